@@ -1,4 +1,4 @@
-"""linux/virtio_mem.h, up to Linux 7.2. Little-endian: virtio-mem has no legacy interface."""
+"""linux/virtio_mem.h, up to Linux 7.3. Little-endian: virtio-mem has no legacy interface."""
 
 import ctypes
 from typing import Annotated, Final

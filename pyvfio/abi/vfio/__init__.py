@@ -1,4 +1,4 @@
-"""linux/vfio.h, up to Linux 7.2, in the header's own order; flags stand below the struct they belong to.
+"""linux/vfio.h, up to Linux 7.3; flags stand below the struct they belong to.
 
 Negative numbers of the header are as the unsigned 32-bit field holds them.
 """

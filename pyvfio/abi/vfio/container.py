@@ -26,8 +26,8 @@ VFIO_BASE: Final = 100
 
 @struct
 class vfio_info_cap_header(ctypes.Structure):
-    """linux/vfio.h. One link of a capability chain; next: bytes from the start of the info struct, 0 for
-    the last.
+    """linux/vfio.h. One link of a capability chain; next: bytes from the start of the info struct,
+    0 for the last.
     """
 
     id: u16

@@ -9,8 +9,8 @@ from pyvfio.abi.vfio.container import VFIO_BASE, VFIO_TYPE, vfio_info_cap_header
 
 @struct
 class vfio_device_info(Argsz):
-    """linux/vfio.h. Out: counts of region and interrupt indexes; cap_offset: bytes from the start, 0 for
-    none.
+    """linux/vfio.h. Out: counts of region and interrupt indexes; cap_offset: bytes from the start,
+    0 for none.
     """
 
     argsz: u32
@@ -80,8 +80,8 @@ VFIO_DEVICE_GET_IRQ_INFO: Final = _IO(VFIO_TYPE, VFIO_BASE + 9)
 
 @struct
 class vfio_irq_set(Argsz):
-    """linux/vfio.h. data: nothing, one u8 or one s32 eventfd for each of count interrupts from start; argsz
-    counts it.
+    """linux/vfio.h. data: nothing, one u8 or one s32 eventfd for each of count interrupts from
+    start; argsz counts it.
     """
 
     argsz: u32
@@ -162,8 +162,8 @@ VFIO_DEVICE_GET_PCI_HOT_RESET_INFO: Final = _IO(VFIO_TYPE, VFIO_BASE + 12)
 
 @struct
 class vfio_pci_hot_reset(Argsz):
-    """linux/vfio.h. group_fds: count descriptors, one of each affected group; none for a device opened by
-    its cdev.
+    """linux/vfio.h. group_fds: count descriptors, one of each affected group; none for a device
+    opened by its cdev.
     """
 
     argsz: u32
@@ -177,8 +177,8 @@ VFIO_DEVICE_PCI_HOT_RESET: Final = _IO(VFIO_TYPE, VFIO_BASE + 13)
 
 @struct
 class vfio_device_gfx_plane_info(Argsz):
-    """linux/vfio.h. In: flags, drm_plane_type. Out: the plane; stride and size: bytes; the rest of them:
-    pixels.
+    """linux/vfio.h. In: flags, drm_plane_type. Out: the plane; stride and size: bytes; the rest of
+    them: pixels.
     """
 
     argsz: u32
@@ -230,8 +230,8 @@ VFIO_DEVICE_IOEVENTFD: Final = _IO(VFIO_TYPE, VFIO_BASE + 16)
 
 @struct
 class vfio_device_bind_iommufd(Argsz):
-    """linux/vfio.h. In: iommufd; token_uuid_ptr: address of 16 bytes. Out: out_devid, the device's id in
-    iommufd.
+    """linux/vfio.h. In: iommufd; token_uuid_ptr: address of 16 bytes. Out: out_devid, the device's
+    id in iommufd.
     """
 
     argsz: u32

@@ -9,8 +9,8 @@ from pyvfio.abi.vfio.container import VFIO_BASE, VFIO_TYPE
 
 @struct
 class vfio_device_feature(Argsz):
-    """linux/vfio.h. flags: the feature's index and GET, SET or PROBE; data: the feature's struct, counted
-    in argsz.
+    """linux/vfio.h. flags: the feature's index and GET, SET or PROBE; data: the feature's struct,
+    counted in argsz.
     """
 
     argsz: u32
@@ -120,8 +120,8 @@ VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP: Final = 7
 
 @struct
 class vfio_device_feature_dma_logging_report(ctypes.Structure):
-    """linux/vfio.h. GET: bitmap: address of little-endian 64-bit words, a bit for each page_size bytes from
-    iova.
+    """linux/vfio.h. GET: bitmap: address of little-endian 64-bit words, a bit for each page_size
+    bytes from iova.
     """
 
     iova: u64

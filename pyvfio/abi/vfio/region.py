@@ -9,8 +9,8 @@ from pyvfio.abi.vfio.container import VFIO_BASE, VFIO_TYPE, vfio_info_cap_header
 
 @struct
 class vfio_region_info(Argsz):
-    """linux/vfio.h. In: index. Out: size and offset in the device fd, bytes; cap_offset: bytes from the
-    start.
+    """linux/vfio.h. In: index. Out: size and offset in the device fd, bytes; cap_offset: bytes from
+    the start.
     """
 
     argsz: u32

@@ -87,8 +87,8 @@ VFIO_IOMMU_SPAPR_UNREGISTER_MEMORY: Final = _IO(VFIO_TYPE, VFIO_BASE + 18)
 
 @struct
 class vfio_iommu_spapr_tce_create(Argsz):
-    """linux/vfio.h. In: page_shift, window_size in bytes, levels. Out: start_addr, the window's first bus
-    address.
+    """linux/vfio.h. In: page_shift, window_size in bytes, levels. Out: start_addr, the window's
+    first bus address.
     """
 
     argsz: u32

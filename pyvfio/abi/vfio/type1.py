@@ -9,7 +9,7 @@ from pyvfio.abi.vfio.container import VFIO_BASE, VFIO_TYPE, vfio_info_cap_header
 
 @struct
 class vfio_iommu_type1_info(Argsz):
-    """linux/vfio.h. Out: iova_pgsizes: a bit for each page size in bytes; cap_offset: bytes from the start."""
+    """linux/vfio.h. Out: iova_pgsizes: a bit for each page size, bytes; cap_offset: bytes from the start."""
 
     argsz: u32
     flags: u32
@@ -71,8 +71,8 @@ VFIO_IOMMU_GET_INFO: Final = _IO(VFIO_TYPE, VFIO_BASE + 12)
 
 @struct
 class vfio_iommu_type1_dma_map(Argsz):
-    """linux/vfio.h. vaddr: this process's address; iova: the device's; size: bytes. All multiples of the
-    IOMMU page.
+    """linux/vfio.h. vaddr: this process's address; iova: the device's; size: bytes. All multiples
+    of the IOMMU page.
     """
 
     argsz: u32
@@ -91,8 +91,8 @@ VFIO_IOMMU_MAP_DMA: Final = _IO(VFIO_TYPE, VFIO_BASE + 13)
 
 @struct
 class vfio_bitmap(ctypes.Structure):
-    """linux/vfio.h. pgsize: bytes a bit stands for; size: bytes of the bitmap; data: its address, 64-bit
-    words.
+    """linux/vfio.h. pgsize: bytes a bit stands for; size: bytes of the bitmap; data: its address,
+    64-bit words.
     """
 
     pgsize: u64
@@ -102,8 +102,8 @@ class vfio_bitmap(ctypes.Structure):
 
 @struct
 class vfio_iommu_type1_dma_unmap(Argsz):
-    """linux/vfio.h. iova and size: bytes; out: size, what was unmapped. data: a vfio_bitmap if its flag is
-    set.
+    """linux/vfio.h. iova and size: bytes; out: size, what was unmapped. data: a vfio_bitmap if its
+    flag is set.
     """
 
     argsz: u32
@@ -125,7 +125,7 @@ VFIO_IOMMU_DISABLE: Final = _IO(VFIO_TYPE, VFIO_BASE + 16)
 
 @struct
 class vfio_iommu_type1_dirty_bitmap(Argsz):
-    """linux/vfio.h. data: a vfio_iommu_type1_dirty_bitmap_get with GET_BITMAP, nothing with START and STOP."""
+    """linux/vfio.h. data: a vfio_iommu_type1_dirty_bitmap_get with GET_BITMAP, else nothing."""
 
     argsz: u32
     flags: u32
