@@ -20,6 +20,10 @@ class iommu_hw_info_vtd(ctypes.Structure):
     ecap_reg: u64
 
 
+# enum iommu_hw_info_arm_smmuv3_flags
+IOMMU_HW_INFO_ARM_SMMUV3_ERRATA_REPEAT_TLBI_CFGI: Final = 1 << 0
+
+
 @struct
 class iommu_hw_info_arm_smmuv3(ctypes.Structure):
     """linux/iommufd.h. SMMUv3's IDR0 to IDR5, IIDR and AIDR registers."""

@@ -29,6 +29,7 @@ IOMMUFD_CMD_VDEVICE_ALLOC: Final = 0x91
 IOMMUFD_CMD_IOAS_CHANGE_PROCESS: Final = 0x92
 IOMMUFD_CMD_VEVENTQ_ALLOC: Final = 0x93
 IOMMUFD_CMD_HW_QUEUE_ALLOC: Final = 0x94
+IOMMUFD_CMD_IOAS_NOIOMMU_GET_PA: Final = 0x95
 
 
 @struct
@@ -163,6 +164,22 @@ class iommu_ioas_unmap(Size):
 
 
 IOMMU_IOAS_UNMAP: Final = _IO(IOMMUFD_TYPE, IOMMUFD_CMD_IOAS_UNMAP)
+
+
+@struct
+class iommu_ioas_noiommu_get_pa(Size):
+    """linux/iommufd.h. length, in: bytes from iova asked for; out: those contiguous from out_phys."""
+
+    size: u32
+    flags: u32
+    ioas_id: u32
+    __reserved: u32
+    iova: u64
+    length: u64
+    out_phys: u64
+
+
+IOMMU_IOAS_NOIOMMU_GET_PA: Final = _IO(IOMMUFD_TYPE, IOMMUFD_CMD_IOAS_NOIOMMU_GET_PA)
 
 # enum iommufd_option
 IOMMU_OPTION_RLIMIT_MODE: Final = 0

@@ -179,3 +179,13 @@ class vfio_device_feature_dma_buf(ctypes.Structure):
 
 # SET, without data: VFIO_MIG_GET_PRECOPY_INFO may set VFIO_PRECOPY_INFO_REINIT.
 VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2: Final = 12
+
+
+@struct
+class vfio_device_feature_zpci_err(ctypes.Structure):
+    """linux/vfio.h. GET, s390: data: address of a buffer for the pending PCI error."""
+
+    data: u64
+
+
+VFIO_DEVICE_FEATURE_ZPCI_ERROR: Final = 13

@@ -1,0 +1,87 @@
+"""linux/mman.h, linux/memfd.h and linux/falloc.h, with asm-generic's values: memory calls by number.
+
+The flags are those of x86-64, arm64, riscv64, s390x and loongarch64.
+"""
+
+from typing import Final
+
+# asm-generic/mman-common.h and asm-generic/mman.h
+PROT_NONE: Final = 0x0
+PROT_READ: Final = 0x1
+PROT_WRITE: Final = 0x2
+PROT_EXEC: Final = 0x4
+
+MAP_SHARED: Final = 0x01
+MAP_PRIVATE: Final = 0x02
+MAP_SHARED_VALIDATE: Final = 0x03
+MAP_FIXED: Final = 0x10
+MAP_ANONYMOUS: Final = 0x20
+MAP_LOCKED: Final = 0x2000
+MAP_NORESERVE: Final = 0x4000
+MAP_POPULATE: Final = 0x008000
+MAP_NONBLOCK: Final = 0x010000
+MAP_HUGETLB: Final = 0x040000
+MAP_SYNC: Final = 0x080000
+MAP_FIXED_NOREPLACE: Final = 0x100000
+
+# log2 of the huge page size in bytes, in the bits from MAP_HUGE_SHIFT up.
+MAP_HUGE_SHIFT: Final = 26
+MAP_HUGE_MASK: Final = 0x3F
+MAP_HUGE_64KB: Final = 16 << MAP_HUGE_SHIFT
+MAP_HUGE_512KB: Final = 19 << MAP_HUGE_SHIFT
+MAP_HUGE_1MB: Final = 20 << MAP_HUGE_SHIFT
+MAP_HUGE_2MB: Final = 21 << MAP_HUGE_SHIFT
+MAP_HUGE_16MB: Final = 24 << MAP_HUGE_SHIFT
+MAP_HUGE_32MB: Final = 25 << MAP_HUGE_SHIFT
+MAP_HUGE_512MB: Final = 29 << MAP_HUGE_SHIFT
+MAP_HUGE_1GB: Final = 30 << MAP_HUGE_SHIFT
+MAP_HUGE_2GB: Final = 31 << MAP_HUGE_SHIFT
+MAP_HUGE_16GB: Final = 34 << MAP_HUGE_SHIFT
+
+MADV_NORMAL: Final = 0
+MADV_RANDOM: Final = 1
+MADV_SEQUENTIAL: Final = 2
+MADV_WILLNEED: Final = 3
+MADV_DONTNEED: Final = 4
+MADV_FREE: Final = 8
+MADV_REMOVE: Final = 9
+MADV_DONTFORK: Final = 10
+MADV_DOFORK: Final = 11
+MADV_MERGEABLE: Final = 12
+MADV_UNMERGEABLE: Final = 13
+MADV_HUGEPAGE: Final = 14
+MADV_NOHUGEPAGE: Final = 15
+MADV_DONTDUMP: Final = 16
+MADV_DODUMP: Final = 17
+MADV_WIPEONFORK: Final = 18
+MADV_KEEPONFORK: Final = 19
+MADV_COLD: Final = 20
+MADV_PAGEOUT: Final = 21
+MADV_POPULATE_READ: Final = 22
+MADV_POPULATE_WRITE: Final = 23
+MADV_DONTNEED_LOCKED: Final = 24
+MADV_COLLAPSE: Final = 25
+MADV_HWPOISON: Final = 100
+MADV_SOFT_OFFLINE: Final = 101
+MADV_GUARD_INSTALL: Final = 102
+MADV_GUARD_REMOVE: Final = 103
+
+# linux/memfd.h
+MFD_CLOEXEC: Final = 0x0001
+MFD_ALLOW_SEALING: Final = 0x0002
+MFD_HUGETLB: Final = 0x0004
+MFD_NOEXEC_SEAL: Final = 0x0008
+MFD_EXEC: Final = 0x0010
+MFD_HUGE_SHIFT: Final = MAP_HUGE_SHIFT
+MFD_HUGE_MASK: Final = MAP_HUGE_MASK
+MFD_HUGE_2MB: Final = MAP_HUGE_2MB
+MFD_HUGE_1GB: Final = MAP_HUGE_1GB
+
+# linux/falloc.h
+FALLOC_FL_KEEP_SIZE: Final = 0x01
+FALLOC_FL_PUNCH_HOLE: Final = 0x02
+FALLOC_FL_COLLAPSE_RANGE: Final = 0x08
+FALLOC_FL_ZERO_RANGE: Final = 0x10
+FALLOC_FL_INSERT_RANGE: Final = 0x20
+FALLOC_FL_UNSHARE_RANGE: Final = 0x40
+FALLOC_FL_WRITE_ZEROES: Final = 0x80
