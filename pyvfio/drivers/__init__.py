@@ -1,0 +1,1 @@
+"""Drivers on top of VFIO, for examples and tests."""

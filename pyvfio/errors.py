@@ -1,0 +1,120 @@
+"""What can go wrong, in words: operation, arguments in hex, what it means here, what to do about it."""
+
+from __future__ import annotations
+
+import errno as errno_codes
+import os
+from collections.abc import Mapping
+
+
+class VfioError(OSError):
+    """A VFIO operation that failed. errno is the kernel's, or the one the kernel would have given.
+
+    operation: what was asked, in the library's words. arguments: with what; ints print as hex.
+    meaning: what is the matter. advice: what to do about it; both may be empty.
+    """
+
+    def __init__(
+        self,
+        errno: int,
+        operation: str,
+        arguments: Mapping[str, object] | None = None,
+        meaning: str = "",
+        advice: str = "",
+    ) -> None:
+        self.operation = operation
+        self.arguments = dict(arguments or {})
+        self.meaning = meaning or os.strerror(errno)
+        self.advice = advice
+        super().__init__(errno, self._text(errno))
+
+    def _text(self, errno: int) -> str:
+        words = [self.operation, *(f"{name} {_hex(value)}" for name, value in self.arguments.items())]
+        text = f"{' '.join(words)}: {self.meaning}"
+        if self.advice:
+            text += f". {self.advice}"
+        return f"{text} [{errno_codes.errorcode.get(errno, errno)}]"
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (type(self), (self.errno, self.operation, self.arguments, self.meaning, self.advice))
+
+
+def _hex(value: object) -> str:
+    return f"{value:#_x}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+class InvalidArgument(VfioError, ValueError):
+    """Refused before anything was asked of the kernel: a size, address or name that cannot work."""
+
+
+class ClosedError(VfioError):
+    """The object was closed, or belongs to the process that forked this one."""
+
+
+class NoIommuError(VfioError):
+    """The group has no IOMMU behind it: its devices work, but the kernel maps no DMA for them."""
+
+
+class DeviceNotBound(VfioError):
+    """The device does not exist, or its driver is not a VFIO driver."""
+
+
+class GroupNotViable(VfioError):
+    """Another device of the same IOMMU group is in a host driver's hands."""
+
+
+class GroupBusy(VfioError):
+    """The group, or a device of it, is open elsewhere."""
+
+
+class MappingLimitReached(VfioError):
+    """The container holds as many mappings as it may."""
+
+
+class MemlockExceeded(VfioError):
+    """Pinning the memory would exceed RLIMIT_MEMLOCK."""
+
+
+class OutsideIovaRanges(VfioError):
+    """The IOMMU cannot translate, or reserves, some of the addresses."""
+
+
+class AlreadyMapped(VfioError):
+    """Some of the addresses are mapped already. Never a success, whoever mapped them."""
+
+
+class NotMapped(VfioError):
+    """Nothing is mapped at the addresses, or the range would cut a mapping in two."""
+
+
+class ShortUnmap(VfioError):
+    """The kernel unmapped another size than was mapped. remaining: bytes whose fate is unknown (0: all are gone)."""
+
+    def __init__(
+        self,
+        errno: int,
+        operation: str,
+        arguments: Mapping[str, object] | None = None,
+        meaning: str = "",
+        advice: str = "",
+        remaining: int = 0,
+    ) -> None:
+        super().__init__(errno, operation, arguments, meaning, advice)
+        self.remaining = remaining
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (
+            type(self),
+            (self.errno, self.operation, self.arguments, self.meaning, self.advice, self.remaining),
+        )
+
+
+class MemoryUnavailable(VfioError):
+    """The host has not the memory asked for: no free huge pages, a memory cgroup's limit, or plainly none left."""
+
+
+class StillMapped(VfioError):
+    """The memory is mapped for DMA: discarding it now would leave the device on pages nobody else sees."""

@@ -1,0 +1,127 @@
+"""Group: the devices an IOMMU cannot tell apart, opened as one."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from typing import TYPE_CHECKING
+
+from pyvfio.abi import vfio
+from pyvfio.device import Device
+from pyvfio.errors import DeviceNotBound, GroupBusy, GroupNotViable, VfioError
+from pyvfio.host.pci import blocking_members, group_members
+from pyvfio.kernel import Kernel, LinuxKernel
+from pyvfio.resource import Resource
+
+if TYPE_CHECKING:
+    from pyvfio.container import Container
+
+
+class Group(Resource):
+    """/dev/vfio/NUMBER. Open at most once in the whole system; its devices work after Container.attach()."""
+
+    def __init__(self, number: int, *, kernel: Kernel | None = None, container: Container | None = None) -> None:
+        """Raises GroupBusy, or VfioError that says why the node cannot be opened."""
+        self.kernel = kernel or LinuxKernel()
+        self.number = number
+        self.path = f"/dev/vfio/{number}"
+        try:
+            self.fd = self.kernel.open(self.path, os.O_RDWR)
+        except OSError as error:
+            raise self._open_failure(error) from error
+        try:
+            super().__init__(container)
+        except BaseException:
+            self.kernel.close(self.fd)
+            raise
+
+    @property
+    def viable(self) -> bool:
+        """Whether no member is in a host driver's hands. Source: VFIO_GROUP_GET_STATUS."""
+        return bool(self._status() & vfio.VFIO_GROUP_FLAGS_VIABLE)
+
+    @property
+    def attached(self) -> bool:
+        """Whether a container holds the group."""
+        return bool(self._status() & vfio.VFIO_GROUP_FLAGS_CONTAINER_SET)
+
+    def require_viable(self) -> None:
+        """Raises GroupNotViable, naming the members in the way."""
+        if not self.viable:
+            raise self.not_viable()
+
+    def not_viable(self) -> GroupNotViable:
+        blocking = blocking_members(self.kernel, self.number)
+        who = ", ".join(f"{member.address} is bound to {member.driver}" for member in blocking)
+        example = blocking[0].address if blocking else "ADDRESS"
+        return GroupNotViable(
+            errno.EPERM,
+            f"group {self.number}",
+            meaning=who or "a member is in a host driver's hands",
+            advice=f"Every device of a group must be bound to a VFIO driver or to none: pyvfio bind --group {example}",
+        )
+
+    def open_device(self, address: str) -> Device:
+        """Open a member, by its name in sysfs: for PCI domain:bus:device.function, "0000:03:00.0".
+
+        The group must be attached to a container. The device is the group's child.
+        Raises DeviceNotBound. Source: VFIO_GROUP_GET_DEVICE_FD.
+        """
+        self._check_open()
+        name = ctypes.create_string_buffer(address.encode())
+        try:
+            fd = self.kernel.ioctl(self.fd, vfio.VFIO_GROUP_GET_DEVICE_FD, name)
+        except OSError as error:
+            code = error.errno or errno.EIO
+            if code == errno.ENODEV:
+                raise DeviceNotBound(
+                    code,
+                    f"open device {address}",
+                    meaning=f"no such device of group {self.number} is bound to a VFIO driver",
+                    advice=f"pyvfio bind {address}",
+                ) from error
+            meaning = "the group is not attached to a container" if code == errno.EINVAL and not self.attached else ""
+            raise VfioError(code, f"open device {address}", meaning=meaning) from error
+        return Device(self, fd, address)
+
+    def _status(self) -> int:
+        self._check_open()
+        status = vfio.vfio_group_status()
+        self.kernel.ioctl(self.fd, vfio.VFIO_GROUP_GET_STATUS, status)
+        return status.flags
+
+    def _open_failure(self, error: OSError) -> VfioError:
+        code = error.errno or errno.EIO
+        operation = f"open group {self.number}"
+        match code:
+            case errno.EBUSY:
+                return GroupBusy(
+                    code,
+                    operation,
+                    meaning="it is open already, here or in another process",
+                    advice="Close it there",
+                )
+            case errno.ENOENT:
+                members = ", ".join(member.address for member in group_members(self.kernel, self.number))
+                return DeviceNotBound(
+                    code,
+                    operation,
+                    meaning=f"{self.path} does not exist: no member is bound to a VFIO driver",
+                    advice=f"pyvfio bind ADDRESS, one of {members}" if members else "There is no such IOMMU group",
+                )
+            case errno.EACCES | errno.EPERM:
+                return VfioError(
+                    code,
+                    operation,
+                    meaning=f"no permission for {self.path}",
+                    advice=f"As root: chown $USER {self.path}",
+                )
+            case _:
+                return VfioError(code, operation, {"node": self.path})
+
+    def _release(self) -> None:
+        self.kernel.close(self.fd)
+
+    def __repr__(self) -> str:
+        return f"<Group {self.number}{' closed' if self._closed else ''}>"
