@@ -47,9 +47,7 @@ def struct(declaration: type[S]) -> type[S]:
     anonymous = [field[0] for field, slot in zip(fields, slots, strict=True) if len(slot) > 1]
     members = {k: v for k, v in vars(declaration).items() if k not in ("__dict__", "__weakref__")}
     members |= {"__slots__": (), "_anonymous_": anonymous, "_fields_": fields}
-    rebuilt = types.new_class(
-        declaration.__name__, declaration.__bases__, {}, lambda body: body.update(members)
-    )
+    rebuilt = types.new_class(declaration.__name__, declaration.__bases__, {}, lambda body: body.update(members))
     return cast("type[S]", rebuilt)
 
 
