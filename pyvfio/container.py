@@ -172,7 +172,7 @@ class Container(Resource):
                     errno.EEXIST,
                     "map_dma",
                     {"iova": iova, "size": size},
-                    f"{other.iova:#_x}-{other.end - 1:#_x} is mapped already, to {other.memory!r} at {other.offset:#_x}",
+                    f"{other.iova:#_x}-{other.end - 1:#_x} is mapped already: {other.memory!r} at {other.offset:#_x}",
                 )
             self._map(run)
             self._table.add(run)

@@ -1,0 +1,102 @@
+"""Memory on the running kernel: no VFIO needed."""
+
+from __future__ import annotations
+
+import errno
+import gc
+
+import pytest
+
+from pyvfio import Access, InvalidArgument, MappedRun, Memory, MemoryKind, MemoryUnavailable, StillMapped
+from pyvfio.limits import huge_pages
+
+MEBIBYTE = 1 << 20
+ORDINARY = [MemoryKind.ANONYMOUS, MemoryKind.THP, MemoryKind.MEMFD]
+
+
+@pytest.mark.parametrize("kind", ORDINARY)
+def test_populate_takes_pages_and_discard_gives_them_back_as_zeros(kind: MemoryKind) -> None:
+    with Memory.allocate(kind, 8 * MEBIBYTE) as memory:
+        assert memory.resident(0, memory.size) == 0
+        memory.populate(2 * MEBIBYTE, 4 * MEBIBYTE)
+        assert memory.resident(2 * MEBIBYTE, 4 * MEBIBYTE) == 4 * MEBIBYTE
+        memory.write(2 * MEBIBYTE, b"content")
+        memory.populate(2 * MEBIBYTE, 4 * MEBIBYTE, threads=2)
+        assert memory.read(2 * MEBIBYTE, 7) == b"content"
+        memory.discard(2 * MEBIBYTE, 4 * MEBIBYTE)
+        assert memory.resident(0, memory.size) == 0
+        assert memory.read(2 * MEBIBYTE, 7) == bytes(7)
+
+
+def test_transparent_huge_memory_is_aligned_for_huge_pages() -> None:
+    with Memory.allocate(MemoryKind.THP, 4 * MEBIBYTE) as memory:
+        assert memory.address % (2 * MEBIBYTE) == 0
+
+
+def test_a_memfd_can_be_shared_by_its_descriptor() -> None:
+    with Memory.allocate(MemoryKind.MEMFD, MEBIBYTE) as memory:
+        assert memory.fd is not None
+        memory.write(0x1000, b"seen")
+        assert memory.kernel.pread(memory.fd, 4, 0x1000) == b"seen"
+
+
+@pytest.mark.parametrize("kind", [MemoryKind.HUGETLB, MemoryKind.HUGETLB_ANONYMOUS])
+@pytest.mark.parametrize("page_size", [2 * MEBIBYTE, 1 << 30])
+def test_missing_huge_pages_are_named_with_the_remedy(kind: MemoryKind, page_size: int) -> None:
+    pool = huge_pages(page_size)
+    size = (pool.free + 1) * page_size
+    with pytest.raises(MemoryUnavailable) as caught, Memory.allocate(kind, size, page_size=page_size) as memory:
+        memory.populate(0, size)
+    assert f"{pool.free + 1} huge pages of {page_size >> 10} KiB needed" in str(caught.value)
+    assert f"/hugepages-{page_size >> 10}kB/nr_hugepages" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("size", "page_size"), [(0, None), (-4096, None), (4097, None), (3 * MEBIBYTE, 2 * MEBIBYTE), (6144, 3000)]
+)
+def test_a_size_that_cannot_be_is_refused(size: int, page_size: int | None) -> None:
+    kind = MemoryKind.ANONYMOUS if page_size is None else MemoryKind.HUGETLB
+    with pytest.raises(InvalidArgument):
+        Memory.allocate(kind, size, page_size=page_size)
+
+
+@pytest.mark.parametrize(("offset", "size"), [(-4096, 4096), (0, 0), (0, 4095), (1, 4096), (4096, MEBIBYTE)])
+@pytest.mark.parametrize("operation", ["populate", "discard"])
+def test_a_range_that_cannot_be_is_refused(operation: str, offset: int, size: int) -> None:
+    with Memory.allocate(MemoryKind.ANONYMOUS, MEBIBYTE) as memory, pytest.raises(InvalidArgument):
+        getattr(memory, operation)(offset, size)
+
+
+def test_a_buffer_keeps_the_memory_beyond_close() -> None:
+    memory = Memory.allocate(MemoryKind.MEMFD, MEBIBYTE)
+    view = memory.buffer(0, 16)
+    memory.close()
+    view[:] = b"still our memory"
+    assert memory.address
+    view.release()
+    del view
+    gc.collect()
+    assert not memory.address
+
+
+def test_memory_that_is_mapped_is_not_discarded() -> None:
+    class Device:
+        def maps(self, memory: Memory, offset: int, size: int) -> MappedRun | None:
+            return MappedRun(0x1000, 4096, memory, 0, Access.READ) if offset < 4096 and size else None
+
+    device = Device()
+    with Memory.allocate(MemoryKind.ANONYMOUS, MEBIBYTE) as memory:
+        memory.hold(device)
+        with pytest.raises(StillMapped, match="iova 0x1000"):
+            memory.discard(0, 8192)
+        memory.discard(4096, 4096)
+        memory.release(device)
+
+
+def test_closed_memory_says_so() -> None:
+    memory = Memory.allocate(MemoryKind.ANONYMOUS, MEBIBYTE)
+    memory.close()
+    memory.close()
+    with pytest.raises(OSError, match="closed") as caught:
+        memory.populate(0, MEBIBYTE)
+    assert caught.value.errno == errno.EBADF
