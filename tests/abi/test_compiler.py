@@ -14,7 +14,7 @@ from types import ModuleType
 import pytest
 
 from pyvfio import abi_check
-from pyvfio.abi.types import Argsz, FlexibleArray, s32, struct, u8, u16, u32, u64
+from pyvfio.abi.types import Argsz, FlexibleArray, Overlay, s32, struct, u8, u16, u32, u64
 from pyvfio.abi_check import MIRRORS, AbiCheckError, Kind, Mirror, Status, check
 
 HEADER = "linux/example.h"
@@ -187,6 +187,7 @@ def test_a_header_of_another_age_does_not_differ(example: Example) -> None:
         __reserved: u8
         order: u16
         fd: s32
+        id: Overlay[u32]
 
     header = """
         struct example_info { unsigned argsz; unsigned char flags, __reserved[3]; };
@@ -200,6 +201,7 @@ def test_a_header_of_another_age_does_not_differ(example: Example) -> None:
         "example_info.__reserved": (Status.REVISED, "u8 at 5", "u8[3] at 5"),
         "example_info.order": (Status.NOT_IN_HEADER, "u16 at 6", None),
         "example_info.fd": (Status.NOT_IN_HEADER, "s32 at 8", None),
+        "example_info.id": (Status.NOT_IN_HEADER, "u32 at 8", None),
         "EXAMPLE_IRQ": (Status.AGREE, "0x0", "0x0"),
         "EXAMPLE_NEW_IRQ": (Status.NOT_IN_HEADER, "0x1", None),
         "EXAMPLE_NUM_IRQS": (Status.REVISED, "0x2", "0x1"),
