@@ -33,18 +33,19 @@ S = TypeVar("S", bound="ctypes.Structure | ctypes.Union")
 def struct(declaration: type[S]) -> type[S]:
     """Class decorator: lay the annotated fields out in order, as a C compiler does.
 
-    Instances have these attributes and no others: a misspelt field is an AttributeError.
+    Instances have these attributes and no others: a misspelt field is an AttributeError. They are copied with
+    from_buffer_copy, not with copy.copy.
     """
-    slots: list[list[tuple[str, type]]] = []
+    places: list[list[tuple[str, type]]] = []
     for name, annotation in inspect.get_annotations(declaration).items():
         ctype, is_overlay = _ctype(annotation)
         field = (_unmangled(declaration, name), ctype)
         if is_overlay:
-            slots[-1].append(field)
+            places[-1].append(field)
         else:
-            slots.append([field])
-    fields = [slot[0] if len(slot) == 1 else _anonymous_union(slot) for slot in slots]
-    anonymous = [field[0] for field, slot in zip(fields, slots, strict=True) if len(slot) > 1]
+            places.append([field])
+    fields = [place[0] if len(place) == 1 else _anonymous_union(place) for place in places]
+    anonymous = [field[0] for field, place in zip(fields, places, strict=True) if len(place) > 1]
     members = {k: v for k, v in vars(declaration).items() if k not in ("__dict__", "__weakref__")}
     members |= {"__slots__": (), "_anonymous_": anonymous, "_fields_": fields}
     rebuilt = types.new_class(declaration.__name__, declaration.__bases__, {}, lambda body: body.update(members))
