@@ -1,0 +1,71 @@
+"""BlockMap: which blocks are plugged."""
+
+from __future__ import annotations
+
+from virtiomem.runs import Run
+
+_UNPLUGGED = b"\0"
+_PLUGGED = b"\1"
+
+
+class BlockMap:
+    """One flag for each of count blocks; all unplugged at first. Runs are in blocks.
+
+    Raises ValueError for a run outside the map; nothing has changed then.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.plugged = 0
+        # One byte a block: find() and slices run at memory speed, where a bitmap in an int is copied at every change.
+        self._flags = bytearray(count)
+
+    def is_plugged(self, block: int) -> bool:
+        return self.all_plugged(Run(block, 1))
+
+    def all_plugged(self, run: Run) -> bool:
+        self._check(run)
+        return self._flags.find(_UNPLUGGED, run.start, run.end) < 0
+
+    def all_unplugged(self, run: Run) -> bool:
+        self._check(run)
+        return self._flags.find(_PLUGGED, run.start, run.end) < 0
+
+    def plug(self, run: Run) -> None:
+        """All blocks of run are plugged from now on, whatever they were."""
+        self._set(run, _PLUGGED)
+
+    def unplug(self, run: Run) -> None:
+        """All blocks of run are unplugged from now on, whatever they were."""
+        self._set(run, _UNPLUGGED)
+
+    def plugged_runs(self, within: Run | None = None) -> tuple[Run, ...]:
+        """The maximal runs of plugged blocks, ascending; those of within, clipped to it."""
+        return self._runs(_PLUGGED, _UNPLUGGED, within)
+
+    def unplugged_runs(self, within: Run | None = None) -> tuple[Run, ...]:
+        """The maximal runs of unplugged blocks, ascending; those of within, clipped to it."""
+        return self._runs(_UNPLUGGED, _PLUGGED, within)
+
+    def _runs(self, wanted: bytes, other: bytes, within: Run | None) -> tuple[Run, ...]:
+        within = within or Run(0, self.count)
+        self._check(within)
+        find, end = self._flags.find, within.end
+        runs = []
+        start = find(wanted, within.start, end)
+        while start >= 0:
+            stop = find(other, start, end)
+            stop = end if stop < 0 else stop
+            runs.append(Run(start, stop - start))
+            start = find(wanted, stop, end)
+        return tuple(runs)
+
+    def _set(self, run: Run, flag: bytes) -> None:
+        self._check(run)
+        before = self._flags.count(_PLUGGED, run.start, run.end)
+        self._flags[run.start : run.end] = flag * run.size
+        self.plugged += (run.size if flag == _PLUGGED else 0) - before
+
+    def _check(self, run: Run) -> None:
+        if run.start < 0 or run.size < 0 or run.end > self.count:
+            raise ValueError(f"blocks {run.start} to {run.end - 1} are not all among 0 to {self.count - 1}")

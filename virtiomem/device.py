@@ -1,0 +1,343 @@
+"""VirtioMem: a resizable memory region whose blocks the guest plugs and unplugs."""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+
+from pyvfio.resource import Resource
+from virtiomem.config import (
+    USABLE_EXTENT,
+    Config,
+    Feature,
+    check_block_size,
+    check_node_id,
+    check_region,
+    check_requested_size,
+    usable_region_size,
+)
+from virtiomem.coordination import DiscardCoordination, DiscardUse
+from virtiomem.discard import RamDiscardManager
+from virtiomem.errors import BusyReason, DeviceBusy, FeaturesRefused, ProtocolViolation
+from virtiomem.events import Counters, Events, RateLimited, Statistics
+from virtiomem.region import BlockRegion
+from virtiomem.requests import RESPONSE_SIZE, BlockState, Request, RequestType, Response, ResponseType
+from virtiomem.runs import Run
+from virtiomem.section import Backing, Section
+
+_DEVICE_FEATURES = (1 << 24) - 1
+
+
+class VirtioMem(Resource):
+    """The device side of virtio-mem over a region of memory. All blocks are unplugged at first, and at the end.
+
+    What is plugged, populated and held by every listener of discards is the same after every request, whether it
+    succeeded or not; what could not be brought back is in discards.divergences. Listeners, DMA mappers for example,
+    register with discards for section, or for parts of it. Safe from any thread: one lock for the device and discards.
+
+    close() takes every block from the listeners and gives its memory back; memory itself stays the caller's.
+    """
+
+    def __init__(
+        self,
+        memory: Backing,
+        *,
+        address: int,
+        block_size: int,
+        requested_size: int = 0,
+        region_offset: int = 0,
+        region_size: int | None = None,
+        node_id: int | None = None,
+        unplugged_inaccessible: bool = True,
+        persistent_suspend: bool = False,
+        prealloc: bool = True,
+        usable_extent: int = USABLE_EXTENT,
+        coordination: DiscardCoordination | None = None,
+        discards: RamDiscardManager | None = None,
+        events: Events | None = None,
+        event_interval: float = 1.0,
+        clock: Callable[[], float] = time.monotonic,
+        name: str = "virtio-mem",
+    ) -> None:
+        """Take region_size bytes (default: the rest) of memory from region_offset, and discard them.
+
+        address: where the guest sees them. All sizes and offsets are bytes and multiples of block_size, which is a
+        power of two of at least 1 MiB and a page of the memory. prealloc: populate blocks before they are plugged;
+        else pinning or touching does. unplugged_inaccessible: refuse drivers that may read unplugged blocks.
+        usable_extent: how far the usable region reaches beyond requested_size. discards: the manager of the memory, if
+        others decide on it too. event_interval: seconds between size_changed events, by clock.
+
+        Raises InvalidArgument that names what would fit, DiscardRefused if somebody forbids that memory is discarded,
+        and VfioError; nothing is taken then.
+        """
+        region_size = memory.size - region_offset if region_size is None else region_size
+        check_block_size(block_size, memory.page_size)
+        check_region(address, region_offset, region_size, block_size, memory.size)
+        check_requested_size(requested_size, region_size, block_size)
+        check_node_id(node_id)
+        self.name = name
+        self.discards = discards or RamDiscardManager(memory, offset=region_offset, size=region_size)
+        self._section = Section(memory, region_offset, address, region_size)
+        self._address = address
+        self._block_size = block_size
+        self._node_id = node_id
+        self._usable_extent = usable_extent
+        self._features = (
+            (Feature.UNPLUGGED_INACCESSIBLE if unplugged_inaccessible else Feature(0))
+            | (Feature.PERSISTENT_SUSPEND if persistent_suspend else Feature(0))
+            | (Feature.ACPI_PXM if node_id is not None else Feature(0))
+        )
+        self._requested_size = requested_size
+        self._usable_size = self._usable_for(requested_size)
+        self._negotiated = Feature(0)
+        self._broken = False
+        self._migrating = False
+        self._counters = Counters()
+        self._events = events or Events()
+        self._size_events = RateLimited(self._events.size_changed, event_interval, clock)
+        self._hold = (coordination or DiscardCoordination()).hold(DiscardUse.REQUIRE_COORDINATED, name)
+        try:
+            self._region = BlockRegion(
+                memory, Run(region_offset, region_size), block_size, self.discards, name=name, prealloc=prealloc
+            )
+        except BaseException:
+            self._hold.release()
+            raise
+        self._blocks = self._region.blocks
+        super().__init__()
+        self._lock = self.discards.lock
+
+    @property
+    def config(self) -> Config:
+        """The config space as the guest reads it; bytes() of it is the wire format."""
+        with self._lock:
+            return Config(
+                block_size=self._block_size,
+                node_id=self._node_id or 0,
+                addr=self._address,
+                region_size=self._section.size,
+                usable_region_size=self._usable_size,
+                plugged_size=self.plugged_size,
+                requested_size=self._requested_size,
+            )
+
+    @property
+    def features(self) -> Feature:
+        """The device's own feature bits, to be offered beside the transport's."""
+        return self._features
+
+    @property
+    def negotiated(self) -> Feature:
+        """What the driver accepted of features since the last reset."""
+        return self._negotiated
+
+    @property
+    def broken(self) -> bool:
+        """Whether the guest broke the protocol: DEVICE_NEEDS_RESET is set, and nothing is answered until a reset."""
+        return self._broken
+
+    @property
+    def migrating(self) -> bool:
+        """While true no block changes its state: plugging and unplugging are BUSY."""
+        return self._migrating
+
+    @migrating.setter
+    def migrating(self, migrating: bool) -> None:
+        with self._lock:
+            self._migrating = migrating
+
+    @property
+    def plugged_size(self) -> int:
+        """Bytes."""
+        return self._blocks.plugged * self._block_size
+
+    @property
+    def plugged_runs(self) -> tuple[Run, ...]:
+        """The maximal plugged runs in guest-physical bytes, ascending."""
+        with self._lock:
+            return tuple(
+                Run(self._address + blocks.start * self._block_size, blocks.size * self._block_size)
+                for blocks in self._blocks.plugged_runs()
+            )
+
+    @property
+    def section(self) -> Section:
+        """The region at its guest-physical address: what a listener that uses those addresses registers for."""
+        return self._section
+
+    @property
+    def statistics(self) -> Statistics:
+        """A snapshot of the counters."""
+        with self._lock:
+            return self._counters.snapshot()
+
+    def handle(self, request: bytes, response_size: int = RESPONSE_SIZE) -> bytes:
+        """Answer one request, given as the guest wrote it; response_size: bytes of the guest's buffer for the answer.
+
+        Raises ProtocolViolation, and breaks the device until it is reset, for what has no answer: buffers too small, an
+        unknown type. Whatever a listener or the memory refuses is answered BUSY, with everything as before.
+        """
+        with self._lock:
+            self._check_open()
+            if self._broken:
+                meaning = "the guest broke the protocol earlier and has not reset the device since"
+                raise ProtocolViolation(errno.EPROTO, "guest request", meaning=meaning)
+            try:
+                parsed = Request.parse(request, response_size)
+            except ProtocolViolation:
+                self._broken = True
+                self._counters.violations += 1
+                raise
+            response = self._refusal(parsed) or self._act(parsed)
+            self._counters.responses[parsed.type, response.type] += 1
+            return bytes(response)
+
+    def resize(self, requested_size: int) -> None:
+        """Ask the guest to plug or unplug until it has requested_size bytes; the usable region grows if it must.
+
+        Raises InvalidArgument for what is no multiple of the block size or more than the region; nothing changed then.
+        """
+        with self._lock:
+            self._check_open()
+            check_requested_size(requested_size, self._section.size, self._block_size)
+            self._requested_size = requested_size
+            self._usable_size = max(self._usable_size, self._usable_for(requested_size))
+            self._events.config_changed(self.config)
+
+    def negotiate(self, features: int) -> None:
+        """The driver accepted features (bits from 24 on are ignored) and sets FEATURES_OK.
+
+        Raises FeaturesRefused if it must not stick: for a bit that was not offered, or UNPLUGGED_INACCESSIBLE missing.
+        """
+        with self._lock:
+            self._check_open()
+            accepted = features & _DEVICE_FEATURES
+            if unknown := accepted & ~self._features:
+                raise _features_refused(features, f"{unknown:#x} was not offered")
+            if self._features & Feature.UNPLUGGED_INACCESSIBLE & ~accepted:
+                raise _features_refused(
+                    features, "the driver may read unplugged memory, for which there may be no pages"
+                )
+            self._negotiated = Feature(accepted)
+
+    def device_reset(self) -> None:
+        """A virtio reset: the driver starts anew. All blocks stay as they are."""
+        with self._lock:
+            self._check_open()
+            self._broken = False
+            self._negotiated = Feature(0)
+
+    def system_reset(self) -> None:
+        """The guest reboots: a device reset, then everything is unplugged and the usable region shrinks.
+
+        Waking up from suspend is none. Raises DeviceBusy if blocks must stay plugged (migrating) or could not be
+        unplugged; they all are plugged then, and the guest unplugs them when its driver starts.
+        """
+        with self._lock:
+            self.device_reset()
+            self._unplug_all("system reset")
+
+    @property
+    def next_event_time(self) -> float | None:
+        """When, by clock, to call flush_events(); None if no event waits."""
+        with self._lock:
+            return self._size_events.due
+
+    def flush_events(self) -> None:
+        """Deliver a size_changed that was held back, if its time has come."""
+        with self._lock:
+            self._size_events.flush()
+
+    def populated_runs(self, within: Run) -> Sequence[Run]:
+        """The maximal plugged runs, clipped to within, in bytes of the memory."""
+        start, end = max(within.start, self._section.run.start), min(within.end, self._section.run.end)
+        with self._lock:
+            return self._region.populated_runs(Run(start, end - start)) if start < end else ()
+
+    def _refusal(self, request: Request) -> Response | None:
+        """What is wrong with request, in the order QEMU checks; None if it may be acted on."""
+        if request.type is RequestType.UNPLUG_ALL:
+            return None
+        size = request.nb_blocks * self._block_size
+        plug, unplug = request.type is RequestType.PLUG, request.type is RequestType.UNPLUG
+        if not self._is_usable(request.addr, size):
+            return Response(ResponseType.ERROR)
+        if plug and self.plugged_size + size > self._requested_size:
+            return Response(ResponseType.NACK)
+        if plug and not self._blocks.all_unplugged(self._requested_blocks(request)):
+            return Response(ResponseType.ERROR)
+        if unplug and not self._blocks.all_plugged(self._requested_blocks(request)):
+            return Response(ResponseType.ERROR)
+        return None
+
+    def _act(self, request: Request) -> Response:
+        try:
+            match request.type:
+                case RequestType.STATE:
+                    return Response(ResponseType.ACK, self._state(self._requested_blocks(request)))
+                case RequestType.PLUG:
+                    self._require_not_migrating("plug")
+                    self._region.plug(self._requested_blocks(request))
+                    self._size_changed()
+                case RequestType.UNPLUG:
+                    self._require_not_migrating("unplug")
+                    self._region.unplug(self._requested_blocks(request))
+                    self._size_changed()
+                case RequestType.UNPLUG_ALL:
+                    self._unplug_all("unplug all")
+        except DeviceBusy as error:
+            self._counters.busy[error.reason] += 1
+            self._events.busy(request, error)
+            return Response(ResponseType.BUSY)
+        return Response(ResponseType.ACK)
+
+    def _unplug_all(self, operation: str) -> None:
+        if self._blocks.plugged:
+            self._require_not_migrating(operation)
+            self._region.unplug(Run(0, self._blocks.count), operation)
+            self._size_changed()
+        self._usable_size = self._usable_for(self._requested_size)
+
+    def _state(self, blocks: Run) -> BlockState:
+        if self._blocks.all_plugged(blocks):
+            return BlockState.PLUGGED
+        return BlockState.UNPLUGGED if self._blocks.all_unplugged(blocks) else BlockState.MIXED
+
+    def _require_not_migrating(self, operation: str) -> None:
+        if self._migrating:
+            raise DeviceBusy(operation, BusyReason.MIGRATING)
+
+    def _is_usable(self, addr: int, size: int) -> bool:
+        """Whether these are one or more whole blocks of the usable region."""
+        return (
+            addr % self._block_size == 0
+            and size > 0
+            and self._address <= addr
+            and addr + size <= self._address + self._usable_size
+        )
+
+    def _usable_for(self, requested_size: int) -> int:
+        return usable_region_size(self._section.size, requested_size, self._block_size, self._usable_extent)
+
+    def _requested_blocks(self, request: Request) -> Run:
+        return Run((request.addr - self._address) // self._block_size, request.nb_blocks)
+
+    def _size_changed(self) -> None:
+        self._size_events.put(self.plugged_size)
+
+    def _release(self) -> None:
+        with ExitStack() as last:
+            last.callback(self._hold.release)
+            # The mappings of a process that forked are not the child's to take back.
+            if not self._inherited:
+                self._migrating = False
+                self._unplug_all("close")
+
+    def __repr__(self) -> str:
+        return f"<VirtioMem {self.name} at {self._address:#_x} size {self._section.size:#_x}>"
+
+
+def _features_refused(features: int, meaning: str) -> FeaturesRefused:
+    return FeaturesRefused(errno.EINVAL, "negotiate", {"features": features}, meaning)

@@ -1,0 +1,68 @@
+"""What can go wrong above VFIO; everything else is in pyvfio.errors."""
+
+from __future__ import annotations
+
+import enum
+import errno
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pyvfio.errors import VfioError
+
+if TYPE_CHECKING:
+    from virtiomem.discard import Section
+
+
+class BusyReason(enum.Enum):
+    """Why a request was answered BUSY. The guest sees one code for all of them."""
+
+    MIGRATING = "migrating"
+    """Blocks keep their state while the virtual machine migrates."""
+    NO_MEMORY = "no memory"
+    """The host has not the memory to populate the blocks."""
+    MAPPING_REFUSED = "mapping refused"
+    """A listener refused the blocks."""
+    NO_MAPPINGS_LEFT = "no mappings left"
+    """An address space holds as many mappings as it may."""
+    LISTENER_DIVERGED = "listener diverged"
+    """A listener holds something else than is plugged, and could not be brought back."""
+    DISCARD_FAILED = "discard failed"
+    """A listener would not let go of the blocks, or the host would not take their memory back."""
+
+
+class DeviceBusy(VfioError):
+    """The device keeps its blocks as they are. reason: why; the error it comes from is its __cause__."""
+
+    def __init__(self, operation: str, reason: BusyReason, meaning: str = "") -> None:
+        super().__init__(errno.EBUSY, operation, meaning=meaning or reason.value)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (type(self), (self.operation, self.reason, self.meaning))
+
+
+class ProtocolViolation(VfioError, ValueError):
+    """The guest broke virtio's rules: the device needs a reset (DEVICE_NEEDS_RESET) and answers nothing until then."""
+
+
+class FeaturesRefused(VfioError):
+    """The device will not work with the features the guest's driver accepted: FEATURES_OK must not stick."""
+
+
+class DiscardRefused(VfioError):
+    """Somebody else's use of the memory excludes this one; the message names who."""
+
+
+class ListenerDiverged(VfioError):
+    """A listener failed and could not undo what it had done.
+
+    changed: the sections that did change nevertheless: populated by a failed populate, discarded by a failed discard.
+    """
+
+    def __init__(self, operation: str, meaning: str, changed: Sequence[Section] = ()) -> None:
+        advice = "The device repairs it before its next request, or call repair()"
+        super().__init__(errno.EIO, operation, meaning=meaning, advice=advice)
+        self.changed = tuple(changed)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (type(self), (self.operation, self.meaning, self.changed))

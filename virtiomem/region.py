@@ -1,0 +1,124 @@
+"""BlockRegion: plugs and unplugs the blocks of a memory region, all or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+from pyvfio.errors import MappingLimitReached
+from virtiomem.blocks import BlockMap
+from virtiomem.discard import RamDiscardManager
+from virtiomem.errors import BusyReason, DeviceBusy, ListenerDiverged
+from virtiomem.runs import Run, intersect, subtract, union
+from virtiomem.section import Backing
+
+
+class BlockRegion:
+    """Blocks of block_size bytes over a run of memory; a RamDiscardSource of discards, whose lock guards it.
+
+    Plug: populate, listeners take, commit. Unplug: listeners let go, discard, commit. When a step fails, what was done
+    before it is undone and DeviceBusy says why. Blocks are runs of block numbers; region is a run of bytes of memory.
+    """
+
+    def __init__(
+        self,
+        memory: Backing,
+        region: Run,
+        block_size: int,
+        discards: RamDiscardManager,
+        *,
+        name: str,
+        prealloc: bool,
+    ) -> None:
+        """Discards the region's memory, after its listeners have let go. Raises OSError; nothing has changed then."""
+        self.name = name
+        self.region = region
+        self.blocks = BlockMap(region.size // block_size)
+        self._memory = memory
+        self._block_size = block_size
+        self._discards = discards
+        self._prealloc = prealloc
+        # Bytes of memory that are unplugged, but could not be discarded yet.
+        self._undiscarded: list[Run] = []
+        with discards.lock, ExitStack() as undo:
+            discards.add_source(self)
+            undo.callback(discards.remove_source, self)
+            memory.discard(region.start, region.size)
+            undo.pop_all()
+
+    @property
+    def granularity(self) -> int:
+        return self._block_size
+
+    def populated_runs(self, within: Run) -> Sequence[Run]:
+        """What is plugged, and all that is outside of this region: others decide on that."""
+        runs = subtract([within], [self.region])
+        for ours in intersect([within], [self.region]):
+            first = (ours.start - self.region.start) // self._block_size
+            last = -(-(ours.end - self.region.start) // self._block_size)
+            plugged = self.blocks.plugged_runs(Run(first, last - first))
+            runs += intersect([self.bytes_of(run) for run in plugged], [ours])
+        return union(runs)
+
+    def bytes_of(self, blocks: Run) -> Run:
+        """The bytes of memory that blocks are."""
+        return Run(self.region.start + blocks.start * self._block_size, blocks.size * self._block_size)
+
+    def plug(self, blocks: Run) -> None:
+        """All of blocks are unplugged. Raises DeviceBusy, with them as they were."""
+        run = self.bytes_of(blocks)
+        self._require_discarded(run)
+        with ExitStack() as undo:
+            undo.callback(self._give_back, run)
+            if self._prealloc:
+                with _busy("plug", BusyReason.NO_MEMORY):
+                    self._memory.populate(run.start, run.size)
+            with _busy("plug", BusyReason.MAPPING_REFUSED):
+                self._discards.populate(self, run)
+            undo.pop_all()
+        self.blocks.plug(blocks)
+
+    def unplug(self, blocks: Run, operation: str = "unplug") -> None:
+        """At least one of blocks is plugged. Raises DeviceBusy, with them as they were."""
+        run = self.bytes_of(blocks)
+        # Listeners first: pages discarded under a pin stay the device's.
+        with _busy(operation, BusyReason.DISCARD_FAILED), self._discards.discarding(self, run):
+            self._memory.discard(run.start, run.size)
+            self.blocks.unplug(blocks)
+        self._undiscarded = subtract(self._undiscarded, [run])
+
+    def _give_back(self, run: Run) -> None:
+        """Discard the memory of unplugged blocks, or remember to: a listener may still hold it."""
+        if not self._discards.holds(run):
+            try:
+                self._memory.discard(run.start, run.size)
+            except OSError:
+                pass
+            else:
+                return
+        self._undiscarded = union([*self._undiscarded, run])
+
+    def _require_discarded(self, run: Run) -> None:
+        """Blocks are plugged only after what an earlier failure left in them is gone."""
+        if self._undiscarded:
+            self._discards.repair()
+            undiscarded, self._undiscarded = self._undiscarded, []
+            for left in undiscarded:
+                self._give_back(left)
+        if intersect(self._undiscarded, [run]):
+            held = self._discards.holds(run)
+            raise DeviceBusy("plug", BusyReason.LISTENER_DIVERGED if held else BusyReason.DISCARD_FAILED)
+
+
+@contextmanager
+def _busy(operation: str, otherwise: BusyReason) -> Iterator[None]:
+    """A failure in the block makes the device busy: for the reason the error tells, or otherwise."""
+    try:
+        yield
+    except OSError as error:
+        reason = otherwise
+        if isinstance(error, MappingLimitReached):
+            reason = BusyReason.NO_MAPPINGS_LEFT
+        elif isinstance(error, ListenerDiverged):
+            reason = BusyReason.LISTENER_DIVERGED
+        raise DeviceBusy(operation, reason, str(error)) from error

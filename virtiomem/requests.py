@@ -1,0 +1,97 @@
+"""Guest requests and the device's answers, to and from their wire format."""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+import errno
+from dataclasses import dataclass
+from typing import Final
+
+from virtiomem import abi
+from virtiomem.errors import ProtocolViolation
+
+REQUEST_SIZE: Final = ctypes.sizeof(abi.virtio_mem_req)
+RESPONSE_SIZE: Final = ctypes.sizeof(abi.virtio_mem_resp)
+
+
+class RequestType(enum.IntEnum):
+    PLUG = abi.VIRTIO_MEM_REQ_PLUG
+    UNPLUG = abi.VIRTIO_MEM_REQ_UNPLUG
+    UNPLUG_ALL = abi.VIRTIO_MEM_REQ_UNPLUG_ALL
+    STATE = abi.VIRTIO_MEM_REQ_STATE
+
+
+class ResponseType(enum.IntEnum):
+    """NACK: try again once config allows it. BUSY: try again later. ERROR: the request made no sense.
+
+    Linux retries at once after NACK, after a minute after BUSY, and gives the device up after ERROR.
+    """
+
+    ACK = abi.VIRTIO_MEM_RESP_ACK
+    NACK = abi.VIRTIO_MEM_RESP_NACK
+    BUSY = abi.VIRTIO_MEM_RESP_BUSY
+    ERROR = abi.VIRTIO_MEM_RESP_ERROR
+
+
+class BlockState(enum.IntEnum):
+    PLUGGED = abi.VIRTIO_MEM_STATE_PLUGGED
+    UNPLUGGED = abi.VIRTIO_MEM_STATE_UNPLUGGED
+    MIXED = abi.VIRTIO_MEM_STATE_MIXED
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """addr: guest-physical bytes; nb_blocks: blocks. Both mean nothing in UNPLUG_ALL."""
+
+    type: RequestType
+    addr: int = 0
+    nb_blocks: int = 0
+
+    def __bytes__(self) -> bytes:
+        request = abi.virtio_mem_req(type=self.type)
+        request.u.plug.addr = self.addr
+        request.u.plug.nb_blocks = self.nb_blocks
+        return bytes(request)
+
+    @classmethod
+    def parse(cls, data: bytes, response_size: int) -> Request:
+        """The request in data, to be answered in a buffer of response_size bytes; padding and surplus are ignored.
+
+        Raises ProtocolViolation for buffers too small and for an unknown type.
+        Source: virtio 1.3, 5.15.6; QEMU, hw/virtio/virtio-mem.c, virtio_mem_handle_request.
+        """
+        if len(data) < REQUEST_SIZE:
+            raise _violation(f"its request has {len(data)} bytes instead of {REQUEST_SIZE}")
+        if response_size < RESPONSE_SIZE:
+            raise _violation(f"it left {response_size} bytes for the response instead of {RESPONSE_SIZE}")
+        request = abi.virtio_mem_req.from_buffer_copy(data)
+        try:
+            kind = RequestType(request.type)
+        except ValueError:
+            raise _violation(f"its request has the unknown type {request.type}") from None
+        # plug, unplug and state are laid out alike.
+        return cls(kind, request.u.plug.addr, request.u.plug.nb_blocks)
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """state: the answer to an acknowledged STATE request, zero otherwise."""
+
+    type: ResponseType
+    state: BlockState | int = 0
+
+    def __bytes__(self) -> bytes:
+        response = abi.virtio_mem_resp(type=self.type)
+        response.u.state.state = self.state
+        return bytes(response)
+
+    @classmethod
+    def parse(cls, data: bytes) -> Response:
+        """The response in data, as the guest reads it. Raises ValueError for codes that do not exist."""
+        response = abi.virtio_mem_resp.from_buffer_copy(data)
+        return cls(ResponseType(response.type), BlockState(response.u.state.state))
+
+
+def _violation(meaning: str) -> ProtocolViolation:
+    return ProtocolViolation(errno.EPROTO, "guest request", meaning=f"the guest broke the protocol: {meaning}")
