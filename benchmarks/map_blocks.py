@@ -16,8 +16,8 @@ from pathlib import Path
 from pyvfio import Container, LinuxKernel, Memory, MemoryKind
 from pyvfio.drivers.edu import edu_addresses
 from pyvfio.host.bind import bind, restore
-from virtiomem.discard import Section
 from virtiomem.dma import DmaMapper
+from virtiomem.section import Section
 
 BLOCK = 2 << 20
 IOVA = 0x1_0000_0000
@@ -81,15 +81,15 @@ def _measure(
     in_python: list[int] = []
     with Memory.allocate(kind, size) as memory:
         memory.populate(0, size)
-        mapper = DmaMapper(container, memory, granularity=BLOCK)
-        section = Section(0, IOVA, size)
+        mapper = DmaMapper(container)
+        section = Section(memory, 0, IOVA, size)
         for _ in range(repeat):
             nanoseconds = c_loop.map_blocks(container.fd, memory.address, IOVA, size, BLOCK)
             if nanoseconds < 0 or c_loop.unmap_blocks(container.fd, IOVA, size):
                 raise SystemExit("the C loop failed")
             in_c.append(nanoseconds)
             start = time.perf_counter_ns()
-            mapper.populate(section)
+            mapper.populate(section, BLOCK)
             in_python.append(time.perf_counter_ns() - start)
             mapper.discard(section)
     return statistics.median(in_c), statistics.median(in_python)

@@ -78,15 +78,15 @@ class Edu:
         self._registers.write32(_INTERRUPT_ACKNOWLEDGE, status)
         return fired == 1
 
-    def fetch(self, iova: int, size: int) -> None:
-        """Read size bytes at iova into the device's buffer."""
-        self._transfer(iova, _BUFFER, size, _RUN | _INTERRUPT_WHEN_DONE)
+    def fetch(self, iova: int, size: int, timeout: float = _PATIENCE) -> None:
+        """Read size bytes at iova into the device's buffer. Raises VfioError (ETIMEDOUT)."""
+        self._transfer(iova, _BUFFER, size, _RUN | _INTERRUPT_WHEN_DONE, timeout)
 
-    def store(self, iova: int, size: int) -> None:
-        """Write size bytes of the device's buffer to iova."""
-        self._transfer(_BUFFER, iova, size, _RUN | _FROM_BUFFER | _INTERRUPT_WHEN_DONE)
+    def store(self, iova: int, size: int, timeout: float = _PATIENCE) -> None:
+        """Write size bytes of the device's buffer to iova. Raises VfioError (ETIMEDOUT)."""
+        self._transfer(_BUFFER, iova, size, _RUN | _FROM_BUFFER | _INTERRUPT_WHEN_DONE, timeout)
 
-    def _transfer(self, source: int, destination: int, size: int, command: int) -> None:
+    def _transfer(self, source: int, destination: int, size: int, command: int, timeout: float) -> None:
         if not 0 < size <= LARGEST_TRANSFER:
             raise InvalidArgument(
                 errno.EINVAL, "edu transfer", {"size": size}, f"at most {LARGEST_TRANSFER} bytes at a time"
@@ -95,7 +95,7 @@ class Edu:
         self._registers.write64(_DMA_DESTINATION, destination)
         self._registers.write64(_DMA_COUNT, size)
         self._registers.write64(_DMA_COMMAND, command)
-        if not self._interrupts.wait(_PATIENCE):
+        if not self._interrupts.wait(timeout):
             raise VfioError(errno.ETIMEDOUT, f"edu {self.device.address} transfer", {"size": size})
         self._registers.write32(_INTERRUPT_ACKNOWLEDGE, self._registers.read32(_INTERRUPT_STATUS))
 

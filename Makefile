@@ -1,0 +1,50 @@
+# Every target sets up what it needs by itself: see tools/setup.
+
+PYTHON = .venv/bin/python
+
+.PHONY: help demo test test-fast test-matrix check format bench bench-vm clean
+
+help:  ## what there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: .venv/run  ## virtio-mem and VFIO together, on the simulated kernel
+	.venv/bin/virtiomem demo
+
+test: .venv/dev  ## all tests, on the simulated kernel and on a real one in a virtual machine
+	@tools/setup machine
+	$(PYTHON) -m pytest
+
+test-fast: .venv/dev  ## all tests that need no virtual machine
+	$(PYTHON) -m pytest --kernel simulated
+
+test-matrix: .venv/dev  ## the tests of the kernel interface on every kernel and IOMMU model
+	@tools/setup machine
+	$(PYTHON) -m pytest tests/kernel --kernel simulated --kernel debian-6.1 --kernel debian-6.12 \
+	    --kernel debian-6.18 --kernel debian-7 --iommu intel --iommu amd
+
+check: .venv/dev  ## ruff and mypy --strict
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+
+format: .venv/dev  ## put the code in ruff's format
+	.venv/bin/ruff check --fix
+	.venv/bin/ruff format
+
+bench: .venv/dev  ## how fast memory is populated
+	$(PYTHON) -m benchmarks.populate
+
+bench-vm: .venv/dev  ## how fast blocks are mapped on a real kernel, beside a loop in C
+	@tools/setup machine
+	tools/vm -- python -m benchmarks.map_blocks
+
+clean:  ## remove what the targets made here
+	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+.venv/run: pyproject.toml tools/setup
+	@tools/setup run
+	@touch $@
+
+.venv/dev: pyproject.toml tools/setup
+	@tools/setup dev
+	@touch $@

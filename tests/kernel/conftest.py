@@ -1,0 +1,91 @@
+"""The same machine twice: a kernel, simulated or real, with edu devices bound to vfio-pci."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import pytest
+
+from pyvfio import Container, Kernel, LinuxKernel, Memory, MemoryKind
+from pyvfio.drivers.edu import Edu, edu_addresses
+from pyvfio.host.bind import bind, restore
+
+MEBIBYTE = 1 << 20
+IOVA = 0x1_0000_0000
+
+MEMORY_KINDS = [
+    MemoryKind.ANONYMOUS,
+    MemoryKind.THP,
+    MemoryKind.MEMFD,
+    MemoryKind.HUGETLB,
+    MemoryKind.HUGETLB_ANONYMOUS,
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Testbed:
+    """devices: PCI addresses of edu devices, each in an IOMMU group of its own, bound to vfio-pci."""
+
+    __test__ = False
+
+    kernel: Kernel
+    devices: list[str]
+
+
+@pytest.fixture
+def testbed(kernel_name: str) -> Iterator[Testbed]:
+    if kernel_name == "simulated":
+        from pyvfio.sim import SimKernel
+
+        simulated = SimKernel.with_edu_devices(3)
+        yield Testbed(simulated, edu_addresses(simulated))
+        return
+    with ExitStack() as stack:
+        kernel = LinuxKernel()
+        devices = edu_addresses(kernel)
+        for address in devices:
+            stack.callback(restore, kernel, bind(kernel, address))
+        yield Testbed(kernel, devices)
+
+
+@pytest.fixture
+def kernel(testbed: Testbed) -> Kernel:
+    return testbed.kernel
+
+
+@pytest.fixture
+def container(testbed: Testbed) -> Iterator[Container]:
+    """With the first device's group in it."""
+    with Container(kernel=testbed.kernel) as container:
+        container.open_device(testbed.devices[0])
+        yield container
+
+
+@pytest.fixture
+def engine(container: Container, testbed: Testbed) -> Iterator[Edu]:
+    """The first device, able to do DMA."""
+    with Edu(container.open_device(testbed.devices[0])) as engine:
+        yield engine
+
+
+@pytest.fixture
+def memory(kernel: Kernel) -> Iterator[Memory]:
+    """Eight MiB of 4 KiB pages, populated."""
+    with Memory.allocate(MemoryKind.ANONYMOUS, 8 * MEBIBYTE, kernel=kernel) as memory:
+        memory.populate(0, memory.size)
+        yield memory
+
+
+def allocate_or_skip(kernel: Kernel, kind: MemoryKind, size: int) -> Memory:
+    """Memory that is populated; the test is skipped where the simulated kernel's host has no huge pages for it."""
+    memory = Memory.allocate(kind, size, kernel=kernel)
+    try:
+        memory.populate(0, size)
+    except OSError as error:
+        memory.close()
+        if kernel.name == "real" or not kind.is_hugetlb:
+            raise
+        pytest.skip(str(error))
+    return memory

@@ -1,0 +1,70 @@
+"""tools/vm."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from vmlib.errors import VmError
+from vmlib.kernels import KERNELS, image
+from vmlib.machine import IOMMUS, Hardware, Machine, Output
+
+BROKEN = 125
+"""Exit status when it is the machine that failed, not the command."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command's exit status, or BROKEN."""
+    options = _parser().parse_args(arguments)
+    hardware = Hardware(
+        iommu=options.iommu,
+        memory=options.memory,
+        cpus=options.cpus,
+        huge_pages=options.hugepages,
+        edu=options.edu,
+        devices=options.device,
+        append=options.append,
+    )
+    try:
+        machine = Machine(image(options.kernel), hardware, timeout=options.timeout)
+        outputs = {"stdout": _to(sys.stdout.fileno()), "stderr": _to(sys.stderr.fileno())}
+        status = machine.run(options.command, outputs)
+    except VmError as error:
+        print(f"vm: {error}", file=sys.stderr)
+        return BROKEN
+    if options.dmesg:
+        print(machine.log, file=sys.stderr)
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tools/vm",
+        usage="tools/vm [option...] -- COMMAND [ARGUMENT...]",
+        description="Run COMMAND as root in a virtual machine with this checkout and its .venv: a real kernel, an "
+        "IOMMU, edu devices. Nothing it writes reaches the host. Its output and exit status come back; "
+        f"{BROKEN} means that the machine failed.",
+        epilog="tools/vm --kernel debian-6.12 --iommu amd -- virtiomem demo --device auto",
+    )
+    parser.add_argument("--kernel", choices=KERNELS, default="stock", help="default: of this machine's own suite")
+    parser.add_argument("--iommu", choices=IOMMUS, default="intel", help="default: %(default)s")
+    parser.add_argument("--memory", type=int, default=1536, metavar="MIB", help="default: %(default)s")
+    parser.add_argument("--cpus", type=int, default=1, help="default: %(default)s")
+    parser.add_argument("--hugepages", type=int, default=256, metavar="N", help="of 2 MiB each (default: %(default)s)")
+    parser.add_argument("--edu", type=int, default=3, metavar="N", help="edu devices (default: %(default)s)")
+    parser.add_argument("--device", action="append", default=[], metavar="DEVICE", help="a further device, as QEMU's")
+    parser.add_argument("--append", default="", metavar="ARGUMENTS", help="further arguments of the kernel")
+    parser.add_argument("--timeout", type=float, default=300, metavar="SECONDS", help="default: %(default)s")
+    parser.add_argument("--dmesg", action="store_true", help="print the guest's kernel log at the end")
+    parser.add_argument("command", nargs="+", metavar="COMMAND", help="what to run in the guest")
+    return parser
+
+
+def _to(fd: int) -> Output:
+    def write(data: bytes) -> None:
+        with open(fd, "wb", buffering=0, closefd=False) as file:
+            while data:
+                data = data[file.write(data) :]
+
+    return write

@@ -1,0 +1,117 @@
+"""Packages of any suite of this machine's distribution, fetched and unpacked beside the system, which is not changed.
+
+apt verifies them against the archive's keyring; the mirror is the one this machine's apt uses.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from vmlib.errors import Unavailable
+
+
+def cache_directory() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "pyvfio"
+
+
+def progress(text: str) -> None:
+    print(f"vm: {text}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """One process at a time works in the directory."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+class Suite:
+    """An apt of its own for one suite ("trixie", "trixie-backports")."""
+
+    def __init__(self, name: str) -> None:
+        """Reads the suite's package lists. Raises Unavailable without apt, or without the suite."""
+        if shutil.which("apt-get") is None or shutil.which("dpkg") is None:
+            raise Unavailable("kernels come from Debian packages, and this machine has no apt: name one with --image")
+        self.name = name
+        self._directory = cache_directory() / "apt" / name
+        uri, keyring = mirror()
+        with locked(self._directory):
+            for part in ("lists/partial", "cache/archives/partial"):
+                (self._directory / part).mkdir(parents=True, exist_ok=True)
+            sources = self._directory / "sources.list"
+            sources.write_text(f"deb [signed-by={keyring}] {uri} {name} main\n")
+            (self._directory / "status").touch()
+            options = {
+                "Dir::Etc::SourceList": sources,
+                "Dir::Etc::SourceParts": "/dev/null",
+                "Dir::Etc::Preferences": "/dev/null",
+                "Dir::Etc::PreferencesParts": "/dev/null",
+                "Dir::State": self._directory,
+                "Dir::State::Lists": self._directory / "lists",
+                "Dir::State::Status": self._directory / "status",
+                "Dir::Cache": self._directory / "cache",
+                "Acquire::Languages": "none",
+                "APT::Sandbox::User": "root",
+                "Debug::NoLocking": "true",
+            }
+            self._options = [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
+            self._call("apt-get", "-qq", "update")
+
+    def packages(self, prefix: str) -> list[str]:
+        """The names that begin with prefix."""
+        return self._call("apt-cache", "pkgnames", prefix).split()
+
+    def depends(self, package: str) -> list[str]:
+        """What the package depends on, directly."""
+        lines = self._call("apt-cache", "depends", "--important", package).splitlines()
+        return [line.split("Depends:")[1].strip() for line in lines if "Depends:" in line]
+
+    def unpack(self, packages: Sequence[str], directory: Path) -> None:
+        """Download packages and unpack them into directory."""
+        with locked(self._directory):
+            downloads = self._directory / "downloads"
+            shutil.rmtree(downloads, ignore_errors=True)
+            downloads.mkdir()
+            self._call("apt-get", "-qq", "download", *packages, cwd=downloads)
+            for archive in downloads.glob("*.deb"):
+                _run(["dpkg", "--extract", str(archive), str(directory)])
+            shutil.rmtree(downloads)
+
+    def _call(self, program: str, *arguments: str, cwd: Path | None = None) -> str:
+        command, *rest = arguments
+        return _run([program, *self._options, command, *rest], cwd)
+
+
+def own_suite() -> str:
+    """The suite this machine was installed from."""
+    for line in Path("/etc/os-release").read_text().splitlines():
+        if line.startswith("VERSION_CODENAME="):
+            return line.partition("=")[2].strip('"')
+    raise Unavailable("/etc/os-release names no suite")
+
+
+def mirror() -> tuple[str, Path]:
+    """The archive this machine's apt installs from, and its keyring: not that of security updates or third parties."""
+    uris = _run(["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"]).splitlines()
+    for uri in uris:
+        distribution = uri.rstrip("/").rpartition("/")[2]
+        if distribution in ("debian", "ubuntu", "ubuntu-ports"):
+            name = distribution.removesuffix("-ports")
+            return uri, Path(f"/usr/share/keyrings/{name}-archive-keyring.gpg")
+    raise Unavailable("this machine's apt has no Debian or Ubuntu archive")
+
+
+def _run(command: Sequence[str], cwd: Path | None = None) -> str:
+    try:
+        return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=True).stdout
+    except subprocess.CalledProcessError as error:
+        raise Unavailable(f"{' '.join(command[:1])} failed: {error.stderr.strip() or error}") from error
