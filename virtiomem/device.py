@@ -214,7 +214,7 @@ class VirtioMem(Resource):
         with self._lock:
             self._check_open()
             accepted = features & _DEVICE_FEATURES
-            if unknown := accepted & ~self._features:
+            if unknown := accepted & ~int(self._features):
                 raise _features_refused(features, f"{unknown:#x} was not offered")
             if self._features & Feature.UNPLUGGED_INACCESSIBLE & ~accepted:
                 raise _features_refused(
@@ -334,6 +334,8 @@ class VirtioMem(Resource):
             if not self._inherited:
                 self._migrating = False
                 self._unplug_all("close")
+                if not self._region.reclaim():
+                    raise DeviceBusy("close", BusyReason.DISCARD_FAILED, "unplugged blocks could not be discarded")
 
     def __repr__(self) -> str:
         return f"<VirtioMem {self.name} at {self._address:#_x} size {self._section.size:#_x}>"

@@ -12,7 +12,7 @@ from pyvfio.errors import InvalidArgument, MappingLimitReached, OutsideIovaRange
 from pyvfio.memory import Memory
 from virtiomem.coordination import DiscardCoordination, DiscardUse
 from virtiomem.errors import ListenerDiverged
-from virtiomem.runs import Run, subtract, union
+from virtiomem.runs import Run, intersect, subtract, union
 from virtiomem.section import Section
 
 
@@ -68,11 +68,11 @@ class DmaMapper:
 
     def populate(self, section: Section, granularity: int) -> None:
         """Map section. Raises what map_dma raises, with nothing mapped; ListenerDiverged if some of it stayed."""
-        before = _runs(self._mappings(section))
+        before = self._held(section)
         try:
             self._map(section, granularity)
         except VfioError as error:
-            stayed = subtract(_runs(self._mappings(section)), before)
+            stayed = subtract(self._held(section), before)
             if stayed:
                 self._count(stayed)
                 raise self._diverged("populate", section, stayed, error) from error
@@ -84,16 +84,16 @@ class DmaMapper:
     def discard(self, section: Section) -> None:
         """Unmap section with one call. Raises what unmap_dma raises, with all of it mapped again; ListenerDiverged if
         some of it could not be."""
-        mappings = self._mappings(section)
-        before = _runs(mappings)
-        if not mappings:
+        before = self._held(section)
+        if not before:
             # The address space was closed first.
             return
+        granularity = self._mappings(section)[0].granularity
         try:
             self._unmap(section, sum(run.size for run in before))
         except VfioError as error:
-            gone = subtract(before, _runs(self._mappings(section)))
-            missing = self._map_again(section, gone, mappings[0].granularity, error)
+            gone = subtract(before, self._held(section))
+            missing = self._map_again(section, gone, granularity, error)
             if missing:
                 self._count(missing, sign=-1)
                 raise self._diverged("discard", section, missing, error) from error
@@ -129,8 +129,12 @@ class DmaMapper:
                 missing.append(run)
         return missing
 
+    def _held(self, section: Section) -> list[Run]:
+        """The bytes of the memory that are mapped of section."""
+        return intersect(union(Run(run.offset, run.size) for run in self._mappings(section)), [section.run])
+
     def _mappings(self, section: Section) -> list[MappedRun]:
-        """What of section is mapped, clipped to it."""
+        """The runs with some of section's memory at some of its addresses."""
         everything = self._address_space.mappings()
         start = section.offset_within_address_space
         end = start + section.size
@@ -166,11 +170,6 @@ class DmaMapper:
             error.meaning,
             f"This memory of {size >> 20} MiB fits with blocks of {fitting >> 20} MiB or more",
         )
-
-
-def _runs(mappings: list[MappedRun]) -> list[Run]:
-    """Bytes of the memory."""
-    return union(Run(run.offset, run.size) for run in mappings)
 
 
 def _part(section: Section, run: Run) -> Section:

@@ -87,6 +87,15 @@ class BlockRegion:
             self.blocks.unplug(blocks)
         self._undiscarded = subtract(self._undiscarded, [run])
 
+    def reclaim(self) -> bool:
+        """Discard what earlier failures left populated of unplugged blocks; whether nothing of it is left."""
+        if self._undiscarded:
+            self._discards.repair()
+            undiscarded, self._undiscarded = self._undiscarded, []
+            for left in undiscarded:
+                self._give_back(left)
+        return not self._undiscarded
+
     def _give_back(self, run: Run) -> None:
         """Discard the memory of unplugged blocks, or remember to: a listener may still hold it."""
         if not self._discards.holds(run):
@@ -100,11 +109,7 @@ class BlockRegion:
 
     def _require_discarded(self, run: Run) -> None:
         """Blocks are plugged only after what an earlier failure left in them is gone."""
-        if self._undiscarded:
-            self._discards.repair()
-            undiscarded, self._undiscarded = self._undiscarded, []
-            for left in undiscarded:
-                self._give_back(left)
+        self.reclaim()
         if intersect(self._undiscarded, [run]):
             held = self._discards.holds(run)
             raise DeviceBusy("plug", BusyReason.LISTENER_DIVERGED if held else BusyReason.DISCARD_FAILED)
