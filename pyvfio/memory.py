@@ -276,7 +276,7 @@ class Memory(Resource):
                     self.kernel.close(fd)
 
     def __repr__(self) -> str:
-        return f"<Memory {self.kind.value} {self.size:#_x}{' closed' if self._closed else ''}>"
+        return f"<Memory {self.kind.value} {self.size:#_x}{' closed' if getattr(self, '_closed', True) else ''}>"
 
 
 def _page_size(kind: MemoryKind, page_size: int | None) -> int:

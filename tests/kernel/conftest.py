@@ -11,6 +11,7 @@ import pytest
 from pyvfio import Container, Kernel, LinuxKernel, Memory, MemoryKind
 from pyvfio.drivers.edu import Edu, edu_addresses
 from pyvfio.host.bind import bind, restore
+from pyvfio.sim import SimKernel
 
 MEBIBYTE = 1 << 20
 IOVA = 0x1_0000_0000
@@ -37,9 +38,7 @@ class Testbed:
 @pytest.fixture
 def testbed(kernel_name: str) -> Iterator[Testbed]:
     if kernel_name == "simulated":
-        from pyvfio.sim import SimKernel
-
-        simulated = SimKernel.with_edu_devices(3)
+        simulated = SimKernel.with_edu_devices(3, host_huge_pages=False)
         yield Testbed(simulated, edu_addresses(simulated))
         return
     with ExitStack() as stack:
@@ -78,14 +77,12 @@ def memory(kernel: Kernel) -> Iterator[Memory]:
         yield memory
 
 
-def allocate_or_skip(kernel: Kernel, kind: MemoryKind, size: int) -> Memory:
-    """Memory that is populated; the test is skipped where the simulated kernel's host has no huge pages for it."""
+def populated(kernel: Kernel, kind: MemoryKind, size: int) -> Memory:
+    """Memory with a page everywhere."""
     memory = Memory.allocate(kind, size, kernel=kernel)
     try:
         memory.populate(0, size)
-    except OSError as error:
+    except OSError:
         memory.close()
-        if kernel.name == "real" or not kind.is_hugetlb:
-            raise
-        pytest.skip(str(error))
+        raise
     return memory

@@ -6,7 +6,7 @@ import pytest
 
 from pyvfio import Access, Container, Kernel, Memory, MemoryKind, VfioError
 from pyvfio.drivers.edu import Edu
-from tests.kernel.conftest import IOVA, MEBIBYTE, MEMORY_KINDS, allocate_or_skip
+from tests.kernel.conftest import IOVA, MEBIBYTE, MEMORY_KINDS, populated
 
 BLOCK = 2 * MEBIBYTE
 MESSAGE = bytes(range(256)) * 8
@@ -16,7 +16,7 @@ MESSAGE = bytes(range(256)) * 8
 def test_a_device_reads_and_writes_mapped_memory(
     kind: MemoryKind, container: Container, engine: Edu, kernel: Kernel
 ) -> None:
-    with allocate_or_skip(kernel, kind, 2 * BLOCK) as memory:
+    with populated(kernel, kind, 2 * BLOCK) as memory:
         container.map_dma(IOVA, memory, 0, 2 * BLOCK, granularity=BLOCK)
         memory.write(BLOCK - 2048, MESSAGE)
         engine.fetch(IOVA + BLOCK - 2048, len(MESSAGE))

@@ -1,0 +1,8 @@
+"""A simulated kernel: VFIO for whoever has no IOMMU, and for tests."""
+
+from pyvfio.sim.edu import DmaFault, Edu
+from pyvfio.sim.kernel import SimKernel
+from pyvfio.sim.pci import PciFunction
+from pyvfio.sim.type1 import DmaMapping
+
+__all__ = ["DmaFault", "DmaMapping", "Edu", "PciFunction", "SimKernel"]

@@ -1,0 +1,241 @@
+"""Pinned memory: what a device reaches through its mappings, also after the CPU's side was discarded.
+
+A pin of private memory is reached through its address, and one of a shared file through the file. Before pinned pages
+are discarded, their content moves to an orphan, which every pin of those pages then reaches: the device keeps the old
+page, the CPU gets a new one, and nobody is told.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap as mmap_module
+import os
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pyvfio.abi import mman
+from pyvfio.kernel import LinuxKernel
+
+
+@dataclass(frozen=True, slots=True)
+class _Private:
+    """Memory of this process at an address."""
+
+    address: int
+
+    def at(self, offset: int) -> _Private:
+        return _Private(self.address + offset)
+
+    def read(self, size: int) -> bytes:
+        return ctypes.string_at(self.address, size)
+
+    def write(self, data: bytes) -> None:
+        ctypes.memmove(self.address, data, len(data))
+
+
+@dataclass(frozen=True, slots=True)
+class _Buffer:
+    """A file's bytes seen through a mapping of our own, or orphaned pages."""
+
+    owner: tuple[int, int] | None
+    """Which file; None for orphans."""
+    buffer: mmap_module.mmap
+    offset: int
+
+    def at(self, offset: int) -> _Buffer:
+        return _Buffer(self.owner, self.buffer, self.offset + offset)
+
+    def read(self, size: int) -> bytes:
+        return self.buffer[self.offset : self.offset + size]
+
+    def write(self, data: bytes) -> None:
+        self.buffer[self.offset : self.offset + len(data)] = data
+
+
+@dataclass(slots=True)
+class _Segment:
+    start: int
+    size: int
+    pages: _Private | _Buffer
+
+
+_Overlap = Callable[["_Private | _Buffer", int], "tuple[int, int] | None"]
+"""Which part of pages of this size a discard takes: first and end, in the units the discard counts in."""
+
+
+class Pin:
+    """size bytes a device may reach; offsets are from the pin's start."""
+
+    __slots__ = ("segments", "size")
+
+    def __init__(self, size: int, segments: list[_Segment]) -> None:
+        self.size = size
+        self.segments = segments
+
+    def read(self, offset: int, size: int) -> bytes:
+        return b"".join(pages.read(length) for pages, _, length in self._parts(offset, size))
+
+    def write(self, offset: int, data: bytes) -> None:
+        for pages, start, length in self._parts(offset, len(data)):
+            pages.write(data[start : start + length])
+
+    def _parts(self, offset: int, size: int) -> list[tuple[_Private | _Buffer, int, int]]:
+        parts = []
+        for segment in self.segments:
+            start, end = max(offset, segment.start), min(offset + size, segment.start + segment.size)
+            if start < end:
+                parts.append((segment.pages.at(start - segment.start), start - offset, end - start))
+        return parts
+
+
+@dataclass(frozen=True, slots=True)
+class _Area:
+    """A mapping made with mmap: of a shared file if file is set."""
+
+    start: int
+    size: int
+    file: tuple[int, int] | None
+    offset: int
+
+    @property
+    def end(self) -> int:
+        return self.start + self.size
+
+
+class PageTracker:
+    """Watches the memory calls of one process and the pins of its memory."""
+
+    def __init__(self, real: LinuxKernel, *, populate_on_pin: bool) -> None:
+        self._real = real
+        self._populate_on_pin = populate_on_pin
+        self._areas: list[_Area] = []
+        self._files: dict[tuple[int, int], mmap_module.mmap] = {}
+        # By their first segment's address or file offset would be faster; a discard looks at all of them.
+        self._pins: dict[Pin, None] = {}
+
+    def mapped(self, start: int, size: int, flags: int, fd: int, offset: int) -> None:
+        """mmap has been made. A shared file is remembered by what it is, not by its descriptor."""
+        self._forget(start, size)
+        file = None
+        if fd >= 0 and flags & mman.MAP_SHARED:
+            status = os.fstat(fd)
+            file = (status.st_dev, status.st_ino)
+            if file not in self._files:
+                self._files[file] = mmap_module.mmap(fd, status.st_size, flags=mmap_module.MAP_SHARED)
+        self._areas.insert(
+            bisect_right(self._areas, start, key=lambda area: area.start), _Area(start, size, file, offset)
+        )
+
+    def unmapping(self, start: int, size: int) -> None:
+        """munmap, or mmap with MAP_FIXED, is about to be made."""
+        self._orphan_private(start, size)
+        self._forget(start, size)
+
+    def advising(self, start: int, size: int, advice: int) -> None:
+        """madvise is about to be made."""
+        if advice in (mman.MADV_DONTNEED, mman.MADV_FREE, mman.MADV_REMOVE):
+            self._orphan_private(start, size)
+            if advice == mman.MADV_REMOVE:
+                for area in self._areas:
+                    if area.file and area.start < start + size and start < area.end:
+                        first, last = max(area.start, start), min(area.end, start + size)
+                        self._orphan_file(area.file, area.offset + first - area.start, last - first)
+
+    def punching(self, fd: int, offset: int, size: int) -> None:
+        """fallocate with FALLOC_FL_PUNCH_HOLE is about to be made."""
+        status = os.fstat(fd)
+        self._orphan_file((status.st_dev, status.st_ino), offset, size)
+
+    def pin(self, address: int, size: int, *, write: bool) -> Pin:
+        """Raises OSError(EFAULT) where no page can be had for some of it."""
+        if self._populate_on_pin:
+            try:
+                advice = mman.MADV_POPULATE_WRITE if write else mman.MADV_POPULATE_READ
+                self._real.madvise(address, size, advice)
+            except OSError as error:
+                raise OSError(errno.EFAULT, os.strerror(errno.EFAULT)) from error
+        elif not self._known(address, size):
+            raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
+        pin = Pin(size, self._segments(address, size))
+        self._pins[pin] = None
+        return pin
+
+    def unpin(self, pin: Pin) -> None:
+        del self._pins[pin]
+
+    def _segments(self, address: int, size: int) -> list[_Segment]:
+        segments = []
+        position, end = address, address + size
+        while position < end:
+            index = bisect_right(self._areas, position, key=lambda area: area.start) - 1
+            area = self._areas[index] if index >= 0 and position < self._areas[index].end else None
+            following = self._areas[index + 1].start if index + 1 < len(self._areas) else end
+            stop = min(end, area.end if area else following)
+            pages: _Private | _Buffer = _Private(position)
+            if area and area.file:
+                pages = _Buffer(area.file, self._files[area.file], area.offset + position - area.start)
+            segments.append(_Segment(position - address, stop - position, pages))
+            position = stop
+        return segments
+
+    def _known(self, address: int, size: int) -> bool:
+        position = address
+        while position < address + size:
+            index = bisect_right(self._areas, position, key=lambda area: area.start) - 1
+            if index < 0 or position >= self._areas[index].end:
+                return False
+            position = self._areas[index].end
+        return True
+
+    def _forget(self, start: int, size: int) -> None:
+        kept = []
+        for area in self._areas:
+            if area.end <= start or start + size <= area.start:
+                kept.append(area)
+                continue
+            if area.start < start:
+                kept.append(_Area(area.start, start - area.start, area.file, area.offset))
+            if start + size < area.end:
+                moved = start + size - area.start
+                kept.append(_Area(start + size, area.end - start - size, area.file, area.offset + moved))
+        self._areas = kept
+
+    def _orphan_private(self, start: int, size: int) -> None:
+        def overlap(pages: _Private | _Buffer, length: int) -> tuple[int, int] | None:
+            if not isinstance(pages, _Private):
+                return None
+            return max(start, pages.address), min(start + size, pages.address + length)
+
+        self._orphan(start, size, overlap)
+
+    def _orphan_file(self, file: tuple[int, int], offset: int, size: int) -> None:
+        def overlap(pages: _Private | _Buffer, length: int) -> tuple[int, int] | None:
+            if isinstance(pages, _Private) or pages.owner != file:
+                return None
+            return max(offset, pages.offset), min(offset + size, pages.offset + length)
+
+        self._orphan(offset, size, overlap)
+
+    def _orphan(self, start: int, size: int, overlap: _Overlap) -> None:
+        """Move pinned pages of the range (addresses, or offsets in a file) to an orphan that all their pins share."""
+        orphan: mmap_module.mmap | None = None
+        for pin in self._pins:
+            segments: list[_Segment] = []
+            for segment in pin.segments:
+                span = overlap(segment.pages, segment.size)
+                if span is None or span[0] >= span[1]:
+                    segments.append(segment)
+                    continue
+                base = segment.pages.address if isinstance(segment.pages, _Private) else segment.pages.offset
+                first, last = span[0] - base, span[1] - base
+                orphan = orphan or mmap_module.mmap(-1, size, flags=mmap_module.MAP_PRIVATE | mman.MAP_NORESERVE)
+                kept = _Buffer(None, orphan, span[0] - start)
+                kept.write(segment.pages.at(first).read(last - first))
+                if first:
+                    segments.append(_Segment(segment.start, first, segment.pages))
+                segments.append(_Segment(segment.start + first, last - first, kept))
+                if last < segment.size:
+                    segments.append(_Segment(segment.start + last, segment.size - last, segment.pages.at(last)))
+            pin.segments = segments

@@ -1,0 +1,141 @@
+"""The PCI functions of the simulated machine, and sysfs as it shows them."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass, field
+
+from pyvfio.sim.user import fail
+
+VFIO_DRIVER = "vfio-pci"
+
+_DEVICES = "/sys/bus/pci/devices"
+_DRIVERS = "/sys/bus/pci/drivers"
+_GROUPS = "/sys/kernel/iommu_groups"
+_TYPE1 = "/sys/module/vfio_iommu_type1/parameters"
+_VFIO = "/dev/vfio"
+
+
+@dataclass(slots=True)
+class PciFunction:
+    """host_driver: which driver takes the function when none is prescribed. drivers_refusing: whose probe fails."""
+
+    address: str
+    group: int
+    vendor_id: int = 0x1234
+    device_id: int = 0x11E8
+    class_code: int = 0x00FF00
+    host_driver: str | None = None
+    driver: str | None = None
+    override: str | None = None
+    drivers_refusing: set[str] = field(default_factory=set)
+
+    @property
+    def in_host_hands(self) -> bool:
+        """Whether its driver keeps its group from being used."""
+        return self.driver not in (None, VFIO_DRIVER, "pci-stub") and self.class_code >> 16 != 0x06
+
+
+class Sysfs:
+    """The files of sysfs and /dev/vfio that the functions have. Raises OSError as the real ones do."""
+
+    def __init__(self, functions: dict[str, PciFunction], dma_entry_limit: int) -> None:
+        self._functions = functions
+        self.parameters = {"dma_entry_limit": str(dma_entry_limit), "allow_unsafe_interrupts": "N"}
+
+    def covers(self, path: str) -> bool:
+        return path.startswith(("/sys/bus/pci", _GROUPS, "/sys/module/vfio", _VFIO))
+
+    def members(self, group: int) -> list[PciFunction]:
+        return [function for function in self._functions.values() if function.group == group]
+
+    def has_node(self, group: int) -> bool:
+        """Whether /dev/vfio/GROUP exists: a member is in the VFIO driver's hands."""
+        return any(function.driver == VFIO_DRIVER for function in self.members(group))
+
+    def viable(self, group: int) -> bool:
+        return not any(function.in_host_hands for function in self.members(group))
+
+    def read(self, path: str) -> str:
+        parent, _, name = path.rpartition("/")
+        if parent == _TYPE1 and name in self.parameters:
+            return self.parameters[name] + "\n"
+        function = self._functions.get(parent.rpartition("/")[2])
+        if not parent.startswith(_DEVICES) or function is None:
+            raise fail(errno.ENOENT)
+        match name:
+            case "vendor":
+                return f"{function.vendor_id:#06x}\n"
+            case "device":
+                return f"{function.device_id:#06x}\n"
+            case "class":
+                return f"{function.class_code:#08x}\n"
+            case "numa_node":
+                return "-1\n"
+            case "driver_override":
+                return f"{function.override or '(null)'}\n"
+            case _:
+                raise fail(errno.ENOENT)
+
+    def write(self, path: str, text: str) -> None:
+        parent, _, name = path.rpartition("/")
+        text = text.strip()
+        if path == "/sys/bus/pci/drivers_probe":
+            self._probe(self._function(text))
+        elif parent == _TYPE1 and name in self.parameters:
+            self.parameters[name] = text
+        elif name == "driver_override" and parent.rpartition("/")[2] in self._functions:
+            self._functions[parent.rpartition("/")[2]].override = text or None
+        elif name in ("bind", "unbind") and parent.rpartition("/")[2] in self._drivers():
+            driver, function = parent.rpartition("/")[2], self._function(text)
+            if name == "unbind" and function.driver == driver:
+                function.driver = None
+            elif name == "bind" and function.driver is None:
+                self._probe(function, driver)
+            else:
+                raise fail(errno.ENODEV)
+        else:
+            raise fail(errno.ENOENT)
+
+    def listdir(self, path: str) -> list[str]:
+        path = path.rstrip("/")
+        parts = path.removeprefix(_GROUPS).strip("/").split("/")
+        groups = sorted({function.group for function in self._functions.values()})
+        if path == _DEVICES:
+            return sorted(self._functions)
+        if path == _DRIVERS:
+            return sorted(self._drivers())
+        if path == _GROUPS:
+            return [str(group) for group in groups]
+        if path == _VFIO:
+            return ["vfio", *(str(group) for group in groups if self.has_node(group))]
+        if path == _TYPE1:
+            return sorted(self.parameters)
+        if path.startswith(_GROUPS) and parts[0].isdigit() and parts[1:] == ["devices"] and int(parts[0]) in groups:
+            return sorted(function.address for function in self.members(int(parts[0])))
+        raise fail(errno.ENOENT)
+
+    def readlink(self, path: str) -> str:
+        parent, _, name = path.rpartition("/")
+        function = self._functions.get(parent.rpartition("/")[2])
+        if function is not None and name == "iommu_group":
+            return f"../../../kernel/iommu_groups/{function.group}"
+        if function is not None and name == "driver" and function.driver:
+            return f"../../../bus/pci/drivers/{function.driver}"
+        raise fail(errno.ENOENT)
+
+    def _function(self, address: str) -> PciFunction:
+        if address not in self._functions:
+            raise fail(errno.ENODEV)
+        return self._functions[address]
+
+    def _drivers(self) -> set[str]:
+        return {VFIO_DRIVER} | {function.host_driver for function in self._functions.values() if function.host_driver}
+
+    def _probe(self, function: PciFunction, driver: str | None = None) -> None:
+        driver = function.override or driver or function.host_driver
+        matches = driver != VFIO_DRIVER or function.override == VFIO_DRIVER
+        if function.driver is None and driver in self._drivers() and matches:
+            if driver in function.drivers_refusing:
+                raise fail(errno.EINVAL)
+            function.driver = driver
