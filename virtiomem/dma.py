@@ -8,7 +8,7 @@ from bisect import bisect_right
 from typing import Self
 
 from pyvfio.address_space import Access, AddressSpace, MappedRun
-from pyvfio.errors import InvalidArgument, MappingLimitReached, OutsideIovaRanges, ShortUnmap, VfioError
+from pyvfio.errors import AlreadyMapped, InvalidArgument, MappingLimitReached, OutsideIovaRanges, ShortUnmap, VfioError
 from pyvfio.memory import Memory
 from virtiomem.coordination import DiscardCoordination, DiscardUse
 from virtiomem.errors import ListenerDiverged
@@ -134,13 +134,19 @@ class DmaMapper:
         return intersect(union(Run(run.offset, run.size) for run in self._mappings(section)), [section.run])
 
     def _mappings(self, section: Section) -> list[MappedRun]:
-        """The runs with some of section's memory at some of its addresses."""
+        """The runs at section's addresses. Raises AlreadyMapped if one is something else than section's memory."""
         everything = self._address_space.mappings()
         start = section.offset_within_address_space
         end = start + section.size
         first = bisect_right(everything, start, key=lambda run: run.end)
         last = bisect_right(everything, end - 1, lo=first, key=lambda run: run.iova)
-        return [run for run in everything[first:last] if run.memory is section.memory]
+        moved = section.offset_within_region - start
+        for run in everything[first:last]:
+            if run.memory is not section.memory or run.offset - run.iova != moved:
+                meaning = f"something else is mapped at {run.iova:#_x}-{run.end - 1:#_x}"
+                advice = "Keep the guest's addresses of the region free for it"
+                raise AlreadyMapped(errno.EEXIST, self.name, {"section": str(section)}, meaning, advice)
+        return list(everything[first:last])
 
     def _count(self, runs: list[Run], sign: int = 1) -> None:
         with self._lock:

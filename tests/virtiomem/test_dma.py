@@ -194,6 +194,20 @@ def test_a_map_that_cannot_be_undone_is_reported_and_repaired(world: World, monk
     assert world.mapped() == [Run(ADDRESS + BLOCK, 4 * BLOCK)]
 
 
+@pytest.mark.parametrize("size", [BLOCK, 4096])
+def test_what_others_have_mapped_among_the_blocks_is_not_touched(world: World, stack: ExitStack, size: int) -> None:
+    other = stack.enter_context(Memory.allocate(MemoryKind.ANONYMOUS, BLOCK))
+    world.ask(PLUG, 0, 4)
+    world.space.map_dma(ADDRESS + 8 * BLOCK, other, 0, size)
+    before = world.space.mappings()
+    for request in ((UNPLUG_ALL, 0, 0), (PLUG, 7, 3)):
+        assert world.ask(*request) is BUSY
+        assert world.space.mappings() == before
+    assert world.ask(UNPLUG, 0, 2) is ACK
+    world.space.unmap_dma(ADDRESS + 8 * BLOCK, size)
+    assert world.ask(UNPLUG_ALL) is ACK
+
+
 def test_the_limit_is_named_with_the_block_size_that_fits(stack: ExitStack) -> None:
     world = World(stack, limit=65535, region=1 << 40, block=16 * MIB)
     for block in range(0, 65532, 32766):

@@ -162,6 +162,68 @@ def test_blocks_elsewhere_work_on_while_a_listener_is_stuck() -> None:
     assert stuck.held == [Run(0, 4 * BLOCK), Run(8 * BLOCK, 4 * BLOCK)]
 
 
+@pytest.mark.parametrize("half", [False, True])
+def test_what_a_listener_still_holds_goes_with_unplug_all(half: bool) -> None:
+    machine = Machine()
+    stuck, other = machine.listener("stuck"), machine.listener("other")
+    machine.discards.register(stuck, Section(machine.memory, 0, ADDRESS, 4 * BLOCK))
+    machine.discards.register(other, machine.device.section)
+    assert machine.plug(20, 1) is ResponseType.ACK
+    machine.faults.arm(2, every_from=3)
+    assert machine.plug(0, 4) is ResponseType.BUSY
+    stuck.half = half
+    # repair() fails, then unplug all does.
+    discards = 0
+
+    def fails(step: int) -> bool:
+        nonlocal discards
+        discards += machine.faults.steps[step] == "stuck.discard"
+        return machine.faults.steps[step] == "stuck.discard" and discards <= 2
+
+    machine.faults.fails = fails
+    assert machine.unplug_all() is ResponseType.BUSY
+    assert [divergence.stale for divergence in machine.discards.divergences] == [True]
+    assert stuck.held == [divergence.section.run for divergence in machine.discards.divergences]
+    discards = 1
+    assert machine.unplug_all() is ResponseType.ACK
+    expect_mirrored(machine)
+    machine.faults.disarm()
+    assert machine.plug(0, 4) is ResponseType.ACK
+    assert machine.faults.steps == ["memory.populate", "stuck.populate", "other.populate"]
+
+
+def test_a_source_populates_nothing_that_a_listener_still_holds() -> None:
+    memory = FakeMemory()
+    discards = RamDiscardManager(memory)
+    source = FakeSource()
+    discards.add_source(source)
+    first, second = (
+        FakeListener(memory, "first", needs_memory=False),
+        FakeListener(memory, "second", needs_memory=False),
+    )
+    for listener in (first, second):
+        discards.register(listener, Section(memory, 0, ADDRESS, memory.size))
+    memory.faults.arm(every_from=1)
+    for _ in range(2):
+        with pytest.raises(ListenerDiverged, match="first still holds"):
+            discards.populate(source, Run(0, BLOCK))
+    with pytest.raises(ListenerDiverged, match="first still holds"):
+        discards.remove_source(source)
+    assert (first.held, second.held) == ([Run(0, BLOCK)], [])
+    memory.faults.disarm()
+    discards.remove_source(source)
+    assert first.held == second.held == [Run(0, memory.size)]
+
+
+def test_what_a_listener_lost_is_not_missing_once_a_source_discards_it() -> None:
+    machine = machine_with(2)
+    machine.faults.fails = lambda step: machine.faults.steps[step] in ("memory.discard", "listener 1.populate")
+    assert machine.unplug(2, 3) is ResponseType.BUSY
+    machine.discards.add_source(FakeSource("other", BLOCK, divided([20])))
+    assert machine.discards.divergences == ()
+    assert [listener.held for listener in machine.listeners] == [divided([20])] * 2
+
+
 def test_what_a_listener_lost_can_be_unplugged_without_it() -> None:
     machine = machine_with(2)
     machine.faults.fails = lambda step: machine.faults.steps[step] in ("memory.discard", "listener 1.populate")
@@ -192,7 +254,8 @@ def test_a_listener_that_failed_to_register_and_to_let_go_is_not_forgotten() -> 
     assert machine.discards.holds(Run(0, machine.memory.size)) is True
     machine.faults.disarm()
     assert machine.discards.repair() == ()
-    assert late.held == []
+    assert not late.held
+    assert not machine.discards._leaving
     machine.discards.register(late, machine.device.section)
     expect_mirrored(machine)
 
