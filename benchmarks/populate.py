@@ -7,6 +7,7 @@ import ctypes
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 from pyvfio import Memory, MemoryKind
 
@@ -24,9 +25,9 @@ def main() -> None:
     for kind in (MemoryKind.ANONYMOUS, MemoryKind.THP):
         with Memory.allocate(kind, size) as memory:
             ways: list[Callable[[], object]] = [
-                lambda memory=memory: ctypes.memset(memory.address, 0, size),
-                lambda memory=memory: memory.populate(0, size, threads=1),
-                lambda memory=memory: memory.populate(0, size, threads=2),
+                partial(ctypes.memset, memory.address, 0, size),
+                partial(memory.populate, 0, size, threads=1),
+                partial(memory.populate, 0, size, threads=2),
             ]
             seconds: list[list[float]] = [[] for _ in ways]
             for _ in range(options.repeat):

@@ -43,11 +43,11 @@ def test_config_space(container: Container, testbed: Testbed) -> None:
     config = container.open_device(testbed.devices[0]).config
     assert (config.vendor_id, config.device_id) == (0x1234, 0x11E8)
     assert pci_regs.PCI_CAP_ID_MSI in [capability.id for capability in config.capabilities()]
-    assert not config.bus_master
+    states = [config.bus_master]
     config.enable_bus_master()
-    assert config.bus_master
+    states.append(config.bus_master)
     config.disable_bus_master()
-    assert not config.bus_master
+    assert [*states, config.bus_master] == [False, True, False]
 
 
 def test_registers_have_their_width(container: Container, testbed: Testbed) -> None:
@@ -118,7 +118,8 @@ def test_an_edu_on_the_root_bus_has_no_reset(container: Container, testbed: Test
     assert caught.value.errno == errno.EINVAL
 
 
-def test_a_group_opens_once(container: Container, testbed: Testbed) -> None:
+@pytest.mark.usefixtures("container")
+def test_a_group_opens_once(testbed: Testbed) -> None:
     group = pci_device(testbed.kernel, testbed.devices[0]).group
     assert group is not None
     with pytest.raises(GroupBusy):
