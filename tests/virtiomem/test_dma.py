@@ -195,10 +195,13 @@ def test_a_map_that_cannot_be_undone_is_reported_and_repaired(world: World, monk
 
 
 @pytest.mark.parametrize("size", [BLOCK, 4096])
-def test_what_others_have_mapped_among_the_blocks_is_not_touched(world: World, stack: ExitStack, size: int) -> None:
-    other = stack.enter_context(Memory.allocate(MemoryKind.ANONYMOUS, BLOCK))
+@pytest.mark.parametrize("ours", [False, True])
+def test_what_others_have_mapped_among_the_blocks_is_not_touched(
+    world: World, stack: ExitStack, ours: bool, size: int
+) -> None:
+    other = world.memory if ours else stack.enter_context(Memory.allocate(MemoryKind.ANONYMOUS, 9 * BLOCK))
     world.ask(PLUG, 0, 4)
-    world.space.map_dma(ADDRESS + 8 * BLOCK, other, 0, size)
+    world.space.map_dma(ADDRESS + 8 * BLOCK, other, 40 * BLOCK if ours else 8 * BLOCK, size)
     before = world.space.mappings()
     for request in ((UNPLUG_ALL, 0, 0), (PLUG, 7, 3)):
         assert world.ask(*request) is BUSY
