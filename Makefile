@@ -36,7 +36,7 @@ bench: .venv/dev  ## how fast memory is populated
 
 bench-vm: .venv/dev  ## how fast blocks are mapped on a real kernel, beside a loop in C
 	@tools/setup machine
-	tools/vm -- python -m benchmarks.map_blocks
+	tools/vm --memory 3072 --hugepages 512 -- python -m benchmarks.map_blocks
 
 clean:  ## remove what the targets made here
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -48,6 +48,17 @@ class MappedRun:
     def end(self) -> int:
         return self.iova + self.size
 
+    def parts(self) -> tuple[range, ...]:
+        """The addresses its mappings begin at, ascending, as ranges whose step is the size of each of their mappings:
+        a short first one, whole ones, a short last one."""
+        if self.granularity is None:
+            return (range(self.iova, self.end, self.size),)
+        head = min(-self.offset % self.granularity, self.size)
+        tail = (self.offset + self.size) % self.granularity if head < self.size else 0
+        middle = range(self.iova + head, self.end - tail, self.granularity)
+        parts = (range(self.iova, self.iova + head, head or 1), middle, range(self.end - tail, self.end, tail or 1))
+        return tuple(part for part in parts if part)
+
     @property
     def mappings(self) -> int:
         if self.granularity is None:

@@ -6,8 +6,8 @@ import ctypes
 import enum
 import errno
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
 from pyvfio.abi import vfio
 from pyvfio.address_space import Access, IovaRange, MappedRun
@@ -180,32 +180,27 @@ class Container(Resource):
     def _map(self, run: MappedRun) -> None:
         argument = vfio.vfio_iommu_type1_dma_map(flags=int(run.access))
         ioctl, fd, request = self.kernel.ioctl, self.fd, vfio.VFIO_IOMMU_MAP_DMA
-        step = run.granularity or run.size
-        vaddr = run.memory.address + run.offset
-        start, end = run.iova, run.end
+        distance = run.memory.address + run.offset - run.iova
+        iova = run.iova
         try:
-            # The first part may be short: parts end where the memory's offset is a multiple of the granularity.
-            head = min(step - run.offset % step if run.granularity else step, run.size)
-            argument.iova, argument.vaddr, argument.size = start, vaddr, head
-            ioctl(fd, request, argument)
-            start, vaddr = start + head, vaddr + head
-            argument.size = step
-            while start < end:
-                if end - start < step:
-                    argument.size = end - start
-                argument.iova, argument.vaddr = start, vaddr
-                ioctl(fd, request, argument)
-                start, vaddr = start + step, vaddr + step
+            for part in run.parts():
+                argument.size = part.step
+                # This loop is what plugging memory costs beyond the kernel's work.
+                for iova in part:
+                    argument.iova = iova
+                    argument.vaddr = iova + distance
+                    ioctl(fd, request, argument)
             self._map_calls += run.mappings
         except OSError as error:
-            self._map_calls += (start - run.iova) // step + 1
-            failure = map_failure(error, run, start, self._table.count, self.kernel)
-            if start > run.iova:
-                self._undo_map(run, start, failure)
+            mapped = replace(run, size=iova - run.iova)
+            made = mapped.mappings if mapped.size else 0
+            self._map_calls += made + 1
+            failure = map_failure(error, iova, argument.size, self._table.count + made, self.kernel)
+            if made:
+                self._undo_map(mapped, failure)
             raise failure from error
 
-    def _undo_map(self, run: MappedRun, end: int, failure: VfioError) -> None:
-        mapped = MappedRun(run.iova, end - run.iova, run.memory, run.offset, run.access, run.granularity)
+    def _undo_map(self, mapped: MappedRun, failure: VfioError) -> None:
         self._table.add(mapped)
         try:
             self._unmap(mapped.iova, mapped.size)
@@ -394,12 +389,9 @@ class Container(Resource):
         return f"<Container {self.path}{' closed' if self._closed else ''}>"
 
 
-def _single_mappings(runs: Iterable[MappedRun], start: int, end: int) -> Iterable[MappedRun]:
+def _single_mappings(runs: Iterable[MappedRun], start: int, end: int) -> Iterator[MappedRun]:
     for run in runs:
-        step = run.granularity or run.size
-        iova, offset = run.iova, run.offset
-        while iova < run.end:
-            size = min(step - offset % step if run.granularity else step, run.end - iova)
-            if start <= iova < end:
-                yield MappedRun(iova, size, run.memory, offset, run.access, run.granularity)
-            iova, offset = iova + size, offset + size
+        for part in run.parts():
+            for iova in part:
+                if start <= iova < end:
+                    yield replace(run, iova=iova, size=part.step, offset=run.offset + iova - run.iova)

@@ -20,12 +20,12 @@ from pyvfio.limits import memlock
 
 def check_map_arguments(run: MappedRun, page_size: int, iova_ranges: tuple[IovaRange, ...]) -> None:
     """Raises InvalidArgument or OutsideIovaRanges for what no kernel would map. page_size: the IOMMU's smallest."""
-    arguments = {"iova": run.iova, "offset": run.offset, "size": run.size}
 
-    def refuse(meaning: str, advice: str = "") -> InvalidArgument:
-        return InvalidArgument(errno.EINVAL, "map_dma", arguments, meaning, advice)
+    def refuse(meaning: str, advice: str = "", kind: type[VfioError] = InvalidArgument) -> VfioError:
+        arguments = {"iova": run.iova, "offset": run.offset, "size": run.size}
+        return kind(errno.EINVAL, "map_dma", arguments, meaning, advice)
 
-    if not run.access & 3:
+    if not int(run.access) & 3:
         raise refuse("access must allow reading, writing or both")
     if run.size <= 0 or (run.iova | run.offset | run.size) % page_size:
         raise refuse(f"iova, offset and size must be multiples of the IOMMU's page size {page_size:#_x}")
@@ -35,28 +35,24 @@ def check_map_arguments(run: MappedRun, page_size: int, iova_ranges: tuple[IovaR
     if granularity is not None and (granularity & (granularity - 1) or granularity < page_size):
         raise refuse(f"granularity {granularity:#_x} must be a power of two, at least {page_size:#_x}")
     if run.iova < 0 or not any(valid.contains(run.iova, run.size) for valid in iova_ranges):
-        raise OutsideIovaRanges(
-            errno.EINVAL,
-            "map_dma",
-            arguments,
+        raise refuse(
             f"the IOMMU translates only {', '.join(str(valid) for valid in iova_ranges)}",
             _nearest(run, page_size, iova_ranges),
+            OutsideIovaRanges,
         )
 
 
-def map_failure(error: OSError, run: MappedRun, iova: int, count: int, kernel: Kernel) -> VfioError:
-    """The kernel's refusal of the mapping at iova, part of run, in words. count: mappings held before run."""
+def map_failure(error: OSError, iova: int, size: int, count: int, kernel: Kernel) -> VfioError:
+    """The kernel's refusal of one mapping, in words. count: mappings the container held before it."""
     code = error.errno or errno.EIO
-    size = min(run.granularity or run.size, run.end - iova)
     arguments = {"iova": iova, "size": size}
-    made = (iova - run.iova) // (run.granularity or run.size)
     match code:
         case errno.ENOSPC:
             return MappingLimitReached(
                 code,
                 "map_dma",
                 arguments,
-                f"the container holds {count + made} mappings, its limit since it was opened "
+                f"the container holds {count} mappings, its limit since it was opened "
                 "(vfio_iommu_type1.dma_entry_limit)",
                 "Larger blocks need fewer mappings, or raise the limit and open a new container",
             )

@@ -15,7 +15,8 @@ class MappingTable:
     def __init__(self) -> None:
         self._starts: list[int] = []
         self._runs: list[MappedRun] = []
-        self._bytes: dict[Memory, int] = {}
+        # Bytes by how far apart iova and offset are: within one such distance both ascend alike.
+        self._bytes: dict[Memory, dict[int, int]] = {}
         self.count = 0
 
     def runs(self) -> tuple[MappedRun, ...]:
@@ -41,19 +42,20 @@ class MappingTable:
 
     def maps(self, memory: Memory, offset: int, size: int) -> MappedRun | None:
         """A run that pins some of these bytes of memory."""
-        if memory not in self._bytes:
-            return None
-        end = offset + size
-        return next(
-            (run for run in self._runs if run.memory is memory and run.offset < end and offset < run.offset + run.size),
-            None,
-        )
+        for distance in self._bytes.get(memory, ()):
+            first, last = self._span(offset + distance, size)
+            for run in self._runs[first:last]:
+                if run.memory is memory and run.iova - run.offset == distance:
+                    return run
+        return None
 
     def add(self, run: MappedRun) -> None:
         """Enter a run that overlaps none."""
         if run.memory not in self._bytes:
             run.memory.hold(self)
-        self._bytes[run.memory] = self._bytes.get(run.memory, 0) + run.size
+            self._bytes[run.memory] = {}
+        distances, distance = self._bytes[run.memory], run.iova - run.offset
+        distances[distance] = distances.get(distance, 0) + run.size
         self.count += run.mappings
         index = bisect_left(self._starts, run.iova)
         if index < len(self._runs) and _joins(run, self._runs[index]):
@@ -78,15 +80,21 @@ class MappingTable:
         self._starts[first:last] = [run.iova for run in kept]
         for run in removed:
             self.count -= run.mappings
-            self._bytes[run.memory] -= run.size
-        for memory in {run.memory for run in removed if not self._bytes[run.memory]}:
-            del self._bytes[memory]
-            memory.release(self)
+            self._forget(run)
         return tuple(removed)
 
     def clear(self) -> None:
         if self._runs:
             self.remove(self._runs[0].iova, self._runs[-1].end - self._runs[0].iova)
+
+    def _forget(self, run: MappedRun) -> None:
+        distances, distance = self._bytes[run.memory], run.iova - run.offset
+        distances[distance] -= run.size
+        if not distances[distance]:
+            del distances[distance]
+        if not distances:
+            del self._bytes[run.memory]
+            run.memory.release(self)
 
     def _span(self, iova: int, size: int) -> tuple[int, int]:
         first = bisect_right(self._starts, iova) - 1

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pyvfio import Container, InvalidArgument, Kernel, Memory, MemoryKind, VfioError
 from pyvfio.drivers.edu import Edu, edu_addresses
 from pyvfio.host.bind import bind, restore
-from pyvfio.host.pci import full_address
+from pyvfio.host.pci import pci_device
 from virtiomem.coordination import DiscardCoordination
 from virtiomem.device import VirtioMem
 from virtiomem.dma import DmaMapper
@@ -88,10 +88,10 @@ class _Joined:
 def found_devices(kernel: Kernel, wanted: Sequence[str]) -> Iterator[list[str]]:
     """The devices to use: those named, or with "auto" every edu device, bound to vfio-pci for the time being.
 
-    Raises VfioError if there is none.
+    Raises InvalidArgument or DeviceNotBound for a name that no device has, VfioError if there is no edu device.
     """
     if list(wanted) != ["auto"]:
-        yield [full_address(address) for address in wanted]
+        yield [pci_device(kernel, address).address for address in wanted]
         return
     with ExitStack() as stack:
         addresses = edu_addresses(kernel)

@@ -13,8 +13,6 @@ from virtiomem.registration import Divergence, Registration
 from virtiomem.runs import Run, intersect, subtract
 from virtiomem.section import Backing, RamDiscardListener, RamDiscardSource, Section
 
-__all__ = ["Backing", "Divergence", "RamDiscardListener", "RamDiscardManager", "RamDiscardSource", "Run", "Section"]
-
 
 class RamDiscardManager:
     """Keeps what every listener holds of a region equal to what is populated in it.

@@ -68,11 +68,10 @@ class DmaMapper:
 
     def populate(self, section: Section, granularity: int) -> None:
         """Map section. Raises what map_dma raises, with nothing mapped; ListenerDiverged if some of it stayed."""
-        before = self._held(section)
         try:
             self._map(section, granularity)
         except VfioError as error:
-            stayed = subtract(self._held(section), before)
+            stayed = self._held(section)
             if stayed:
                 self._count(stayed)
                 raise self._diverged("populate", section, stayed, error) from error

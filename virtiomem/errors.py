@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pyvfio.errors import VfioError
 
 if TYPE_CHECKING:
-    from virtiomem.discard import Section
+    from virtiomem.section import Section
 
 
 class BusyReason(enum.Enum):

@@ -141,19 +141,18 @@ class RecordingAddressSpace:
         check_map_arguments(run, self.page_sizes[0], self.iova_ranges)
         if self._table.overlapping(iova, size):
             raise AlreadyMapped(errno.EEXIST, "map_dma", {"iova": iova, "size": size})
-        start, count = iova, self._table.count
-        while start < run.end:
-            step = granularity or size
-            part = min(step - (offset + start - iova) % step if granularity else step, run.end - start)
-            try:
-                if count == self._limit:
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                self._log.map(self._mapper, start, part)
-            except OSError as error:
-                if start > iova:
-                    self._log.unmap(self._mapper, iova, start - iova)
-                raise map_failure(error, run, start, self._table.count, self._kernel) from error
-            start, count = start + part, count + 1
+        count = self._table.count
+        for part in run.parts():
+            for start in part:
+                try:
+                    if count == self._limit:
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                    self._log.map(self._mapper, start, part.step)
+                except OSError as error:
+                    if start > iova:
+                        self._log.unmap(self._mapper, iova, start - iova)
+                    raise map_failure(error, start, part.step, count, self._kernel) from error
+                count += 1
         self._table.add(run)
 
     def unmap_dma(self, iova: int, size: int) -> int:
