@@ -11,13 +11,13 @@ from pyvfio.abi import vfio
 from pyvfio.capabilities import query
 from pyvfio.errors import VfioError
 from pyvfio.irq import InterruptIndex, Interrupts
+from pyvfio.kernel import Kernel, LinuxKernel
 from pyvfio.pci import ConfigSpace
 from pyvfio.region import Region
+from pyvfio.resource import Resource
 
 if TYPE_CHECKING:
     from pyvfio.group import Group
-
-from pyvfio.resource import Resource
 
 
 class DeviceFlags(enum.IntFlag):
@@ -44,14 +44,26 @@ class DeviceInfo:
 
 
 class Device(Resource):
-    """An open device. Its regions and interrupts are its children; it is its group's.
+    """An open device. Its regions and interrupts are its children.
 
     A PCI device comes with bus mastering off: no DMA until config.enable_bus_master().
     """
 
-    def __init__(self, group: Group, fd: int, address: str) -> None:
-        """Takes over fd: it is closed with the device, or here when this fails."""
-        self.kernel = group.kernel
+    def __init__(
+        self,
+        fd: int,
+        address: str,
+        *,
+        kernel: Kernel | None = None,
+        group: Group | None = None,
+        parent: Resource | None = None,
+    ) -> None:
+        """Takes over fd, a device's that is ready for use: it is closed with the device, or here when this fails.
+
+        group: the one it was opened through, None for a device of /dev/vfio/devices. parent: whose child the device
+        is, its group where nothing else is given; None leaves closing to the caller. address: its name in sysfs.
+        """
+        self.kernel = group.kernel if group else kernel or LinuxKernel()
         self.group = group
         self.fd = fd
         self.address = address
@@ -59,7 +71,7 @@ class Device(Resource):
         self._interrupts: dict[int, Interrupts] = {}
         try:
             info, _ = query(self.kernel, fd, vfio.VFIO_DEVICE_GET_INFO, vfio.vfio_device_info)
-            super().__init__(group)
+            super().__init__(parent or group)
         except BaseException:
             self.kernel.close(fd)
             raise

@@ -83,7 +83,7 @@ class Group(Resource):
                 ) from error
             meaning = "the group is not attached to a container" if code == errno.EINVAL and not self.attached else ""
             raise VfioError(code, f"open device {address}", meaning=meaning) from error
-        return Device(self, fd, address)
+        return Device(fd, address, group=self)
 
     def _status(self) -> int:
         self._check_open()

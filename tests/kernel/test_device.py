@@ -131,6 +131,7 @@ def test_a_group_opens_once(testbed: Testbed) -> None:
 def test_two_groups_share_a_container(container: Container, testbed: Testbed) -> None:
     second = container.open_device(testbed.devices[1])
     assert second.config.vendor_id == 0x1234
+    assert second.group is not None
     assert pci_device(testbed.kernel, testbed.devices[0]).group != second.group.number
     assert second.group.attached
 
@@ -142,6 +143,7 @@ def test_children_close_before_their_parents(testbed: Testbed) -> None:
     interrupts.enable()
     container.close()
     assert device.closed
+    assert device.group is not None
     assert device.group.closed
     assert region.closed
     assert interrupts.closed
