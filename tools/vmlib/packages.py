@@ -35,20 +35,20 @@ def locked(directory: Path) -> Iterator[None]:
 
 
 class Suite:
-    """An apt of its own for one suite ("trixie", "trixie-backports")."""
+    """An apt of its own for one suite ("trixie"), or for one with others below it that its packages build on."""
 
-    def __init__(self, name: str) -> None:
-        """Reads the suite's package lists. Raises Unavailable without apt, or without the suite."""
+    def __init__(self, name: str, *below: str) -> None:
+        """Reads the suites' package lists. Raises Unavailable without apt, or without the suites."""
         if shutil.which("apt-get") is None or shutil.which("dpkg") is None:
             raise Unavailable("kernels come from Debian packages, and this machine has no apt: name one with --image")
         self.name = name
-        self._directory = cache_directory() / "apt" / name
+        self._directory = cache_directory() / "apt" / "+".join((name, *below))
         uri, keyring = mirror()
         with locked(self._directory):
             for part in ("lists/partial", "cache/archives/partial"):
                 (self._directory / part).mkdir(parents=True, exist_ok=True)
             sources = self._directory / "sources.list"
-            sources.write_text(f"deb [signed-by={keyring}] {uri} {name} main\n")
+            sources.write_text("".join(f"deb [signed-by={keyring}] {uri} {suite} main\n" for suite in (name, *below)))
             (self._directory / "status").touch()
             options = {
                 "Dir::Etc::SourceList": sources,
@@ -85,6 +85,17 @@ class Suite:
             for archive in downloads.glob("*.deb"):
                 _run(["dpkg", "--extract", str(archive), str(directory)])
             shutil.rmtree(downloads)
+
+    def unpack_with_dependencies(self, packages: Sequence[str], directory: Path) -> None:
+        """Download packages of this suite and all they depend on, libc included, and unpack them into directory."""
+        with locked(self._directory):
+            archives = self._directory / "cache/archives"
+            # The list of what is installed is empty here, so nothing is left out.
+            command = ["--download-only", "--no-install-recommends", "--target-release", self.name, "--assume-yes"]
+            self._call("apt-get", "-qq", *command, "install", *packages)
+            for archive in archives.glob("*.deb"):
+                _run(["dpkg", "--extract", str(archive), str(directory)])
+                archive.unlink()
 
     def _call(self, program: str, *arguments: str, cwd: Path | None = None) -> str:
         command, *rest = arguments
