@@ -12,6 +12,7 @@ from pyvfio import Container, InvalidArgument, Kernel, Memory, MemoryKind, VfioE
 from pyvfio.drivers.edu import Edu, edu_addresses
 from pyvfio.host.bind import bind, restore
 from pyvfio.host.pci import pci_device
+from pyvfio.units import format_size
 from virtiomem.coordination import DiscardCoordination
 from virtiomem.device import VirtioMem
 from virtiomem.dma import DmaMapper
@@ -20,7 +21,6 @@ from virtiomem.events import Events
 from virtiomem.render import bar
 from virtiomem.requests import Request, RequestType, Response, ResponseType
 from virtiomem.runs import Run
-from virtiomem.units import format_size
 
 REGION_ADDRESS = 0x1_0000_0000
 STAGING_IOVA = 0x1000_0000

@@ -16,13 +16,13 @@ from pyvfio.kernel import LinuxKernel
 from pyvfio.map_errors import check_map_arguments, map_failure
 from pyvfio.mappings import MappingTable
 from pyvfio.memory import Memory, MemoryKind
+from pyvfio.units import format_size
 from virtiomem import abi
 from virtiomem.config import Feature
 from virtiomem.device import VirtioMem
 from virtiomem.dma import DmaMapper
 from virtiomem.errors import DeviceBusy, ProtocolViolation
 from virtiomem.requests import RESPONSE_SIZE, Response
-from virtiomem.units import format_size
 
 
 @dataclass(frozen=True, slots=True)

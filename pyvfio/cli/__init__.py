@@ -1,0 +1,18 @@
+"""The pyvfio command: one module for each subcommand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pyvfio.cli.abi_check import COMMAND as ABI_CHECK
+from pyvfio.cli.bind import COMMAND as BIND
+from pyvfio.cli.list import COMMAND as LIST
+from pyvfio.cli.unbind import COMMAND as UNBIND
+from pyvfio.commandline import Program
+
+COMMANDS = (LIST, BIND, UNBIND, ABI_CHECK)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the exit status."""
+    return Program("pyvfio", "VFIO devices of this host.", COMMANDS).main(arguments)

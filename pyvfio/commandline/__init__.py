@@ -1,0 +1,7 @@
+"""What the two commands have in common: programs of subcommands, text and JSON output, shell completion."""
+
+from pyvfio.commandline.output import Output, Style
+from pyvfio.commandline.program import Command, Failure, Program
+from pyvfio.commandline.values import size
+
+__all__ = ["Command", "Failure", "Output", "Program", "Style", "size"]

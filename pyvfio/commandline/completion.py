@@ -1,0 +1,157 @@
+"""Scripts that complete a command's words in bash, zsh and fish, made from its parser."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+SHELLS = ("bash", "zsh", "fish")
+
+_PCI = "/sys/bus/pci/devices"
+
+
+@dataclass(frozen=True, slots=True)
+class _Word:
+    """names: the spellings of an option, none for a positional. values: what may follow; None: nothing does."""
+
+    names: tuple[str, ...]
+    help: str
+    values: str | None
+    repeats: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Subcommand:
+    name: str
+    help: str
+    words: tuple[_Word, ...]
+
+    @property
+    def options(self) -> Iterator[_Word]:
+        return (word for word in self.words if word.names)
+
+    @property
+    def positionals(self) -> Iterator[_Word]:
+        return (word for word in self.words if not word.names)
+
+
+def script(shell: str, parser: argparse.ArgumentParser) -> str:
+    """The script of one of SHELLS. Values it knows: choices, PCI addresses (metavar BDF) and files (metavar FILE)."""
+    return {"bash": _bash, "zsh": _zsh, "fish": _fish}[shell](parser.prog, list(_subcommands(parser)))
+
+
+def _subcommands(parser: argparse.ArgumentParser) -> Iterator[_Subcommand]:
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            help_of = {choice.dest: choice.help or "" for choice in action._choices_actions}
+            for name, subparser in action.choices.items():
+                words = tuple(_word(each) for each in subparser._actions)
+                yield _Subcommand(name, help_of.get(name, ""), words)
+
+
+def _word(action: argparse.Action) -> _Word:
+    values: str | None = ""
+    if action.nargs == 0:
+        values = None
+    elif action.choices is not None:
+        values = " ".join(map(str, action.choices))
+    elif action.metavar in ("BDF", "FILE"):
+        values = str(action.metavar)
+    return _Word(tuple(action.option_strings), (action.help or "").split(" (")[0], values, action.nargs in ("+", "*"))
+
+
+def _bash(program: str, subcommands: list[_Subcommand]) -> str:
+    lines = [f"_{program}() {{", "    local word=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD-1]}"]
+    lines += ["    if [ $COMP_CWORD = 1 ]; then"]
+    names = " ".join(each.name for each in subcommands)
+    lines += [f'        COMPREPLY=($(compgen -W "{names}" -- "$word"))', "        return", "    fi"]
+    lines += ['    case "${COMP_WORDS[1]} $previous" in']
+    for each in subcommands:
+        for option in each.options:
+            if option.values is not None:
+                patterns = " | ".join(f'"{each.name} {name}"' for name in option.names)
+                lines += [f"    {patterns}) {_bash_values(option.values)}; return ;;"]
+    lines += ["    esac", '    case "${COMP_WORDS[1]}" in']
+    for each in subcommands:
+        options = " ".join(name for option in each.options for name in option.names)
+        values = "; ".join(_bash_values(word.values, add=True) for word in each.positionals if word.values)
+        lines += [f"    {each.name})", f'        COMPREPLY=($(compgen -W "{options}" -- "$word"))']
+        lines += [f"        {values}"] if values else []
+        lines += ["        ;;"]
+    lines += ["    esac", "}", f"complete -o nosort -F _{program} {program}"]
+    # An address has colons, at which readline breaks words unless told otherwise.
+    return "\n".join(["COMP_WORDBREAKS=${COMP_WORDBREAKS//:}", *lines])
+
+
+def _bash_values(values: str, *, add: bool = False) -> str:
+    into = "COMPREPLY+=" if add else "COMPREPLY="
+    match values:
+        case "FILE":
+            return f'{into}($(compgen -f -- "$word"))'
+        case "BDF":
+            return f'{into}($(compgen -W "$(ls {_PCI} 2> /dev/null)" -- "$word"))'
+        case _:
+            return f'{into}($(compgen -W "{values}" -- "$word"))'
+
+
+def _zsh(program: str, subcommands: list[_Subcommand]) -> str:
+    lines = [f"#compdef {program}", f"_{program}() {{", "    local -a commands", "    commands=("]
+    lines += [f"        {_quoted(f'{each.name}:{each.help}')}" for each in subcommands]
+    lines += [
+        "    )",
+        "    if (( CURRENT == 2 )); then",
+        "        _describe command commands",
+        "        return",
+        "    fi",
+    ]
+    lines += ["    local command=$words[2]", "    shift words; (( CURRENT-- ))", "    case $command in"]
+    for each in subcommands:
+        specs = [spec for word in each.words for spec in _zsh_specs(word)]
+        lines += [f"    {each.name})", "        _arguments -s \\"]
+        lines += [f"            {_quoted(spec)} \\" for spec in specs]
+        lines += ["            && return ;;"]
+    lines += ["    esac", "}", f'if [ "$funcstack[1]" = "_{program}" ]; then', f'    _{program} "$@"', "else"]
+    return "\n".join([*lines, f"    compdef _{program} {program}", "fi"])
+
+
+def _zsh_specs(word: _Word) -> Iterator[str]:
+    actions = {"FILE": "_files", "BDF": f"($(ls {_PCI} 2> /dev/null))", "": " "}
+    action = "" if word.values is None else actions.get(word.values, f"({word.values})")
+    description = re.sub(r"([\[\]:])", r"\\\1", word.help)
+    if not word.names:
+        yield f"{'*' if word.repeats else ''}:{description}:{action}"
+    for name in word.names:
+        yield f"*{name}[{description}]" + (f":value:{action}" if word.values is not None else "")
+
+
+def _fish(program: str, subcommands: list[_Subcommand]) -> str:
+    lines = [f"complete -c {program} -f"]
+    for each in subcommands:
+        lines += [f"complete -c {program} -n __fish_use_subcommand -a {each.name} -d {_quoted(each.help)}"]
+    for each in subcommands:
+        begin = f"complete -c {program} -n {_quoted(f'__fish_seen_subcommand_from {each.name}')}"
+        for word in each.words:
+            names = " ".join(f"-l {name[2:]}" if name.startswith("--") else f"-s {name[1:]}" for name in word.names)
+            required = "" if word.values is None else "-x " if word.names else ""
+            values = _fish_values(word.values)
+            lines += [f"{begin} {required}{names} {values} -d {_quoted(word.help)}".replace("  ", " ")]
+    return "\n".join(lines)
+
+
+def _fish_values(values: str | None) -> str:
+    match values:
+        case None | "":
+            return ""
+        case "FILE":
+            return "-F"
+        case "BDF":
+            return f"-a {_quoted(f'(ls {_PCI} 2> /dev/null)')}"
+        case _:
+            return f"-a {_quoted(values)}"
+
+
+def _quoted(text: str) -> str:
+    """As one word of any of the shells."""
+    return "'" + text.replace("'", r"'\''") + "'"

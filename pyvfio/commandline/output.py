@@ -1,0 +1,70 @@
+"""Where a command's results go: text for people, or JSON for programs, never both."""
+
+from __future__ import annotations
+
+import enum
+import json
+import os
+import re
+from collections.abc import Iterable, Sequence
+from typing import TextIO
+
+_ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
+
+
+class Style(enum.Enum):
+    """Of a terminal, as its SGR code."""
+
+    PLAIN = ""
+    BOLD = "1"
+    DIM = "2"
+    RED = "31"
+    GREEN = "32"
+    YELLOW = "33"
+    BLUE = "34"
+    CYAN = "36"
+
+
+class Output:
+    """Standard output of one command.
+
+    json: whether a program reads it. colour: whether it is a terminal whose user has not set NO_COLOR
+    (https://no-color.org), so paint() may paint.
+    """
+
+    def __init__(self, stream: TextIO, *, json: bool = False) -> None:
+        self.stream = stream
+        self.json = json
+        self.terminal = stream.isatty() and os.environ.get("TERM") != "dumb"
+        self.colour = self.terminal and not os.environ.get("NO_COLOR")
+
+    def text(self, line: str = "") -> None:
+        """A line for people, at once; nothing where a program reads."""
+        if not self.json:
+            print(line, file=self.stream, flush=True)
+
+    def data(self, value: object) -> None:
+        """The whole result, where a program reads."""
+        if self.json:
+            print(json.dumps(value, indent=2), file=self.stream, flush=True)
+
+    def record(self, value: object) -> None:
+        """One of many results where a program reads: a line of its own, at once."""
+        if self.json:
+            print(json.dumps(value), file=self.stream, flush=True)
+
+    def paint(self, text: str, style: Style) -> str:
+        return f"\x1b[{style.value}m{text}\x1b[0m" if self.colour and style.value and text else text
+
+    def table(self, rows: Iterable[Sequence[str]]) -> None:
+        """Rows of equally many cells as columns two blanks apart; the first row is the header. Cells may be painted."""
+        lines = [list(row) for row in rows]
+        widths = [max(map(_width, column)) for column in zip(*lines, strict=True)]
+        for number, row in enumerate(lines):
+            cells = [cell + " " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)]
+            line = "  ".join(cells).rstrip()
+            self.text(self.paint(line, Style.BOLD) if number == 0 else line)
+
+
+def _width(cell: str) -> int:
+    return len(_ESCAPE.sub("", cell))

@@ -1,0 +1,128 @@
+"""Program: a command made of subcommands that all behave alike."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import NoReturn
+
+from pyvfio.commandline import completion
+from pyvfio.commandline.output import Output
+
+_USAGE = 2
+_INTERRUPTED = 128 + 2
+_BROKEN_PIPE = 128 + 13
+
+
+class Failure(Exception):
+    """What went wrong, as one sentence for the person at the keyboard, with the way out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A subcommand. help: a phrase; description: what it does, in full; examples: command lines and what they do.
+
+    configure adds its arguments, run does it and returns the exit status. Metavars that completion knows: BDF and FILE.
+    json: what --json prints; None for commands whose result is no data.
+    """
+
+    name: str
+    help: str
+    run: Callable[[argparse.Namespace, Output], int]
+    configure: Callable[[argparse.ArgumentParser], None] = lambda _: None
+    description: str = ""
+    examples: Sequence[tuple[str, str]] = ()
+    json: str | None = "print data: stable keys, sizes in bytes"
+
+
+class Program:
+    """Parses the command line and runs a command.
+
+    Errors are one sentence on stderr, never a traceback. Exit status: the command's; 1 for what failed, 2 for a command
+    line that makes no sense, 130 when interrupted, 141 when nobody reads the output any more.
+    """
+
+    def __init__(self, name: str, description: str, commands: Sequence[Command]) -> None:
+        self.name = name
+        self.parser = _Parser(prog=name, description=description)
+        self.parser.add_argument("--version", action="version", version=f"{name} {version('pyvfio')}")
+        subparsers = self.parser.add_subparsers(required=True, metavar="COMMAND")
+        for command in [*commands, completion_command(self)]:
+            parser = subparsers.add_parser(
+                command.name,
+                help=command.help,
+                description=command.description or f"{command.help[0].upper()}{command.help[1:]}.",
+                epilog=_examples(command.examples),
+                formatter_class=argparse.RawDescriptionHelpFormatter,
+            )
+            command.configure(parser)
+            if command.json is not None:
+                parser.add_argument("--json", action="store_true", help=command.json)
+            parser.set_defaults(command=command)
+
+    def main(self, arguments: Sequence[str] | None = None) -> int:
+        """Run what arguments (default: the process's own) ask for; the exit status."""
+        options = self.parser.parse_args(arguments)
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="replace")
+        command: Command = options.command
+        output = Output(sys.stdout, json=command.json is not None and options.json)
+        try:
+            return command.run(options, output)
+        except KeyboardInterrupt:
+            return _INTERRUPTED
+        except BrokenPipeError:
+            # What is still buffered has nowhere to go; Python would complain about that at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return _BROKEN_PIPE
+        except Failure as error:
+            return self._fail(str(error))
+        except (OSError, ValueError) as error:
+            return self._fail(f"{type(error).__name__}: {error}")
+
+    def _fail(self, sentence: str) -> int:
+        print(f"{self.name}: {sentence}", file=sys.stderr)
+        return 1
+
+
+def completion_command(program: Program) -> Command:
+    def configure(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("shell", choices=completion.SHELLS, help="which shell's script to print")
+
+    def run(options: argparse.Namespace, output: Output) -> int:
+        output.text(completion.script(options.shell, program.parser))
+        return 0
+
+    return Command(
+        "completion",
+        "print a script that completes this command's words in a shell",
+        run,
+        configure,
+        examples=(
+            (f'eval "$({program.name} completion bash)"', "for this shell; or from ~/.bashrc"),
+            (f'{program.name} completion zsh > "${{fpath[1]}}/_{program.name}"', "for every zsh to come"),
+            (f"{program.name} completion fish > ~/.config/fish/completions/{program.name}.fish", "for fish"),
+        ),
+        json=None,
+    )
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(_USAGE, f"{self.prog}: {message}. See {self.prog} --help\n")
+
+
+def _examples(examples: Sequence[tuple[str, str]]) -> str | None:
+    if not examples:
+        return None
+    width = max(len(line) for line, _ in examples)
+    lines = (
+        f"  {line.ljust(width)}  {what}" if width + len(what) < 110 else f"  {line}\n      {what}"
+        for line, what in examples
+    )
+    return "\n".join(["examples:", *lines])

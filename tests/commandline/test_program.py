@@ -1,0 +1,178 @@
+"""What every command does alike."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from pyvfio.cli import COMMANDS as PYVFIO
+from pyvfio.cli import main as pyvfio
+from pyvfio.commandline import Command, Failure, Output, Program, Style
+from virtiomem.cli import COMMANDS as VIRTIOMEM
+from virtiomem.cli import main as virtiomem
+
+SUBCOMMANDS = [
+    pytest.param(main, command, id=f"{main.__module__.partition('.')[0]} {command.name}")
+    for main, commands in ((pyvfio, PYVFIO), (virtiomem, VIRTIOMEM))
+    for command in commands
+]
+
+
+def program(run: Callable[[], int]) -> Program:
+    return Program("tool", "A tool.", [Command("work", "do it", lambda *_: run())])
+
+
+def raising(error: BaseException) -> Callable[[], int]:
+    def run() -> int:
+        raise error
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (Failure("it is broken, mend it"), 1, "tool: it is broken, mend it\n"),
+        (FileNotFoundError(2, "No such file", "x"), 1, "tool: FileNotFoundError: [Errno 2] No such file: 'x'\n"),
+        (ValueError("nonsense"), 1, "tool: ValueError: nonsense\n"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_what_fails_is_one_sentence(
+    capsys: pytest.CaptureFixture[str], error: BaseException, status: int, said: str
+) -> None:
+    assert program(raising(error)).main(["work"]) == status
+    assert capsys.readouterr().err == said
+
+
+def test_the_exit_status_is_the_commands() -> None:
+    assert program(lambda: 3).main(["work"]) == 3
+
+
+@pytest.mark.parametrize("arguments", [[], ["nothing"], ["work", "--what"]])
+def test_a_command_line_that_makes_no_sense(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        program(lambda: 0).main(arguments)
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "--help" in error
+
+
+@pytest.mark.parametrize(("main", "command"), SUBCOMMANDS)
+def test_help_has_examples_that_parse(
+    capsys: pytest.CaptureFixture[str], main: Callable[[list[str]], int], command: Command
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([command.name, "--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert command.examples
+    name = main.__module__.partition(".")[0]
+    parser = Program(name, "", PYVFIO if main is pyvfio else VIRTIOMEM).parser
+    for line, what in command.examples:
+        assert line in text
+        assert what in text
+        words = line.partition("|")[0].split()
+        assert words[0] == name
+        assert parser.parse_args(words[1:]).command.name == command.name
+
+
+def test_nobody_reads() -> None:
+    """As in `virtiomem demo | true`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys; from virtiomem.cli import main; sys.exit(main())", "demo", "--size", "4M"],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("stream", "environment", "painted"),
+    [
+        (Terminal, {}, True),
+        (Terminal, {"NO_COLOR": "1"}, False),
+        (Terminal, {"TERM": "dumb"}, False),
+        (io.StringIO, {}, False),
+    ],
+)
+def test_colour_is_for_terminals(
+    monkeypatch: pytest.MonkeyPatch, stream: type[io.StringIO], environment: dict[str, str], painted: bool
+) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert (Output(stream()).paint("text", Style.RED) != "text") == painted
+
+
+def test_a_table_aligns_whatever_is_painted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    output = Output(Terminal())
+    output.table([("A", "B"), (output.paint("xx", Style.RED), "y")])
+    assert isinstance(output.stream, Terminal)
+    assert output.stream.getvalue().splitlines()[1] == "\x1b[31mxx\x1b[0m  y"
+
+
+def test_data_or_text_never_both() -> None:
+    for as_json, expected in ((True, {"a": 1}), (False, "text")):
+        stream = io.StringIO()
+        output = Output(stream, json=as_json)
+        output.data({"a": 1})
+        output.text("text")
+        written = stream.getvalue()
+        assert (json.loads(written) if as_json else written.strip()) == expected
+
+
+def completed(script: str, words: list[str]) -> list[str]:
+    """What bash offers for the last word."""
+    line = " ".join(f"'{word}'" for word in words)
+    ask = f'COMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; _{words[0]}; printf "%s\\n" "${{COMPREPLY[@]}}"'
+    done = subprocess.run(["bash", "-c", f"{script}\n{ask}"], capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        (["virtiomem", "de"], {"demo"}),
+        (["virtiomem", "demo", "--memory", "huge"], {"hugetlb", "hugetlb-anon"}),
+        (["virtiomem", "demo", "--page"], {"--page-size"}),
+        (["virtiomem", "completion", "f"], {"fish"}),
+    ],
+)
+def test_bash_completes(capsys: pytest.CaptureFixture[str], words: list[str], offered: set[str]) -> None:
+    assert virtiomem(["completion", "bash"]) == 0
+    assert set(completed(capsys.readouterr().out, words)) == offered
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+@pytest.mark.parametrize("main", [pyvfio, virtiomem])
+def test_each_shell_can_read_its_script(
+    capsys: pytest.CaptureFixture[str], shell: str, main: Callable[[list[str]], int]
+) -> None:
+    assert main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    assert all(name in script for name in (command.name for command in (PYVFIO if main is pyvfio else VIRTIOMEM)))
+    if shutil.which(shell):
+        done = subprocess.run([shell, "-n", "/dev/stdin"], input=script, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")

@@ -1,0 +1,17 @@
+"""The virtiomem command: one module for each subcommand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pyvfio.commandline import Program
+from virtiomem.cli.demo import COMMAND as DEMO
+from virtiomem.cli.replay import COMMAND as REPLAY
+
+COMMANDS = (DEMO, REPLAY)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the exit status."""
+    description = "Resizable memory of a guest, in step with every device that does DMA to it."
+    return Program("virtiomem", description, COMMANDS).main(arguments)
