@@ -15,6 +15,7 @@ from virtiomem.errors import (
     ProtocolViolation,
 )
 from virtiomem.events import Events, Statistics
+from virtiomem.planner import Limit, Limits, Plan, Row, Verdict, plan
 from virtiomem.registration import Divergence
 from virtiomem.requests import BlockState, Request, RequestType, Response, ResponseType
 from virtiomem.runs import Run
@@ -35,7 +36,10 @@ __all__ = [
     "Events",
     "Feature",
     "FeaturesRefused",
+    "Limit",
+    "Limits",
     "ListenerDiverged",
+    "Plan",
     "ProtocolViolation",
     "RamDiscardListener",
     "RamDiscardManager",
@@ -44,8 +48,11 @@ __all__ = [
     "RequestType",
     "Response",
     "ResponseType",
+    "Row",
     "Run",
     "Section",
     "Statistics",
+    "Verdict",
     "VirtioMem",
+    "plan",
 ]

@@ -10,8 +10,10 @@ from typing import Self
 from pyvfio.address_space import Access, AddressSpace, MappedRun
 from pyvfio.errors import AlreadyMapped, InvalidArgument, MappingLimitReached, OutsideIovaRanges, ShortUnmap, VfioError
 from pyvfio.memory import Memory
+from pyvfio.units import format_size
 from virtiomem.coordination import DiscardCoordination, DiscardUse
 from virtiomem.errors import ListenerDiverged
+from virtiomem.planner import fitting_block_size
 from virtiomem.runs import Run, intersect, subtract, union
 from virtiomem.section import Section
 
@@ -165,15 +167,16 @@ class DmaMapper:
         if left is None:
             return error
         ours = sum(run.mappings for run in self._address_space.mappings() if run.memory is section.memory)
-        size, fitting = section.memory.size, granularity * 2
-        while -(-size // fitting) > left + ours and fitting < size:
-            fitting *= 2
+        size = section.memory.size
+        fitting = fitting_block_size(size, size, left + ours, smallest=granularity * 2)
+        if fitting is None:
+            return error
         return MappingLimitReached(
             error.errno or errno.ENOSPC,
             error.operation,
             error.arguments,
             error.meaning,
-            f"This memory of {size >> 20} MiB fits with blocks of {fitting >> 20} MiB or more",
+            f"This memory of {format_size(size)} fits with blocks of {format_size(fitting)} or more",
         )
 
 
