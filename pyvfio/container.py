@@ -6,23 +6,24 @@ import ctypes
 import enum
 import errno
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Self
 
 from pyvfio.abi import vfio
-from pyvfio.address_space import Access, IovaRange, MappedRun
+from pyvfio.address_space import IovaRange, MappedRun
 from pyvfio.capabilities import chain, query
 from pyvfio.device import Device
-from pyvfio.errors import AlreadyMapped, DeviceNotBound, InvalidArgument, NotMapped, ShortUnmap, VfioError
+from pyvfio.errors import VfioError
 from pyvfio.group import Group
-from pyvfio.host.pci import pci_device
+from pyvfio.host.pci import vfio_device
 from pyvfio.kernel import Kernel, LinuxKernel
-from pyvfio.map_errors import check_map_arguments, map_failure
-from pyvfio.mappings import MappingTable
-from pyvfio.memory import Memory
-from pyvfio.resource import Resource
+from pyvfio.mapping_space import END, MapCall, MappingSpace
+from pyvfio.open_errors import open_failure
 
-_END = 1 << 64
+# What iommufd answers, which has no limit of its own: drivers/iommu/iommufd/vfio_compat.c.
+_NO_MAPPING_LIMIT = 0xFFFF_FFFF
+# Kernels before 6.18 lose a mapping of the last page of all: it can be neither found nor unmapped (vfio_find_dma).
+_LAST = END - 0x1_0000 - 1
 
 
 class IommuType(enum.IntEnum):
@@ -33,16 +34,12 @@ class IommuType(enum.IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class DmaCalls:
-    """How many MAP_DMA and UNMAP_DMA calls the kernel has answered, refusals included."""
-
-    map: int = 0
-    unmap: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class IommuInfo:
-    """What VFIO_IOMMU_GET_INFO says. Sizes in bytes; mappings_left None before Linux 5.10."""
+    """What VFIO_IOMMU_GET_INFO says. Sizes in bytes.
+
+    mappings_left: None where the kernel sets no limit or, before Linux 5.10, does not tell. dirty_page_size and
+    largest_dirty_bitmap: None without dirty tracking.
+    """
 
     page_sizes: tuple[int, ...]
     iova_ranges: tuple[IovaRange, ...]
@@ -51,38 +48,68 @@ class IommuInfo:
     largest_dirty_bitmap: int | None
 
 
-class Container(Resource):
+class Container(MappingSpace):
     """The DMA address space of the groups attached to it. An AddressSpace.
 
-    type1v2 is asked for first: type1 may unmap more than it was asked to. Safe from several threads: one lock for the
-    container, its groups and devices.
+    Also of iommufd's compatibility: path="/dev/iommu", or /dev/vfio/vfio where iommufd provides it. That one has no
+    mapping limit and no dirty tracking, and takes what the addresses of a device reserve out of iova_ranges when
+    the device is opened, not when its group is attached. Safe from several threads: one lock for the container, its
+    groups and devices.
     """
 
-    def __init__(self, *, kernel: Kernel | None = None, path: str = "/dev/vfio/vfio") -> None:
-        """Raises VfioError that says what is missing if the node cannot be opened."""
-        self.kernel = kernel or LinuxKernel()
+    def __init__(
+        self, *, kernel: Kernel | None = None, path: str = "/dev/vfio/vfio", iommu_type: IommuType | None = None
+    ) -> None:
+        """iommu_type: which rules to ask for; None for type1v2 or, where there is none, type1.
+
+        Raises VfioError that says what is missing if the node cannot be opened.
+        """
+        kernel = kernel or LinuxKernel()
+        try:
+            fd = kernel.open(path, os.O_RDWR)
+        except OSError as error:
+            raise open_failure(error, "open container", path, "vfio") from error
+        self._take(kernel, fd, path, iommu_type)
+
+    @classmethod
+    def from_fd(cls, fd: int, *, kernel: Kernel | None = None, iommu_type: IommuType | None = None) -> Self:
+        """A container of a descriptor that is open already, received from another process for example.
+
+        Takes fd over: it is closed with the container, or here when this fails. iommu_type: the one its owner has
+        set; None if no group is attached yet. What its owner has mapped is not in mappings(), but unmap_everything()
+        takes it back. Raises VfioError if fd is no container.
+        """
+        container = cls.__new__(cls)
+        kernel = kernel or LinuxKernel()
+        try:
+            if kernel.ioctl(fd, vfio.VFIO_GET_API_VERSION) != vfio.VFIO_API_VERSION:
+                raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY))
+            container._take(kernel, fd, f"fd {fd}", iommu_type)
+            if iommu_type is not None:
+                container.iommu_type = iommu_type
+                container._info = container._query_info()
+        except OSError as error:
+            container._closed = True
+            kernel.close(fd)
+            if isinstance(error, VfioError):
+                raise
+            meaning = "it is no VFIO container"
+            raise VfioError(error.errno or errno.EIO, "container", {"fd": fd}, meaning) from error
+        return container
+
+    def _take(self, kernel: Kernel, fd: int, path: str, iommu_type: IommuType | None) -> None:
+        self.kernel = kernel
+        self.fd = fd
         self.path = path
         self.iommu_type: IommuType | None = None
-        self._table = MappingTable()
+        self._wanted = iommu_type
         self._info: IommuInfo | None = None
-        self._map_calls = self._unmap_calls = 0
-        try:
-            self.fd = self.kernel.open(path, os.O_RDWR)
-        except OSError as error:
-            code = error.errno or errno.EIO
-            advice = "As root: modprobe vfio" if code in (errno.ENOENT, errno.ENODEV) else ""
-            raise VfioError(code, "open container", {"node": path}, advice=advice) from error
         super().__init__()
 
     @property
     def name(self) -> str:
         groups = ", ".join(str(child.number) for child in self._children if isinstance(child, Group))
         return f"container of group {groups}" if groups else "container"
-
-    @property
-    def calls(self) -> DmaCalls:
-        """Counted since the container was opened."""
-        return DmaCalls(self._map_calls, self._unmap_calls)
 
     def open_group(self, number: int) -> Group:
         """Open a group and attach it. It is the container's child, and closed when attaching fails."""
@@ -101,23 +128,18 @@ class Container(Resource):
         Raises DeviceNotBound, GroupNotViable, GroupBusy.
         """
         self._check_open()
-        info = pci_device(self.kernel, address)
-        if not info.has_vfio_driver or info.group is None:
-            missing = "no IOMMU group" if info.group is None else f"driver {info.driver or 'none'}"
-            raise DeviceNotBound(
-                errno.ENODEV,
-                f"open device {address}",
-                meaning=f"it has {missing}, so VFIO does not know it",
-                advice="Turn the IOMMU on (intel_iommu=on)" if info.group is None else f"pyvfio bind {address}",
-            )
+        info = vfio_device(self.kernel, address)
+        assert info.group is not None
         opened = {child.number: child for child in self._children if isinstance(child, Group)}
         group = opened.get(info.group) or self.open_group(info.group)
         try:
-            return group.open_device(info.address)
+            device = group.open_device(info.address)
+            self._ask_layout("open device")
         except BaseException:
             if info.group not in opened:
                 group.close()
             raise
+        return device
 
     def attach(self, group: Group) -> None:
         """Put the group's devices behind this container; the first group also chooses the IOMMU type.
@@ -142,164 +164,29 @@ class Container(Resource):
                     self.iommu_type = None
                 raise
 
-    def map_dma(
-        self,
-        iova: int,
-        memory: Memory,
-        offset: int,
-        size: int,
-        access: Access = Access.READ_WRITE,
-        *,
-        granularity: int | None = None,
-    ) -> None:
-        """See AddressSpace. Source: VFIO_IOMMU_MAP_DMA; drivers/vfio/vfio_iommu_type1.c, vfio_dma_do_map."""
-        run = MappedRun(iova, size, memory, offset, access, granularity)
-        with self._lock:
-            info = self._require_iommu("map_dma")
-            memory._check_open()
-            check_map_arguments(run, info.page_sizes[0], info.iova_ranges)
-            if run.end == _END:
-                # Kernels before 6.18 lose such a mapping: it can be neither found nor unmapped (vfio_find_dma).
-                raise InvalidArgument(
-                    errno.EOVERFLOW,
-                    "map_dma",
-                    {"iova": iova, "size": size},
-                    "a type1 mapping must not reach the very end of the 64-bit space",
-                    f"Leave out the last page, {_END - info.page_sizes[0]:#_x}",
-                )
-            if other := self._table.overlapping(iova, size):
-                raise AlreadyMapped(
-                    errno.EEXIST,
-                    "map_dma",
-                    {"iova": iova, "size": size},
-                    f"{other.iova:#_x}-{other.end - 1:#_x} is mapped already: {other.memory!r} at {other.offset:#_x}",
-                )
-            self._map(run)
-            self._table.add(run)
-
-    def _map(self, run: MappedRun) -> None:
-        argument = vfio.vfio_iommu_type1_dma_map(flags=int(run.access))
-        ioctl, fd, request = self.kernel.ioctl, self.fd, vfio.VFIO_IOMMU_MAP_DMA
-        distance = run.memory.address + run.offset - run.iova
-        iova = run.iova
-        try:
-            for part in run.parts():
-                argument.size = part.step
-                # This loop is what plugging memory costs beyond the kernel's work.
-                for iova in part:
-                    argument.iova = iova
-                    argument.vaddr = iova + distance
-                    ioctl(fd, request, argument)
-            self._map_calls += run.mappings
-        except OSError as error:
-            mapped = replace(run, size=iova - run.iova)
-            made = mapped.mappings if mapped.size else 0
-            self._map_calls += made + 1
-            failure = map_failure(error, iova, argument.size, self._table.count + made, self.kernel)
-            if made:
-                self._undo_map(mapped, failure)
-            raise failure from error
-
-    def _undo_map(self, mapped: MappedRun, failure: VfioError) -> None:
-        self._table.add(mapped)
-        try:
-            self._unmap(mapped.iova, mapped.size)
-        except OSError as error:
-            failure.add_note(f"Taking back what this call had mapped failed too, it stays mapped: {error}")
-
-    def unmap_dma(self, iova: int, size: int) -> int:
-        """See AddressSpace. Source: VFIO_IOMMU_UNMAP_DMA; drivers/vfio/vfio_iommu_type1.c, vfio_dma_do_unmap."""
-        with self._lock:
-            info = self._require_iommu("unmap_dma")
-            arguments = {"iova": iova, "size": size}
-            if size <= 0 or iova < 0 or iova + size > _END or (iova | size) % info.page_sizes[0]:
-                raise NotMapped(
-                    errno.EINVAL, "unmap_dma", arguments, f"not a range in units of {info.page_sizes[0]:#_x}"
-                )
-            if cut := self._table.bisected(iova, size):
-                raise NotMapped(
-                    errno.EINVAL,
-                    "unmap_dma",
-                    arguments,
-                    f"it would cut a mapping of {cut.iova:#_x}-{cut.end - 1:#_x}",
-                    f"Mappings come off whole; these are {cut.granularity or cut.size:#_x} bytes each",
-                )
-            if not self._table.covered(iova, size):
-                raise NotMapped(errno.ENOENT, "unmap_dma", arguments, "nothing is mapped there")
-            return self._unmap(iova, size)
-
-    def unmap_all(self) -> int:
-        """See AddressSpace. One call over everything this object has mapped."""
-        with self._lock:
-            self._require_iommu("unmap_all")
-            runs = self._table.runs()
-            if not runs:
-                return 0
-            return self._unmap(runs[0].iova, runs[-1].end - runs[0].iova)
-
-    def _unmap(self, iova: int, size: int) -> int:
-        expected = self._table.covered(iova, size)
-        returned = self._unmap_ioctl(iova, size)
-        if returned == expected:
-            self._table.remove(iova, size)
-            return returned
-        gone = returned + self._unmap_one_by_one(iova, size)
-        raise ShortUnmap(
-            errno.EIO,
-            "unmap_dma",
-            {"iova": iova, "size": size},
-            f"the kernel unmapped {returned:#_x} bytes where {expected:#_x} were mapped",
-            "All of it has been unmapped one by one"
-            if gone == expected
-            else "The container can no longer be relied on",
-            remaining=max(expected - gone, 0),
-        )
-
-    def _unmap_one_by_one(self, iova: int, size: int) -> int:
-        """Find out what a short unmap left, by unmapping each mapping that may be left."""
-        gone = 0
-        for part in list(_single_mappings(self._table.runs(), iova, iova + size)):
-            gone += self._unmap_ioctl(part.iova, part.size)
-            self._table.remove(part.iova, part.size)
-        return gone
-
-    def _unmap_ioctl(self, iova: int, size: int) -> int:
-        argument = vfio.vfio_iommu_type1_dma_unmap(iova=iova, size=size)
-        self._unmap_calls += 1
-        try:
-            self.kernel.ioctl(self.fd, vfio.VFIO_IOMMU_UNMAP_DMA, argument)
-        except OSError as error:
-            raise VfioError(
-                error.errno or errno.EIO,
-                "unmap_dma",
-                {"iova": iova, "size": size},
-                f"the kernel refused, and nothing was unmapped ({error.strerror})",
-            ) from error
-        return argument.size
-
-    def mappings(self) -> tuple[MappedRun, ...]:
-        with self._lock:
-            return self._table.runs()
-
-    @property
-    def mapping_count(self) -> int:
-        return self._table.count
-
     @property
     def mappings_left(self) -> int | None:
         with self._lock:
-            self._require_iommu("mappings_left")
-            return self._query_info().mappings_left
+            return self._ask_layout("mappings_left").mappings_left
 
-    @property
-    def iova_ranges(self) -> tuple[IovaRange, ...]:
-        return self._require_iommu("iova_ranges").iova_ranges
+    def _map_call(self, run: MappedRun) -> tuple[MapCall, int]:
+        # Source: drivers/vfio/vfio_iommu_type1.c, vfio_dma_do_map.
+        argument = vfio.vfio_iommu_type1_dma_map(flags=int(run.access))
+        call = MapCall(self.fd, vfio.VFIO_IOMMU_MAP_DMA, argument, "vaddr", "size")
+        return call, run.memory.address + run.offset
 
-    @property
-    def page_sizes(self) -> tuple[int, ...]:
-        return self._require_iommu("page_sizes").page_sizes
+    def _unmap_ioctl(self, iova: int, size: int) -> int:
+        # Source: drivers/vfio/vfio_iommu_type1.c, vfio_dma_do_unmap.
+        argument = vfio.vfio_iommu_type1_dma_unmap(iova=iova, size=size)
+        self.kernel.ioctl(self.fd, vfio.VFIO_IOMMU_UNMAP_DMA, argument)
+        return argument.size
 
-    def _require_iommu(self, operation: str) -> IommuInfo:
+    def _unmap_everything_ioctl(self) -> int:
+        argument = vfio.vfio_iommu_type1_dma_unmap(flags=vfio.VFIO_DMA_UNMAP_FLAG_ALL)
+        self.kernel.ioctl(self.fd, vfio.VFIO_IOMMU_UNMAP_DMA, argument)
+        return argument.size
+
+    def _layout(self, operation: str) -> IommuInfo:
         self._check_open()
         if self._info is None:
             raise VfioError(
@@ -310,8 +197,13 @@ class Container(Resource):
             )
         return self._info
 
+    def _ask_layout(self, operation: str) -> IommuInfo:
+        self._layout(operation)
+        self._info = self._query_info()
+        return self._info
+
     def _set_iommu(self) -> IommuType:
-        for kind in (IommuType.TYPE1v2, IommuType.TYPE1):
+        for kind in (self._wanted,) if self._wanted else (IommuType.TYPE1v2, IommuType.TYPE1):
             if self.kernel.ioctl(self.fd, vfio.VFIO_CHECK_EXTENSION, kind) > 0:
                 try:
                     self.kernel.ioctl(self.fd, vfio.VFIO_SET_IOMMU, kind)
@@ -343,9 +235,10 @@ class Container(Resource):
                 case vfio.VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE:
                     head = capability.read(vfio.vfio_iommu_type1_info_cap_iova_range)
                     entries = capability.read_array(vfio.vfio_iova_range, ctypes.sizeof(head), head.nr_iovas)
-                    ranges = [IovaRange(entry.start, entry.end) for entry in entries]
+                    ranges = [IovaRange(entry.start, min(entry.end, _LAST)) for entry in entries]
                 case vfio.VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL:
-                    left = capability.read(vfio.vfio_iommu_type1_info_dma_avail).avail
+                    available = capability.read(vfio.vfio_iommu_type1_info_dma_avail).avail
+                    left = None if available == _NO_MAPPING_LIMIT else available
                 case vfio.VFIO_IOMMU_TYPE1_INFO_CAP_MIGRATION:
                     migration = capability.read(vfio.vfio_iommu_type1_info_cap_migration)
                     dirty_page_size = migration.pgsize_bitmap & -migration.pgsize_bitmap
@@ -353,7 +246,7 @@ class Container(Resource):
         page_sizes = info.iova_pgsizes if info.flags & vfio.VFIO_IOMMU_INFO_PGSIZES else 4096
         return IommuInfo(
             tuple(1 << bit for bit in range(64) if page_sizes >> bit & 1),
-            tuple(ranges) or (IovaRange(0, _END - 1),),
+            tuple(ranges) or (IovaRange(0, _LAST),),
             left,
             dirty_page_size,
             largest_dirty_bitmap,
@@ -387,11 +280,3 @@ class Container(Resource):
 
     def __repr__(self) -> str:
         return f"<Container {self.path}{' closed' if self._closed else ''}>"
-
-
-def _single_mappings(runs: Iterable[MappedRun], start: int, end: int) -> Iterator[MappedRun]:
-    for run in runs:
-        for part in run.parts():
-            for iova in part:
-                if start <= iova < end:
-                    yield replace(run, iova=iova, size=part.step, offset=run.offset + iova - run.iova)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
+from collections.abc import Mapping
+from dataclasses import replace
 
 from pyvfio.address_space import IovaRange, MappedRun
 from pyvfio.errors import (
@@ -42,53 +45,89 @@ def check_map_arguments(run: MappedRun, page_size: int, iova_ranges: tuple[IovaR
         )
 
 
-def map_failure(error: OSError, iova: int, size: int, count: int, kernel: Kernel) -> VfioError:
-    """The kernel's refusal of one mapping, in words. count: mappings the container held before it."""
+def map_failure(error: OSError, run: MappedRun, iova: int, size: int, count: int, kernel: Kernel) -> VfioError:
+    """The kernel's refusal of one mapping of run, at iova, in words. count: mappings the address space holds then."""
     code = error.errno or errno.EIO
     arguments = {"iova": iova, "size": size}
+
+    def refusal(kind: type[VfioError], meaning: str, advice: str) -> VfioError:
+        return kind(code, "map_dma", arguments, meaning, advice)
+
     match code:
         case errno.ENOSPC:
-            return MappingLimitReached(
-                code,
-                "map_dma",
-                arguments,
+            return refusal(
+                MappingLimitReached,
                 f"the container holds {count} mappings, its limit since it was opened "
                 "(vfio_iommu_type1.dma_entry_limit)",
-                "Larger blocks need fewer mappings, or raise the limit and open a new container",
+                _fitting_blocks(run, replace(run, size=iova - run.iova).mappings if iova > run.iova else 0),
             )
         case errno.EEXIST:
-            return AlreadyMapped(
-                code, "map_dma", arguments, "another user of this container has mapped some of it already"
+            return refusal(
+                AlreadyMapped,
+                "something that was not mapped through this object is mapped there already",
+                "Another user of the same descriptor has mapped it: agree on addresses, or unmap_everything()",
             )
         case errno.ENOMEM:
             lock = memlock(kernel)
             if not lock.allows(size):
-                return MemlockExceeded(
-                    code,
-                    "map_dma",
-                    arguments,
+                return refusal(
+                    MemlockExceeded,
                     f"RLIMIT_MEMLOCK is {lock.limit:#_x} bytes, {lock.charged:#_x} of them are charged, and "
                     f"{size:#_x} more are needed (a page that is mapped twice is charged twice)",
-                    f"Raise it to {lock.charged + size:#_x} or more: ulimit -l, LimitMEMLOCK= or prlimit --memlock",
+                    f"Raise it to {lock.charged + run.size:#_x} or more: ulimit -l, LimitMEMLOCK= or prlimit --memlock",
                 )
-            return MemoryUnavailable(code, "map_dma", arguments, "no memory left to pin or to map it")
+            return refusal(
+                MemoryUnavailable,
+                "no memory left to pin the pages, or for the IOMMU's page tables",
+                "Free memory, or raise the limit of this process's memory cgroup",
+            )
         case errno.EFAULT:
-            return MemoryUnavailable(
-                code,
-                "map_dma",
-                arguments,
+            return refusal(
+                MemoryUnavailable,
                 "the pages cannot be pinned: not populated and none to be had, or not accessible as asked",
                 "Populate the memory first, which says what is missing",
             )
-        case errno.EINVAL:
-            return VfioError(
-                code,
-                "map_dma",
-                arguments,
+        case errno.EINVAL | errno.EOVERFLOW | errno.EADDRINUSE:
+            return refusal(
+                OutsideIovaRanges,
                 "the IOMMU reserves some of it, or cannot map it with its page sizes",
+                "Choose addresses inside iova_ranges",
             )
+        case errno.EOPNOTSUPP:
+            return refusal(
+                VfioError, "the kernel does not pin this kind of memory for devices", "Use memory that is no DAX file"
+            )
+        case errno.EINTR:
+            return refusal(VfioError, "a fatal signal came while the pages were being charged", "")
         case _:
-            return VfioError(code, "map_dma", arguments)
+            return refusal(
+                VfioError,
+                f"the kernel or the IOMMU driver refused ({os.strerror(code)})",
+                "The kernel's log may say more: dmesg",
+            )
+
+
+def unmap_failure(error: OSError, arguments: Mapping[str, object]) -> VfioError:
+    """The kernel's refusal of an unmap, in words."""
+    code = error.errno or errno.EIO
+    if code in (errno.EBUSY, errno.EDEADLK):
+        meaning = "another user of the address space is mapping, unmapping or copying there just now"
+        advice = "Have one thread or process change these addresses at a time"
+    else:
+        meaning = f"the kernel refused, and nothing was unmapped ({os.strerror(code)})"
+        advice = "What is mapped stays so: try again, or close the address space"
+    return VfioError(code, "unmap_dma", arguments, meaning, advice)
+
+
+def _fitting_blocks(run: MappedRun, left: int) -> str:
+    """Which blocks would do for run with so many mappings left."""
+    raise_it = "raise the limit and open a new container"
+    if not left or run.granularity is None:
+        return f"Larger blocks need fewer mappings; or {raise_it}"
+    block = run.granularity
+    while replace(run, granularity=block).mappings > left:
+        block *= 2
+    return f"It has {left} left: these {run.size:#_x} bytes fit with blocks of {block:#_x} or more; or {raise_it}"
 
 
 def _nearest(run: MappedRun, page_size: int, iova_ranges: tuple[IovaRange, ...]) -> str:

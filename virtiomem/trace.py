@@ -151,7 +151,7 @@ class RecordingAddressSpace:
                 except OSError as error:
                     if start > iova:
                         self._log.unmap(self._mapper, iova, start - iova)
-                    raise map_failure(error, start, part.step, count, self._kernel) from error
+                    raise map_failure(error, run, start, part.step, count, self._kernel) from error
                 count += 1
         self._table.add(run)
 

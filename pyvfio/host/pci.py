@@ -96,6 +96,20 @@ def pci_device(kernel: Kernel, address: str) -> PciDevice:
     )
 
 
+def vfio_device(kernel: Kernel, address: str) -> PciDevice:
+    """A device that a VFIO driver has. Raises DeviceNotBound with what to do, and what pci_device raises."""
+    device = pci_device(kernel, address)
+    if device.has_vfio_driver and device.group is not None:
+        return device
+    missing = "no IOMMU group" if device.group is None else f"driver {device.driver or 'none'}"
+    raise DeviceNotBound(
+        errno.ENODEV,
+        f"open device {address}",
+        meaning=f"it has {missing}, so VFIO does not know it",
+        advice="Turn the IOMMU on (intel_iommu=on)" if device.group is None else f"pyvfio bind {address}",
+    )
+
+
 def pci_devices(kernel: Kernel) -> list[PciDevice]:
     """Every PCI function of the host, in order of address."""
     try:
