@@ -121,6 +121,16 @@ def check_node_id(node_id: int | None) -> None:
         raise _refused({"node id": node_id}, "not in 0 to 0xffff")
 
 
+def check_accessible(unplugged_inaccessible: bool, page_size: int, host_page_size: int) -> None:
+    """Raises InvalidArgument where a driver that reads unplugged blocks could end the whole process."""
+    if not unplugged_inaccessible and page_size > host_page_size:
+        raise _refused(
+            {"page size": page_size},
+            "a guest that reads unplugged memory of huge pages takes one, or SIGBUS if the host has none left",
+            "Leave UNPLUGGED_INACCESSIBLE on, or take memory of ordinary pages",
+        )
+
+
 def _refused(arguments: dict[str, object], meaning: str, advice: str = "") -> InvalidArgument:
     return InvalidArgument(errno.EINVAL, "virtio-mem", arguments, meaning, advice)
 

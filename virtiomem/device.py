@@ -3,31 +3,38 @@
 from __future__ import annotations
 
 import errno
+import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 
+from pyvfio.limits import host_page_size, transparent_huge_page_size
+from pyvfio.memory import Memory
 from pyvfio.resource import Resource
 from virtiomem.config import (
     USABLE_EXTENT,
     Config,
     Feature,
+    check_accessible,
     check_block_size,
     check_node_id,
     check_region,
     check_requested_size,
+    default_block_size,
     usable_region_size,
 )
 from virtiomem.coordination import DiscardCoordination, DiscardUse
 from virtiomem.discard import RamDiscardManager
 from virtiomem.errors import BusyReason, DeviceBusy, FeaturesRefused, ProtocolViolation
-from virtiomem.events import Counters, Events, RateLimited, Statistics
+from virtiomem.events import Counters, Events, RateLimited, Statistics, Throttle
 from virtiomem.region import BlockRegion
 from virtiomem.requests import RESPONSE_SIZE, BlockState, Request, RequestType, Response, ResponseType
-from virtiomem.runs import Run
+from virtiomem.runs import Run, intersect
 from virtiomem.section import Backing, Section
 
 _DEVICE_FEATURES = (1 << 24) - 1
+_log = logging.getLogger(__name__)
 
 
 class VirtioMem(Resource):
@@ -35,7 +42,8 @@ class VirtioMem(Resource):
 
     What is plugged, populated and held by every listener of discards is the same after every request, whether it
     succeeded or not; what could not be brought back is in discards.divergences. Listeners, DMA mappers for example,
-    register with discards for section, or for parts of it. Safe from any thread: one lock for the device and discards.
+    register with discards for section, or for parts of it. Safe from any thread: one request or reset at a time; config
+    never waits for one.
 
     close() takes every block from the listeners and gives its memory back; memory itself stays the caller's.
     """
@@ -45,7 +53,7 @@ class VirtioMem(Resource):
         memory: Backing,
         *,
         address: int,
-        block_size: int,
+        block_size: int | None = None,
         requested_size: int = 0,
         region_offset: int = 0,
         region_size: int | None = None,
@@ -53,6 +61,7 @@ class VirtioMem(Resource):
         unplugged_inaccessible: bool = True,
         persistent_suspend: bool = False,
         prealloc: bool = True,
+        prealloc_threads: int = 1,
         usable_extent: int = USABLE_EXTENT,
         coordination: DiscardCoordination | None = None,
         discards: RamDiscardManager | None = None,
@@ -64,64 +73,62 @@ class VirtioMem(Resource):
         """Take region_size bytes (default: the rest) of memory from region_offset, and discard them.
 
         address: where the guest sees them. All sizes and offsets are bytes and multiples of block_size, which is a
-        power of two of at least 1 MiB and a page of the memory. prealloc: populate blocks before they are plugged;
-        else pinning or touching does. unplugged_inaccessible: refuse drivers that may read unplugged blocks.
-        usable_extent: how far the usable region reaches beyond requested_size. discards: the manager of the memory, if
-        others decide on it too. event_interval: seconds between size_changed events, by clock.
+        power of two of at least 1 MiB and a page of the memory (default: a transparent huge page). prealloc: populate
+        blocks before they are plugged, with that many threads; else pinning or touching does. unplugged_inaccessible:
+        refuse drivers that may read unplugged blocks. usable_extent: how far the usable region reaches beyond
+        requested_size. discards: the manager of the memory, if others decide on it too. event_interval: seconds, by
+        clock, between size_changed events, and between log entries for one reason.
 
         Raises InvalidArgument that names what would fit, DiscardRefused if somebody forbids that memory is discarded,
         and VfioError; nothing is taken then.
         """
         region_size = memory.size - region_offset if region_size is None else region_size
+        block_size = _default_block_size(memory) if block_size is None else block_size
         check_block_size(block_size, memory.page_size)
         check_region(address, region_offset, region_size, block_size, memory.size)
         check_requested_size(requested_size, region_size, block_size)
         check_node_id(node_id)
+        check_accessible(unplugged_inaccessible, memory.page_size, host_page_size())
         self.name = name
         self.discards = discards or RamDiscardManager(memory, offset=region_offset, size=region_size)
         self._section = Section(memory, region_offset, address, region_size)
-        self._address = address
-        self._block_size = block_size
-        self._node_id = node_id
         self._usable_extent = usable_extent
         self._features = (
             (Feature.UNPLUGGED_INACCESSIBLE if unplugged_inaccessible else Feature(0))
             | (Feature.PERSISTENT_SUSPEND if persistent_suspend else Feature(0))
             | (Feature.ACPI_PXM if node_id is not None else Feature(0))
         )
-        self._requested_size = requested_size
-        self._usable_size = self._usable_for(requested_size)
+        usable_size = usable_region_size(region_size, requested_size, block_size, usable_extent)
+        # Replaced whole at every change, so that reading it needs no lock.
+        self._config = Config(block_size, node_id or 0, address, region_size, usable_size, 0, requested_size)
         self._negotiated = Feature(0)
         self._broken = False
         self._migrating = False
         self._counters = Counters()
         self._events = events or Events()
         self._size_events = RateLimited(self._events.size_changed, event_interval, clock)
+        self._log_throttle = Throttle(event_interval, clock)
         self._hold = (coordination or DiscardCoordination()).hold(DiscardUse.REQUIRE_COORDINATED, name)
         try:
             self._region = BlockRegion(
-                memory, Run(region_offset, region_size), block_size, self.discards, name=name, prealloc=prealloc
+                memory,
+                Run(region_offset, region_size),
+                block_size,
+                self.discards,
+                name=name,
+                prealloc=prealloc,
+                prealloc_threads=prealloc_threads,
             )
         except BaseException:
             self._hold.release()
             raise
         self._blocks = self._region.blocks
         super().__init__()
-        self._lock = self.discards.lock
 
     @property
     def config(self) -> Config:
         """The config space as the guest reads it; bytes() of it is the wire format."""
-        with self._lock:
-            return Config(
-                block_size=self._block_size,
-                node_id=self._node_id or 0,
-                addr=self._address,
-                region_size=self._section.size,
-                usable_region_size=self._usable_size,
-                plugged_size=self.plugged_size,
-                requested_size=self._requested_size,
-            )
+        return self._config
 
     @property
     def features(self) -> Feature:
@@ -151,16 +158,13 @@ class VirtioMem(Resource):
     @property
     def plugged_size(self) -> int:
         """Bytes."""
-        return self._blocks.plugged * self._block_size
+        return self._config.plugged_size
 
     @property
     def plugged_runs(self) -> tuple[Run, ...]:
         """The maximal plugged runs in guest-physical bytes, ascending."""
-        with self._lock:
-            return tuple(
-                Run(self._address + blocks.start * self._block_size, blocks.size * self._block_size)
-                for blocks in self._blocks.plugged_runs()
-            )
+        moved = self._config.addr - self._section.offset_within_region
+        return tuple(Run(run.start + moved, run.size) for run in self.populated_runs(self._section.run))
 
     @property
     def section(self) -> Section:
@@ -186,9 +190,11 @@ class VirtioMem(Resource):
                 raise ProtocolViolation(errno.EPROTO, "guest request", meaning=meaning)
             try:
                 parsed = Request.parse(request, response_size)
-            except ProtocolViolation:
+            except ProtocolViolation as error:
                 self._broken = True
                 self._counters.violations += 1
+                if self._log_throttle.passes(ProtocolViolation):
+                    _log.warning("%s needs a reset: %s", self.name, error)
                 raise
             response = self._refusal(parsed) or self._act(parsed)
             self._counters.responses[parsed.type, response.type] += 1
@@ -201,10 +207,10 @@ class VirtioMem(Resource):
         """
         with self._lock:
             self._check_open()
-            check_requested_size(requested_size, self._section.size, self._block_size)
-            self._requested_size = requested_size
-            self._usable_size = max(self._usable_size, self._usable_for(requested_size))
-            self._events.config_changed(self.config)
+            check_requested_size(requested_size, self._section.size, self._config.block_size)
+            usable_size = max(self._config.usable_region_size, self._usable_for(requested_size))
+            self._config = replace(self._config, requested_size=requested_size, usable_region_size=usable_size)
+            self._events.config_changed(self._config)
 
     def negotiate(self, features: int) -> None:
         """The driver accepted features (bits from 24 on are ignored) and sets FEATURES_OK.
@@ -232,12 +238,24 @@ class VirtioMem(Resource):
     def system_reset(self) -> None:
         """The guest reboots: a device reset, then everything is unplugged and the usable region shrinks.
 
-        Waking up from suspend is none. Raises DeviceBusy if blocks must stay plugged (migrating) or could not be
+        Waking up is none: see wake_up(). Raises DeviceBusy if blocks must stay plugged (migrating) or could not be
         unplugged; they all are plugged then, and the guest unplugs them when its driver starts.
         """
         with self._lock:
             self.device_reset()
-            self._unplug_all("system reset")
+            try:
+                self._unplug_all("system reset")
+            except DeviceBusy as error:
+                self._note_busy(error)
+                raise
+
+    def wake_up(self) -> None:
+        """The guest wakes up from suspend to RAM: a device reset, and no block changes, whatever was negotiated.
+
+        What a machine does to its devices then looks like a system reset and must not be handed on as one: the guest's
+        memory would be gone. Source: virtio 1.3, 5.15.6.2, VIRTIO_MEM_F_PERSISTENT_SUSPEND.
+        """
+        self.device_reset()
 
     @property
     def next_event_time(self) -> float | None:
@@ -252,19 +270,20 @@ class VirtioMem(Resource):
 
     def populated_runs(self, within: Run) -> Sequence[Run]:
         """The maximal plugged runs, clipped to within, in bytes of the memory."""
-        start, end = max(within.start, self._section.run.start), min(within.end, self._section.run.end)
-        with self._lock:
-            return self._region.populated_runs(Run(start, end - start)) if start < end else ()
+        with self.discards.lock:
+            return [
+                run for part in intersect([within], [self._section.run]) for run in self._region.populated_runs(part)
+            ]
 
     def _refusal(self, request: Request) -> Response | None:
         """What is wrong with request, in the order QEMU checks; None if it may be acted on."""
         if request.type is RequestType.UNPLUG_ALL:
             return None
-        size = request.nb_blocks * self._block_size
+        size = request.nb_blocks * self._config.block_size
         plug, unplug = request.type is RequestType.PLUG, request.type is RequestType.UNPLUG
         if not self._is_usable(request.addr, size):
             return Response(ResponseType.ERROR)
-        if plug and self.plugged_size + size > self._requested_size:
+        if plug and self.plugged_size + size > self._config.requested_size:
             return Response(ResponseType.NACK)
         if plug and not self._blocks.all_unplugged(self._requested_blocks(request)):
             return Response(ResponseType.ERROR)
@@ -279,7 +298,7 @@ class VirtioMem(Resource):
                     return Response(ResponseType.ACK, self._state(self._requested_blocks(request)))
                 case RequestType.PLUG:
                     self._require_not_migrating("plug")
-                    self._region.plug(self._requested_blocks(request))
+                    self._region.plug(self._requested_blocks(request), self._config.requested_size)
                     self._size_changed()
                 case RequestType.UNPLUG:
                     self._require_not_migrating("unplug")
@@ -288,7 +307,7 @@ class VirtioMem(Resource):
                 case RequestType.UNPLUG_ALL:
                     self._unplug_all("unplug all")
         except DeviceBusy as error:
-            self._counters.busy[error.reason] += 1
+            self._note_busy(error)
             self._events.busy(request, error)
             return Response(ResponseType.BUSY)
         return Response(ResponseType.ACK)
@@ -298,7 +317,14 @@ class VirtioMem(Resource):
             self._require_not_migrating(operation)
             self._region.unplug(Run(0, self._blocks.count), operation)
             self._size_changed()
-        self._usable_size = self._usable_for(self._requested_size)
+        usable_size = self._usable_for(self._config.requested_size)
+        self._config = replace(self._config, usable_region_size=usable_size)
+
+    def _note_busy(self, error: DeviceBusy) -> None:
+        self._counters.busy[error.reason] += 1
+        if self._log_throttle.passes(error.reason):
+            count = self._counters.busy[error.reason]
+            _log.warning("%s is busy (%s, %d times so far): %s", self.name, error.reason.value, count, error)
 
     def _state(self, blocks: Run) -> BlockState:
         if self._blocks.all_plugged(blocks):
@@ -311,20 +337,23 @@ class VirtioMem(Resource):
 
     def _is_usable(self, addr: int, size: int) -> bool:
         """Whether these are one or more whole blocks of the usable region."""
+        config = self._config
         return (
-            addr % self._block_size == 0
+            addr % config.block_size == 0
             and size > 0
-            and self._address <= addr
-            and addr + size <= self._address + self._usable_size
+            and config.addr <= addr
+            and addr + size <= config.addr + config.usable_region_size
         )
 
     def _usable_for(self, requested_size: int) -> int:
-        return usable_region_size(self._section.size, requested_size, self._block_size, self._usable_extent)
+        config = self._config
+        return usable_region_size(config.region_size, requested_size, config.block_size, self._usable_extent)
 
     def _requested_blocks(self, request: Request) -> Run:
-        return Run((request.addr - self._address) // self._block_size, request.nb_blocks)
+        return Run((request.addr - self._config.addr) // self._config.block_size, request.nb_blocks)
 
     def _size_changed(self) -> None:
+        self._config = replace(self._config, plugged_size=self._region.plugged_size)
         self._size_events.put(self.plugged_size)
 
     def _release(self) -> None:
@@ -338,8 +367,13 @@ class VirtioMem(Resource):
                     raise DeviceBusy("close", BusyReason.DISCARD_FAILED, "unplugged blocks could not be discarded")
 
     def __repr__(self) -> str:
-        return f"<VirtioMem {self.name} at {self._address:#_x} size {self._section.size:#_x}>"
+        return f"<VirtioMem {self.name} at {self._config.addr:#_x} size {self._section.size:#_x}>"
 
 
 def _features_refused(features: int, meaning: str) -> FeaturesRefused:
     return FeaturesRefused(errno.EINVAL, "negotiate", {"features": features}, meaning)
+
+
+def _default_block_size(memory: Backing) -> int:
+    kernel = memory.kernel if isinstance(memory, Memory) else None
+    return default_block_size(memory.page_size, transparent_huge_page_size(kernel), host_page_size())

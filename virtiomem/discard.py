@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -10,8 +11,10 @@ from contextlib import ExitStack, contextmanager
 from pyvfio.errors import InvalidArgument
 from virtiomem.errors import ListenerDiverged
 from virtiomem.registration import Divergence, Registration
-from virtiomem.runs import Run, intersect, subtract
+from virtiomem.runs import Run, intersect, subtract, union
 from virtiomem.section import Backing, RamDiscardListener, RamDiscardSource, Section
+
+_log = logging.getLogger(__name__)
 
 
 class RamDiscardManager:
@@ -166,10 +169,15 @@ class RamDiscardManager:
                 yield
             self._settle([run])
 
+    def stale(self, run: Run) -> list[Run]:
+        """What listeners hold of run although it is not theirs to hold."""
+        with self.lock:
+            known = (*self._registrations, *self._leaving)
+            return intersect(union(stale for registration in known for stale in registration.stale), [run])
+
     def holds(self, run: Run) -> bool:
         """Whether a listener holds some of run although it is discarded: its memory must stay as it is then."""
-        with self.lock:
-            return any(intersect(known.stale, [run]) for known in (*self._registrations, *self._leaving))
+        return bool(self.stale(run))
 
     def repair(self) -> tuple[Divergence, ...]:
         """Try to bring diverged listeners back; return those that still are."""
@@ -224,6 +232,7 @@ class RamDiscardManager:
                 undo.pop_all()
         except OSError as error:
             if diverged := [divergence for divergence in self.divergences if divergence not in before]:
+                _log.error("%s: %s; then %s", operation, error, "; ".join(map(str, diverged)))
                 raise ListenerDiverged(operation, f"{error}; then {'; '.join(map(str, diverged))}") from error
             raise
 

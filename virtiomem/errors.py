@@ -19,11 +19,13 @@ class BusyReason(enum.Enum):
     MIGRATING = "migrating"
     """Blocks keep their state while the virtual machine migrates."""
     NO_MEMORY = "no memory"
-    """The host has not the memory to populate the blocks."""
+    """The host has not the memory to populate the blocks, or to map them."""
     MAPPING_REFUSED = "mapping refused"
     """A listener refused the blocks."""
     NO_MAPPINGS_LEFT = "no mappings left"
     """An address space holds as many mappings as it may."""
+    MEMLOCK_EXCEEDED = "memlock exceeded"
+    """Pinning the blocks would exceed RLIMIT_MEMLOCK."""
     LISTENER_DIVERGED = "listener diverged"
     """A listener holds something else than is plugged, and could not be brought back."""
     DISCARD_FAILED = "discard failed"
@@ -36,6 +38,9 @@ class DeviceBusy(VfioError):
     def __init__(self, operation: str, reason: BusyReason, meaning: str = "") -> None:
         super().__init__(errno.EBUSY, operation, meaning=meaning or reason.value)
         self.reason = reason
+
+    def _text(self, errno: int) -> str:  # noqa: ARG002 (the failure behind it has a code of its own)
+        return f"{self.operation}: {self.meaning}"
 
     def __reduce__(self) -> tuple[object, ...]:
         return (type(self), (self.operation, self.reason, self.meaning))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -75,3 +75,19 @@ class RateLimited:
         value, self._pending = self._pending, None
         self._quiet_until = now + self._interval
         self._deliver(value)
+
+
+class Throttle:
+    """Lets each key pass once an interval (seconds), so that no guest fills its host's log."""
+
+    def __init__(self, interval: float, clock: Callable[[], float]) -> None:
+        self._interval = interval
+        self._clock = clock
+        self._quiet_until: dict[Hashable, float] = {}
+
+    def passes(self, key: Hashable) -> bool:
+        now = self._clock()
+        if now < self._quiet_until.get(key, now):
+            return False
+        self._quiet_until[key] = now + self._interval
+        return True

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import Final
 
-from pyvfio.errors import MappingLimitReached
+from pyvfio.errors import MappingLimitReached, MemlockExceeded, MemoryUnavailable
 from virtiomem.blocks import BlockMap
 from virtiomem.discard import RamDiscardManager
 from virtiomem.errors import BusyReason, DeviceBusy, ListenerDiverged
 from virtiomem.runs import Run, intersect, subtract, union
 from virtiomem.section import Backing
 
+_REASONS: Final = (
+    (MappingLimitReached, BusyReason.NO_MAPPINGS_LEFT),
+    (MemlockExceeded, BusyReason.MEMLOCK_EXCEEDED),
+    (MemoryUnavailable, BusyReason.NO_MEMORY),
+    (ListenerDiverged, BusyReason.LISTENER_DIVERGED),
+)
+
 
 class BlockRegion:
-    """Blocks of block_size bytes over a run of memory; a RamDiscardSource of discards, whose lock guards it.
+    """Blocks of block_size bytes over a run of memory; a RamDiscardSource of discards, whose lock guards blocks.
 
     Plug: populate, listeners take, commit. Unplug: listeners let go, discard, commit. When a step fails, what was done
     before it is undone and DeviceBusy says why. Blocks are runs of block numbers; region is a run of bytes of memory.
+    One change at a time: the device's lock sees to it. Memory is populated outside the lock of discards, so whoever
+    shares that, or reads the blocks, does not wait for it.
     """
 
     def __init__(
@@ -29,6 +39,7 @@ class BlockRegion:
         *,
         name: str,
         prealloc: bool,
+        prealloc_threads: int = 1,
     ) -> None:
         """Discards the region's memory, after its listeners have let go. Raises OSError; nothing has changed then."""
         self.name = name
@@ -38,6 +49,7 @@ class BlockRegion:
         self._block_size = block_size
         self._discards = discards
         self._prealloc = prealloc
+        self._prealloc_threads = prealloc_threads
         # Bytes of memory that are unplugged, but could not be discarded yet.
         self._undiscarded: list[Run] = []
         with discards.lock, ExitStack() as undo:
@@ -64,19 +76,28 @@ class BlockRegion:
         """The bytes of memory that blocks are."""
         return Run(self.region.start + blocks.start * self._block_size, blocks.size * self._block_size)
 
-    def plug(self, blocks: Run) -> None:
-        """All of blocks are unplugged. Raises DeviceBusy, with them as they were."""
+    @property
+    def plugged_size(self) -> int:
+        """Bytes."""
+        return self.blocks.plugged * self._block_size
+
+    def plug(self, blocks: Run, limit: int) -> None:
+        """All of blocks are unplugged. Raises DeviceBusy, with them as they were.
+
+        limit: bytes that may be held of the region, also by listeners that would not let go of unplugged blocks.
+        """
         run = self.bytes_of(blocks)
         self._require_discarded(run)
+        self._require_below(limit - run.size)
         with ExitStack() as undo:
             undo.callback(self._give_back, run)
             if self._prealloc:
                 with _busy("plug", BusyReason.NO_MEMORY):
-                    self._memory.populate(run.start, run.size)
-            with _busy("plug", BusyReason.MAPPING_REFUSED):
+                    self._memory.populate(run.start, run.size, threads=self._prealloc_threads)
+            with _busy("plug", BusyReason.MAPPING_REFUSED), self._discards.lock:
                 self._discards.populate(self, run)
+                self.blocks.plug(blocks)
             undo.pop_all()
-        self.blocks.plug(blocks)
 
     def unplug(self, blocks: Run, operation: str = "unplug") -> None:
         """At least one of blocks is plugged. Raises DeviceBusy, with them as they were."""
@@ -114,6 +135,14 @@ class BlockRegion:
             held = self._discards.holds(run)
             raise DeviceBusy("plug", BusyReason.LISTENER_DIVERGED if held else BusyReason.DISCARD_FAILED)
 
+    def _require_below(self, limit: int) -> None:
+        with self._discards.lock:
+            stale = subtract(self._discards.stale(self.region), self.populated_runs(self.region))
+        held = sum(run.size for run in stale)
+        if held and self.plugged_size + held > limit:
+            meaning = f"listeners still hold {held:#_x} bytes of unplugged blocks: with these they would hold too much"
+            raise DeviceBusy("plug", BusyReason.LISTENER_DIVERGED, meaning)
+
 
 @contextmanager
 def _busy(operation: str, otherwise: BusyReason) -> Iterator[None]:
@@ -121,9 +150,5 @@ def _busy(operation: str, otherwise: BusyReason) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = otherwise
-        if isinstance(error, MappingLimitReached):
-            reason = BusyReason.NO_MAPPINGS_LEFT
-        elif isinstance(error, ListenerDiverged):
-            reason = BusyReason.LISTENER_DIVERGED
+        reason = next((reason for kind, reason in _REASONS if isinstance(error, kind)), otherwise)
         raise DeviceBusy(operation, reason, str(error)) from error

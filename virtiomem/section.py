@@ -18,8 +18,8 @@ class Backing(Protocol):
     @property
     def page_size(self) -> int: ...
 
-    def populate(self, offset: int, size: int) -> None:
-        """Back the range with pages of the host. Raises OSError; a part may be populated then."""
+    def populate(self, offset: int, size: int, *, threads: int = 1) -> None:
+        """Back the range with pages of the host, threads at a time. Raises OSError; a part may be populated then."""
 
     def discard(self, offset: int, size: int) -> None:
         """Give the range's pages back; it reads as zeros afterwards. Raises OSError with nothing changed."""

@@ -60,8 +60,10 @@ class FakeMemory:
     faults: Faults = field(default_factory=Faults)
     populated: list[Run] = field(default_factory=list)
     holders: list[FakeListener] = field(default_factory=list)
+    threads: int = 0
 
-    def populate(self, offset: int, size: int) -> None:
+    def populate(self, offset: int, size: int, *, threads: int = 1) -> None:
+        self.threads = threads
         if self.faults.step("memory.populate"):
             self.populated = union([*self.populated, Run(offset, size // 2)])
             raise failure("populate")

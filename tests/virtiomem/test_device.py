@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import threading
 from collections.abc import Callable
 
 import pytest
 
-from pyvfio.errors import ClosedError, InvalidArgument, MappingLimitReached
+from pyvfio.errors import ClosedError, InvalidArgument
+from pyvfio.limits import transparent_huge_page_size
 from tests.virtiomem.fakes import ADDRESS, BLOCK, MIB, FakeListener, FakeMemory, Machine, divided
 from virtiomem.config import Feature, check_block_size, check_region, default_block_size, usable_region_size
 from virtiomem.device import VirtioMem
@@ -333,13 +333,6 @@ def test_two_devices_share_a_memory_and_its_manager() -> None:
     assert listener.held == []
 
 
-def test_without_prealloc_memory_is_populated_by_who_needs_it() -> None:
-    machine = Machine(1, prealloc=False)
-    machine.listeners[0].needs_memory = False
-    assert machine.plug(0, 4) is ACK
-    assert machine.faults.steps == ["listener 0.populate"]
-
-
 def test_ordinary_requests_are_one_call_for_each_listener() -> None:
     machine = Machine(3)
     machine.plug(0, 50)
@@ -362,78 +355,6 @@ def test_unplug_all_is_one_discard_of_the_whole_section_where_anything_is_held()
     assert idle.calls == []
 
 
-@pytest.mark.parametrize(
-    ("steps", "reason"),
-    [
-        ((0,), BusyReason.NO_MEMORY),
-        ((1,), BusyReason.MAPPING_REFUSED),
-        ((2, 3), BusyReason.LISTENER_DIVERGED),
-    ],
-)
-def test_every_busy_has_its_reason(steps: tuple[int, ...], reason: BusyReason) -> None:
-    machine = Machine(2)
-    machine.faults.arm(*steps)
-    assert machine.plug(0, 4) is BUSY
-    assert machine.heard.refused == [(PLUG, reason)]
-    assert machine.device.statistics.busy == {reason: 1}
-
-
-def test_mappings_used_up_are_a_reason_of_their_own() -> None:
-    machine = Machine()
-
-    class Full(FakeListener):
-        def populate(self, section: Section, granularity: int) -> None:
-            raise MappingLimitReached(errno.ENOSPC, f"map {section}", {"granularity": granularity})
-
-    machine.discards.register(Full(machine.memory), machine.device.section)
-    assert machine.plug(0) is BUSY
-    assert machine.heard.refused == [(PLUG, BusyReason.NO_MAPPINGS_LEFT)]
-
-
-@pytest.mark.parametrize("step", [0, 1])
-def test_whoever_does_not_let_go_is_busy_too(step: int) -> None:
-    machine = Machine(1)
-    machine.plug(0, 4)
-    machine.faults.arm(step)
-    assert machine.unplug(0, 4) is BUSY
-    assert machine.heard.refused == [(UNPLUG, BusyReason.DISCARD_FAILED)]
-
-
-def test_statistics_are_a_snapshot() -> None:
-    machine = Machine(requested=4)
-    before = machine.device.statistics
-    machine.plug(0, 4)
-    machine.plug(8, 4)
-    machine.plug(0, 0)
-    assert machine.device.statistics.responses == {(PLUG, ACK): 1, (PLUG, NACK): 1, (PLUG, ERROR): 1}
-    assert before.responses == {}
-
-
-def test_size_events_are_rate_limited_and_the_last_value_is_delivered() -> None:
-    now = [100.0]
-    machine = Machine(clock=lambda: now[0])
-    device, sizes = machine.device, machine.heard.sizes
-
-    def due() -> float | None:
-        return device.next_event_time
-
-    for block in range(3):
-        machine.plug(block)
-    assert (sizes, due()) == ([BLOCK], 101.0)
-    now[0] = 100.9
-    device.flush_events()
-    assert sizes == [BLOCK]
-    now[0] = 101.0
-    device.flush_events()
-    assert (sizes, due()) == ([BLOCK, 3 * BLOCK], None)
-    now[0] = 101.5
-    machine.unplug(0)
-    assert due() == 102.0
-    now[0] = 103.0
-    machine.unplug(1)
-    assert (sizes, due()) == ([BLOCK, 3 * BLOCK, BLOCK], None)
-
-
 def test_closing_gives_everything_back_once() -> None:
     machine = Machine(2)
     machine.plug(3, 5)
@@ -445,6 +366,29 @@ def test_closing_gives_everything_back_once() -> None:
     with pytest.raises(ClosedError):
         machine.plug(0)
     machine.discards.unregister(machine.listeners[0])
+
+
+def test_a_guest_that_wakes_up_finds_its_memory() -> None:
+    machine = Machine(1, persistent_suspend=True)
+    machine.plug(0, 4)
+    machine.device.negotiate(Feature.UNPLUGGED_INACCESSIBLE | Feature.PERSISTENT_SUSPEND)
+    machine.device.wake_up()
+    assert machine.listeners[0].held == machine.plugged() == divided(range(4))
+    assert machine.device.negotiated == 0
+
+
+def test_a_legacy_driver_gets_no_huge_pages() -> None:
+    memory = FakeMemory(page_size=2 * MIB)
+    with pytest.raises(InvalidArgument, match="SIGBUS"):
+        VirtioMem(memory, address=ADDRESS, block_size=BLOCK, unplugged_inaccessible=False)
+    assert memory.faults.steps == []
+
+
+@pytest.mark.parametrize("page_size", [4096, 2 * MIB])
+def test_without_a_block_size_a_device_takes_the_hosts(page_size: int) -> None:
+    expected = default_block_size(page_size, transparent_huge_page_size(), 4096)
+    with VirtioMem(FakeMemory(page_size=page_size), address=ADDRESS) as device:
+        assert device.config.block_size == expected
 
 
 def test_65536_blocks() -> None:

@@ -25,6 +25,13 @@ ACK, NACK, BUSY, ERROR = ResponseType
 PLUG, UNPLUG, UNPLUG_ALL, STATE = RequestType
 
 
+REASONS = {
+    errno.ENOSPC: BusyReason.NO_MAPPINGS_LEFT,
+    errno.ENOMEM: BusyReason.NO_MEMORY,
+    errno.EFAULT: BusyReason.NO_MEMORY,
+}
+
+
 class FailingSpace(RecordingAddressSpace):
     """unmaps: what the next unmaps do: "refused", "short" (gone, but it says half), "silent" (half, without a word)."""
 
@@ -141,8 +148,7 @@ def test_a_refused_map_is_busy_and_maps_nothing(world: World, nth: int, code: in
     world.log.refuse_map(0, nth, code)
     assert world.ask(PLUG, 0, 5) is BUSY
     assert world.mapped() == before
-    reason = BusyReason.NO_MAPPINGS_LEFT if code == errno.ENOSPC else BusyReason.MAPPING_REFUSED
-    assert world.heard.refused == [(PLUG, reason)]
+    assert world.heard.refused == [(PLUG, REASONS.get(code, BusyReason.MAPPING_REFUSED))]
     world.log.forget_refusals()
     assert world.ask(PLUG, 0, 5) is ACK
 

@@ -1,0 +1,146 @@
+"""Why a request is answered BUSY: one code for the guest; reasons, counters, events and the log for the host."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from pyvfio.errors import MappingLimitReached
+from tests.virtiomem.fakes import BLOCK, FakeListener, Machine, divided
+from virtiomem.errors import BusyReason, DeviceBusy, ProtocolViolation
+from virtiomem.requests import RequestType, ResponseType
+from virtiomem.section import Section
+
+ACK, NACK, BUSY, ERROR = ResponseType
+PLUG, UNPLUG, UNPLUG_ALL, STATE = RequestType
+
+
+@pytest.mark.parametrize(
+    ("steps", "reason"),
+    [
+        ((0,), BusyReason.NO_MEMORY),
+        ((1,), BusyReason.MAPPING_REFUSED),
+        ((2, 3), BusyReason.LISTENER_DIVERGED),
+    ],
+)
+def test_every_busy_has_its_reason(steps: tuple[int, ...], reason: BusyReason) -> None:
+    machine = Machine(2)
+    machine.faults.arm(*steps)
+    assert machine.plug(0, 4) is BUSY
+    assert machine.heard.refused == [(PLUG, reason)]
+    assert machine.device.statistics.busy == {reason: 1}
+
+
+def test_mappings_used_up_are_a_reason_of_their_own() -> None:
+    machine = Machine()
+
+    class Full(FakeListener):
+        def populate(self, section: Section, granularity: int) -> None:
+            raise MappingLimitReached(errno.ENOSPC, f"map {section}", {"granularity": granularity})
+
+    machine.discards.register(Full(machine.memory), machine.device.section)
+    assert machine.plug(0) is BUSY
+    assert machine.heard.refused == [(PLUG, BusyReason.NO_MAPPINGS_LEFT)]
+
+
+@pytest.mark.parametrize("step", [0, 1])
+def test_whoever_does_not_let_go_is_busy_too(step: int) -> None:
+    machine = Machine(1)
+    machine.plug(0, 4)
+    machine.faults.arm(step)
+    assert machine.unplug(0, 4) is BUSY
+    assert machine.heard.refused == [(UNPLUG, BusyReason.DISCARD_FAILED)]
+
+
+def test_statistics_are_a_snapshot() -> None:
+    machine = Machine(requested=4)
+    before = machine.device.statistics
+    machine.plug(0, 4)
+    machine.plug(8, 4)
+    machine.plug(0, 0)
+    assert machine.device.statistics.responses == {(PLUG, ACK): 1, (PLUG, NACK): 1, (PLUG, ERROR): 1}
+    assert before.responses == {}
+
+
+def test_size_events_are_rate_limited_and_the_last_value_is_delivered() -> None:
+    now = [100.0]
+    machine = Machine(clock=lambda: now[0])
+    device, sizes = machine.device, machine.heard.sizes
+
+    def due() -> float | None:
+        return device.next_event_time
+
+    for block in range(3):
+        machine.plug(block)
+    assert (sizes, due()) == ([BLOCK], 101.0)
+    now[0] = 100.9
+    device.flush_events()
+    assert sizes == [BLOCK]
+    now[0] = 101.0
+    device.flush_events()
+    assert (sizes, due()) == ([BLOCK, 3 * BLOCK], None)
+    now[0] = 101.5
+    machine.unplug(0)
+    assert due() == 102.0
+    now[0] = 103.0
+    machine.unplug(1)
+    assert (sizes, due()) == ([BLOCK, 3 * BLOCK, BLOCK], None)
+
+
+def test_every_reason_is_logged_once_an_interval(caplog: pytest.LogCaptureFixture) -> None:
+    now = [100.0]
+    machine = Machine(1, clock=lambda: now[0])
+    machine.plug(0, 4)
+    machine.device.migrating = True
+    for _ in range(1000):
+        assert machine.unplug(0) is BUSY
+        with pytest.raises(ProtocolViolation):
+            machine.device.handle(b"")
+        with pytest.raises(DeviceBusy):
+            machine.device.system_reset()
+    machine.device.migrating = False
+    machine.faults.arm(0)
+    assert machine.plug(8) is BUSY
+    now[0] = 101.0
+    machine.device.migrating = True
+    assert machine.unplug(0) is BUSY
+    assert [record.getMessage() for record in caplog.records] == [
+        "virtio-mem is busy (migrating, 1 times so far): unplug: migrating",
+        (
+            "virtio-mem needs a reset: guest request: the guest broke the protocol: "
+            "its request has 0 bytes instead of 24 [EPROTO]"
+        ),
+        "virtio-mem is busy (no memory, 1 times so far): plug: populate: injected [ENOMEM]",
+        "virtio-mem is busy (migrating, 2001 times so far): unplug: migrating",
+    ]
+    assert {record.name for record in caplog.records} == {"virtiomem.device"}
+
+
+def test_a_listener_that_diverged_is_logged_by_name(caplog: pytest.LogCaptureFixture) -> None:
+    machine = Machine(1)
+    machine.plug(0, 4)
+    machine.faults.arm(every_from=1)
+    assert machine.unplug(0, 4) is BUSY
+    logged = [record.getMessage() for record in caplog.records if record.name == "virtiomem.discard"]
+    assert logged == [
+        (
+            "discard: discard: injected [ENOMEM]; then listener 0 does not hold 0x1_0000_0000-0x1_007f_ffff "
+            "(listener 0: injected [ENOMEM])"
+        )
+    ]
+
+
+def test_what_a_stuck_listener_holds_counts_as_plugged() -> None:
+    machine = Machine(2, requested=8)
+    machine.faults.arm(2, every_from=3)
+    assert machine.plug(0, 4) is BUSY
+    machine.faults.fails = lambda step: machine.faults.steps[step] == "listener 0.discard"
+    assert machine.plug(8, 5) is BUSY
+    assert machine.heard.refused[-1] == (PLUG, BusyReason.LISTENER_DIVERGED)
+    assert machine.plug(8, 4) is ACK
+    assert machine.plug(12, 1) is BUSY
+    assert sum(run.size for run in machine.listeners[0].held) == 8 * BLOCK
+    machine.faults.disarm()
+    assert machine.plug(12, 4) is ACK
+    assert machine.listeners[0].held == divided(range(8, 16))
