@@ -2,11 +2,12 @@
 
 from pyvfio.address_space import Access, AddressSpace, IovaRange, MappedRun
 from pyvfio.container import Container, IommuInfo, IommuType
-from pyvfio.device import Device, DeviceFlags, DeviceInfo
+from pyvfio.device import Device, DeviceFlags, DeviceInfo, PciAtomics
 from pyvfio.errors import (
     AlreadyMapped,
     ClosedError,
     DeviceNotBound,
+    FeatureUnsupported,
     GroupBusy,
     GroupNotViable,
     InvalidArgument,
@@ -19,17 +20,27 @@ from pyvfio.errors import (
     ShortUnmap,
     StillMapped,
     VfioError,
+    VfTokenRefused,
 )
+from pyvfio.eventfd import EventFd
+from pyvfio.features import Feature, FeatureAccess, Features
 from pyvfio.group import Group
+from pyvfio.ioeventfd import IoEventFd
 from pyvfio.irq import InterruptFlags, InterruptIndex, InterruptInfo, Interrupts
 from pyvfio.kernel import Kernel, LinuxKernel
 from pyvfio.memory import Memory, MemoryKind
-from pyvfio.pci import ConfigSpace, PciCapability
-from pyvfio.region import MmapArea, Region, RegionFlags, RegionInfo
+from pyvfio.migration import Migration, MigrationKinds, MigrationState, MigrationStream, PrecopyInfo
+from pyvfio.pci import ConfigSpace, PciCommand, PciStatus
+from pyvfio.pci_capabilities import Msi, Msix, PciCapability, PciExpress, PowerManagement, Sriov
+from pyvfio.region import Region, RegionIndex
+from pyvfio.region_info import MmapArea, RegionFlags, RegionInfo, RegionType
+from pyvfio.registers import Field, Register, Registers
+from pyvfio.reset import AffectedDevice
 
 __all__ = [
     "Access",
     "AddressSpace",
+    "AffectedDevice",
     "AlreadyMapped",
     "ClosedError",
     "ConfigSpace",
@@ -38,6 +49,12 @@ __all__ = [
     "DeviceFlags",
     "DeviceInfo",
     "DeviceNotBound",
+    "EventFd",
+    "Feature",
+    "FeatureAccess",
+    "FeatureUnsupported",
+    "Features",
+    "Field",
     "Group",
     "GroupBusy",
     "GroupNotViable",
@@ -46,6 +63,7 @@ __all__ = [
     "InterruptInfo",
     "Interrupts",
     "InvalidArgument",
+    "IoEventFd",
     "IommuInfo",
     "IommuType",
     "IovaRange",
@@ -57,15 +75,33 @@ __all__ = [
     "Memory",
     "MemoryKind",
     "MemoryUnavailable",
+    "Migration",
+    "MigrationKinds",
+    "MigrationState",
+    "MigrationStream",
     "MmapArea",
+    "Msi",
+    "Msix",
     "NoIommuError",
     "NotMapped",
     "OutsideIovaRanges",
+    "PciAtomics",
     "PciCapability",
+    "PciCommand",
+    "PciExpress",
+    "PciStatus",
+    "PowerManagement",
+    "PrecopyInfo",
     "Region",
     "RegionFlags",
+    "RegionIndex",
     "RegionInfo",
+    "RegionType",
+    "Register",
+    "Registers",
     "ShortUnmap",
+    "Sriov",
     "StillMapped",
+    "VfTokenRefused",
     "VfioError",
 ]

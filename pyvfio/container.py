@@ -6,6 +6,7 @@ import ctypes
 import enum
 import errno
 import os
+import uuid
 from dataclasses import dataclass
 from typing import Self
 
@@ -122,10 +123,10 @@ class Container(MappingSpace):
             raise
         return group
 
-    def open_device(self, address: str) -> Device:
+    def open_device(self, address: str, *, vf_token: uuid.UUID | None = None) -> Device:
         """Open a device by its PCI address, with its group, which stays open as long as the container.
 
-        Raises DeviceNotBound, GroupNotViable, GroupBusy.
+        vf_token: see Group.open_device. Raises DeviceNotBound, GroupNotViable, GroupBusy, VfTokenRefused.
         """
         self._check_open()
         info = vfio_device(self.kernel, address)
@@ -133,7 +134,7 @@ class Container(MappingSpace):
         opened = {child.number: child for child in self._children if isinstance(child, Group)}
         group = opened.get(info.group) or self.open_group(info.group)
         try:
-            device = group.open_device(info.address)
+            device = group.open_device(info.address, vf_token=vf_token)
             self._ask_layout("open device")
         except BaseException:
             if info.group not in opened:

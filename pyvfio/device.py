@@ -1,4 +1,4 @@
-"""Device: what VFIO shows of one, its regions, interrupts, reset and config space."""
+"""Device: what VFIO shows of one, its regions, interrupts, features, reset and config space."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pyvfio.abi import vfio
-from pyvfio.capabilities import query
+from pyvfio.capabilities import Capability, chain, query
 from pyvfio.errors import VfioError
+from pyvfio.features import Features
 from pyvfio.irq import InterruptIndex, Interrupts
 from pyvfio.kernel import Kernel, LinuxKernel
-from pyvfio.pci import ConfigSpace
-from pyvfio.region import Region
+from pyvfio.migration import Migration
+from pyvfio.pci import ConfigSpace, PciCommand
+from pyvfio.pci_capabilities import PowerManagement
+from pyvfio.region import Region, RegionIndex
+from pyvfio.reset import AffectedDevice, affected_devices, hot_reset
 from pyvfio.resource import Resource
 
 if TYPE_CHECKING:
@@ -34,13 +38,26 @@ class DeviceFlags(enum.IntFlag):
     CDX = vfio.VFIO_DEVICE_FLAGS_CDX
 
 
+class PciAtomics(enum.IntFlag):
+    """VFIO_PCI_ATOMIC_COMP*: widths, in bits, of the atomic operations on memory that the platform completes."""
+
+    COMP32 = vfio.VFIO_PCI_ATOMIC_COMP32
+    COMP64 = vfio.VFIO_PCI_ATOMIC_COMP64
+    COMP128 = vfio.VFIO_PCI_ATOMIC_COMP128
+
+
 @dataclass(frozen=True, slots=True)
 class DeviceInfo:
-    """Counts are of indexes: an index may be empty."""
+    """Counts are of indexes: an index may be empty.
+
+    atomics: None where the kernel does not tell: before Linux 6.6, or no PCI Express root port above the device.
+    """
 
     flags: DeviceFlags
     num_regions: int
     num_irqs: int
+    atomics: PciAtomics | None = None
+    capabilities: tuple[Capability, ...] = ()
 
 
 class Device(Resource):
@@ -69,16 +86,18 @@ class Device(Resource):
         self.address = address
         self._regions: dict[int, Region] = {}
         self._interrupts: dict[int, Interrupts] = {}
+        self._is_decoding = True
         try:
-            info, _ = query(self.kernel, fd, vfio.VFIO_DEVICE_GET_INFO, vfio.vfio_device_info)
+            info, data = query(self.kernel, fd, vfio.VFIO_DEVICE_GET_INFO, vfio.vfio_device_info)
+            self.info = _device_info(info, data)
             super().__init__(parent or group)
         except BaseException:
             self.kernel.close(fd)
             raise
-        self.info = DeviceInfo(DeviceFlags(info.flags), info.num_regions, info.num_irqs)
+        self.features = Features(self)
 
     def region(self, index: int) -> Region:
-        """A region: for PCI 0 to 5 are BARs, 6 the ROM, 7 config space, 8 VGA. The same object every time.
+        """A region, for PCI a RegionIndex or one beyond. The same object every time.
 
         Raises VfioError if the device has no such region.
         """
@@ -104,10 +123,14 @@ class Device(Resource):
         """PCI config space. Raises VfioError for a device that is not PCI."""
         if not self.info.flags & DeviceFlags.PCI:
             raise VfioError(errno.EINVAL, f"config space of {self.address}", meaning="it is no PCI device")
-        return ConfigSpace(self.region(vfio.VFIO_PCI_CONFIG_REGION_INDEX))
+        return ConfigSpace(self.region(RegionIndex.CONFIG))
+
+    def migration(self) -> Migration:
+        """The device's migration states. Raises VfioError (ENOTTY) for a device that cannot be migrated."""
+        return Migration(self)
 
     def reset(self) -> None:
-        """Reset the device alone. Afterwards bus mastering and memory decoding are as at open.
+        """Reset the device alone; its interrupts stay enabled. Afterwards bus mastering is as it was before.
 
         Raises VfioError where the device cannot be reset alone, or something else resets it just now (EAGAIN).
         Source: VFIO_DEVICE_RESET.
@@ -118,10 +141,49 @@ class Device(Resource):
         except OSError as error:
             code = error.errno or errno.EIO
             meaning = "" if self.info.flags & DeviceFlags.RESET else "the device cannot be reset alone"
-            raise VfioError(code, f"reset {self.address}", meaning=meaning) from error
+            advice = "" if self.info.flags & DeviceFlags.RESET else "hot_reset() resets it with all beside it"
+            raise VfioError(code, f"reset {self.address}", meaning=meaning, advice=advice) from error
+        if self.info.flags & DeviceFlags.PCI:
+            self.config_written()
+
+    def affected_by_hot_reset(self) -> tuple[AffectedDevice, ...]:
+        """Every function that hot_reset() resets, this one among them. Raises VfioError (ENODEV) where it cannot."""
+        self._check_open()
+        return affected_devices(self)
+
+    def hot_reset(self) -> None:
+        """Reset the slot or bus the device is on, and all that is on it.
+
+        Everything that is affected must be held here: opened through groups of the same container, or through the same
+        iommufd. Raises VfioError (EPERM) that names those that are not. Source: VFIO_DEVICE_PCI_HOT_RESET.
+        """
+        self._check_open()
+        hot_reset(self)
+        self.config_written()
+
+    @property
+    def answers_memory(self) -> bool:
+        """Whether the BARs may be touched through a mapping: as far as this object put the device, it would answer."""
+        return self._is_decoding and not self.features.is_asleep
+
+    def config_written(self) -> None:
+        """Look again whether the BARs answer. Called after each write to config space, and each reset."""
+        config = self.config
+        power = config.find(PowerManagement)
+        self._is_decoding = bool(config.command & PciCommand.MEMORY) and not (power and power.state)
 
     def _release(self) -> None:
         self.kernel.close(self.fd)
 
     def __repr__(self) -> str:
         return f"<Device {self.address}{' closed' if self._closed else ''}>"
+
+
+def _device_info(info: vfio.vfio_device_info, data: bytes) -> DeviceInfo:
+    flags = DeviceFlags(info.flags)
+    capabilities = tuple(chain(data, info.cap_offset)) if flags & DeviceFlags.CAPS else ()
+    atomics = None
+    for capability in capabilities:
+        if capability.id == vfio.VFIO_DEVICE_INFO_CAP_PCI_ATOMIC_COMP:
+            atomics = PciAtomics(capability.read(vfio.vfio_device_info_cap_pci_atomic_comp).flags)
+    return DeviceInfo(flags, info.num_regions, info.num_irqs, atomics, capabilities)

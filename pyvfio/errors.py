@@ -54,6 +54,14 @@ class ClosedError(VfioError):
     """The object was closed, or belongs to the process that forked this one."""
 
 
+class FeatureUnsupported(VfioError):
+    """The device, its driver or this kernel has not the feature."""
+
+
+class VfTokenRefused(VfioError):
+    """The device needs the VF token of its physical function, or another one than was given."""
+
+
 class NoIommuError(VfioError):
     """The group has no IOMMU behind it: its devices work, but the kernel maps no DMA for them."""
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import uuid
 from typing import TYPE_CHECKING
 
 from pyvfio.abi import vfio
 from pyvfio.device import Device
-from pyvfio.errors import DeviceNotBound, GroupBusy, GroupNotViable, VfioError
+from pyvfio.errors import DeviceNotBound, GroupBusy, GroupNotViable, VfioError, VfTokenRefused
 from pyvfio.host.pci import blocking_members, group_members
 from pyvfio.kernel import Kernel, LinuxKernel
 from pyvfio.resource import Resource
@@ -62,14 +63,21 @@ class Group(Resource):
             advice=f"Every device of a group must be bound to a VFIO driver or to none: pyvfio bind --group {example}",
         )
 
-    def open_device(self, address: str) -> Device:
+    def siblings(self) -> tuple[Group, ...]:
+        """The groups of the same container, this one among them."""
+        if self._parent is None:
+            return (self,)
+        return tuple(child for child in self._parent._children if isinstance(child, Group))
+
+    def open_device(self, address: str, *, vf_token: uuid.UUID | None = None) -> Device:
         """Open a member, by its name in sysfs: for PCI domain:bus:device.function, "0000:03:00.0".
 
-        The group must be attached to a container. The device is the group's child.
-        Raises DeviceNotBound. Source: VFIO_GROUP_GET_DEVICE_FD.
+        The group must be attached to a container. The device is the group's child. vf_token: the secret of a physical
+        function with virtual ones in use, or of a virtual one whose physical function a VFIO driver has.
+        Raises DeviceNotBound, VfTokenRefused. Source: VFIO_GROUP_GET_DEVICE_FD; vfio_pci_core.c, vfio_pci_core_match.
         """
         self._check_open()
-        name = ctypes.create_string_buffer(address.encode())
+        name = ctypes.create_string_buffer((f"{address} vf_token={vf_token}" if vf_token else address).encode())
         try:
             fd = self.kernel.ioctl(self.fd, vfio.VFIO_GROUP_GET_DEVICE_FD, name)
         except OSError as error:
@@ -81,7 +89,18 @@ class Group(Resource):
                     meaning=f"no such device of group {self.number} is bound to a VFIO driver",
                     advice=f"pyvfio bind {address}",
                 ) from error
-            meaning = "the group is not attached to a container" if code == errno.EINVAL and not self.attached else ""
+            if code == errno.EACCES:
+                raise VfTokenRefused(
+                    code,
+                    f"open device {address}",
+                    meaning="wrong VF token" if vf_token else "it needs a VF token",
+                    advice="The program that holds the physical function set it: features.set_vf_token()",
+                ) from error
+            meaning = ""
+            if code == errno.EINVAL and not self.attached:
+                meaning = "the group is not attached to a container"
+            elif code == errno.EINVAL and vf_token:
+                meaning = "it takes no VF token"
             raise VfioError(code, f"open device {address}", meaning=meaning) from error
         return Device(fd, address, group=self)
 

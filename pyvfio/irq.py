@@ -5,21 +5,23 @@ from __future__ import annotations
 import ctypes
 import enum
 import errno
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pyvfio.abi import vfio
 from pyvfio.errors import InvalidArgument, VfioError
+from pyvfio.eventfd import EventFd, wait_for_any
 from pyvfio.resource import Resource
 
 if TYPE_CHECKING:
     from pyvfio.device import Device
 
+_DETACH = -1
+
 
 class InterruptIndex(enum.IntEnum):
-    """VFIO_PCI_*_IRQ_INDEX."""
+    """VFIO_PCI_*_IRQ_INDEX. ERR: the device reported an uncorrectable error. REQ: the host wants the device back."""
 
     INTX = vfio.VFIO_PCI_INTX_IRQ_INDEX
     MSI = vfio.VFIO_PCI_MSI_IRQ_INDEX
@@ -29,7 +31,7 @@ class InterruptIndex(enum.IntEnum):
 
 
 class InterruptFlags(enum.IntFlag):
-    """VFIO_IRQ_INFO_*."""
+    """VFIO_IRQ_INFO_*. NORESIZE: vectors beyond those enabled first need all of them disabled before."""
 
     EVENTFD = vfio.VFIO_IRQ_INFO_EVENTFD
     MASKABLE = vfio.VFIO_IRQ_INFO_MASKABLE
@@ -49,13 +51,16 @@ class InterruptInfo:
 class Interrupts(Resource):
     """The vectors of one index. Each enabled vector has an eventfd of its own, owned here until disable or close.
 
-    A PCI device has one of INTx, MSI and MSI-X enabled at a time.
+    A PCI device has one of INTx, MSI and MSI-X enabled at a time. Safe from several threads: who waits for a vector
+    while another thread disables it gets ClosedError.
     """
 
     def __init__(self, device: Device, index: int) -> None:
         self.kernel = device.kernel
         self.device = device
-        self._eventfds: list[int] = []
+        self._vectors: dict[int, EventFd] = {}
+        self._unmask: EventFd | None = None
+        self._active = False
         info = vfio.vfio_irq_info(index=index)
         try:
             self.kernel.ioctl(device.fd, vfio.VFIO_DEVICE_GET_IRQ_INFO, info)
@@ -71,82 +76,153 @@ class Interrupts(Resource):
     @property
     def enabled(self) -> int:
         """How many vectors are enabled."""
-        return len(self._eventfds)
+        return len(self._vectors)
+
+    @property
+    def vectors(self) -> tuple[int, ...]:
+        """Which vectors are enabled."""
+        with self._lock:
+            return tuple(sorted(self._vectors))
 
     def enable(self, count: int = 1) -> None:
         """Enable the first count vectors. A failure leaves none enabled.
 
         Raises InvalidArgument for more than info.count, VfioError if the host cannot provide them.
+        Source: VFIO_DEVICE_SET_IRQS; drivers/vfio/pci/vfio_pci_intrs.c, vfio_msi_enable.
         """
         self._check_open()
-        operation = f"enable interrupts {self.info.index} of {self.device.address}"
+        operation = f"enable {self.name}"
         if not 0 < count <= self.info.count:
             raise InvalidArgument(
                 errno.EINVAL, operation, {"count": count}, f"the device has {self.info.count} of them"
             )
         with self._lock:
-            if self._eventfds:
+            if self._active:
                 raise InvalidArgument(errno.EBUSY, operation, meaning="enabled already", advice="Disable them first")
-            eventfds: list[int] = []
+            events: list[EventFd] = []
             try:
-                for _ in range(count):
-                    eventfds.append(self.kernel.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
-                self._set(vfio.VFIO_IRQ_SET_DATA_EVENTFD | vfio.VFIO_IRQ_SET_ACTION_TRIGGER, 0, eventfds)
+                for vector in range(count):
+                    events.append(self._event(vector))
+                self._set_eventfds(0, [event.fileno() for event in events])
             except OSError:
-                for eventfd in eventfds:
-                    self.kernel.close(eventfd)
+                for event in events:
+                    event.close()
                 raise
-            self._eventfds = eventfds
+            self._vectors = dict(enumerate(events))
+            self._active = True
+
+    def enable_vector(self, vector: int) -> None:
+        """Enable one vector more, or one that disable_vector took, beside those that are enabled.
+
+        Always works below the count given to enable; above it if info.flags lacks NORESIZE (MSI-X, Linux 6.5).
+        A failure leaves the others as they are.
+        """
+        self._check_open()
+        operation = f"enable vector of {self.name}"
+        if not 0 <= vector < self.info.count:
+            raise InvalidArgument(
+                errno.EINVAL, operation, {"vector": vector}, f"the device has {self.info.count} of them"
+            )
+        with self._lock:
+            if vector in self._vectors:
+                raise InvalidArgument(errno.EBUSY, operation, {"vector": vector}, "enabled already")
+            event = self._event(vector)
+            try:
+                self._set_eventfds(vector, [event.fileno()])
+            except OSError:
+                event.close()
+                raise
+            self._vectors[vector] = event
+            self._active = True
+
+    def disable_vector(self, vector: int) -> None:
+        """Take one vector's eventfd away; the others stay enabled, and so does the index."""
+        with self._lock:
+            event = self._enabled_vector(vector)
+            self._set_eventfds(vector, [_DETACH])
+            del self._vectors[vector]
+            event.close()
 
     def disable(self) -> None:
         """Disable every vector of the index and close the eventfds. Does nothing when none is enabled."""
         with self._lock:
-            eventfds, self._eventfds = self._eventfds, []
-            if not eventfds:
+            if not self._active:
                 return
             try:
-                self._set(vfio.VFIO_IRQ_SET_DATA_NONE | vfio.VFIO_IRQ_SET_ACTION_TRIGGER, 0, (), count=0)
+                self._set(vfio.VFIO_IRQ_SET_DATA_NONE | vfio.VFIO_IRQ_SET_ACTION_TRIGGER, 0, 0)
             finally:
-                for eventfd in eventfds:
-                    self.kernel.close(eventfd)
+                self._drop_events()
 
     def fileno(self, vector: int = 0) -> int:
         """The eventfd of a vector, for select and event loops. Read it with pending()."""
-        self._check_open()
-        if not 0 <= vector < len(self._eventfds):
-            raise InvalidArgument(
-                errno.EINVAL,
-                f"interrupt {vector} of {self.device.address}",
-                meaning=f"{len(self._eventfds)} vectors are enabled",
-            )
-        return self._eventfds[vector]
+        return self._enabled_vector(vector).fileno()
 
     def pending(self, vector: int = 0) -> int:
         """How often the vector fired since it was last asked. Does not wait."""
-        try:
-            return int.from_bytes(self.kernel.read(self.fileno(vector), 8), "little")
-        except BlockingIOError:
-            return 0
+        return self._enabled_vector(vector).pending()
 
     def wait(self, timeout: float | None = None, vector: int = 0) -> int:
         """Wait until the vector fires; how often it did, 0 after timeout seconds."""
-        self.kernel.poll([self.fileno(vector)], timeout)
-        return self.pending(vector)
+        return self._enabled_vector(vector).wait(timeout)
+
+    def wait_any(self, timeout: float | None = None) -> dict[int, int]:
+        """Wait until an enabled vector fires: each that did and how often. Empty after timeout seconds."""
+        self._enabled_vector(next(iter(self._vectors), 0))
+        return wait_for_any(dict(self._vectors), timeout)
+
+    async def wait_async(self, vector: int = 0) -> int:
+        """Like wait, in the running asyncio loop; one task at a time for each vector."""
+        return await self._enabled_vector(vector).wait_async()
 
     def trigger(self, vector: int = 0) -> None:
         """Fire the vector's eventfd as if the device had."""
-        self.fileno(vector)
-        self._set(vfio.VFIO_IRQ_SET_DATA_NONE | vfio.VFIO_IRQ_SET_ACTION_TRIGGER, vector, (), count=1)
+        self._enabled_vector(vector)
+        self._set(vfio.VFIO_IRQ_SET_DATA_NONE | vfio.VFIO_IRQ_SET_ACTION_TRIGGER, vector, 1)
 
-    def mask(self, vector: int = 0) -> None:
-        """Hold the vector back. Only INTx can."""
-        self._set(vfio.VFIO_IRQ_SET_DATA_NONE | vfio.VFIO_IRQ_SET_ACTION_MASK, vector, (), count=1)
+    def mask(self) -> None:
+        """Hold INTx back; what comes meanwhile fires after unmask. Raises VfioError for other kinds (ENOTTY)."""
+        self._set(vfio.VFIO_IRQ_SET_DATA_NONE | vfio.VFIO_IRQ_SET_ACTION_MASK, 0, 1)
 
-    def unmask(self, vector: int = 0) -> None:
-        """Let the vector fire again: INTx masks itself each time it fires."""
-        self._set(vfio.VFIO_IRQ_SET_DATA_NONE | vfio.VFIO_IRQ_SET_ACTION_UNMASK, vector, (), count=1)
+    def unmask(self) -> None:
+        """Let INTx fire again: it masks itself each time it fires."""
+        self._set(vfio.VFIO_IRQ_SET_DATA_NONE | vfio.VFIO_IRQ_SET_ACTION_UNMASK, 0, 1)
 
-    def _set(self, flags: int, start: int, eventfds: Sequence[int], count: int | None = None) -> None:
+    def unmask_event(self) -> EventFd:
+        """An eventfd that unmasks INTx when signalled, without a call into this library. Owned here until disable."""
+        with self._lock:
+            if self._unmask is None:
+                event = EventFd(self.kernel, f"unmask of {self.name}")
+                try:
+                    self._set(vfio.VFIO_IRQ_SET_DATA_EVENTFD | vfio.VFIO_IRQ_SET_ACTION_UNMASK, 0, 1, [event.fileno()])
+                except OSError:
+                    event.close()
+                    raise
+                self._unmask = event
+            return self._unmask
+
+    @property
+    def name(self) -> str:
+        return f"interrupts {self.info.index} of {self.device.address}"
+
+    def _event(self, vector: int) -> EventFd:
+        return EventFd(self.kernel, f"vector {vector} of {self.name}")
+
+    def _enabled_vector(self, vector: int) -> EventFd:
+        self._check_open()
+        try:
+            return self._vectors[vector]
+        except KeyError:
+            raise InvalidArgument(
+                errno.EINVAL,
+                f"vector {vector} of {self.name}",
+                meaning=f"it is not enabled; {len(self._vectors)} vectors are",
+                advice="Call enable() first",
+            ) from None
+
+    def _set_eventfds(self, start: int, fds: Sequence[int]) -> None:
+        self._set(vfio.VFIO_IRQ_SET_DATA_EVENTFD | vfio.VFIO_IRQ_SET_ACTION_TRIGGER, start, len(fds), fds)
+
+    def _set(self, flags: int, start: int, count: int, eventfds: Sequence[int] = ()) -> None:
         self._check_open()
         head = ctypes.sizeof(vfio.vfio_irq_set)
         buffer = ctypes.create_string_buffer(head + 4 * len(eventfds))
@@ -155,36 +231,40 @@ class Interrupts(Resource):
         argument.flags = flags
         argument.index = self.info.index
         argument.start = start
-        argument.count = len(eventfds) if count is None else count
+        argument.count = count
         (ctypes.c_int32 * len(eventfds)).from_buffer(buffer, head)[:] = list(eventfds)
-        operation = f"set interrupts {self.info.index} of {self.device.address}"
+        arguments = {"start": start, "count": count}
         try:
             result = self.kernel.ioctl(self.device.fd, vfio.VFIO_DEVICE_SET_IRQS, buffer)
         except OSError as error:
             meaning = {
-                errno.EINVAL: "the device has not these vectors, or another kind of interrupt is enabled",
+                errno.EINVAL: "the device has not these vectors, they are not enabled, or another kind of interrupt is",
                 errno.ENOTTY: "this kind of interrupt cannot do that",
+                errno.ENOSPC: "the host has no interrupt vectors left",
             }.get(error.errno or 0, "")
-            raise VfioError(error.errno or errno.EIO, operation, {"start": start}, meaning) from error
+            raise VfioError(error.errno or errno.EIO, f"set {self.name}", arguments, meaning) from error
         if result > 0:
             # vfio_msi_enable: the number of vectors the host could have provided.
             raise VfioError(
-                errno.ENOSPC,
-                operation,
-                meaning=f"the host can provide only {result} vectors",
-                advice="Ask for fewer",
+                errno.ENOSPC, f"set {self.name}", arguments, f"the host can provide only {result}", "Ask for fewer"
             )
 
+    def _drop_events(self) -> None:
+        events = [*self._vectors.values(), *([self._unmask] if self._unmask else [])]
+        self._vectors, self._unmask, self._active = {}, None, False
+        for event in events:
+            event.close()
+
     def _release(self) -> None:
-        for eventfd in self._eventfds:
-            self.kernel.close(eventfd)
-        self._eventfds = []
+        self._drop_events()
 
     def close(self) -> None:
         with self._lock:
-            if not self._closed and not self._inherited:
-                self.disable()
-            super().close()
+            try:
+                if not self._closed and not self._inherited:
+                    self.disable()
+            finally:
+                super().close()
 
     def __repr__(self) -> str:
         return f"<Interrupts {self.info.index} of {self.device.address}, {self.enabled} enabled>"

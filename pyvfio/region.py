@@ -2,49 +2,36 @@
 
 from __future__ import annotations
 
-import ctypes
 import enum
 import errno
 import sys
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pyvfio.abi import mman, vfio
-from pyvfio.capabilities import chain, query
+from pyvfio.capabilities import query
 from pyvfio.errors import InvalidArgument, VfioError
+from pyvfio.ioeventfd import IoEventFd
+from pyvfio.kernel import Kernel
 from pyvfio.limits import host_page_size
+from pyvfio.region_info import MmapArea, RegionFlags, RegionInfo, region_info
 from pyvfio.resource import Resource
 
 if TYPE_CHECKING:
     from pyvfio.device import Device
 
 
-class RegionFlags(enum.IntFlag):
-    """VFIO_REGION_INFO_FLAG_*."""
+class RegionIndex(enum.IntEnum):
+    """VFIO_PCI_*_REGION_INDEX. What a device has beyond these is numbered from VGA + 1, and says what it is."""
 
-    READ = vfio.VFIO_REGION_INFO_FLAG_READ
-    WRITE = vfio.VFIO_REGION_INFO_FLAG_WRITE
-    MMAP = vfio.VFIO_REGION_INFO_FLAG_MMAP
-    CAPS = vfio.VFIO_REGION_INFO_FLAG_CAPS
-
-
-@dataclass(frozen=True, slots=True)
-class MmapArea:
-    """A part of a region that can be mapped; offset and size in bytes."""
-
-    offset: int
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
-class RegionInfo:
-    """offset: where the region begins in the device's file. size 0: the device has no such region."""
-
-    index: int
-    flags: RegionFlags
-    size: int
-    offset: int
-    mmap_areas: tuple[MmapArea, ...]
+    BAR0 = vfio.VFIO_PCI_BAR0_REGION_INDEX
+    BAR1 = vfio.VFIO_PCI_BAR1_REGION_INDEX
+    BAR2 = vfio.VFIO_PCI_BAR2_REGION_INDEX
+    BAR3 = vfio.VFIO_PCI_BAR3_REGION_INDEX
+    BAR4 = vfio.VFIO_PCI_BAR4_REGION_INDEX
+    BAR5 = vfio.VFIO_PCI_BAR5_REGION_INDEX
+    ROM = vfio.VFIO_PCI_ROM_REGION_INDEX
+    CONFIG = vfio.VFIO_PCI_CONFIG_REGION_INDEX
+    VGA = vfio.VFIO_PCI_VGA_REGION_INDEX
 
 
 class Region(Resource):
@@ -52,11 +39,13 @@ class Region(Resource):
     otherwise with pread and pwrite on the device.
 
     Offsets are bytes from the region's start, multiples of the width; values are unsigned and little endian on PCI.
-    The mapping is made at the first access that needs it and lives until close.
+    The mapping is made at the first access that needs it and lives until close. A BAR that does not answer, because
+    memory decoding is off or the device sleeps, is a VfioError (EIO) and never a SIGBUS, unless another program or
+    descriptor put it in that state.
     """
 
     def __init__(self, device: Device, index: int) -> None:
-        self.kernel = device.kernel
+        self.kernel: Kernel = device.kernel
         self.device = device
         self._mapped: dict[MmapArea, int] = {}
         try:
@@ -65,13 +54,7 @@ class Region(Resource):
             raise VfioError(
                 error.errno or errno.EIO, f"region {index} of {device.address}", meaning="the device has none"
             ) from error
-        flags = RegionFlags(info.flags)
-        areas = _mmap_areas(data, info.cap_offset) if flags & RegionFlags.CAPS else None
-        if areas is None:
-            areas = (MmapArea(0, info.size),) if info.size else ()
-        if not flags & RegionFlags.MMAP:
-            areas = ()
-        self.info = RegionInfo(index, flags, info.size, info.offset, areas)
+        self.info: RegionInfo = region_info(info, data)
         super().__init__(device)
 
     @property
@@ -79,80 +62,127 @@ class Region(Resource):
         return self.info.size
 
     def read8(self, offset: int) -> int:
-        return self._read(offset, 1)
+        return self.read_register(offset, 1)
 
     def read16(self, offset: int) -> int:
-        return self._read(offset, 2)
+        return self.read_register(offset, 2)
 
     def read32(self, offset: int) -> int:
-        return self._read(offset, 4)
+        return self.read_register(offset, 4)
 
     def read64(self, offset: int) -> int:
-        return self._read(offset, 8)
+        return self.read_register(offset, 8)
 
     def write8(self, offset: int, value: int) -> None:
-        self._write(offset, 1, value)
+        self.write_register(offset, 1, value)
 
     def write16(self, offset: int, value: int) -> None:
-        self._write(offset, 2, value)
+        self.write_register(offset, 2, value)
 
     def write32(self, offset: int, value: int) -> None:
-        self._write(offset, 4, value)
+        self.write_register(offset, 4, value)
 
     def write64(self, offset: int, value: int) -> None:
-        self._write(offset, 8, value)
+        self.write_register(offset, 8, value)
 
-    def read(self, offset: int, size: int) -> bytes:
-        """Bytes in whatever widths the kernel chooses: for a ROM or config space, not for registers."""
-        self._check_access("read", offset, size, 1, RegionFlags.READ)
-        return self.kernel.pread(self.device.fd, size, self.info.offset + offset)
-
-    def _read(self, offset: int, width: int) -> int:
-        self._check_access(f"read{8 * width}", offset, width, width, RegionFlags.READ)
+    def read_register(self, offset: int, width: int) -> int:
+        """width: bytes: 1, 2, 4 or 8."""
+        self._check_access("read", offset, width, width, RegionFlags.READ)
         if address := self._address(offset, width):
             return self.kernel.load(address, width)
-        data = self.kernel.pread(self.device.fd, width, self.info.offset + offset)
-        if len(data) != width:
-            raise VfioError(errno.EIO, f"read{8 * width}", {"offset": offset}, f"only {len(data)} bytes came")
-        return int.from_bytes(data, "little")
+        return int.from_bytes(self._pread(offset, width), "little")
 
-    def _write(self, offset: int, width: int, value: int) -> None:
-        self._check_access(f"write{8 * width}", offset, width, width, RegionFlags.WRITE)
+    def write_register(self, offset: int, width: int, value: int) -> None:
+        """width: bytes: 1, 2, 4 or 8."""
+        self._check_access("write", offset, width, width, RegionFlags.WRITE)
         if not 0 <= value < 1 << 8 * width:
             raise InvalidArgument(
-                errno.EINVAL, f"write{8 * width}", {"offset": offset, "value": value}, "the value is too wide"
+                errno.EINVAL, f"write {8 * width} bits", {"offset": offset, "value": value}, "the value is too wide"
             )
         if address := self._address(offset, width):
             self.kernel.store(address, width, value)
-            return
-        data = value.to_bytes(width, "little")
-        if (written := self.kernel.pwrite(self.device.fd, data, self.info.offset + offset)) != width:
-            raise VfioError(errno.EIO, f"write{8 * width}", {"offset": offset}, f"only {written} bytes went")
+        else:
+            self._pwrite(offset, value.to_bytes(width, "little"))
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Bytes in whatever widths the kernel chooses: for a ROM, VGA or config space, not for registers."""
+        self._check_access("read", offset, size, 1, RegionFlags.READ)
+        return self._pread(offset, size)
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Bytes in whatever widths the kernel chooses."""
+        self._check_access("write", offset, len(data), 1, RegionFlags.WRITE)
+        self._pwrite(offset, data)
+
+    def ioeventfd(self, offset: int, width: int, value: int) -> IoEventFd:
+        """An eventfd whose signal makes the kernel write value, of width bytes, at offset. The region's child."""
+        self._check_access("ioeventfd", offset, width, width, RegionFlags.WRITE)
+        return IoEventFd(self, offset, width, value)
+
+    def _pread(self, offset: int, size: int) -> bytes:
+        data = b""
+        try:
+            while len(data) < size:
+                part = self.kernel.pread(self.device.fd, size - len(data), self.info.offset + offset + len(data))
+                if not part:
+                    raise self._failure("read", errno.EIO, offset, size, f"only {len(data)} bytes came")
+                data += part
+        except OSError as error:
+            raise self._failure("read", error.errno, offset, size) from error
+        return data
+
+    def _pwrite(self, offset: int, data: bytes) -> None:
+        done = 0
+        try:
+            while done < len(data):
+                count = self.kernel.pwrite(self.device.fd, data[done:], self.info.offset + offset + done)
+                if not count:
+                    raise self._failure("write", errno.EIO, offset, len(data), f"only {done} bytes went")
+                done += count
+        except OSError as error:
+            raise self._failure("write", error.errno, offset, len(data)) from error
+        finally:
+            if self.info.index == RegionIndex.CONFIG:
+                self.device.config_written()
+
+    def _failure(self, operation: str, code: int | None, offset: int, size: int, meaning: str = "") -> VfioError:
+        code = code or errno.EIO
+        advice = ""
+        if not meaning and code == errno.EIO and self.info.index <= RegionIndex.ROM:
+            meaning = "the device does not answer: memory decoding is off, or it is in D3"
+            advice = "config.command |= PciCommand.MEMORY"
+        arguments = {"offset": offset, "size": size}
+        return VfioError(code, f"{operation} {self._name}", arguments, meaning, advice)
 
     def _check_access(self, operation: str, offset: int, size: int, width: int, need: RegionFlags) -> None:
         self._check_open()
-        arguments = {"offset": offset, "size": size}
-        operation = f"{operation} region {self.info.index} of {self.device.address}"
-        if offset < 0 or size <= 0 or offset + size > self.info.size:
-            raise InvalidArgument(
-                errno.EINVAL, operation, arguments, f"outside the region of {self.info.size:#_x} bytes"
+        if offset >= 0 and size > 0 and offset + size <= self.info.size and not offset % width:
+            if self.info.flags & need:
+                return
+            raise VfioError(
+                errno.EPERM, f"{operation} {self._name}", {"offset": offset}, "the region does not allow it"
             )
+        meaning = f"outside the region of {self.info.size:#_x} bytes"
         if offset % width:
-            raise InvalidArgument(errno.EINVAL, operation, arguments, f"offset must be a multiple of {width}")
-        if not self.info.flags & need:
-            raise VfioError(errno.EPERM, operation, arguments, "the region does not allow it")
+            meaning = f"offset must be a multiple of {width}"
+        arguments = {"offset": offset, "size": size}
+        raise InvalidArgument(errno.EINVAL, f"{operation} {self._name}", arguments, meaning)
 
     def _address(self, offset: int, width: int) -> int:
-        """Where a register is mapped; 0 if it cannot be."""
-        # A mapped load is little endian only where the processor is.
-        if sys.byteorder != "little":
+        """Where a register is mapped; 0 if it cannot be, or must not be touched there."""
+        # A mapped load is little endian only where the processor is, and a SIGBUS while the device does not answer.
+        if sys.byteorder != "little" or not self.device.answers_memory:
             return 0
         for area in self.info.mmap_areas:
             if area.offset <= offset and offset + width <= area.offset + area.size:
-                with self._lock:
-                    if area not in self._mapped:
-                        self._mapped[area] = self._map(area)
-                    return self._mapped[area] + offset - area.offset
+                address = self._mapped.get(area)
+                if address is None:
+                    with self._lock:
+                        self._check_open()
+                        if area not in self._mapped:
+                            self._mapped[area] = self._map(area)
+                        address = self._mapped[area]
+                return address + offset - area.offset
         return 0
 
     def _map(self, area: MmapArea) -> int:
@@ -171,15 +201,17 @@ class Region(Resource):
             )
         except OSError as error:
             raise VfioError(
-                error.errno or errno.EIO,
-                f"map region {self.info.index} of {self.device.address}",
-                {"offset": area.offset, "size": area.size},
+                error.errno or errno.EIO, f"map {self._name}", {"offset": area.offset, "size": area.size}
             ) from error
 
     def _release(self) -> None:
         mapped, self._mapped = self._mapped, {}
         for area, address in mapped.items():
             self.kernel.munmap(address, _whole_pages(area.size))
+
+    @property
+    def _name(self) -> str:
+        return f"region {self.info.index} of {self.device.address}"
 
     def __repr__(self) -> str:
         return f"<Region {self.info.index} of {self.device.address}, {self.info.size:#_x} bytes>"
@@ -188,12 +220,3 @@ class Region(Resource):
 def _whole_pages(size: int) -> int:
     page = host_page_size()
     return -(-size // page) * page
-
-
-def _mmap_areas(data: bytes, offset: int) -> tuple[MmapArea, ...] | None:
-    for capability in chain(data, offset):
-        if capability.id == vfio.VFIO_REGION_INFO_CAP_SPARSE_MMAP:
-            head = capability.read(vfio.vfio_region_info_cap_sparse_mmap)
-            areas = capability.read_array(vfio.vfio_region_sparse_mmap_area, ctypes.sizeof(head), head.nr_areas)
-            return tuple(MmapArea(area.offset, area.size) for area in areas if area.size)
-    return None
