@@ -70,6 +70,10 @@ class DeviceNotBound(VfioError):
     """The device does not exist, or its driver is not a VFIO driver."""
 
 
+class HostNeedsDevice(VfioError):
+    """The host itself, or a program on it, uses the device: taking it away would cut a route, a disk or a DMA."""
+
+
 class GroupNotViable(VfioError):
     """Another device of the same IOMMU group is in a host driver's hands."""
 

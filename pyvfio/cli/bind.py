@@ -3,24 +3,73 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 
-from pyvfio.cli.addresses import add_addresses, named_addresses
+from pyvfio.cli.changes import add_addresses, add_safety, change_data, named_addresses, show_writes
 from pyvfio.commandline import Command, Output
 from pyvfio.host.bind import bind
-from pyvfio.kernel import LinuxKernel
+from pyvfio.host.network import LinuxNetwork
+from pyvfio.host.pci import pci_device
+from pyvfio.host.rebind import Change, perform, plan_bind, require_expected, require_not_needed
+from pyvfio.host.uevents import LinuxUevents, wait_for_node
+from pyvfio.host.undo import UndoFile
+from pyvfio.kernel import Kernel, LinuxKernel
+
+_PATIENCE = 5.0
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
     add_addresses(parser)
-    parser.add_argument("--driver", default="vfio-pci", help="the driver to bind to (default: %(default)s)")
+    parser.add_argument(
+        "--driver", default="vfio-pci", metavar="NAME", help="the driver to bind to (default: %(default)s)"
+    )
+    add_safety(parser)
 
 
 def _run(options: argparse.Namespace, output: Output) -> int:
     kernel = LinuxKernel()
-    for address in named_addresses(kernel, options):
-        before = bind(kernel, address, options.driver)
-        output.text(f"{before.address}: {before.driver or 'no driver'} -> {options.driver}")
+    addresses = named_addresses(kernel, options)
+    if options.expect:
+        require_expected(kernel, addresses, options.expect)
+    changes = plan_bind(kernel, addresses, options.driver)
+    if not options.force:
+        require_not_needed(kernel, LinuxNetwork(), [change.before.address for change in changes if change.writes])
+    if options.dry_run:
+        show_writes(output, changes)
+        nodes: dict[str, str | None] = {}
+    else:
+        # Opened first: a node that appears in between is not missed.
+        with LinuxUevents() as events:
+            perform(kernel, changes, UndoFile(options.undo_file), partial(_bind, kernel, options.driver))
+            nodes = {change.before.address: _node(kernel, change, events) for change in changes}
+    for change in changes:
+        node = nodes.get(change.before.address)
+        if not options.dry_run:
+            before = change.before.driver or "no driver"
+            done = f"{before} -> {options.driver}" if change.writes else f"{before} already"
+            output.text(f"{change.before.address}: {done}" + (f"  {node}" if node else ""))
+    output.data(
+        {
+            "dry_run": options.dry_run,
+            "undo_file": str(options.undo_file),
+            "devices": [change_data(each, options.driver, nodes.get(each.before.address)) for each in changes],
+        }
+    )
     return 0
+
+
+def _bind(kernel: Kernel, driver: str, address: str) -> None:
+    bind(kernel, address, driver)
+
+
+def _node(kernel: Kernel, change: Change, events: LinuxUevents) -> str | None:
+    """The group's node, once it is there; None where the driver makes none."""
+    device = pci_device(kernel, change.before.address)
+    if not device.has_vfio_driver or device.group is None:
+        return None
+    path = f"/dev/vfio/{device.group}"
+    wait_for_node(kernel, path, events, _PATIENCE)
+    return path
 
 
 COMMAND = Command(
@@ -28,8 +77,14 @@ COMMAND = Command(
     "give devices to vfio-pci (or another driver)",
     _run,
     _configure,
+    description="Give devices to vfio-pci, or to another driver, through driver_override, and wait for their nodes.\n"
+    "Verified afterwards; the override is put back as it was. If one device fails, all are given back.\n"
+    "What the host itself needs is refused by name: an interface with a route, an address or a link,\n"
+    "a disk with a mounted file system or swap. pyvfio restore puts everything back.",
     examples=(
         ("pyvfio bind 03:00.0", "to vfio-pci"),
         ("pyvfio bind --group 03:00.0", "with every device of its IOMMU group"),
+        ("pyvfio bind --dry-run 03:00.0", "what would be written"),
+        ("pyvfio bind --expect 8086:1521 03:00.0", "only if it is that device"),
     ),
 )

@@ -3,24 +3,54 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 
-from pyvfio.cli.addresses import add_addresses, named_addresses
+from pyvfio.cli.changes import add_addresses, add_safety, change_data, named_addresses, show_writes
 from pyvfio.commandline import Command, Output
 from pyvfio.host.bind import unbind
+from pyvfio.host.network import LinuxNetwork
+from pyvfio.host.pci import pci_device
+from pyvfio.host.rebind import perform, plan_unbind, require_expected, require_not_needed
+from pyvfio.host.undo import UndoFile
 from pyvfio.kernel import LinuxKernel
+
+
+def _configure(parser: argparse.ArgumentParser) -> None:
+    add_addresses(parser)
+    add_safety(parser)
 
 
 def _run(options: argparse.Namespace, output: Output) -> int:
     kernel = LinuxKernel()
-    for address in named_addresses(kernel, options):
-        output.text(f"{address}: {unbind(kernel, address) or 'no driver'}")
+    addresses = named_addresses(kernel, options)
+    if options.expect:
+        require_expected(kernel, addresses, options.expect)
+    changes = plan_unbind(kernel, addresses)
+    if not options.force:
+        require_not_needed(kernel, LinuxNetwork(), addresses)
+    if options.dry_run:
+        show_writes(output, changes)
+    else:
+        perform(kernel, changes, UndoFile(options.undo_file), partial(unbind, kernel))
+    devices = []
+    for change in changes:
+        driver = None if options.dry_run else pci_device(kernel, change.before.address).driver
+        devices.append(change_data(change, driver))
+        if not options.dry_run:
+            output.text(f"{change.before.address}: {change.before.driver or 'no driver'} -> {driver or 'no driver'}")
+    output.data({"dry_run": options.dry_run, "undo_file": str(options.undo_file), "devices": devices})
     return 0
 
 
 COMMAND = Command(
     "unbind",
-    "take devices from their VFIO driver and let the host's have them",
+    "take devices from their driver and let the host choose another",
     _run,
-    add_addresses,
-    examples=(("pyvfio unbind 03:00.0", "its own driver takes it again"),),
+    _configure,
+    description="Take devices from their driver, clear their driver_override, and let the host choose a driver: its\n"
+    "own where it has one. A device that a program has open is refused, since the kernel would wait for it.",
+    examples=(
+        ("pyvfio unbind 03:00.0", "its own driver takes it again"),
+        ("pyvfio unbind --dry-run --group 03:00.0", "what would be written for the whole group"),
+    ),
 )

@@ -83,7 +83,7 @@ class Program:
         except Failure as error:
             return self._fail(str(error))
         except (OSError, ValueError) as error:
-            return self._fail(f"{type(error).__name__}: {error}")
+            return self._fail(". ".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])]))
 
     def _fail(self, sentence: str) -> int:
         print(f"{self.name}: {sentence}", file=sys.stderr)

@@ -1,8 +1,13 @@
-"""Give a PCI device to a VFIO driver through driver_override, and back."""
+"""Give PCI devices to a VFIO driver through driver_override, and back.
+
+Each operation is a list of sysfs writes that is there before the first is made. What a device was before is a Binding;
+restore() brings it back from any state in between, so it also ends what a killed process began.
+"""
 
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pyvfio.errors import DeviceNotBound, VfioError
@@ -18,102 +23,95 @@ _NO_OVERRIDE = "\n"
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """What a device was before it was bound: enough to give it back."""
+    """What a device was before it was bound: enough to give it back. Frozen, and the same after a round trip."""
 
     address: str
     driver: str | None
     override: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Write:
+    """text, written to the sysfs file at path with one call."""
+
+    path: str
+    text: str
+
+    def __str__(self) -> str:
+        """As root would write it in a shell."""
+        return f"echo {self.text.strip()} > {self.path}".replace("echo  ", "echo ")
+
+
+def binding(kernel: Kernel, address: str) -> Binding:
+    """What a device is now. Raises InvalidArgument, DeviceNotBound."""
+    device = pci_device(kernel, address)
+    text = read_text(kernel, f"{DEVICES}/{device.address}/driver_override")
+    return Binding(device.address, device.driver, None if text in ("", "(null)") else text)
+
+
+def bind_writes(now: Binding, driver: str) -> list[Write]:
+    """What bind() writes. The override is put back last: later probes shall find the device as it always was."""
+    if now.driver == driver:
+        return []
+    return [_override(now, driver), *_unbind(now), Write(PROBE, now.address), _override(now, now.override)]
+
+
+def unbind_writes(now: Binding) -> list[Write]:
+    """What unbind() writes. The override is cleared first: it would give the device to the same driver again."""
+    return [_override(now, None), *_unbind(now), Write(PROBE, now.address)]
+
+
+def restore_writes(now: Binding, before: Binding) -> list[Write]:
+    """What leads from now to before."""
+    if now == before:
+        return []
+    writes = []
+    if now.driver != before.driver:
+        writes += [_override(now, before.driver), *_unbind(now)]
+        writes += [Write(PROBE, now.address)] if before.driver is not None else []
+    return [*writes, _override(now, before.override)]
+
+
 def bind(kernel: Kernel, address: str, driver: str = "vfio-pci") -> Binding:
     """Bind a device to driver, whatever has it now. Returns what restore() needs.
 
-    Verified afterwards. A failure on the way gives the device back to the driver it had.
-    Raises DeviceNotBound if the driver is not loaded or does not take the device.
+    Verified afterwards; the override is as before then. A failure on the way gives the device back to the driver it
+    had. Raises DeviceNotBound if the driver is not loaded or does not take the device.
     """
-    device = pci_device(kernel, address)
-    before = Binding(device.address, device.driver, _override(kernel, device.address))
-    if device.driver == driver:
-        return before
-    if not exists(kernel, f"{DRIVERS}/{driver}"):
-        raise DeviceNotBound(
-            errno.ENODEV,
-            f"bind {device.address}",
-            meaning=f"no driver {driver} is loaded",
-            advice=f"As root: modprobe {driver}",
-        )
-    try:
-        _set_override(kernel, device.address, driver)
-        _unbind(kernel, device)
-        _probe(kernel, device.address, driver)
-    except OSError as error:
-        try:
-            restore(kernel, before)
-        except OSError as failure:
-            error.add_note(f"Giving it back to {before.driver or 'no driver'} failed too: {failure}")
-        raise
-    return before
-
-
-def restore(kernel: Kernel, before: Binding) -> None:
-    """Put a device back as bind() found it. Raises VfioError if its driver does not take it again."""
-    device = pci_device(kernel, before.address)
-    if device.driver != before.driver:
-        _set_override(kernel, before.address, before.driver)
-        _unbind(kernel, device)
-        if before.driver is not None:
-            _probe(kernel, before.address, before.driver)
-    _set_override(kernel, before.address, before.override)
+    now = binding(kernel, address)
+    if now.driver == driver:
+        return now
+    require_driver(kernel, now.address, driver)
+    _perform(kernel, now, bind_writes(now, driver), driver)
+    return now
 
 
 def unbind(kernel: Kernel, address: str) -> str | None:
-    """Take a device from its driver, clear its override, and let the host choose a driver: its name."""
-    device = pci_device(kernel, address)
-    _unbind(kernel, device)
-    _set_override(kernel, device.address, None)
-    write_text(kernel, PROBE, device.address)
-    return pci_device(kernel, device.address).driver
+    """Take a device from its driver, clear its override, and let the host choose a driver: its name, None for none.
+
+    A failure on the way gives the device back to the driver it had.
+    """
+    now = binding(kernel, address)
+    _perform(kernel, now, unbind_writes(now))
+    return pci_device(kernel, now.address).driver
 
 
-def _probe(kernel: Kernel, address: str, driver: str) -> None:
-    try:
-        write_text(kernel, PROBE, address)
-    except OSError as error:
-        raise _failed(error, f"probe {address}") from error
-    bound = pci_device(kernel, address)
-    if bound.driver != driver:
-        meaning = f"{driver} did not take it: its driver is {bound.driver or 'none'}"
-        advice = "The kernel log says why"
-        if bound.group is None and "vfio" in driver:
-            meaning += ", and there is no IOMMU behind it"
-            advice = "Turn the IOMMU on (intel_iommu=on), in firmware too"
-        raise DeviceNotBound(errno.ENODEV, f"bind {address}", meaning=meaning, advice=advice)
+def restore(kernel: Kernel, before: Binding) -> None:
+    """Put a device back as it was, from whatever it is now. Raises VfioError if its driver does not take it again."""
+    now = binding(kernel, before.address)
+    for write in restore_writes(now, before):
+        _write(kernel, now.address, write, before.driver)
 
 
-def _unbind(kernel: Kernel, device: PciDevice) -> None:
-    if device.driver is None:
-        return
-    try:
-        write_text(kernel, f"{DRIVERS}/{device.driver}/unbind", device.address)
-    except OSError as error:
-        raise _failed(error, f"unbind {device.address} from {device.driver}") from error
-
-
-def _override(kernel: Kernel, address: str) -> str | None:
-    text = read_text(kernel, f"{DEVICES}/{address}/driver_override")
-    return None if text in ("", "(null)") else text
-
-
-def _set_override(kernel: Kernel, address: str, driver: str | None) -> None:
-    try:
-        write_text(kernel, f"{DEVICES}/{address}/driver_override", driver or _NO_OVERRIDE)
-    except OSError as error:
-        raise _failed(error, f"set the driver override of {address}") from error
-
-
-def _failed(error: OSError, operation: str) -> VfioError:
-    code = error.errno or errno.EIO
-    return VfioError(code, operation, advice="Only root may" if code in (errno.EACCES, errno.EPERM) else "")
+def require_driver(kernel: Kernel, address: str, driver: str) -> None:
+    """Raises DeviceNotBound unless driver is loaded."""
+    if not exists(kernel, f"{DRIVERS}/{driver}"):
+        raise DeviceNotBound(
+            errno.ENODEV,
+            f"bind {address}",
+            meaning=f"no driver {driver} is loaded",
+            advice=f"As root: modprobe {driver}",
+        )
 
 
 def group_addresses(kernel: Kernel, address: str) -> list[str]:
@@ -123,3 +121,46 @@ def group_addresses(kernel: Kernel, address: str) -> list[str]:
         return [device.address]
     members = (pci_device(kernel, name) for name in kernel.listdir(f"{GROUPS}/{device.group}/devices"))
     return sorted(member.address for member in members if not member.is_bridge)
+
+
+def _perform(kernel: Kernel, before: Binding, writes: Sequence[Write], driver: str | None = None) -> None:
+    try:
+        for write in writes:
+            _write(kernel, before.address, write, driver)
+    except OSError as error:
+        try:
+            restore(kernel, before)
+        except OSError as failure:
+            error.add_note(f"Giving it back to {before.driver or 'no driver'} failed too: {failure}")
+        raise
+
+
+def _write(kernel: Kernel, address: str, write: Write, driver: str | None) -> None:
+    """One write; the one that binds is looked after: the kernel may say yes and yet not bind."""
+    try:
+        write_text(kernel, write.path, write.text)
+    except OSError as error:
+        code = error.errno or errno.EIO
+        advice = "Only root may" if code in (errno.EACCES, errno.EPERM) else ""
+        raise VfioError(code, f"bind {address}: {write}", advice=advice) from error
+    if write.path == PROBE and driver is not None:
+        _verify(pci_device(kernel, address), driver)
+
+
+def _verify(device: PciDevice, driver: str) -> None:
+    if device.driver == driver:
+        return
+    meaning = f"{driver} did not take it: its driver is {device.driver or 'none'}"
+    advice = "The kernel log says why"
+    if device.group is None and "vfio" in driver:
+        meaning += ", and there is no IOMMU behind it"
+        advice = "Turn the IOMMU on (intel_iommu=on), in firmware too"
+    raise DeviceNotBound(errno.ENODEV, f"bind {device.address}", meaning=meaning, advice=advice)
+
+
+def _override(now: Binding, driver: str | None) -> Write:
+    return Write(f"{DEVICES}/{now.address}/driver_override", driver or _NO_OVERRIDE)
+
+
+def _unbind(now: Binding) -> list[Write]:
+    return [] if now.driver is None else [Write(f"{DRIVERS}/{now.driver}/unbind", now.address)]

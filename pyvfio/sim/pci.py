@@ -14,11 +14,15 @@ _DRIVERS = "/sys/bus/pci/drivers"
 _GROUPS = "/sys/kernel/iommu_groups"
 _TYPE1 = "/sys/module/vfio_iommu_type1/parameters"
 _VFIO = "/dev/vfio"
+_CLASSES = {"/sys/class/net": "interfaces", "/sys/class/block": "disks"}
 
 
 @dataclass(slots=True)
 class PciFunction:
-    """host_driver: which driver takes the function when none is prescribed. drivers_refusing: whose probe fails."""
+    """host_driver: which driver takes the function when none is prescribed. drivers_refusing: whose probe fails.
+
+    interfaces and disks: the network interfaces and block devices the host driver makes of it.
+    """
 
     address: str
     group: int
@@ -29,6 +33,8 @@ class PciFunction:
     driver: str | None = None
     override: str | None = None
     drivers_refusing: set[str] = field(default_factory=set)
+    interfaces: tuple[str, ...] = ()
+    disks: tuple[str, ...] = ()
 
     @property
     def in_host_hands(self) -> bool:
@@ -44,7 +50,7 @@ class Sysfs:
         self.parameters = {"dma_entry_limit": str(dma_entry_limit), "allow_unsafe_interrupts": "N"}
 
     def covers(self, path: str) -> bool:
-        return path.startswith(("/sys/bus/pci", _GROUPS, "/sys/module/vfio", _VFIO))
+        return path.startswith(("/sys/bus/pci", _GROUPS, "/sys/module/vfio", _VFIO, *_CLASSES))
 
     def members(self, group: int) -> list[PciFunction]:
         return [function for function in self._functions.values() if function.group == group]
@@ -105,6 +111,8 @@ class Sysfs:
             return sorted(self._functions)
         if path == _DRIVERS:
             return sorted(self._drivers())
+        if path in _CLASSES:
+            return sorted(self._class_links(path))
         if path == _GROUPS:
             return [str(group) for group in groups]
         if path == _VFIO:
@@ -117,12 +125,23 @@ class Sysfs:
 
     def readlink(self, path: str) -> str:
         parent, _, name = path.rpartition("/")
+        if parent in _CLASSES and name in self._class_links(parent):
+            return self._class_links(parent)[name]
         function = self._functions.get(parent.rpartition("/")[2])
         if function is not None and name == "iommu_group":
             return f"../../../kernel/iommu_groups/{function.group}"
         if function is not None and name == "driver" and function.driver:
             return f"../../../bus/pci/drivers/{function.driver}"
         raise fail(errno.ENOENT)
+
+    def _class_links(self, path: str) -> dict[str, str]:
+        """What a class of devices has links to: made by host drivers, so gone while others have the function."""
+        return {
+            name: f"../../devices/pci0000:00/{function.address}/{path.rpartition('/')[2]}/{name}"
+            for function in self._functions.values()
+            if function.driver == function.host_driver
+            for name in getattr(function, _CLASSES[path])
+        }
 
     def _function(self, address: str) -> PciFunction:
         if address not in self._functions:

@@ -1,0 +1,65 @@
+"""What bind, unbind and restore have in common: their options, and how their changes read."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from pyvfio.commandline import Output
+from pyvfio.host.bind import group_addresses
+from pyvfio.host.pci import pci_device
+from pyvfio.host.rebind import Change
+from pyvfio.host.undo import DEFAULT
+from pyvfio.kernel import Kernel
+
+
+def add_addresses(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("address", nargs="+", metavar="BDF", help="PCI address, 0000:03:00.0 or 03:00.0")
+    parser.add_argument("--group", action="store_true", help="the whole IOMMU group of each device, without bridges")
+    parser.add_argument(
+        "--expect", metavar="VENDOR:DEVICE", help="refuse a device that is another one, 8086:1521 for example"
+    )
+
+
+def add_safety(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dry-run", action="store_true", help="print every write, make none")
+    parser.add_argument(
+        "--undo-file",
+        type=Path,
+        default=DEFAULT,
+        metavar="FILE",
+        help="where the former state is kept for restore (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="even if the host talks through an interface of it, has a disk of it mounted, or a program has it open",
+    )
+
+
+def named_addresses(kernel: Kernel, options: argparse.Namespace) -> list[str]:
+    """The full addresses of the devices, each once. Raises DeviceNotBound for one there is not."""
+    addresses = [pci_device(kernel, address).address for address in options.address]
+    if options.group:
+        addresses = [member for address in addresses for member in group_addresses(kernel, address)]
+    return list(dict.fromkeys(addresses))
+
+
+def show_writes(output: Output, changes: Sequence[Change]) -> None:
+    """What would be done, as a shell script."""
+    for change in changes:
+        for write in change.writes:
+            output.text(str(write))
+
+
+def change_data(change: Change, driver: str | None, node: str | None = None) -> dict[str, object]:
+    """driver: which it has afterwards."""
+    return {
+        "address": change.before.address,
+        "driver_before": change.before.driver,
+        "driver": driver,
+        "node": node,
+        "gone": change.gone,
+        "writes": [{"path": write.path, "text": write.text.strip()} for write in change.writes],
+    }

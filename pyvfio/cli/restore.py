@@ -1,0 +1,70 @@
+"""pyvfio restore"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from pyvfio.cli.changes import add_safety, change_data, show_writes
+from pyvfio.commandline import Command, Failure, Output
+from pyvfio.host.network import LinuxNetwork
+from pyvfio.host.pci import full_address
+from pyvfio.host.rebind import perform_restore, plan_restore, require_not_needed
+from pyvfio.host.undo import UndoFile
+from pyvfio.kernel import LinuxKernel
+
+
+def _configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("address", nargs="*", metavar="BDF", help="only these devices (default: all of the undo file)")
+    add_safety(parser)
+
+
+def _run(options: argparse.Namespace, output: Output) -> int:
+    kernel = LinuxKernel()
+    undo = UndoFile(options.undo_file)
+    entries = undo.read()
+    wanted = [full_address(address) for address in options.address]
+    if unknown := set(wanted) - {entry.address for entry in entries}:
+        raise Failure(f"{', '.join(sorted(unknown))}: not in {undo.path}, so there is nothing to restore")
+    entries = [entry for entry in entries if not wanted or entry.address in wanted]
+    changes = plan_restore(kernel, entries)
+    if not options.force:
+        moving = [change for change in changes if not change.gone and change.before.driver != change.driver]
+        require_not_needed(kernel, LinuxNetwork(), [change.before.address for change in moving])
+    failures: list[OSError] = []
+    if options.dry_run:
+        show_writes(output, changes)
+    else:
+        failures = perform_restore(kernel, entries, undo)
+        for change in changes:
+            what = "gone, nothing to restore" if change.gone else f"restored to {change.driver or 'no driver'}"
+            if not any(change.before.address in str(failure) for failure in failures):
+                output.text(f"{change.before.address}: {what}")
+        if not changes:
+            output.text(f"nothing to restore: {undo.path} has no devices")
+    output.data(
+        {
+            "dry_run": options.dry_run,
+            "undo_file": str(undo.path),
+            "devices": [change_data(change, change.driver) for change in changes],
+            "failures": [str(failure) for failure in failures],
+        }
+    )
+    for failure in failures:
+        print(f"pyvfio: {failure}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+COMMAND = Command(
+    "restore",
+    "put devices back as they were before bind and unbind",
+    _run,
+    _configure,
+    description="Put the devices of the undo file back to the driver and override they had before the first bind or\n"
+    "unbind touched them; also after one of those was killed half-way. The file goes when all is done.",
+    examples=(
+        ("pyvfio restore", "everything"),
+        ("pyvfio restore 03:00.0", "one device"),
+        ("pyvfio restore --undo-file lab.json --dry-run", "what would be written"),
+    ),
+)

@@ -1,0 +1,49 @@
+"""What of the host hangs on a PCI device: its network interfaces, its disks, its VFIO character device."""
+
+from __future__ import annotations
+
+from pyvfio.files import link_name
+from pyvfio.host.pci import DEVICES
+from pyvfio.kernel import Kernel
+
+
+def interfaces(kernel: Kernel, address: str) -> list[str]:
+    """The network interfaces of a function, of its virtual functions, and of whatever is behind it."""
+    return _of_class(kernel, "net", [address, *virtual_functions(kernel, address)])
+
+
+def block_devices(kernel: Kernel, address: str) -> list[str]:
+    """The disks and partitions of a function, of its virtual functions, and of whatever is behind it."""
+    return _of_class(kernel, "block", [address, *virtual_functions(kernel, address)])
+
+
+def virtual_functions(kernel: Kernel, address: str) -> list[str]:
+    """The SR-IOV functions that exist by grace of this one's driver."""
+    directory = f"{DEVICES}/{address}"
+    links = [name for name in _listdir(kernel, directory) if name.startswith("virtfn")]
+    return sorted(filter(None, (link_name(kernel, f"{directory}/{name}") for name in links)))
+
+
+def character_device(kernel: Kernel, address: str) -> str | None:
+    """The node of a function that a VFIO driver has, where the kernel makes one: "/dev/vfio/devices/vfio0"."""
+    names = _listdir(kernel, f"{DEVICES}/{address}/vfio-dev")
+    return f"/dev/vfio/devices/{names[0]}" if names else None
+
+
+def _of_class(kernel: Kernel, name: str, addresses: list[str]) -> list[str]:
+    found = []
+    for entry in _listdir(kernel, f"/sys/class/{name}"):
+        try:
+            path = kernel.readlink(f"/sys/class/{name}/{entry}")
+        except OSError:  # a file such as bonding_masters, or one that has just gone
+            continue
+        if any(f"/{address}/" in path for address in addresses):
+            found.append(entry)
+    return found
+
+
+def _listdir(kernel: Kernel, path: str) -> list[str]:
+    try:
+        return kernel.listdir(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return []

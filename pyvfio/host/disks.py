@@ -1,0 +1,76 @@
+"""Which disks the host lives on: mounted file systems, swap, and what holds them (partitions, LVM, md, dm-crypt)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from pyvfio.files import read_text
+from pyvfio.kernel import Kernel
+
+_BLOCK = "/sys/class/block"
+# With native multipath, file systems are on the head nvme0n1, not on the path nvme0c1n1.
+_NVME_PATH = re.compile(r"nvme(\d+)c\d+n(\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class DiskUse:
+    """disk: the block device asked about; use: what for, "is mounted on /", "is swap", "is part of md0"."""
+
+    disk: str
+    use: str
+
+    def __str__(self) -> str:
+        return f"{self.disk} {self.use}"
+
+
+class DiskUses:
+    """A snapshot of what the host has mounted."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        """Source: proc(5), /proc/self/mountinfo and /proc/swaps; sysfs, /sys/class/block/*/holders, /sys/fs/btrfs."""
+        self._kernel = kernel
+        self._mounts: dict[str, list[str]] = {}
+        for line in read_text(kernel, "/proc/self/mountinfo").splitlines():
+            fields, _, rest = line.partition(" - ")
+            number, point, source = fields.split()[2], _unescaped(fields.split()[4]), rest.split()[1]
+            for key in (number, source.removeprefix("/dev/")):
+                self._mounts.setdefault(key, []).append(point)
+        self._swaps = {
+            line.split()[0].removeprefix("/dev/") for line in read_text(kernel, "/proc/swaps").splitlines()[1:]
+        }
+        # The file systems listed are those that are mounted; the mount itself names one device of many.
+        self._btrfs = {
+            member for fs in self._listdir("/sys/fs/btrfs") for member in self._listdir(f"/sys/fs/btrfs/{fs}/devices")
+        }
+
+    def of(self, disk: str) -> list[DiskUse]:
+        """Every use of a block device, its holders' uses included."""
+        name = _NVME_PATH.sub(r"nvme\1n\2", disk)
+        uses = [DiskUse(disk, f"is mounted on {point}") for point in self._mount_points(name)]
+        if name in self._swaps:
+            uses.append(DiskUse(disk, "is swap"))
+        if name in self._btrfs and not uses:
+            uses.append(DiskUse(disk, "is part of a mounted btrfs"))
+        for holder in self._listdir(f"{_BLOCK}/{name}/holders"):
+            above = [use.use for use in self.of(holder)]
+            uses.append(DiskUse(disk, f"is part of {holder}" + (f", which {', '.join(above)}" if above else "")))
+        return uses
+
+    def _mount_points(self, name: str) -> list[str]:
+        try:
+            number = read_text(self._kernel, f"{_BLOCK}/{name}/dev")
+        except FileNotFoundError:
+            number = ""
+        points = [*self._mounts.get(number, []), *self._mounts.get(name, [])]
+        return list(dict.fromkeys(points))
+
+    def _listdir(self, path: str) -> list[str]:
+        try:
+            return self._kernel.listdir(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+
+def _unescaped(text: str) -> str:
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)

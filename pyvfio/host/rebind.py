@@ -1,0 +1,152 @@
+"""Bind, unbind and restore several devices as one change of the host, that can be undone even after a crash."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from pyvfio.errors import DeviceNotBound, HostNeedsDevice, InvalidArgument
+from pyvfio.files import exists
+from pyvfio.host import bind
+from pyvfio.host.bind import Binding, Write
+from pyvfio.host.guard import reasons_to_keep
+from pyvfio.host.network import Network
+from pyvfio.host.pci import DEVICES, pci_device
+from pyvfio.host.undo import UndoFile
+from pyvfio.kernel import Kernel
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What is done to one device. driver: which it has afterwards; writes: the sysfs writes, in order.
+
+    gone: the device does not exist any more, so there is nothing to restore.
+    """
+
+    before: Binding
+    driver: str | None
+    writes: tuple[Write, ...]
+    gone: bool = False
+
+
+def require_expected(kernel: Kernel, addresses: Sequence[str], expected: str) -> None:
+    """Raises InvalidArgument unless every device is VENDOR:DEVICE: addresses may move when hardware is added."""
+    for address in addresses:
+        device = pci_device(kernel, address)
+        found = f"{device.vendor_id:04x}:{device.device_id:04x}"
+        if found != expected.lower():
+            raise InvalidArgument(
+                errno.EINVAL, f"device {address}", meaning=f"it is {found}, not the {expected} that was expected"
+            )
+
+
+def require_not_needed(kernel: Kernel, network: Network, addresses: Sequence[str]) -> None:
+    """Raises HostNeedsDevice, by name, if the host or a program would miss the driver of any of the devices."""
+    reasons = [
+        f"{address}: {reason}"
+        for address in addresses
+        for reason in reasons_to_keep(kernel, network, pci_device(kernel, address))
+    ]
+    if reasons:
+        raise HostNeedsDevice(
+            errno.EBUSY, "take from the host", meaning="; ".join(reasons), advice="--force does it all the same"
+        )
+
+
+def plan_bind(kernel: Kernel, addresses: Sequence[str], driver: str) -> list[Change]:
+    """Raises DeviceNotBound if there is no such device or driver, InvalidArgument for a bridge; nothing is written."""
+    changes = []
+    for address in addresses:
+        device = pci_device(kernel, address)
+        if device.is_bridge:
+            raise InvalidArgument(
+                errno.EINVAL,
+                f"bind {device.address}",
+                meaning="it is a bridge, which a group may leave to its own driver",
+                advice="Bind the devices behind it",
+            )
+        bind.require_driver(kernel, device.address, driver)
+        before = bind.binding(kernel, device.address)
+        changes.append(Change(before, driver, tuple(bind.bind_writes(before, driver))))
+    return changes
+
+
+def plan_unbind(kernel: Kernel, addresses: Sequence[str]) -> list[Change]:
+    """driver None in each: which driver the host chooses is known only afterwards."""
+    befores = (bind.binding(kernel, address) for address in addresses)
+    return [Change(before, None, tuple(bind.unbind_writes(before))) for before in befores]
+
+
+def plan_restore(kernel: Kernel, entries: Sequence[Binding]) -> list[Change]:
+    """Back to entries, the one that was touched last first."""
+    changes = []
+    for entry in reversed(entries):
+        try:
+            now = bind.binding(kernel, entry.address)
+        except DeviceNotBound:
+            changes.append(Change(entry, None, (), gone=True))
+        else:
+            changes.append(Change(now, entry.driver, tuple(bind.restore_writes(now, entry))))
+    return changes
+
+
+def perform(kernel: Kernel, changes: Sequence[Change], undo: UndoFile, step: Callable[[str], object]) -> None:
+    """step(address) for each change that writes anything, bind() or unbind(). All or nothing: if one fails, those
+    before it are given back too.
+
+    undo knows every device before the first write, and forgets at the end those that are as they were. Raises what step
+    raises; a note says which device could not be given back.
+    """
+    changing = [change.before for change in changes if change.writes]
+    if not changing:
+        return
+    undo.remember(changing)
+    done: list[Binding] = []
+    try:
+        for before in changing:
+            step(before.address)
+            done.append(before)
+    except OSError as error:
+        for before in reversed(done):
+            _give_back(kernel, before, error, undo)
+        _forget_what_is_restored(kernel, undo)
+        raise
+    # Not when something else ends the process: then the file says what is still to be restored.
+    _forget_what_is_restored(kernel, undo)
+
+
+def perform_restore(kernel: Kernel, entries: Sequence[Binding], undo: UndoFile) -> list[OSError]:
+    """Put every device back that can be, last touched first, and forget it; the failures of the others."""
+    failures: list[OSError] = []
+    for entry in reversed(entries):
+        if not exists(kernel, f"{DEVICES}/{entry.address}"):
+            continue
+        try:
+            bind.restore(kernel, entry)
+        except OSError as error:
+            failures.append(error)
+    _forget_what_is_restored(kernel, undo)
+    return failures
+
+
+def _give_back(kernel: Kernel, before: Binding, error: OSError, undo: UndoFile) -> None:
+    try:
+        bind.restore(kernel, before)
+    except OSError as failure:
+        error.add_note(
+            f"{before.address} could not be given back to {before.driver or 'no driver'} ({failure}); "
+            f"try again with pyvfio restore --undo-file {undo.path}"
+        )
+
+
+def _forget_what_is_restored(kernel: Kernel, undo: UndoFile) -> None:
+    undo.forget([entry.address for entry in undo.read() if _is_as_before(kernel, entry)])
+
+
+def _is_as_before(kernel: Kernel, entry: Binding) -> bool:
+    """Also where the device is gone: nothing can be done for it."""
+    try:
+        return not exists(kernel, f"{DEVICES}/{entry.address}") or bind.binding(kernel, entry.address) == entry
+    except OSError:
+        return False

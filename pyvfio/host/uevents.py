@@ -1,0 +1,115 @@
+"""What the kernel tells of devices as they come and go."""
+
+from __future__ import annotations
+
+import errno
+import select
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol, Self
+
+from pyvfio.errors import VfioError
+from pyvfio.files import exists
+from pyvfio.kernel import Kernel
+
+_NETLINK_KOBJECT_UEVENT = 15
+_FROM_KERNEL = 1
+# Room for the burst that a bus with many functions makes.
+_RECEIVE_BUFFER = 1 << 20
+_LARGEST = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Uevent:
+    """action: "add", "remove", "bind", "unbind", "change", "move"; path: below /sys; properties: all that was said."""
+
+    action: str
+    path: str
+    subsystem: str
+    properties: Mapping[str, str]
+
+    @classmethod
+    def parse(cls, message: bytes) -> Self:
+        """Source: lib/kobject_uevent.c in Linux: "ACTION@DEVPATH", then KEY=VALUE, each ended by NUL."""
+        _, *lines = message.decode(errors="replace").split("\0")
+        properties = dict(line.split("=", 1) for line in lines if "=" in line)
+        return cls(
+            properties.get("ACTION", ""), properties.get("DEVPATH", ""), properties.get("SUBSYSTEM", ""), properties
+        )
+
+    @property
+    def name(self) -> str:
+        """Of the device: the last part of its path."""
+        return self.path.rpartition("/")[2]
+
+
+class Uevents(Protocol):
+    """Events from when it was opened on, none lost between two calls of next()."""
+
+    def next(self, timeout: float | None = None) -> Uevent | None:
+        """The next event, waiting for it; None when timeout seconds have passed."""
+
+
+class LinuxUevents:
+    """The running kernel's events of this network namespace. Close it, or use it with "with".
+
+    A plain netlink socket: these messages are text without netlink attributes, and pyroute2's socket keeps back
+    messages that have arrived while its descriptor says that there is nothing to read (0.9.7).
+    """
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(
+            socket.AF_NETLINK, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, _NETLINK_KOBJECT_UEVENT
+        )
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+            self._socket.bind((0, _FROM_KERNEL))
+        except OSError:
+            self._socket.close()
+            raise
+
+    def next(self, timeout: float | None = None) -> Uevent | None:
+        """See Uevents. Raises VfioError (ENOBUFS) once if more has come than could be kept; go on calling then."""
+        end = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = None if end is None else max(0.0, end - time.monotonic())
+            if not select.select([self._socket], [], [], left)[0]:
+                return None
+            try:
+                message, (sender, _) = self._socket.recvfrom(_LARGEST)
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                raise VfioError(errno.ENOBUFS, "uevents", meaning="some events were lost") from error
+            if sender == 0:
+                return Uevent.parse(message)
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def wait_for_node(kernel: Kernel, path: str, events: Uevents, timeout: float) -> None:
+    """Until there is a file at path; events must have been opened before what makes it was begun.
+
+    Raises VfioError (ETIMEDOUT) after timeout seconds.
+    """
+    end = time.monotonic() + timeout
+    while not exists(kernel, path):
+        if events.next(max(0.0, end - time.monotonic())) is None and not exists(kernel, path):
+            raise VfioError(
+                errno.ETIMEDOUT,
+                f"wait for {path}",
+                meaning=f"it did not appear within {timeout:g} s",
+                advice="Is devtmpfs mounted on /dev, and does a udev rule rename it?",
+            )

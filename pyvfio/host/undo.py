@@ -1,0 +1,91 @@
+"""The undo file: what devices were before they were touched, safe on disk before the first write."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from pyvfio.host.bind import Binding
+
+DEFAULT = Path("/run/pyvfio/undo.json")
+"""Gone with the next boot, as every binding is."""
+
+_VERSION = 1
+
+
+class UndoFile:
+    """{"version": 1, "devices": [{"address", "driver", "override"}]}, in the order they were touched.
+
+    An entry stays until forget(): touching a device again does not change what it was at first.
+    """
+
+    def __init__(self, path: Path = DEFAULT) -> None:
+        self.path = path
+
+    def read(self) -> list[Binding]:
+        """Empty if there is no file. Raises ValueError for a file that is none of ours."""
+        try:
+            text = self.path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return []
+        try:
+            content = json.loads(text)
+            if content["version"] != _VERSION:
+                raise ValueError(f"{self.path} is of version {content['version']}, not {_VERSION}")
+            return [Binding(entry["address"], entry["driver"], entry["override"]) for entry in content["devices"]]
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{self.path} is no undo file: {error}") from error
+
+    def remember(self, before: Sequence[Binding]) -> None:
+        """Add what is not there yet. On disk when this returns: a crash from now on can be undone."""
+        with self._locked():
+            known = self.read()
+            addresses = {entry.address for entry in known}
+            self._write([*known, *(entry for entry in before if entry.address not in addresses)])
+
+    def forget(self, addresses: Sequence[str]) -> None:
+        """Take entries out; the file goes with the last."""
+        with self._locked():
+            left = [entry for entry in self.read() if entry.address not in addresses]
+            if left:
+                self._write(left)
+            else:
+                self.path.unlink(missing_ok=True)
+
+    def _write(self, entries: Sequence[Binding]) -> None:
+        """The old file or the new one, whenever the machine stops."""
+        handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}-")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                json.dump({"version": _VERSION, "devices": [asdict(entry) for entry in entries]}, file, indent=2)
+                file.write("\n")
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).replace(self.path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+        with self._directory() as directory:
+            os.fsync(directory)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """One process at a time changes the file; a crash of one lets the next in."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self._directory() as directory:
+            fcntl.flock(directory, fcntl.LOCK_EX)
+            yield
+
+    @contextmanager
+    def _directory(self) -> Iterator[int]:
+        fd = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
