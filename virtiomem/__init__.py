@@ -11,15 +11,19 @@ from virtiomem.errors import (
     DeviceBusy,
     DiscardRefused,
     FeaturesRefused,
+    GuestMappingRefused,
     ListenerDiverged,
     ProtocolViolation,
+    Refusal,
 )
 from virtiomem.events import Events, Statistics
+from virtiomem.guest_mappings import GuestMapping
 from virtiomem.planner import Limit, Limits, Plan, Row, Verdict, plan
 from virtiomem.registration import Divergence
 from virtiomem.requests import BlockState, Request, RequestType, Response, ResponseType
 from virtiomem.runs import Run
 from virtiomem.section import Backing, RamDiscardListener, RamDiscardSource, Section
+from virtiomem.viommu import GuestIommu
 
 __all__ = [
     "Backing",
@@ -36,6 +40,9 @@ __all__ = [
     "Events",
     "Feature",
     "FeaturesRefused",
+    "GuestIommu",
+    "GuestMapping",
+    "GuestMappingRefused",
     "Limit",
     "Limits",
     "ListenerDiverged",
@@ -44,6 +51,7 @@ __all__ = [
     "RamDiscardListener",
     "RamDiscardManager",
     "RamDiscardSource",
+    "Refusal",
     "Request",
     "RequestType",
     "Response",

@@ -45,6 +45,10 @@ class DiscardHold:
         self.holder = holder
         self._coordination: DiscardCoordination | None = coordination
 
+    @property
+    def released(self) -> bool:
+        return self._coordination is None
+
     def release(self) -> None:
         coordination, self._coordination = self._coordination, None
         if coordination is not None:

@@ -108,6 +108,8 @@ class RamDiscardManager:
                 for registration in reversed(leaving):
                     self._discard(registration, registration.section.run, undo)
             self._registrations = [other for other in self._registrations if other not in leaving]
+            for registration in leaving:
+                registration.settle(registration.section.run)
 
     def add_source(self, source: RamDiscardSource) -> None:
         """Populated is from now on only what source, too, says is populated; listeners let go of the rest.
@@ -211,16 +213,16 @@ class RamDiscardManager:
 
     def _discard(self, registration: Registration, run: Run, undo: ExitStack) -> None:
         """One call for the whole run, however many parts of it are held: a mapper needs but one unmap then."""
-        held = subtract(self._populated(run), registration.missing)
-        if held or intersect(registration.stale, [run]):
+        populated = self._populated(run)
+        if populated or intersect(registration.stale, [run]):
+            held = subtract(populated, registration.missing)
             registration.discard(run)
             undo.callback(registration.restore, held)
 
     def _settle(self, runs: Sequence[Run]) -> None:
         for registration in self._registrations:
-            if registration.missing:
-                for run in runs:
-                    registration.settle(run)
+            for run in registration.clip(runs):
+                registration.settle(run)
 
     @contextmanager
     def _transaction(self, operation: str) -> Iterator[ExitStack]:

@@ -101,6 +101,9 @@ class DmaMapper:
             raise
         self._count(before, sign=-1)
 
+    def discarded(self, section: Section) -> None:
+        """Nothing is left to do."""
+
     def _map(self, section: Section, granularity: int | None) -> None:
         assert isinstance(section.memory, Memory)
         self._address_space.map_dma(

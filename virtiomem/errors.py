@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import errno
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from pyvfio.errors import VfioError
@@ -64,10 +64,50 @@ class ListenerDiverged(VfioError):
     changed: the sections that did change nevertheless: populated by a failed populate, discarded by a failed discard.
     """
 
-    def __init__(self, operation: str, meaning: str, changed: Sequence[Section] = ()) -> None:
-        advice = "The device repairs it before its next request, or call repair()"
+    def __init__(
+        self,
+        operation: str,
+        meaning: str,
+        changed: Sequence[Section] = (),
+        advice: str = "The device repairs it before its next request, or call repair()",
+    ) -> None:
         super().__init__(errno.EIO, operation, meaning=meaning, advice=advice)
         self.changed = tuple(changed)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (type(self), (self.operation, self.meaning, self.changed))
+        return (type(self), (self.operation, self.meaning, self.changed, self.advice))
+
+
+class Refusal(enum.Enum):
+    """Why a guest's mapping was not made, or not taken back."""
+
+    INVALID = "invalid"
+    """No range of whole pages within the region and the 64-bit space, or no access at all."""
+    READONLY = "read-only"
+    """The device may only read the region."""
+    DISCARDED = "discarded"
+    """Some of the memory is not plugged."""
+    OVERLAP = "overlap"
+    """Some of the device addresses are mapped already."""
+    SPLIT = "split"
+    """The range to unmap would cut a mapping in two."""
+    TOO_MANY_BYTES = "too many bytes"
+    """The guest would pin more than it may; a page that is mapped twice counts twice."""
+    TOO_MANY_MAPPINGS = "too many mappings"
+    """The guest would make more mappings than it may."""
+    HOST = "host"
+    """An address space refused; the error is the __cause__. If it says ListenerDiverged, unmapping is to be tried again
+    before anything else: the mapping is still the guest's, but not in every address space."""
+
+
+class GuestMappingRefused(VfioError):
+    """Everything is as before, unless its __cause__ is a ListenerDiverged. reason: why."""
+
+    def __init__(
+        self, errno: int, operation: str, arguments: Mapping[str, object], reason: Refusal, meaning: str = ""
+    ) -> None:
+        super().__init__(errno, operation, arguments, meaning)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (type(self), (self.errno, self.operation, self.arguments, self.reason, self.meaning))

@@ -30,7 +30,8 @@ class Divergence:
 class Registration:
     """Runs are bytes of the memory and lie within the section.
 
-    missing: populated, but not held. stale: held, but not populated. Both are empty unless undoing a failure failed.
+    missing: populated, but not all of it is held. stale: held, but not populated. Both are empty unless undoing a
+    failure failed.
     """
 
     def __init__(self, listener: RamDiscardListener, section: Section, granularity: int) -> None:
@@ -88,6 +89,7 @@ class Registration:
     def settle(self, run: Run) -> None:
         """run is discarded now: nothing of it is missing any more."""
         self.missing = subtract(self.missing, [run])
+        self.listener.discarded(self._part(run))
 
     def repair(self) -> None:
         """Try again to let go of what is stale, then to get what is missing."""

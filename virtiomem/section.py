@@ -91,4 +91,8 @@ class RamDiscardListener(Protocol):
         granularity bytes."""
 
     def discard(self, section: Section) -> None:
-        """section is about to be discarded: let go of all that is held of it, which is something but may not be all."""
+        """section is about to be discarded: let go of all that is held of it, which may not be all of it. Should the
+        discard fail later, what was held is populated again."""
+
+    def discarded(self, section: Section) -> None:
+        """section is discarded for good: nothing of it will come back but by being populated anew. Must not fail."""

@@ -89,6 +89,7 @@ class FakeListener:
     held: list[Run] = field(default_factory=list)
     calls: list[tuple[str, int, int]] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
+    failed: bool = False
 
     def __post_init__(self) -> None:
         self.memory.holders.append(self)
@@ -109,17 +110,23 @@ class FakeListener:
 
     def discard(self, section: Section) -> None:
         held = intersect(self.held, [section.run])
-        assert held, "nothing to discard"
+        if not held:
+            assert self.failed, "nothing to discard"
+            return
         self._record("discard", section)
         if self.memory.faults.step(f"{self.name}.discard"):
             self._fail(section, held, keep=False)
         self.held = subtract(self.held, [section.run])
+
+    def discarded(self, section: Section) -> None:
+        assert not intersect(self.held, [section.run]), "held and discarded"
 
     def _record(self, operation: str, section: Section) -> None:
         self.calls.append((operation, section.offset_within_address_space, section.size))
         self.log.append(f"{operation} {self.name}")
 
     def _fail(self, section: Section, runs: Sequence[Run], *, keep: bool) -> None:
+        self.failed = True
         if not self.half:
             raise failure(self.name)
         changed = [Run(run.start, max(run.size // 2, 4096)) for run in runs]
