@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Protocol, TypedDict
@@ -179,8 +179,8 @@ class RecordingAddressSpace:
         return None if self._limit is None else self._limit - self._table.count
 
 
-def replay(lines: Iterable[str], host: TraceHost | None = None) -> Iterator[Step]:
-    """Play a trace on a new device; one Step for each line, as soon as it is played.
+def replay(lines: Iterable[str], host: TraceHost | None = None) -> Generator[Step, None, None]:
+    """Play a trace on a new device; one Step for each line, as soon as it is played. The device ends with the replay.
 
     The first line makes the device: {"op": "init", "block_size", "addr", "region_size", "requested_size"}, optional
     "node_id", "features" (as negotiated) and "mappers" (default 1). Then {"op": "request", "hex"}, optional

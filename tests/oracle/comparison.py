@@ -1,0 +1,120 @@
+"""One trace played on both sides, step by step."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.oracle.differences import Difference
+from tests.oracle.emulator import version
+from tests.oracle.observation import Line, Observation, octets
+from tests.oracle.ours import OurDevice
+from tests.oracle.qemu_device import QemuDevice
+from virtiomem import abi
+from virtiomem.requests import RequestType, ResponseType
+
+
+@dataclass(frozen=True, slots=True)
+class Disagreement:
+    """number: of the line, counted from 0 as in the trace; after the last, the final states are meant."""
+
+    number: int
+    ours: dict[str, object]
+    qemu: dict[str, object]
+
+    def __str__(self) -> str:
+        names = [name for name in {**self.ours, **self.qemu} if self.ours.get(name) != self.qemu.get(name)]
+        return f"line {self.number + 1}: " + "; ".join(
+            f"{name}: ours {self.ours.get(name)}, QEMU {self.qemu.get(name)}" for name in names
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """steps: how many agreed. answers: by what was asked and the response; None: not answered.
+
+    difference: the one on purpose that ended the comparison, since the two sides are no longer in the same state.
+    """
+
+    steps: int
+    answers: Counter[tuple[str, str]] = field(default_factory=Counter)
+    difference: Difference | None = None
+    disagreement: Disagreement | None = None
+
+
+def compare(lines: Sequence[Line], program: Path) -> Comparison:
+    """Play lines on QEMU's virtio-mem and on ours until they differ; then compare the state of every block."""
+    init, *rest = lines
+    qemu = QemuDevice(program, init)
+    ours = OurDevice(init)
+    answers: Counter[tuple[str, str]] = Counter()
+    migrating = False
+    try:
+        before = Observation(None, False, False, bytes.fromhex(ours.step["config"]))
+        if qemu.config != before.config:
+            theirs = Observation(None, False, False, qemu.config)
+            return Comparison(0, answers, disagreement=Disagreement(0, before.fields, theirs.fields))
+        for number, line in enumerate(rest, 1):
+            our, their = ours.play(line), qemu.play(line)
+            if our != their:
+                if migrating and version(program) < (8, 1) and _unplugs_all_of_nothing(line, before, their):
+                    return Comparison(number - 1, answers, difference=Difference.UNPLUG_ALL_OF_NOTHING)
+                return Comparison(number - 1, answers, disagreement=Disagreement(number, our.fields, their.fields))
+            answers[_kind(line), _answer(our)] += 1
+            migrating = bool(line["on"]) if line["op"] == "migrating" else migrating
+            before = our
+        for player in (ours, qemu):
+            player.play({"op": "device_reset"})
+        our_states, their_states = map(_by_block, (ours.states(), qemu.states()))
+        if our_states != their_states:
+            return Comparison(len(rest), answers, disagreement=Disagreement(len(lines), our_states, their_states))
+        return Comparison(len(rest), answers)
+    finally:
+        ours.close()
+        qemu.close()
+
+
+def shrunk(lines: Sequence[Line], program: Path) -> tuple[Sequence[Line], Disagreement]:
+    """As few of the lines as still disagree."""
+    disagreement = compare(lines, program).disagreement
+    assert disagreement is not None
+    lines = lines[: disagreement.number + 1]
+    part = len(lines) // 2
+    while part:
+        at = 1
+        while at < len(lines):
+            fewer = [*lines[:at], *lines[at + part :]]
+            if found := compare(fewer, program).disagreement:
+                lines, disagreement = fewer, found
+            else:
+                at += part
+        part //= 2
+    return lines, disagreement
+
+
+def _unplugs_all_of_nothing(line: Line, before: Observation, their: Observation) -> bool:
+    plugged = abi.virtio_mem_config.from_buffer_copy(before.config).plugged_size
+    unplug_all = line["op"] == "system_reset" or _kind(line) == RequestType.UNPLUG_ALL.name
+    return not plugged and unplug_all and their.config == before.config
+
+
+def _kind(line: Line) -> str:
+    """What is asked: an op, or for a request the name of its type."""
+    if line["op"] != "request":
+        return str(line["op"])
+    kind = int.from_bytes(octets(line)[:2], "little")
+    return RequestType(kind).name if len(octets(line)) > 1 and kind in list(RequestType) else "malformed"
+
+
+def _answer(observation: Observation) -> str:
+    if observation.response is not None:
+        return ResponseType(observation.response[0]).name
+    if observation.broken:
+        return "broken"
+    return "refused" if observation.refused else "done"
+
+
+def _by_block(states: list[bytes | None]) -> dict[str, object]:
+    return {f"block {number}": None if state is None else state.hex() for number, state in enumerate(states)}

@@ -1,0 +1,22 @@
+"""Where we differ from QEMU on purpose: the rows of docs/qemu-differences.md, by name."""
+
+from __future__ import annotations
+
+import enum
+import re
+from pathlib import Path
+
+DOCUMENT = Path(__file__).parents[2] / "docs/qemu-differences.md"
+
+
+class Difference(enum.Enum):
+    """What a comparison may put a difference down to; anything else is a disagreement."""
+
+    UNPLUG_ALL_OF_NOTHING = "unplug-all-of-nothing"
+    REQUESTED_SIZE_AT_START = "requested-size-at-start"
+    FEATURES_NOT_OFFERED = "features-not-offered"
+
+
+def documented() -> list[str]:
+    """The names in the first column of the document's table."""
+    return re.findall(r"^\| `([a-z-]+)` \|", DOCUMENT.read_text(), re.MULTILINE)
