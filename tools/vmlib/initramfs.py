@@ -21,6 +21,8 @@ MODULES = (
     "vfio",
     "vfio_iommu_type1",
     "vfio_pci",
+    "mtty",
+    "mdpy",
 )
 DIRECTORIES = ("bin", "dev", "lib", "mnt", "mnt/host", "mnt/rw", "mnt/root", "modules", "proc", "sys", "tmp")
 

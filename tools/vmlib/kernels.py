@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from vmlib.packages import Suite, cache_directory, locked, own_suite, progress
+from vmlib import build
+from vmlib.packages import Suite, cache_directory, locked, newest, own_suite, progress
 
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """suite None: this machine's own. version: a prefix; empty for the one the suite installs by default."""
+    """suite None: this machine's own. version: a prefix; empty for the one the suite installs by default.
+
+    config: fragments in this directory, later ones over earlier ones: a kernel built with them from the newest source
+    package of the suite.
+    """
 
     name: str
     suite: str | None
     version: str = ""
+    config: tuple[str, ...] = ()
 
 
 KERNELS = {
@@ -27,6 +34,8 @@ KERNELS = {
         Kernel("debian-6.12", "trixie"),
         Kernel("debian-6.18", "trixie-backports", "6.18"),
         Kernel("debian-7", "trixie-backports"),
+        Kernel("built", "trixie-backports", config=("built.config",)),
+        Kernel("built-compat", "trixie-backports", config=("built.config", "built-compat.config")),
     )
 }
 
@@ -44,23 +53,25 @@ class Image:
 
 
 def image(name: str) -> Image:
-    """The kernel called name in the table, fetched first if the cache has it not. Raises KeyError, Unavailable."""
+    """The kernel called name in the table; fetched or built first if it is not cached. Raises KeyError, Unavailable."""
     kernel = KERNELS[name]
-    directory = cache_directory() / "kernels" / name
-    complete = directory / ".complete"
-    with locked(directory.parent):
-        if not complete.exists():
-            shutil.rmtree(directory, ignore_errors=True)
-            directory.mkdir(parents=True)
-            _fetch(kernel, directory)
-            complete.touch()
-    return _find(name, directory)
+    if not cached(name):
+        if kernel.config:
+            _build(kernel.suite)
+        else:
+            _fetch(kernel)
+    return _find(kernel)
+
+
+def cached(name: str) -> bool:
+    """Whether image(name) answers at once."""
+    return _complete(KERNELS[name]).exists()
 
 
 def busybox() -> Path:
     """A static busybox for the machine's first process."""
     directory = cache_directory() / "busybox"
-    with locked(directory.parent):
+    with locked(directory):
         if not (found := _busybox(directory)):
             progress("fetching busybox")
             Suite(own_suite()).unpack(["busybox-static"], directory)
@@ -74,14 +85,53 @@ def _busybox(directory: Path) -> Path | None:
     return next((place for place in places if place.exists()), None)
 
 
-def _fetch(kernel: Kernel, directory: Path) -> None:
-    suite = Suite(kernel.suite or own_suite())
-    release = _release(suite, kernel.version)
-    wanted = [f"linux-image-{release}", f"linux-modules-{release}", f"linux-modules-extra-{release}"]
-    wanted.append(f"linux-binary-{release}")
-    known = suite.packages("linux-")
-    progress(f"fetching kernel {kernel.name}: {release} of {suite.name}")
-    suite.unpack([package for package in wanted if package in known], directory)
+def _directory(kernel: Kernel) -> Path:
+    """Where the cache has the kernel: for one that is built, a place of its own for every configuration."""
+    name = kernel.name
+    if kernel.config:
+        digest = hashlib.sha256(f"{kernel.suite}\n{_configuration(kernel)}".encode())
+        name += f"-{digest.hexdigest()[:12]}"
+    return cache_directory() / "kernels" / name
+
+
+def _complete(kernel: Kernel) -> Path:
+    return _directory(kernel) / ".complete"
+
+
+def _configuration(kernel: Kernel) -> str:
+    return "".join((Path(__file__).parent / name).read_text() for name in kernel.config)
+
+
+def _fetch(kernel: Kernel) -> None:
+    directory = _directory(kernel)
+    with locked(directory):
+        if _complete(kernel).exists():
+            return
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(parents=True)
+        suite = Suite(kernel.suite or own_suite())
+        release = _release(suite, kernel.version)
+        wanted = [f"linux-image-{release}", f"linux-modules-{release}", f"linux-modules-extra-{release}"]
+        wanted.append(f"linux-binary-{release}")
+        known = suite.packages("linux-")
+        progress(f"fetching kernel {kernel.name}: {release} of {suite.name}")
+        suite.unpack([package for package in wanted if package in known], directory)
+        _complete(kernel).touch()
+
+
+def _build(suite: str | None) -> None:
+    """Build all kernels of one source package that are missing: the second is little work after the first."""
+    with locked(cache_directory() / "kernels/build"):
+        missing = [row for row in KERNELS.values() if row.config and row.suite == suite and not cached(row.name)]
+        if not missing:
+            return
+        with build.tree(suite or own_suite()) as tree:
+            for kernel in missing:
+                directory = _directory(kernel)
+                shutil.rmtree(directory, ignore_errors=True)
+                directory.mkdir(parents=True)
+                tree.build(kernel.name, _configuration(kernel), directory)
+                _complete(kernel).touch()
 
 
 def _release(suite: Suite, version: str) -> str:
@@ -93,10 +143,11 @@ def _release(suite: Suite, version: str) -> str:
                 return images[0].removeprefix("linux-image-")
     names = [name for name in suite.packages(f"linux-image-{version}") if not _UNWANTED.search(name)]
     releases = [name.removeprefix("linux-image-") for name in names if name.endswith(("amd64", "generic"))]
-    return max(releases, key=lambda release: [int(number) for number in re.findall(r"\d+", release)])
+    return newest(releases)
 
 
-def _find(name: str, directory: Path) -> Image:
+def _find(kernel: Kernel) -> Image:
+    directory = _directory(kernel)
     candidates = [*directory.glob("boot/vmlinuz-*"), *directory.glob("usr/lib/modules/*/vmlinuz")]
     modules = [*directory.glob("lib/modules/*"), *directory.glob("usr/lib/modules/*")]
-    return Image(name, candidates[0], modules[0])
+    return Image(kernel.name, candidates[0], modules[0])

@@ -29,9 +29,9 @@ IOMMUS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "intel": (("-device", "intel-iommu,intremap=on,caching-mode=on"), "intel_iommu=on iommu=nopt"),
     "amd": (("-device", "amd-iommu,intremap=on"), "iommu=nopt"),
     "virtio": (("-device", "virtio-iommu-pci"), "vm.unsafe_interrupts"),
-    "none": ((), ""),
+    "none": ((), "vfio.enable_unsafe_noiommu_mode=1"),
 }
-"""QEMU's arguments and the kernel's. A virtio IOMMU cannot remap interrupts."""
+"""QEMU's arguments and the kernel's. A virtio IOMMU cannot remap interrupts; without one there is noiommu."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,12 +28,39 @@ def progress(text: str) -> None:
 
 
 @contextmanager
-def locked(directory: Path) -> Iterator[None]:
-    """One process at a time works in the directory."""
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / ".lock").open("w") as lock:
+def progressing(text: str) -> Iterator[Callable[[str], None]]:
+    """A line on a terminal that says how far something is and how long it has taken; elsewhere only that it began."""
+    start = last = time.monotonic()
+    terminal = sys.stderr.isatty()
+    progress(text)
+
+    def report(how_far: str) -> None:
+        nonlocal last
+        if terminal and time.monotonic() - last > 0.5:
+            last = time.monotonic()
+            print(f"\r\033[Kvm: {text}: {how_far}, {last - start:.0f} s", end="", file=sys.stderr, flush=True)
+
+    try:
+        yield report
+    finally:
+        if last > start:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """One process at a time makes what is to be at path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f"{path.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def newest(names: Iterable[str]) -> str:
+    """The name with the highest version in it. Raises Unavailable if there are none."""
+    if not (candidates := list(names)):
+        raise Unavailable("the suite has no such package")
+    return max(candidates, key=lambda name: [int(number) for number in re.findall(r"\d+", name)])
 
 
 class Suite:
