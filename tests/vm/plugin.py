@@ -17,8 +17,9 @@ from pathlib import Path
 
 import pytest
 from vmlib.errors import VmError
+from vmlib.hardware import IOMMUS, Hardware
 from vmlib.kernels import KERNELS, image
-from vmlib.machine import IOMMUS, Hardware, Machine
+from vmlib.machine import Machine
 
 SIMULATED = "simulated"
 GUEST_KERNEL = "PYVFIO_GUEST_KERNEL"

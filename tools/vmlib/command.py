@@ -7,8 +7,9 @@ import sys
 from collections.abc import Sequence
 
 from vmlib.errors import VmError
+from vmlib.hardware import IOMMUS, PARTS, Hardware
 from vmlib.kernels import KERNELS, image
-from vmlib.machine import IOMMUS, Hardware, Machine, Output
+from vmlib.machine import Machine, Output
 
 BROKEN = 125
 """Exit status when it is the machine that failed, not the command."""
@@ -19,10 +20,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     hardware = Hardware(
         iommu=options.iommu,
-        memory=options.memory,
+        cpu=options.cpu,
         cpus=options.cpus,
+        memory=options.memory,
         huge_pages=options.hugepages,
         edu=options.edu,
+        parts=tuple(PARTS) if options.part is None else [part for part in options.part if part],
         devices=options.device,
         append=options.append,
     )
@@ -49,10 +52,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--kernel", choices=KERNELS, default="stock", help="default: of this machine's own suite")
     parser.add_argument("--iommu", choices=IOMMUS, default="intel", help="default: %(default)s")
+    parser.add_argument("--cpu", default="max", help="EPYC,+svm for a guest in the guest (default: %(default)s)")
     parser.add_argument("--memory", type=int, default=1536, metavar="MIB", help="default: %(default)s")
     parser.add_argument("--cpus", type=int, default=1, help="default: %(default)s")
     parser.add_argument("--hugepages", type=int, default=256, metavar="N", help="of 2 MiB each (default: %(default)s)")
     parser.add_argument("--edu", type=int, default=3, metavar="N", help="edu devices (default: %(default)s)")
+    parser.add_argument("--part", choices=[*PARTS, ""], action="append", help="default: all; '' for none")
     parser.add_argument("--device", action="append", default=[], metavar="DEVICE", help="a further device, as QEMU's")
     parser.add_argument("--append", default="", metavar="ARGUMENTS", help="further arguments of the kernel")
     parser.add_argument("--timeout", type=float, default=300, metavar="SECONDS", help="default: %(default)s")

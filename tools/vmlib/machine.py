@@ -10,11 +10,11 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from vmlib import initramfs
 from vmlib.errors import Unavailable, VmError
+from vmlib.hardware import DISK_SIZE, Hardware
 from vmlib.kernels import Image, busybox
 from vmlib.packages import cache_directory
 
@@ -24,27 +24,6 @@ Output = Callable[[bytes], None]
 
 PORTS = ("stdout", "stderr", "reports", "dmesg", "status")
 """What comes back from the guest: /dev/vm-NAME there."""
-
-IOMMUS: Mapping[str, tuple[tuple[str, ...], str]] = {
-    "intel": (("-device", "intel-iommu,intremap=on,caching-mode=on"), "intel_iommu=on iommu=nopt"),
-    "amd": (("-device", "amd-iommu,intremap=on"), "iommu=nopt"),
-    "virtio": (("-device", "virtio-iommu-pci"), "vm.unsafe_interrupts"),
-    "none": ((), "vfio.enable_unsafe_noiommu_mode=1"),
-}
-"""QEMU's arguments and the kernel's. A virtio IOMMU cannot remap interrupts; without one there is noiommu."""
-
-
-@dataclass(frozen=True, slots=True)
-class Hardware:
-    """memory: MiB; huge_pages: of 2 MiB, out of memory; edu: how many edu devices; devices: further -device values."""
-
-    iommu: str = "intel"
-    memory: int = 1536
-    cpus: int = 1
-    huge_pages: int = 256
-    edu: int = 3
-    devices: Sequence[str] = ()
-    append: str = ""
 
 
 class Machine:
@@ -86,7 +65,10 @@ class Machine:
             initrd.write_bytes(
                 initramfs.build(busybox(), self._image.modules, Path(__file__).parent / "init", {"job.sh": job})
             )
-            hung = self._boot(initrd, console, outputs)
+            disk = Path(directory, "disk")
+            with disk.open("wb") as file:
+                file.truncate(DISK_SIZE)
+            hung = self._boot(self._arguments(initrd, console, disk), outputs)
             self._console = console.read_bytes() if console.exists() else b""
         status = bytes(self._received["status"]).strip()
         if status.isdigit():
@@ -100,19 +82,22 @@ class Machine:
             if self._process is not None:
                 self._process.kill()
 
-    def _boot(self, initrd: Path, console: Path, outputs: Mapping[str, Output]) -> bool:
+    def _boot(self, arguments: list[str], outputs: Mapping[str, Output]) -> bool:
         """Run QEMU to its end; whether it had to be ended."""
         pairs = {port: socket.socketpair() for port in PORTS}
-        fds = {port: theirs.fileno() for port, (_, theirs) in pairs.items()}
+        fds = [theirs.fileno() for _, theirs in pairs.values()]
+        for port, fd in zip(pairs, fds, strict=True):
+            arguments += ["-chardev", f"socket,id={port},fd={fd}"]
+            arguments += ["-device", f"virtserialport,chardev={port},name={port}"]
         with self._lock:
             if self._killed:
                 return False
             self._process = subprocess.Popen(
-                self._arguments(initrd, console, fds),
+                arguments,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
-                pass_fds=list(fds.values()),
+                pass_fds=fds,
             )
         pumps = []
         for port, (ours, theirs) in pairs.items():
@@ -161,31 +146,21 @@ class Machine:
             what = "ended without an exit status"
         return VmError(f"the guest ({self._image.name}) {what}; its log is {name}\n{tail}")
 
-    def _arguments(self, initrd: Path, console: Path, fds: Mapping[str, int]) -> list[str]:
-        hardware = self._hardware
-        iommu, iommu_append = IOMMUS[hardware.iommu]
+    def _arguments(self, initrd: Path, console: Path, disk: Path) -> list[str]:
         append = (
             "console=ttyS0 panic=-1 reboot=t quiet loglevel=4 mitigations=off nokaslr tsc=reliable random.trust_cpu=on "
-            f"hugepages={hardware.huge_pages} {iommu_append} {hardware.append}"
+            f"{self._hardware.kernel_arguments}"
         )
-        arguments = [
+        return [
             *(self._qemu, "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
             *("-machine", "q35,usb=off,vmport=off,smbus=off,sata=off,hpet=off", "-accel", "tcg,thread=multi"),
-            *("-cpu", "max", "-smp", str(hardware.cpus), "-m", str(hardware.memory)),
             *("-kernel", str(self._image.vmlinuz), "-initrd", str(initrd), "-append", append),
             *("-serial", f"file:{console}"),
-            *iommu,
+            *self._hardware.processor_arguments(),
             *("-fsdev", "local,id=host,path=/,security_model=none,readonly=on,multidevs=remap"),
             *("-device", "virtio-9p-pci,fsdev=host,mount_tag=host", "-device", "virtio-serial-pci"),
+            *self._hardware.device_arguments(disk),
         ]
-        for port, fd in fds.items():
-            arguments += ["-chardev", f"socket,id={port},fd={fd}"]
-            arguments += ["-device", f"virtserialport,chardev={port},name={port}"]
-        for _ in range(hardware.edu):
-            arguments += ["-device", "edu,dma_mask=0xffffffffffffffff"]
-        for device in hardware.devices:
-            arguments += ["-device", device]
-        return arguments
 
 
 def _job(command: Sequence[str], environment: Mapping[str, str]) -> str:

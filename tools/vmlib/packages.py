@@ -69,7 +69,7 @@ class Suite:
     def __init__(self, name: str, *below: str) -> None:
         """Reads the suites' package lists. Raises Unavailable without apt, or without the suites."""
         if shutil.which("apt-get") is None or shutil.which("dpkg") is None:
-            raise Unavailable("kernels come from Debian packages, and this machine has no apt: name one with --image")
+            raise Unavailable("what the virtual machine needs comes from Debian packages, and this machine has no apt")
         self.name = name
         self._directory = cache_directory() / "apt" / "+".join((name, *below))
         uri, keyring = mirror()
@@ -111,24 +111,27 @@ class Suite:
             shutil.rmtree(downloads, ignore_errors=True)
             downloads.mkdir()
             self._call("apt-get", "-qq", "download", *packages, cwd=downloads)
-            for archive in downloads.glob("*.deb"):
-                _run(["dpkg", "--extract", str(archive), str(directory)])
-            shutil.rmtree(downloads)
+            _extract(downloads, directory)
 
     def unpack_with_dependencies(self, packages: Sequence[str], directory: Path) -> None:
         """Download packages of this suite and all they depend on, libc included, and unpack them into directory."""
         with locked(self._directory):
-            archives = self._directory / "cache/archives"
             # The list of what is installed is empty here, so nothing is left out.
             command = ["--download-only", "--no-install-recommends", "--target-release", self.name, "--assume-yes"]
             self._call("apt-get", "-qq", *command, "install", *packages)
-            for archive in archives.glob("*.deb"):
-                _run(["dpkg", "--extract", str(archive), str(directory)])
-                archive.unlink()
+            _extract(self._directory / "cache/archives", directory)
 
     def _call(self, program: str, *arguments: str, cwd: Path | None = None) -> str:
         command, *rest = arguments
         return _run([program, *self._options, command, *rest], cwd)
+
+
+def _extract(archives: Path, directory: Path) -> None:
+    """Unpack all packages in archives, which are gone afterwards."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for archive in archives.glob("*.deb"):
+        _run(["dpkg", "--extract", str(archive), str(directory)])
+        archive.unlink()
 
 
 def own_suite() -> str:
