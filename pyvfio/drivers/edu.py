@@ -8,7 +8,7 @@ from typing import Self
 
 from pyvfio.device import Device
 from pyvfio.errors import InvalidArgument, VfioError
-from pyvfio.host.pci import pci_devices
+from pyvfio.host.pci import group_members, pci_devices
 from pyvfio.irq import InterruptIndex
 from pyvfio.kernel import Kernel
 
@@ -37,11 +37,12 @@ _PATIENCE = 10.0
 
 
 def edu_addresses(kernel: Kernel) -> list[str]:
-    """The PCI addresses of the host's edu devices."""
+    """The PCI addresses of the host's edu devices that share their IOMMU group with no other device."""
     return [
         device.address
         for device in pci_devices(kernel)
         if (device.vendor_id, device.device_id) == (VENDOR_ID, DEVICE_ID)
+        and (device.group is None or group_members(kernel, device.group) == [device])
     ]
 
 

@@ -148,7 +148,8 @@ class Machine:
 
     def _arguments(self, initrd: Path, console: Path, disk: Path) -> list[str]:
         append = (
-            "console=ttyS0 panic=-1 reboot=t quiet loglevel=4 mitigations=off nokaslr tsc=reliable random.trust_cpu=on "
+            "console=ttyS0 panic=-1 reboot=t quiet loglevel=4 mitigations=off nokaslr tsc=reliable no_timer_check "
+            "random.trust_cpu=on "
             f"{self._hardware.kernel_arguments}"
         )
         return [
