@@ -37,6 +37,7 @@ from pyvfio.region import Region, RegionIndex
 from pyvfio.region_info import MmapArea, RegionFlags, RegionInfo, RegionType
 from pyvfio.registers import Field, Register, Registers
 from pyvfio.reset import AffectedDevice
+from pyvfio.shared_memory import SharedMemory
 
 __all__ = [
     "Access",
@@ -101,6 +102,7 @@ __all__ = [
     "RegionType",
     "Register",
     "Registers",
+    "SharedMemory",
     "ShortUnmap",
     "Sriov",
     "StillMapped",

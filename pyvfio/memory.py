@@ -75,6 +75,8 @@ class Memory(Resource):
         self.size = size
         self.page_size = _page_size(kind, page_size)
         self.fd: int | None = None
+        # Where in the file the memory begins.
+        self._file_offset = 0
         self._holds: list[object] = []
         self._users: list[MemoryUser] = []
         if size <= 0 or size % self.page_size:
@@ -133,7 +135,7 @@ class Memory(Resource):
                     self.kernel.madvise(self.address + offset, size, mman.MADV_DONTNEED)
                 else:
                     mode = mman.FALLOC_FL_PUNCH_HOLE | mman.FALLOC_FL_KEEP_SIZE
-                    self.kernel.fallocate(self.fd, mode, offset, size)
+                    self.kernel.fallocate(self.fd, mode, self._file_offset + offset, size)
             except OSError as error:
                 raise VfioError(error.errno or errno.EIO, "discard", {"offset": offset, "size": size}) from error
 
@@ -182,7 +184,8 @@ class Memory(Resource):
                 self._advise(address, mman.MADV_NOHUGEPAGE)
                 return address
             case MemoryKind.THP:
-                address = self._map_aligned(protection, private)
+                alignment = transparent_huge_page_size(self.kernel) or self.page_size
+                address = self._map_aligned(protection, private, alignment)
                 self._advise(address, mman.MADV_HUGEPAGE)
                 return address
             case MemoryKind.HUGETLB_ANONYMOUS:
@@ -197,9 +200,8 @@ class Memory(Resource):
                     self.kernel.close(self.fd)
                     raise
 
-    def _map_aligned(self, protection: int, flags: int) -> int:
-        """Address space that begins where a transparent huge page can."""
-        alignment = transparent_huge_page_size(self.kernel) or self.page_size
+    def _map_aligned(self, protection: int, flags: int, alignment: int) -> int:
+        """Address space that begins at a multiple of alignment, where a huge page can."""
         start = self.kernel.mmap(self.size + alignment, protection, flags)
         address = -(-start // alignment) * alignment
         end = start + self.size + alignment

@@ -52,6 +52,11 @@ def struct(declaration: type[S]) -> type[S]:
     return cast("type[S]", rebuilt)
 
 
+def offset_of(declaration: type[ctypes.Structure], name: str) -> int:
+    """C's offsetof: where a field begins, in bytes."""
+    return int(getattr(declaration, name).offset)
+
+
 class Argsz(ctypes.Structure):
     """linux/vfio.h: a struct that begins with argsz, its size in bytes, which the constructor fills in."""
 

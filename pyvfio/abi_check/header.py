@@ -30,13 +30,15 @@ class HeaderNames:
     """What a header defines; path is the file.
 
     structs: the members of each, those of anonymous unions among them. constants: macros and enumerators,
-    with the text of a macro that is a string. included: the macros of the headers it includes.
+    with the text of a macro that is a string. included: the macros of the headers it includes. aggregates: the types
+    it defines that are structs by another name.
     """
 
     path: str = ""
     structs: dict[str, list[Member]] = field(default_factory=dict)
     constants: dict[str, str | None] = field(default_factory=dict)
     included: set[str] = field(default_factory=set)
+    aggregates: set[str] = field(default_factory=set)
 
     def keep(self, names: AbstractSet[str]) -> None:
         """Forget all structs and constants but these."""
@@ -68,6 +70,8 @@ def scan(preprocessed: str, header: str) -> HeaderNames:
 
 def _scan_declarations(tokens: list[str], names: HeaderNames) -> None:
     for declaration in _split(tokens, ";"):
+        if declaration[:2] in (["typedef", "struct"], ["typedef", "union"]):
+            names.aggregates.add([*_without_attributes(declaration)][-1])
         if "{" not in declaration:
             continue
         opening = declaration.index("{")
@@ -75,20 +79,20 @@ def _scan_declarations(tokens: list[str], names: HeaderNames) -> None:
         if declaration[0] == "enum":
             names.constants.update((item[0], None) for item in _split(body, ",") if item)
         elif declaration[0] == "struct" and opening == 2:
-            names.structs[declaration[1]] = [*_members(body)]
+            names.structs[declaration[1]] = [*_members(body, names.aggregates)]
 
 
-def _members(body: list[str]) -> Iterator[Member]:
+def _members(body: list[str], aggregates: AbstractSet[str]) -> Iterator[Member]:
     for declaration in _split(body, ";"):
         declaration = [*_without_attributes(declaration)]
         if not declaration:
             continue
-        is_aggregate = declaration[0] in ("struct", "union")
+        is_aggregate = declaration[0] in ("struct", "union", *aggregates)
         if "{" in declaration:
             opening = declaration.index("{")
             closing = _closing(declaration, opening)
             if closing == len(declaration) - 1:
-                yield from _members(declaration[opening + 1 : closing])
+                yield from _members(declaration[opening + 1 : closing], aggregates)
                 continue
             declaration = declaration[closing + 1 :]
         for declarator in _split(declaration, ","):

@@ -20,6 +20,12 @@ from pyvfio.abi_check import MIRRORS, AbiCheckError, Kind, Mirror, Status, check
 HEADER = "linux/example.h"
 MODULE = "example_mirror"
 VIRTIO_MEM = Mirror("linux/virtio_mem.h", "virtiomem.abi")
+VIRTIO = (
+    VIRTIO_MEM,
+    Mirror("linux/virtio_ring.h", "virtiomem.vhost_user.abi.virtio_ring", complete=False),
+    Mirror("linux/virtio_config.h", "virtiomem.vhost_user.abi.virtio_config", complete=False),
+    Mirror("linux/vhost_types.h", "virtiomem.vhost_user.abi.vhost_types", complete=False),
+)
 
 Example = Callable[[str, Mapping[str, object]], dict[str, tuple[Status, str | None, str | None]]]
 
@@ -64,7 +70,7 @@ def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Example:
     return _check
 
 
-@pytest.mark.parametrize("mirror", [*MIRRORS, VIRTIO_MEM], ids=lambda mirror: mirror.header)
+@pytest.mark.parametrize("mirror", [*MIRRORS, *VIRTIO], ids=lambda mirror: mirror.header)
 def test_the_mirror_agrees_with_the_installed_header(mirror: Mirror) -> None:
     try:
         (header,) = check(mirrors=[mirror]).headers
