@@ -1,0 +1,8 @@
+"""The device outside the virtual machine monitor: virtio-mem over vhost-user, for QEMU and whatever else speaks it."""
+
+from virtiomem.vhost_user.device import VhostUserDevice
+from virtiomem.vhost_user.errors import FrontEndError, QueueBroken
+from virtiomem.vhost_user.events import ConfigChanges, FrontEndEvents
+from virtiomem.vhost_user.server import Server
+
+__all__ = ["ConfigChanges", "FrontEndError", "FrontEndEvents", "QueueBroken", "Server", "VhostUserDevice"]

@@ -1,0 +1,1 @@
+"""What crosses a vhost-user socket and lies in shared memory, as ctypes. Headers' and specification's own names."""

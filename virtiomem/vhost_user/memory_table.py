@@ -1,0 +1,154 @@
+"""MemoryTable: the guest's memory, as the front end shares it."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pyvfio.errors import VfioError
+from pyvfio.kernel import Kernel
+from pyvfio.shared_memory import SharedMemory
+from virtiomem.vhost_user.abi.vhost_user import VhostUserMemoryRegion
+from virtiomem.vhost_user.errors import FrontEndError, QueueBroken
+from virtiomem.vhost_user.window import Window
+
+_END = 1 << 64
+
+
+@dataclass(frozen=True, slots=True)
+class FileRange:
+    """Where a region is: which file, by device and inode, and from which byte of it."""
+
+    device: int
+    inode: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class GuestRegion:
+    """size bytes of the guest's memory, mapped here from byte offset of memory. Addresses: the guest's, the front
+    end's."""
+
+    guest_address: int
+    size: int
+    user_address: int
+    memory: SharedMemory
+    offset: int
+    file: FileRange
+
+    def describes(self, entry: VhostUserMemoryRegion) -> bool:
+        return (self.guest_address, self.size, self.user_address) == (
+            entry.guest_phys_addr,
+            entry.memory_size,
+            entry.userspace_addr,
+        )
+
+
+class MemoryTable:
+    """The regions, none overlapping another. Owns their mappings and files, until close()."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self.regions: tuple[GuestRegion, ...] = ()
+
+    def add(self, entry: VhostUserMemoryRegion, fd: int) -> GuestRegion:
+        """Map a region from its file; fd is the table's from now on, also after a failure.
+
+        Raises FrontEndError for what cannot be memory of a guest, VfioError if it cannot be mapped.
+        """
+        try:
+            self._check(entry, fd)
+            region = self._mapped(entry, fd)
+        except BaseException:
+            os.close(fd)
+            raise
+        self.regions = (*self.regions, region)
+        return region
+
+    def remove(self, entry: VhostUserMemoryRegion) -> None:
+        """Raises FrontEndError if there is no such region. No window into it may be used any more."""
+        region = next((region for region in self.regions if region.describes(entry)), None)
+        if region is None:
+            raise _refused(entry, "there is no such region")
+        self.regions = tuple(other for other in self.regions if other is not region)
+        region.memory.close()
+
+    def close(self) -> None:
+        """Unmap everything. No window may be used any more. Closing twice is harmless."""
+        regions, self.regions = self.regions, ()
+        for region in regions:
+            region.memory.close()
+
+    def at_user_address(self, address: int, size: int) -> Window:
+        """size bytes at the front end's address. Raises QueueBroken unless one region has them all."""
+        for region in self.regions:
+            if region.user_address <= address and address + size <= region.user_address + region.size:
+                return self._window(region, address - region.user_address, size)
+        raise _outside(address, size)
+
+    def at(self, address: int, size: int) -> Window:
+        """size bytes at the guest's address. Raises QueueBroken unless one region has them all."""
+        for region in self.regions:
+            if region.guest_address <= address and address + size <= region.guest_address + region.size:
+                return self._window(region, address - region.guest_address, size)
+        raise _outside(address, size)
+
+    def pieces(self, address: int, size: int) -> Iterator[Window]:
+        """size bytes at the guest's address, which may lie in several adjacent regions.
+
+        Raises QueueBroken at the first byte that is not the guest's memory.
+        """
+        while size:
+            region = next(
+                (region for region in self.regions if 0 <= address - region.guest_address < region.size), None
+            )
+            if region is None:
+                raise _outside(address, size)
+            part = min(size, region.guest_address + region.size - address)
+            yield self._window(region, address - region.guest_address, part)
+            address, size = address + part, size - part
+
+    def _window(self, region: GuestRegion, offset: int, size: int) -> Window:
+        return Window(self._kernel, region.memory.address + region.offset + offset, size)
+
+    def _check(self, entry: VhostUserMemoryRegion, fd: int) -> None:
+        end, user_end = entry.guest_phys_addr + entry.memory_size, entry.userspace_addr + entry.memory_size
+        if not entry.memory_size or max(end, user_end, entry.mmap_offset + entry.memory_size) > _END:
+            raise _refused(entry, "it is empty or its end wraps")
+        for other in self.regions:
+            if entry.guest_phys_addr < other.guest_address + other.size and other.guest_address < end:
+                raise _refused(entry, "it overlaps another region")
+            if entry.userspace_addr < other.user_address + other.size and other.user_address < user_end:
+                raise _refused(entry, "it overlaps another region in the front end")
+        if os.fstat(fd).st_size < entry.mmap_offset + entry.memory_size:
+            raise _refused(entry, "its file is too short")
+
+    def _mapped(self, entry: VhostUserMemoryRegion, fd: int) -> GuestRegion:
+        # Regions begin where the guest's do, which need not be at a huge page of their file.
+        page_size = os.fstatvfs(fd).f_bsize
+        within = entry.mmap_offset % page_size
+        size = -(-(within + entry.memory_size) // page_size) * page_size
+        memory = SharedMemory(size, page_size=page_size, kernel=self._kernel)
+        try:
+            memory.attach(fd, entry.mmap_offset - within)
+        except VfioError:
+            memory.close()
+            raise
+        status = os.fstat(fd)
+        file = FileRange(status.st_dev, status.st_ino, entry.mmap_offset)
+        return GuestRegion(entry.guest_phys_addr, entry.memory_size, entry.userspace_addr, memory, within, file)
+
+
+def _refused(entry: VhostUserMemoryRegion, meaning: str) -> FrontEndError:
+    arguments = {
+        "guest address": entry.guest_phys_addr,
+        "size": entry.memory_size,
+        "offset": entry.mmap_offset,
+    }
+    return FrontEndError(errno.EINVAL, "vhost-user memory region", arguments, meaning)
+
+
+def _outside(address: int, size: int) -> QueueBroken:
+    return QueueBroken(errno.EFAULT, "ring", {"address": address, "size": size}, "not the guest's memory")

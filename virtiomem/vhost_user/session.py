@@ -1,0 +1,347 @@
+"""Session: one front end, from its connection to its end."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, Protocol
+
+from pyvfio.errors import VfioError
+from pyvfio.kernel import Kernel
+from virtiomem.device import VirtioMem
+from virtiomem.vhost_user.abi import vhost_user, virtio_config, virtio_ring
+from virtiomem.vhost_user.abi.vhost_types import vhost_vring_addr, vhost_vring_state
+from virtiomem.vhost_user.abi.vhost_user import (
+    VhostUserConfig,
+    VhostUserMemory,
+    VhostUserMemoryRegion,
+    VhostUserMemRegMsg,
+)
+from virtiomem.vhost_user.connection import Connection
+from virtiomem.vhost_user.errors import FrontEndError
+from virtiomem.vhost_user.events import FrontEndEvents
+from virtiomem.vhost_user.memory_table import GuestRegion
+from virtiomem.vhost_user.messages import FrontEndRequest, Message, ProtocolFeature
+from virtiomem.vhost_user.service import Service
+
+_TRANSPORT_FEATURES: Final = (
+    1 << virtio_config.VIRTIO_F_VERSION_1
+    | 1 << virtio_config.VIRTIO_F_RING_PACKED
+    | 1 << virtio_ring.VIRTIO_RING_F_INDIRECT_DESC
+    | 1 << virtio_ring.VIRTIO_RING_F_EVENT_IDX
+)
+_F_PROTOCOL_FEATURES: Final = 1 << vhost_user.VHOST_USER_F_PROTOCOL_FEATURES
+_PROTOCOL_FEATURES: Final = ProtocolFeature(sum(ProtocolFeature))
+_TELLS_OF_RESETS: Final = ProtocolFeature.STATUS | ProtocolFeature.RESET_DEVICE
+_MEMORY_SLOTS: Final = 64
+
+
+class RegionMemory(Protocol):
+    """Takes the region's memory out of what the front end shares."""
+
+    def attach(self, regions: Sequence[GuestRegion]) -> None:
+        """Raises VfioError if the device cannot have its memory among these regions."""
+
+
+class Session:
+    """What one front end negotiated, shared and set up for a device, which outlives it.
+
+    All it sends is checked before it is used. What it may not do ends its connection (FrontEndError); what it may ask
+    for and cannot have is refused, and told to it if it waits for an answer.
+    """
+
+    def __init__(
+        self, endpoint: socket.socket, device: VirtioMem, memory: RegionMemory, kernel: Kernel, events: FrontEndEvents
+    ) -> None:
+        """Owns endpoint from now on."""
+        self._connection = Connection(endpoint)
+        self._device = device
+        self._region_memory = memory
+        self._events = events
+        self._service = Service(device, kernel, events)
+        self._protocol_features = ProtocolFeature(0)
+        self._status = 0
+
+    @property
+    def descriptors(self) -> list[int]:
+        """What to call ready() for when it is readable."""
+        kick = self._service.vring.kick
+        return [self._connection.fileno(), *([kick] if kick is not None and self._service.vring.running else [])]
+
+    def ready(self, fd: int) -> None:
+        """Do what is there to do. Raises EOFError when the front end has gone, FrontEndError if it must go."""
+        vring = self._service.vring
+        if fd == self._connection.fileno():
+            while (message := self._connection.receive()) is not None:
+                with message:
+                    self._handle(message)
+        elif fd == vring.kick and vring.running:
+            vring.acknowledge_kick()
+            self._service.serve()
+
+    def config_changed(self) -> None:
+        """Tell the guest, now or when it has started."""
+        self._service.config_changed()
+
+    def close(self) -> None:
+        """Give back all that came from the front end. The driver's part of the device is reset, its blocks are not."""
+        self._service.close()
+        self._connection.close()
+
+    def _handle(self, message: Message) -> None:
+        is_answered = message.needs_reply and bool(self._protocol_features & ProtocolFeature.REPLY_ACK)
+        handler = _HANDLERS.get(message.request)
+        if handler is None:
+            if not is_answered:
+                raise message.error("it was not offered")
+            self._connection.reply(message, _u64(1))
+            return
+        reply: bytes | None = None
+        failed = False
+        try:
+            reply = handler(self, message)
+        except FrontEndError:
+            raise
+        except VfioError as error:
+            self._events.refused(message.name, error)
+            failed = True
+        if reply is not None:
+            self._connection.reply(message, reply)
+        elif is_answered:
+            self._connection.reply(message, _u64(failed))
+
+    # Features and status.
+
+    @property
+    def _offered(self) -> int:
+        return int(self._device.features) | _TRANSPORT_FEATURES | _F_PROTOCOL_FEATURES
+
+    def _get_features(self, message: Message) -> bytes:
+        message.require_size(0)
+        return _u64(self._offered)
+
+    def _set_features(self, message: Message) -> None:
+        features = message.number()
+        if unknown := features & ~self._offered:
+            raise message.error(f"features {unknown:#x} were not offered")
+        service = self._service
+        service.features, service.features_refused = features, True
+        self._device.negotiate(features)
+        service.features_refused = False
+        if not features & _F_PROTOCOL_FEATURES:
+            service.vring.enabled = True
+
+    def _get_protocol_features(self, message: Message) -> bytes:
+        message.require_size(0)
+        return _u64(_PROTOCOL_FEATURES)
+
+    def _set_protocol_features(self, message: Message) -> None:
+        features = message.number()
+        if unknown := features & ~int(_PROTOCOL_FEATURES):
+            raise message.error(f"protocol features {unknown:#x} were not offered")
+        self._protocol_features = ProtocolFeature(features)
+
+    def _get_status(self, message: Message) -> bytes:
+        message.require_size(0)
+        status = self._status
+        if self._service.broken:
+            status |= virtio_config.VIRTIO_CONFIG_S_NEEDS_RESET
+        if self._service.features_refused:
+            status &= ~virtio_config.VIRTIO_CONFIG_S_FEATURES_OK
+        return _u64(status)
+
+    def _set_status(self, message: Message) -> None:
+        self._status = message.number() & 0xFF
+        if not self._status:
+            self._service.reset()
+
+    def _reset_device(self, message: Message) -> None:
+        message.require_size(0)
+        self._service.reset()
+
+    def _set_owner(self, message: Message) -> None:
+        message.require_size(0)
+
+    def _get_queue_num(self, message: Message) -> bytes:
+        message.require_size(0)
+        return _u64(1)
+
+    # Config space.
+
+    def _get_config(self, message: Message) -> bytes:
+        wanted = self._config_range(message)
+        config = bytes(self._device.config)[wanted.offset : wanted.offset + wanted.size]
+        if len(config) < wanted.size:
+            # The specification's way to refuse.
+            return b""
+        return bytes(wanted) + config
+
+    def _set_config(self, message: Message) -> None:
+        # The driver may not write it, and QEMU's device ignores that too.
+        self._config_range(message)
+
+    def _config_range(self, message: Message) -> VhostUserConfig:
+        size = ctypes.sizeof(VhostUserConfig)
+        if len(message.payload) < size:
+            raise message.error(f"its payload has {len(message.payload)} bytes")
+        wanted = VhostUserConfig.from_buffer_copy(message.payload)
+        if wanted.size > vhost_user.VHOST_USER_MAX_CONFIG_SIZE or len(message.payload) != size + wanted.size:
+            raise message.error(f"{wanted.size} bytes of config space in a payload of {len(message.payload)}")
+        return wanted
+
+    def _set_backend_req_fd(self, message: Message) -> None:
+        message.require_fds(1)
+        fd = message.take_fd()
+        try:
+            channel = socket.socket(fileno=fd)
+        except OSError as error:
+            os.close(fd)
+            raise message.error("its descriptor is no socket") from error
+        self._service.set_channel(Connection(channel))
+
+    # Memory.
+
+    def _set_mem_table(self, message: Message) -> None:
+        size = ctypes.sizeof(VhostUserMemory)
+        if len(message.payload) < size:
+            raise message.error(f"its payload has {len(message.payload)} bytes")
+        count = VhostUserMemory.from_buffer_copy(message.payload).nregions
+        if count > vhost_user.VHOST_MEMORY_BASELINE_NREGIONS:
+            raise message.error(f"{count} regions")
+        message.require_size(size + count * ctypes.sizeof(VhostUserMemoryRegion))
+        message.require_fds(count)
+        entries = (VhostUserMemoryRegion * count).from_buffer_copy(message.payload, size)
+        self._service.vring.halt()
+        self._service.table.close()
+        for entry in entries:
+            self._service.table.add(entry, message.take_fd())
+        self._memory_changed()
+
+    def _add_mem_reg(self, message: Message) -> None:
+        entry = message.parse(VhostUserMemRegMsg).region
+        message.require_fds(1)
+        if len(self._service.table.regions) >= _MEMORY_SLOTS:
+            raise message.error("more regions than slots")
+        self._service.table.add(entry, message.take_fd())
+        self._memory_changed()
+
+    def _rem_mem_reg(self, message: Message) -> None:
+        entry = message.parse(VhostUserMemRegMsg).region
+        self._service.vring.halt()
+        self._service.table.remove(entry)
+        self._memory_changed()
+
+    def _get_max_mem_slots(self, message: Message) -> bytes:
+        message.require_size(0)
+        return _u64(_MEMORY_SLOTS)
+
+    def _memory_changed(self) -> None:
+        self._region_memory.attach(self._service.table.regions)
+        self._service.start()
+
+    # The ring.
+
+    def _set_vring_num(self, message: Message) -> None:
+        self._require_halted(message)
+        packed = bool(self._offered & 1 << virtio_config.VIRTIO_F_RING_PACKED)
+        self._service.vring.set_size(self._ring_state(message).num, packed=packed)
+
+    def _set_vring_addr(self, message: Message) -> None:
+        address = message.parse(vhost_vring_addr)
+        self._require_first(message, address.index)
+        if address.flags:
+            raise message.error(f"flags {address.flags:#x}: logging was not offered")
+        self._service.vring.halt()
+        self._service.vring.set_address(address)
+        self._service.start()
+
+    def _set_vring_base(self, message: Message) -> None:
+        self._require_halted(message)
+        self._service.vring.base = self._ring_state(message).num
+
+    def _get_vring_base(self, message: Message) -> bytes:
+        state = self._ring_state(message)
+        self._service.stop()
+        self._service.vring.close()
+        if not self._protocol_features & _TELLS_OF_RESETS:
+            self._service.reset()
+        return bytes(vhost_vring_state(index=state.index, num=self._service.vring.base))
+
+    def _set_vring_kick(self, message: Message) -> None:
+        fd = self._ring_fd(message)
+        if fd is None:
+            raise message.error("it wants the ring polled, which this back end does not do")
+        self._service.vring.set_kick(fd)
+        self._service.start()
+
+    def _set_vring_call(self, message: Message) -> None:
+        self._service.vring.set_call(self._ring_fd(message))
+
+    def _set_vring_err(self, message: Message) -> None:
+        self._service.vring.set_error(self._ring_fd(message))
+
+    def _set_vring_enable(self, message: Message) -> None:
+        enabled = self._ring_state(message).num
+        if enabled > 1:
+            raise message.error(f"enabled is {enabled}")
+        self._service.vring.enabled = bool(enabled)
+        if enabled:
+            self._service.start()
+        else:
+            self._service.stop()
+
+    def _ring_state(self, message: Message) -> vhost_vring_state:
+        state = message.parse(vhost_vring_state)
+        self._require_first(message, state.index)
+        return state
+
+    def _ring_fd(self, message: Message) -> int | None:
+        number = message.number()
+        self._require_first(message, number & vhost_user.VHOST_USER_VRING_IDX_MASK)
+        if number & vhost_user.VHOST_USER_VRING_NOFD_MASK:
+            return None
+        message.require_fds(1)
+        return message.take_fd()
+
+    def _require_first(self, message: Message, index: int) -> None:
+        if index:
+            raise message.error(f"ring {index} does not exist")
+
+    def _require_halted(self, message: Message) -> None:
+        if self._service.vring.running:
+            raise message.error("the ring is running")
+
+
+def _u64(value: int) -> bytes:
+    return bytes(ctypes.c_uint64(value))
+
+
+_HANDLERS: Final[Mapping[int, Callable[[Session, Message], bytes | None]]] = {
+    FrontEndRequest.GET_FEATURES: Session._get_features,
+    FrontEndRequest.SET_FEATURES: Session._set_features,
+    FrontEndRequest.SET_OWNER: Session._set_owner,
+    FrontEndRequest.RESET_OWNER: Session._reset_device,
+    FrontEndRequest.SET_MEM_TABLE: Session._set_mem_table,
+    FrontEndRequest.SET_VRING_NUM: Session._set_vring_num,
+    FrontEndRequest.SET_VRING_ADDR: Session._set_vring_addr,
+    FrontEndRequest.SET_VRING_BASE: Session._set_vring_base,
+    FrontEndRequest.GET_VRING_BASE: Session._get_vring_base,
+    FrontEndRequest.SET_VRING_KICK: Session._set_vring_kick,
+    FrontEndRequest.SET_VRING_CALL: Session._set_vring_call,
+    FrontEndRequest.SET_VRING_ERR: Session._set_vring_err,
+    FrontEndRequest.GET_PROTOCOL_FEATURES: Session._get_protocol_features,
+    FrontEndRequest.SET_PROTOCOL_FEATURES: Session._set_protocol_features,
+    FrontEndRequest.GET_QUEUE_NUM: Session._get_queue_num,
+    FrontEndRequest.SET_VRING_ENABLE: Session._set_vring_enable,
+    FrontEndRequest.SET_BACKEND_REQ_FD: Session._set_backend_req_fd,
+    FrontEndRequest.GET_CONFIG: Session._get_config,
+    FrontEndRequest.SET_CONFIG: Session._set_config,
+    FrontEndRequest.RESET_DEVICE: Session._reset_device,
+    FrontEndRequest.GET_MAX_MEM_SLOTS: Session._get_max_mem_slots,
+    FrontEndRequest.ADD_MEM_REG: Session._add_mem_reg,
+    FrontEndRequest.REM_MEM_REG: Session._rem_mem_reg,
+    FrontEndRequest.SET_STATUS: Session._set_status,
+    FrontEndRequest.GET_STATUS: Session._get_status,
+}
