@@ -6,17 +6,18 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import count, islice
 from pathlib import Path
 
-from tests.oracle.comparison import Comparison, compare, shrunk
+from tests.oracle.comparison import Compare, Comparison, compare_requests, shrunk
 from tests.oracle.differences import Difference
 from tests.oracle.emulator import version
+from tests.oracle.mappings import compare_mappings
 from tests.oracle.observation import Line
-from tests.oracle.sequences import Sequence as RandomSequence
+from tests.oracle.sequences import RandomTrace
 
 
 @dataclass(slots=True)
@@ -25,14 +26,22 @@ class Campaign:
 
     complete: int = 0
     steps: int = 0
+    calls: int = 0
     seconds: float = 0.0
     answers: Counter[tuple[str, str]] = field(default_factory=Counter)
     differences: Counter[Difference] = field(default_factory=Counter)
 
+    def add(self, comparison: Comparison) -> None:
+        self.complete += comparison.complete
+        self.steps += comparison.steps
+        self.calls += comparison.calls
+        self.answers += comparison.answers
+        self.differences += comparison.differences
+
     def __str__(self) -> str:
-        lines = [f"{self.complete} sequences, {self.steps} steps, {self.seconds:.1f} s"]
+        lines = [f"{self.complete} sequences, {self.steps} steps, {self.calls} DMA calls, {self.seconds:.1f} s"]
         lines += [f"  {asked:12} {answer:8} {times:6}" for (asked, answer), times in sorted(self.answers.items())]
-        lines += [f"  ended by {difference.value}: {times}" for difference, times in self.differences.items()]
+        lines += [f"  {difference.value:21} {times:6}" for difference, times in self.differences.items()]
         return "\n".join(lines)
 
 
@@ -45,30 +54,34 @@ class Disagreed(AssertionError):
 
 
 def requests(program: Path, *, seed: int, sequences: int, steps: int) -> Campaign:
-    """Play random sequences from seed on until so many are complete. Raises Disagreed, with a shortened one."""
+    """What is answered, on random traces from seed on until so many are complete. Raises Disagreed."""
+
+    def trace(number: int) -> Sequence[Line]:
+        return RandomTrace(number, persistent_suspend=version(program) >= (9, 2)).lines(steps)
+
+    return _judged(trace, lambda lines: compare_requests(lines, program), seed, sequences)
+
+
+def mappings(program: Path, *, seed: int, sequences: int, steps: int) -> Campaign:
+    """What is answered, mapped and unmapped, while maps are refused now and then. Raises Disagreed."""
+
+    def trace(number: int) -> Sequence[Line]:
+        return RandomTrace(number, persistent_suspend=True, refusals=True).lines(steps)
+
+    return _judged(trace, lambda lines: compare_mappings(lines, program), seed, sequences)
+
+
+def _judged(trace: Callable[[int], Sequence[Line]], compare: Compare, seed: int, sequences: int) -> Campaign:
     campaign, started = Campaign(), time.monotonic()
     seeds = count(seed)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         while campaign.complete < sequences:
             batch = list(islice(seeds, sequences - campaign.complete))
-            results = pool.map(lambda number: compare(_random(program, number, steps), program), batch)
+            results = pool.map(lambda number: compare(trace(number)), batch)
             for number, comparison in zip(batch, results, strict=True):
-                _add(campaign, comparison)
+                campaign.add(comparison)
                 if comparison.disagreement:
-                    lines, disagreement = shrunk(_random(program, number, steps), program)
+                    lines, disagreement = shrunk(trace(number), compare)
                     raise Disagreed(number, disagreement, lines)
     campaign.seconds = time.monotonic() - started
     return campaign
-
-
-def _random(program: Path, seed: int, steps: int) -> Sequence[Line]:
-    return RandomSequence(seed, persistent_suspend=version(program) >= (9, 2)).lines(steps)
-
-
-def _add(campaign: Campaign, comparison: Comparison) -> None:
-    campaign.steps += comparison.steps
-    campaign.answers += comparison.answers
-    if comparison.difference is None:
-        campaign.complete += 1
-    else:
-        campaign.differences[comparison.difference] += 1

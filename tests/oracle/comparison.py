@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,25 +34,29 @@ class Disagreement:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """steps: how many agreed. answers: by what was asked and the response; None: not answered.
+    """steps: how many agreed; calls: DMA maps and unmaps in them. answers: by what was asked and the response.
 
-    difference: the one on purpose that ended the comparison, since the two sides are no longer in the same state.
+    differences: those on purpose that explain the rest. complete: all was played; a difference that leaves the two in
+    different states ends a comparison, as a disagreement does.
     """
 
     steps: int
-    answers: Counter[tuple[str, str]] = field(default_factory=Counter)
-    difference: Difference | None = None
+    answers: Counter[tuple[str, str]]
+    calls: int = 0
+    differences: Counter[Difference] = field(default_factory=Counter)
+    complete: bool = False
     disagreement: Disagreement | None = None
 
 
-def compare(lines: Sequence[Line], program: Path) -> Comparison:
+Compare = Callable[[Sequence[Line]], Comparison]
+
+
+def compare_requests(lines: Sequence[Line], program: Path) -> Comparison:
     """Play lines on QEMU's virtio-mem and on ours until they differ; then compare the state of every block."""
     init, *rest = lines
-    qemu = QemuDevice(program, init)
-    ours = OurDevice(init)
     answers: Counter[tuple[str, str]] = Counter()
     migrating = False
-    try:
+    with closing(OurDevice(init)) as ours, closing(QemuDevice(program, init)) as qemu:
         before = Observation(None, False, False, bytes.fromhex(ours.step["config"]))
         if qemu.config != before.config:
             theirs = Observation(None, False, False, qemu.config)
@@ -60,9 +65,9 @@ def compare(lines: Sequence[Line], program: Path) -> Comparison:
             our, their = ours.play(line), qemu.play(line)
             if our != their:
                 if migrating and version(program) < (8, 1) and _unplugs_all_of_nothing(line, before, their):
-                    return Comparison(number - 1, answers, difference=Difference.UNPLUG_ALL_OF_NOTHING)
+                    return Comparison(number - 1, answers, differences=Counter([Difference.UNPLUG_ALL_OF_NOTHING]))
                 return Comparison(number - 1, answers, disagreement=Disagreement(number, our.fields, their.fields))
-            answers[_kind(line), _answer(our)] += 1
+            answers[asked(line), answered(our)] += 1
             migrating = bool(line["on"]) if line["op"] == "migrating" else migrating
             before = our
         for player in (ours, qemu):
@@ -70,15 +75,12 @@ def compare(lines: Sequence[Line], program: Path) -> Comparison:
         our_states, their_states = map(_by_block, (ours.states(), qemu.states()))
         if our_states != their_states:
             return Comparison(len(rest), answers, disagreement=Disagreement(len(lines), our_states, their_states))
-        return Comparison(len(rest), answers)
-    finally:
-        ours.close()
-        qemu.close()
+    return Comparison(len(rest), answers, complete=True)
 
 
-def shrunk(lines: Sequence[Line], program: Path) -> tuple[Sequence[Line], Disagreement]:
-    """As few of the lines as still disagree."""
-    disagreement = compare(lines, program).disagreement
+def shrunk(lines: Sequence[Line], compare: Compare) -> tuple[Sequence[Line], Disagreement]:
+    """As few of the lines as still disagree, and how."""
+    disagreement = compare(lines).disagreement
     assert disagreement is not None
     lines = lines[: disagreement.number + 1]
     part = len(lines) // 2
@@ -86,7 +88,7 @@ def shrunk(lines: Sequence[Line], program: Path) -> tuple[Sequence[Line], Disagr
         at = 1
         while at < len(lines):
             fewer = [*lines[:at], *lines[at + part :]]
-            if found := compare(fewer, program).disagreement:
+            if found := compare(fewer).disagreement:
                 lines, disagreement = fewer, found
             else:
                 at += part
@@ -94,26 +96,27 @@ def shrunk(lines: Sequence[Line], program: Path) -> tuple[Sequence[Line], Disagr
     return lines, disagreement
 
 
-def _unplugs_all_of_nothing(line: Line, before: Observation, their: Observation) -> bool:
-    plugged = abi.virtio_mem_config.from_buffer_copy(before.config).plugged_size
-    unplug_all = line["op"] == "system_reset" or _kind(line) == RequestType.UNPLUG_ALL.name
-    return not plugged and unplug_all and their.config == before.config
-
-
-def _kind(line: Line) -> str:
-    """What is asked: an op, or for a request the name of its type."""
+def asked(line: Line) -> str:
+    """An op, or for a request the name of its type."""
     if line["op"] != "request":
         return str(line["op"])
     kind = int.from_bytes(octets(line)[:2], "little")
     return RequestType(kind).name if len(octets(line)) > 1 and kind in list(RequestType) else "malformed"
 
 
-def _answer(observation: Observation) -> str:
+def answered(observation: Observation) -> str:
+    """In a word."""
     if observation.response is not None:
         return ResponseType(observation.response[0]).name
     if observation.broken:
         return "broken"
     return "refused" if observation.refused else "done"
+
+
+def _unplugs_all_of_nothing(line: Line, before: Observation, their: Observation) -> bool:
+    plugged = abi.virtio_mem_config.from_buffer_copy(before.config).plugged_size
+    unplug_all = line["op"] == "system_reset" or asked(line) == RequestType.UNPLUG_ALL.name
+    return not plugged and unplug_all and their.config == before.config
 
 
 def _by_block(states: list[bytes | None]) -> dict[str, object]:

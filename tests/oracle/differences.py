@@ -15,6 +15,9 @@ class Difference(enum.Enum):
     UNPLUG_ALL_OF_NOTHING = "unplug-all-of-nothing"
     REQUESTED_SIZE_AT_START = "requested-size-at-start"
     FEATURES_NOT_OFFERED = "features-not-offered"
+    ORDER_OF_LISTENERS = "order-of-listeners"
+    ORDER_OF_UNMAPS = "order-of-unmaps"
+    UNMAP_OF_NOTHING = "unmap-of-nothing"
 
 
 def documented() -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 
 from tests.oracle.observation import Line
@@ -20,11 +21,12 @@ _QEMU_UNIT = 2 * MIB
 _TOP = (1 << 64) - 1
 
 
-class Sequence:
+class RandomTrace:
     """One seed makes one trace, whatever plays it."""
 
-    def __init__(self, seed: int, *, persistent_suspend: bool = False, mappers: int = 1) -> None:
-        """persistent_suspend: whether the judge offers that feature. mappers: with more than none, maps are refused."""
+    def __init__(self, seed: int, *, persistent_suspend: bool, refusals: bool = False) -> None:
+        """persistent_suspend: whether the judge offers that feature. refusals: one to three mappers refuse maps now and
+        then, and nothing migrates: the devices could not."""
         self._random = random.Random(seed)
         self._block_size = self._random.choice(_BLOCK_SIZES) * MIB
         self._blocks = min(self._random.choice(_BLOCK_COUNTS), _REGION_LIMIT // self._block_size)
@@ -33,9 +35,11 @@ class Sequence:
             0, DEVICE_MEMORY - _REGION_LIMIT, max(self._block_size, _QEMU_UNIT)
         )
         self._persistent_suspend = persistent_suspend
-        self._mappers = mappers
+        self._refusals = refusals
+        self._mappers = self._random.randint(1, 3) if refusals else 1
         self._broken = False
         self._migrating = False
+        self._refusing = False
         # Ranges that may be plugged: good candidates to unplug.
         self._asked: list[tuple[int, int]] = []
 
@@ -67,6 +71,8 @@ class Sequence:
         if self._broken and self._chance(0.5):
             self._broken = False
             return {"op": self._random.choice(("device_reset", "device_reset", "system_reset"))}
+        if self._refusing and self._chance(0.8):
+            return self._plug()
         kinds = {
             self._plug: 30,
             self._unplug: 20,
@@ -75,11 +81,12 @@ class Sequence:
             self._malformed: 4,
             self._resize: 12,
             self._reset: 5,
-            self._migrate: 12 if self._migrating else 4,
+            self._refuse_map if self._refusals else self._migrate: 12 if self._migrating or self._refusals else 4,
         }
         return self._random.choices(list(kinds), list(kinds.values()))[0]()
 
     def _plug(self) -> Line:
+        self._refusing = False
         first, count = self._some_range()
         self._asked.append((first, count))
         return self._request(RequestType.PLUG, first, count)
@@ -133,6 +140,12 @@ class Sequence:
     def _migrate(self) -> Line:
         self._migrating = not self._migrating
         return {"op": "migrating", "on": self._migrating}
+
+    def _refuse_map(self) -> Line:
+        self._refusing = True
+        code = self._random.choice((errno.ENOMEM, errno.EEXIST, errno.EINVAL, errno.ENOSPC, errno.EFAULT))
+        mapper, nth = self._random.randrange(self._mappers), self._random.choice((0, 0, 1, 2, 5))
+        return {"op": "refuse_map", "mapper": mapper, "nth": nth, "errno": code}
 
     def _request(self, kind: RequestType, first: int, count: int) -> Line:
         address = self._address + first * self._block_size
