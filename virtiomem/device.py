@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from pyvfio.limits import host_page_size, transparent_huge_page_size
-from pyvfio.memory import Memory
+from pyvfio.memory import Memory, MemoryKind
 from pyvfio.resource import Resource
 from virtiomem.config import (
     USABLE_EXTENT,
@@ -89,6 +89,8 @@ class VirtioMem(Resource):
         check_requested_size(requested_size, region_size, block_size)
         check_node_id(node_id)
         check_accessible(unplugged_inaccessible, memory.page_size, host_page_size())
+        if isinstance(memory, Memory) and memory.kind is MemoryKind.THP and block_size < _default_block_size(memory):
+            _log.warning("%s: blocks are smaller than huge pages: neighbours of a plugged block take memory too", name)
         self.name = name
         self.discards = discards or RamDiscardManager(memory, offset=region_offset, size=region_size)
         self._section = Section(memory, region_offset, address, region_size)

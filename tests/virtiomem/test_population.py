@@ -9,6 +9,7 @@ import pytest
 from pyvfio import Container, Memory, MemoryKind
 from pyvfio.drivers.edu import edu_addresses
 from pyvfio.errors import InvalidArgument
+from pyvfio.limits import transparent_huge_page_size
 from pyvfio.sim import SimKernel
 from tests.virtiomem.fakes import ADDRESS, BLOCK, FakeListener, FakeMemory, Machine
 from virtiomem.device import VirtioMem
@@ -111,3 +112,11 @@ def test_every_block_size_over_every_memory(kind: MemoryKind, order: int) -> Non
             ]
             device.system_reset()
             assert kernel.containers[0].mappings == ()
+
+
+def test_blocks_smaller_than_huge_pages_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    huge = transparent_huge_page_size() or 0
+    for kind in (MemoryKind.THP, MemoryKind.ANONYMOUS):
+        with Memory.allocate(kind, 8 << 20) as memory, VirtioMem(memory, address=0, block_size=1 << 20):
+            pass
+    assert len(caplog.records) == (huge > 1 << 20)
