@@ -1,4 +1,4 @@
-"""Containers and groups: who is attached to what. Source: drivers/vfio/container.c and group.c."""
+"""A group in use. Source: drivers/vfio/group.c; before Linux 6.2 drivers/vfio/vfio_main.c."""
 
 from __future__ import annotations
 
@@ -7,60 +7,12 @@ import struct
 from typing import TYPE_CHECKING
 
 from pyvfio.abi import vfio
-from pyvfio.sim.type1 import DmaMapping, Type1
+from pyvfio.sim.iommu import Span
 from pyvfio.sim.user import UserMemory, fail
 
 if TYPE_CHECKING:
+    from pyvfio.sim.container import ContainerState
     from pyvfio.sim.kernel import SimKernel
-
-
-class ContainerState:
-    """Lives as long as its descriptor or a group attached to it."""
-
-    def __init__(self, kernel: SimKernel) -> None:
-        self._kernel = kernel
-        self.groups: list[GroupState] = []
-        self.iommu: Type1 | None = None
-
-    @property
-    def mappings(self) -> tuple[DmaMapping, ...]:
-        return self.iommu.mappings if self.iommu else ()
-
-    def ioctl(self, request: int, user: UserMemory) -> int:
-        match request:
-            case vfio.VFIO_GET_API_VERSION:
-                return vfio.VFIO_API_VERSION
-            case vfio.VFIO_CHECK_EXTENSION:
-                return self._check_extension(user.value)
-            case vfio.VFIO_SET_IOMMU:
-                return self._set_iommu(user.value)
-        if self.iommu is None:
-            raise fail(errno.EINVAL)
-        return self.iommu.ioctl(request, user)
-
-    def leave(self, group: GroupState) -> None:
-        self.groups.remove(group)
-        if not self.groups and self.iommu is not None:
-            self.iommu.release()
-            self.iommu = None
-
-    def _check_extension(self, extension: int) -> int:
-        offered = {vfio.VFIO_TYPE1_IOMMU, vfio.VFIO_TYPE1v2_IOMMU, vfio.VFIO_UNMAP_ALL}
-        if self._kernel.version < (6, 18):
-            offered.add(vfio.VFIO_TYPE1_NESTING_IOMMU)
-        if self._kernel.iommu == "amd" and self.iommu is not None:
-            offered.add(vfio.VFIO_DMA_CC_IOMMU)
-        return int(extension in offered)
-
-    def _set_iommu(self, kind: int) -> int:
-        if not self.groups or self.iommu is not None:
-            raise fail(errno.EINVAL)
-        versions = {vfio.VFIO_TYPE1_IOMMU: 1, vfio.VFIO_TYPE1v2_IOMMU: 2}
-        if kind not in versions:
-            nesting = kind == vfio.VFIO_TYPE1_NESTING_IOMMU and self._kernel.version < (6, 18)
-            raise fail(errno.EINVAL if nesting else errno.ENODEV)
-        self.iommu = Type1(self._kernel, versions[kind])
-        return 0
 
 
 class GroupState:
@@ -72,6 +24,16 @@ class GroupState:
         self.container: ContainerState | None = None
         self.references = 0
         self.open_devices = 0
+
+    @property
+    def is_mediated(self) -> bool:
+        """Whether its devices have no IOMMU, and their driver pins memory only when it needs it."""
+        return False
+
+    @property
+    def reserved(self) -> tuple[Span, ...]:
+        """Device addresses its members do not let be mapped."""
+        return tuple(span for member in self._kernel.sysfs.members(self.number) for span in member.reserved)
 
     def ioctl(self, request: int, user: UserMemory) -> int:
         match request:
@@ -94,8 +56,7 @@ class GroupState:
             self.container = None
 
     def _get_status(self, user: UserMemory) -> int:
-        argsz = user.u32(0)
-        user.read(8)
+        argsz = int.from_bytes(user.read(8)[:4], "little")
         if argsz < 8:
             raise fail(errno.EINVAL)
         flags = 0
@@ -115,8 +76,8 @@ class GroupState:
             raise fail(errno.EBADFD if self._kernel.version >= (6, 2) else errno.EINVAL)
         if not self._kernel.sysfs.viable(self.number):
             raise fail(errno.EPERM)
+        container.join(self)
         self.container = container
-        container.groups.append(self)
         return 0
 
     def _unset_container(self) -> int:

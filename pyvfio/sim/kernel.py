@@ -6,30 +6,23 @@ import errno
 import os
 import re
 import threading
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
 from pyvfio.abi import mman
 from pyvfio.kernel import IoctlArgument, LinuxKernel
-from pyvfio.sim.device import DeviceState, DmaFault
-from pyvfio.sim.group import ContainerState, GroupState
-from pyvfio.sim.migration import MigrationFile
+from pyvfio.sim.container import ContainerState
+from pyvfio.sim.device import DeviceState
+from pyvfio.sim.edu import DmaFault
+from pyvfio.sim.group import GroupState
+from pyvfio.sim.iommu import Span, iommu_model
 from pyvfio.sim.pages import PageTracker, Pin
 from pyvfio.sim.pci import VFIO_DRIVER, PciFunction, Sysfs
 from pyvfio.sim.user import UserMemory, fail
 
 _PAGE = 4096
 _CAP_IPC_LOCK = 1 << 14
-_MSI = (0xFEE0_0000, 0xFEEF_FFFF)
-# Usable addresses: first and last of each range.
-_IOVA_RANGES = {
-    "intel": ((0, _MSI[0] - 1), (_MSI[1] + 1, (1 << 39) - 1)),
-    "amd": ((0, _MSI[0] - 1), (_MSI[1] + 1, 0xFC_FFFF_FFFF), (0x100_0000_0000, (1 << 64) - 1)),
-    "virtio": ((0, 0x07FF_FFFF), (0x0810_0000, (1 << 64) - 1)),
-}
-_PAGE_SIZES = {"intel": 0x4020_1000, "amd": 0xF_FF7F_FFFF_F000, "virtio": 0xFFFF_FFFF_FFFF_F000}
 
 
 @dataclass(slots=True)
@@ -48,7 +41,6 @@ class _Window:
     start: int
     size: int
     device: DeviceState
-    region: int
     offset: int
 
 
@@ -60,14 +52,15 @@ class _Devices:
     devices: dict[str, DeviceState] = field(default_factory=dict)
 
 
-_File = _Text | ContainerState | GroupState | DeviceState | MigrationFile
+_File = _Text | ContainerState | GroupState | DeviceState
 
 
 class SimKernel:
     """A machine of PCI functions behind an IOMMU. A Kernel; safe from several threads.
 
     version: which Linux it answers like. iommu: "intel", "amd" or "virtio"; iova_ranges: other usable addresses, first
-    and last of each. memlock: RLIMIT_MEMLOCK in bytes, tested unless ipc_lock. dma_entry_limit: as the module's.
+    and last of each; remaps_interrupts: whether it can, if not as the model does. memlock: RLIMIT_MEMLOCK in bytes,
+    tested unless ipc_lock; what the process has locked by itself counts too. dma_entry_limit: as the module's.
     populate_on_pin: mapping takes real pages as Linux does; without, a region larger than the host can be mapped.
     host_huge_pages: hugetlb memory comes from the host's pool; without, ordinary pages stand in for it.
     Descriptors and memory are real; what is not VFIO's is done by the running kernel.
@@ -78,7 +71,8 @@ class SimKernel:
         *,
         version: tuple[int, int] = (6, 12),
         iommu: str = "intel",
-        iova_ranges: Sequence[tuple[int, int]] | None = None,
+        iova_ranges: Sequence[Span] | None = None,
+        remaps_interrupts: bool | None = None,
         memlock: int | None = None,
         ipc_lock: bool = True,
         dma_entry_limit: int = 65535,
@@ -87,8 +81,10 @@ class SimKernel:
     ) -> None:
         self.version = version
         self.iommu = iommu
-        self.iova_ranges = tuple(iova_ranges or _IOVA_RANGES[iommu])
-        self.page_sizes = _PAGE_SIZES[iommu]
+        self.iommu_model = iommu_model(iommu, version)
+        self.iova_ranges = tuple(iova_ranges or self.iommu_model.usable)
+        self.page_sizes = self.iommu_model.page_sizes
+        self.remaps_interrupts = self.iommu_model.remaps_interrupts if remaps_interrupts is None else remaps_interrupts
         self.memlock = memlock
         self.ipc_lock = ipc_lock
         self.locked_bytes = 0
@@ -137,7 +133,7 @@ class SimKernel:
                 return self._real.open(path, flags)
             if isinstance(file, GroupState):
                 file.references += 1
-            return self.install(file)
+            return self._install(file)
 
     def close(self, fd: int) -> None:
         with self._lock:
@@ -157,8 +153,6 @@ class SimKernel:
                 data = file.content[file.position : file.position + size]
                 file.position += len(data)
                 return data
-            if isinstance(file, MigrationFile):
-                return file.read(size)
             if file is not None:
                 raise fail(errno.EINVAL)
         return self._real.read(fd, size)
@@ -169,15 +163,9 @@ class SimKernel:
             if isinstance(file, _Text):
                 self.sysfs.write(file.path, data.decode())
                 return len(data)
-            if isinstance(file, MigrationFile):
-                return file.write(data)
             if file is not None:
                 raise fail(errno.EINVAL)
-            written = self._real.write(fd, data)
-            for device in self._used.devices.values():
-                if device.opens:
-                    device.eventfd_written(fd)
-            return written
+        return self._real.write(fd, data)
 
     def pread(self, fd: int, size: int, offset: int) -> bytes:
         with self._lock:
@@ -214,10 +202,10 @@ class SimKernel:
         with self._lock:
             file = self._files.get(fd) if fd >= 0 else None
             if isinstance(file, DeviceState):
-                region, within = file.check_mmap(length, flags, offset)
+                within = file.check_mmap(length, flags, offset)
                 # Only load and store may touch it.
                 start = self._real.mmap(length, mman.PROT_NONE, mman.MAP_PRIVATE | mman.MAP_ANONYMOUS)
-                self._windows.append(_Window(start, length, file, region, within))
+                self._windows.append(_Window(start, length, file, within))
                 return start
             if flags & mman.MAP_HUGETLB and not self._host_huge_pages:
                 flags &= ~(mman.MAP_HUGETLB | mman.MAP_HUGE_MASK << mman.MAP_HUGE_SHIFT)
@@ -262,13 +250,13 @@ class SimKernel:
     def load(self, address: int, width: int) -> int:
         with self._lock:
             if window := self._window(address):
-                return window.device.model.load(window.region, address - window.start + window.offset, width)
+                return window.device.model.load(address - window.start + window.offset, width)
         return self._real.load(address, width)
 
     def store(self, address: int, width: int, value: int) -> None:
         with self._lock:
             if window := self._window(address):
-                window.device.model.store(window.region, address - window.start + window.offset, width, value)
+                window.device.model.store(address - window.start + window.offset, width, value)
                 return
         self._real.store(address, width, value)
 
@@ -286,16 +274,16 @@ class SimKernel:
         """Take pages for a mapping and charge them. None for a device's registers, which are not memory."""
         if (window := self._window(vaddr)) and vaddr + size <= window.start + window.size:
             return None
-        over = not self.ipc_lock and self.memlock is not None and self.locked_bytes + size > self.memlock
-        if over:
+        pin = self._pages.pin(vaddr, size, write=write, charges_zero_page=self.version >= (6, 18))
+        if not self.ipc_lock and self.memlock is not None and self._locked_by_process() + pin.charged > self.memlock:
+            self._pages.unpin(pin)
             raise fail(errno.ENOMEM)
-        pin = self._pages.pin(vaddr, size, write=write)
-        self.locked_bytes += size
+        self.locked_bytes += pin.charged
         return pin
 
     def unpin(self, pin: Pin) -> None:
         self._pages.unpin(pin)
-        self.locked_bytes -= pin.size
+        self.locked_bytes -= pin.charged
 
     def container_of(self, fd: int) -> ContainerState | None:
         """What a descriptor is of, None if of no container. Raises OSError(EBADF)."""
@@ -304,42 +292,17 @@ class SimKernel:
             os.fstat(fd)
         return file if isinstance(file, ContainerState) else None
 
-    def install(self, file: _File) -> int:
-        """A descriptor of file."""
-        fd = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-        self._files[fd] = file
-        return fd
-
-    def group_of(self, fd: int) -> GroupState:
-        """Whose descriptor it is. Raises OSError: EBADF, EINVAL if no group's."""
-        file = self._files.get(fd)
-        if file is None:
-            os.fstat(fd)
-        if not isinstance(file, GroupState):
-            raise fail(errno.EINVAL)
-        return file
-
-    def opened_device(self, address: str) -> DeviceState | None:
-        """None if nobody has it open."""
-        device = self._used.devices.get(address)
-        return device if device and device.opens else None
-
-    def note_fault(self, address: str, iova: int, size: int, *, write: bool) -> None:
-        """The IOMMU stopped a device."""
-        self.dma_faults.append(DmaFault(address, iova, size, write))
-
-    def open_device(self, group: GroupState, name: str) -> int:
-        """A new descriptor of a member of group. name: its address, and perhaps " vf_token=UUID" behind it."""
-        address, _, option = name.partition(" ")
+    def open_device(self, group: GroupState, address: str) -> int:
+        """A new descriptor of a member of group."""
         function = self.functions.get(address)
         if function is None or function.group != group.number or function.driver != VFIO_DRIVER:
             raise fail(errno.ENODEV)
         if group.container is None or group.container.iommu is None:
             raise fail(errno.EINVAL)
-        device = self.opened_device(address) or DeviceState(self, function, group)
-        self._check_vf_token(function, device, option.removeprefix("vf_token=") if option else None)
-        self._used.devices[address] = device
-        fd = self.install(device)
+        device = self._used.devices.get(address)
+        if device is None or not device.opens:
+            device = self._used.devices[address] = DeviceState(address, group, self.dma_faults)
+        fd = self._install(device)
         device.opened()
         group.references += 1
         group.open_devices += 1
@@ -368,33 +331,22 @@ class SimKernel:
             return _Text(path, b"")
         return _Text(path, self.sysfs.read(path).encode())
 
-    def _check_vf_token(self, function: PciFunction, device: DeviceState, given: str | None) -> None:
-        """Source: drivers/vfio/pci/vfio_pci_core.c, vfio_pci_validate_vf_token."""
-        token = None if given is None else uuid.UUID(given).bytes
-        if function.physical_function is not None:
-            physical = self.opened_device(function.physical_function)
-            if physical is None and token is not None:
-                raise fail(errno.EINVAL)
-            if physical is not None and physical.features.vf_token != token:
-                raise fail(errno.EACCES)
-        elif device.features.vf_token is None:
-            if token is not None:
-                raise fail(errno.EINVAL)
-        elif any(self.opened_device(other.address) for other in self._virtual_functions(function)):
-            if device.features.vf_token != token:
-                raise fail(errno.EACCES)
-        elif token is not None:
-            device.features.vf_token = token
-
-    def _virtual_functions(self, physical: PciFunction) -> list[PciFunction]:
-        return [function for function in self.functions.values() if function.physical_function == physical.address]
+    def _install(self, file: _File) -> int:
+        fd = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        self._files[fd] = file
+        return fd
 
     def _window(self, address: int) -> _Window | None:
         return next((window for window in self._windows if window.start <= address < window.start + window.size), None)
 
+    def _locked_by_process(self, status: str | None = None) -> int:
+        """Bytes: what is pinned here, and what the process has locked on the running kernel."""
+        found = re.search(r"VmLck:\s*(\d+)", status or self._real_text("/proc/self/status"))
+        return self.locked_bytes + (int(found[1]) << 10 if found else 0)
+
     def _status(self) -> bytes:
         text = self._real_text("/proc/self/status")
-        text = re.sub(r"VmLck:.*", f"VmLck:\t{self.locked_bytes >> 10:8} kB", text)
+        text = re.sub(r"VmLck:.*", f"VmLck:\t{self._locked_by_process(text) >> 10:8} kB", text)
         capabilities = _CAP_IPC_LOCK if self.ipc_lock else 0
         return re.sub(r"CapEff:.*", f"CapEff:\t{capabilities:016x}", text).encode()
 

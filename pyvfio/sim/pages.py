@@ -11,12 +11,20 @@ import ctypes
 import errno
 import mmap as mmap_module
 import os
+import struct
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from pyvfio.abi import mman
 from pyvfio.kernel import LinuxKernel
+
+PAGE = 4096
+
+# Of an entry of /proc/self/pagemap: present; swapped, of a file, mapped by this process alone.
+_PRESENT = 1 << 63
+_STATE = _PRESENT | 1 << 62 | 1 << 61 | 1 << 56
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +74,12 @@ _Overlap = Callable[["_Private | _Buffer", int], "tuple[int, int] | None"]
 
 
 class Pin:
-    """size bytes a device may reach; offsets are from the pin's start."""
+    """size bytes a device may reach; offsets are from the pin's start. charged: how many of them are charged."""
 
-    __slots__ = ("segments", "size")
+    __slots__ = ("charged", "segments", "size")
 
     def __init__(self, size: int, segments: list[_Segment]) -> None:
-        self.size = size
+        self.size = self.charged = size
         self.segments = segments
 
     def read(self, offset: int, size: int) -> bytes:
@@ -148,8 +156,11 @@ class PageTracker:
         status = os.fstat(fd)
         self._orphan_file((status.st_dev, status.st_ino), offset, size)
 
-    def pin(self, address: int, size: int, *, write: bool) -> Pin:
-        """Raises OSError(EFAULT) where no page can be had for some of it."""
+    def pin(self, address: int, size: int, *, write: bool, charges_zero_page: bool) -> Pin:
+        """Raises OSError(EFAULT) where no page can be had for some of it.
+
+        Private memory that was never written is the zero page, and stays it for the device when it is written later.
+        """
         if self._populate_on_pin:
             try:
                 advice = mman.MADV_POPULATE_WRITE if write else mman.MADV_POPULATE_READ
@@ -160,6 +171,12 @@ class PageTracker:
             raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
         pin = Pin(size, self._segments(address, size))
         self._pins[pin] = None
+        if self._populate_on_pin and not write:
+            zero_pages = self._zero_pages(address, size)
+            for page in zero_pages:
+                self._orphan_private(page, PAGE, only=pin)
+            if not charges_zero_page:
+                pin.charged -= len(zero_pages) * PAGE
         return pin
 
     def unpin(self, pin: Pin) -> None:
@@ -179,6 +196,14 @@ class PageTracker:
             segments.append(_Segment(position - address, stop - position, pages))
             position = stop
         return segments
+
+    def _zero_pages(self, address: int, size: int) -> list[int]:
+        """Pages of private memory that are not this process's own, and zero: addresses."""
+        count = size // PAGE
+        with Path("/proc/self/pagemap").open("rb", buffering=0) as pagemap:
+            entries = struct.unpack(f"<{count}Q", os.pread(pagemap.fileno(), 8 * count, address // PAGE * 8))
+        pages = (address + number * PAGE for number, entry in enumerate(entries) if entry & _STATE == _PRESENT)
+        return [page for page in pages if not any(ctypes.string_at(page, PAGE))]
 
     def _known(self, address: int, size: int) -> bool:
         position = address
@@ -202,13 +227,13 @@ class PageTracker:
                 kept.append(_Area(start + size, area.end - start - size, area.file, area.offset + moved))
         self._areas = kept
 
-    def _orphan_private(self, start: int, size: int) -> None:
+    def _orphan_private(self, start: int, size: int, *, only: Pin | None = None) -> None:
         def overlap(pages: _Private | _Buffer, length: int) -> tuple[int, int] | None:
             if not isinstance(pages, _Private):
                 return None
             return max(start, pages.address), min(start + size, pages.address + length)
 
-        self._orphan(start, size, overlap)
+        self._orphan(start, size, overlap, self._pins if only is None else (only,))
 
     def _orphan_file(self, file: tuple[int, int], offset: int, size: int) -> None:
         def overlap(pages: _Private | _Buffer, length: int) -> tuple[int, int] | None:
@@ -216,12 +241,13 @@ class PageTracker:
                 return None
             return max(offset, pages.offset), min(offset + size, pages.offset + length)
 
-        self._orphan(offset, size, overlap)
+        self._orphan(offset, size, overlap, self._pins)
 
-    def _orphan(self, start: int, size: int, overlap: _Overlap) -> None:
+    @staticmethod
+    def _orphan(start: int, size: int, overlap: _Overlap, pins: Iterable[Pin]) -> None:
         """Move pinned pages of the range (addresses, or offsets in a file) to an orphan that all their pins share."""
         orphan: mmap_module.mmap | None = None
-        for pin in self._pins:
+        for pin in pins:
             segments: list[_Segment] = []
             for segment in pin.segments:
                 span = overlap(segment.pages, segment.size)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from pyvfio.sim.edu import Edu
-from pyvfio.sim.model import Bus, Model
+from pyvfio.sim.iommu import Span
 from pyvfio.sim.user import fail
 
 VFIO_DRIVER = "vfio-pci"
@@ -24,10 +22,8 @@ _CLASSES = {"/sys/class/net": "interfaces", "/sys/class/block": "disks"}
 class PciFunction:
     """host_driver: which driver takes the function when none is prescribed. drivers_refusing: whose probe fails.
 
-    model: what the device does. host_vectors: how many message interrupts the host has for it. physical_function: the
-    address of the one whose virtual function it is.
-
-    interfaces and disks: the network interfaces and block devices the host driver makes of it.
+    interfaces and disks: the network interfaces and block devices the host driver makes of it. reserved: device
+    addresses, first and last of each span, that must not be mapped for it besides those of the IOMMU (RMRRs).
     """
 
     address: str
@@ -41,9 +37,7 @@ class PciFunction:
     drivers_refusing: set[str] = field(default_factory=set)
     interfaces: tuple[str, ...] = ()
     disks: tuple[str, ...] = ()
-    model: Callable[[Bus], Model] = Edu
-    host_vectors: int = 256
-    physical_function: str | None = None
+    reserved: tuple[Span, ...] = ()
 
     @property
     def in_host_hands(self) -> bool:
@@ -57,6 +51,10 @@ class Sysfs:
     def __init__(self, functions: dict[str, PciFunction], dma_entry_limit: int) -> None:
         self._functions = functions
         self.parameters = {"dma_entry_limit": str(dma_entry_limit), "allow_unsafe_interrupts": "N"}
+
+    @property
+    def allows_unsafe_interrupts(self) -> bool:
+        return self.parameters["allow_unsafe_interrupts"][:1] in ("1", "Y", "y")
 
     def covers(self, path: str) -> bool:
         return path.startswith(("/sys/bus/pci", _GROUPS, "/sys/module/vfio", _VFIO, *_CLASSES))

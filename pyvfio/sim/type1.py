@@ -5,65 +5,80 @@ from __future__ import annotations
 import ctypes
 import errno
 import struct
-from bisect import bisect_left, bisect_right
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pyvfio.abi import vfio
-from pyvfio.sim.pages import Pin
-from pyvfio.sim.user import UserMemory, fail
+from pyvfio.sim.capabilities import capability_chain
+from pyvfio.sim.dirty import LARGEST_BITMAP, MOST_PAGES, DirtyBitmap, bitmap_bytes
+from pyvfio.sim.iommu import ALL_PAGE_SIZES, Span, without
+from pyvfio.sim.mappings import DmaMapping, MappingList
+from pyvfio.sim.user import UserMemory, fail, is_user_range
 
 if TYPE_CHECKING:
+    from pyvfio.sim.group import GroupState
     from pyvfio.sim.kernel import SimKernel
 
 PAGE = 4096
 _LIMIT = 1 << 64
 _READ_WRITE = vfio.VFIO_DMA_MAP_FLAG_READ | vfio.VFIO_DMA_MAP_FLAG_WRITE
-_LARGEST_BITMAP = 1 << 28
-
-
-@dataclass(frozen=True, slots=True)
-class DmaMapping:
-    """What one MAP_DMA made. pin None: a device's registers, which are not memory."""
-
-    iova: int
-    size: int
-    vaddr: int
-    flags: int
-    pin: Pin | None
-
-    @property
-    def end(self) -> int:
-        return self.iova + self.size
+_MAP_FLAGS = _READ_WRITE | vfio.VFIO_DMA_MAP_FLAG_VADDR
+_GET_DIRTY = vfio.VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP
+_ALL, _VADDR = vfio.VFIO_DMA_UNMAP_FLAG_ALL, vfio.VFIO_DMA_UNMAP_FLAG_VADDR
+_START, _STOP = vfio.VFIO_IOMMU_DIRTY_PAGES_FLAG_START, vfio.VFIO_IOMMU_DIRTY_PAGES_FLAG_STOP
+_GET_BITMAP = vfio.VFIO_IOMMU_DIRTY_PAGES_FLAG_GET_BITMAP
 
 
 class Type1:
-    """The mappings of one container from SET_IOMMU on. version 1 unmaps whole what it was asked to cut, 2 refuses."""
+    """The mappings of one container from SET_IOMMU on. version 1 unmaps whole what it was asked to cut, 2 refuses.
+
+    Groups with an IOMMU share one domain; with none but mediated devices, mappings are only recorded.
+    """
 
     def __init__(self, kernel: SimKernel, version: int) -> None:
         self._kernel = kernel
         self.version = version
         self._left = kernel.dma_entry_limit
-        self._starts: list[int] = []
-        self._mappings: list[DmaMapping] = []
+        self._groups: list[GroupState] = []
+        self._mappings = MappingList()
+        # Before 6.18 a mapping that ends at 2^64 goes astray in the kernel's tree: it is charged, and never found.
+        self._astray: list[DmaMapping] = []
+        self._without_vaddr = 0
+        self._tracks_dirty = False
 
     @property
     def mappings(self) -> tuple[DmaMapping, ...]:
         """Ascending."""
         return tuple(self._mappings)
 
+    @property
+    def has_mediated(self) -> bool:
+        return any(group.is_mediated for group in self._groups)
+
+    @property
+    def iova_ranges(self) -> tuple[Span, ...]:
+        """Where mappings may lie; empty, with nothing but mediated devices, for everywhere."""
+        groups = self._translated_groups
+        if not groups:
+            return ()
+        return without(self._kernel.iova_ranges, tuple(span for group in groups for span in group.reserved))
+
+    @property
+    def _translated_groups(self) -> list[GroupState]:
+        return [group for group in self._groups if not group.is_mediated]
+
     def translate(self, iova: int, size: int, flag: int) -> list[tuple[DmaMapping, int, int]] | None:
         """Mapping, offset in it and length of each part of a transfer; None if the IOMMU stops it anywhere."""
-        parts = []
-        while size:
-            index = bisect_right(self._starts, iova) - 1
-            if index < 0 or self._mappings[index].end <= iova or not self._mappings[index].flags & flag:
-                return None
-            mapping = self._mappings[index]
-            length = min(size, mapping.end - iova)
-            parts.append((mapping, iova - mapping.iova, length))
-            iova, size = iova + length, size - length
-        return parts
+        return self._mappings.translate(iova, size, flag)
+
+    def has_extension(self, extension: int) -> bool:
+        """What only an IOMMU in use can tell."""
+        match extension:
+            case vfio.VFIO_UPDATE_VADDR:
+                return not self.has_mediated
+            case vfio.VFIO_DMA_CC_IOMMU:
+                return bool(self._translated_groups) and self._kernel.iommu_model.coherent
+            case _:
+                return False
 
     def ioctl(self, request: int, user: UserMemory) -> int:
         match request:
@@ -73,100 +88,276 @@ class Type1:
                 return self._map(user)
             case vfio.VFIO_IOMMU_UNMAP_DMA:
                 return self._unmap(user)
+            case vfio.VFIO_IOMMU_DIRTY_PAGES:
+                return self._dirty_pages(user)
             case _:
                 raise fail(errno.ENOTTY)
 
-    def release(self) -> None:
-        """The last group has left."""
-        for mapping in self._mappings:
-            self._drop(mapping)
-        self._mappings, self._starts = [], []
+    def attach(self, group: GroupState) -> None:
+        """Put the group's devices behind this IOMMU. Raises OSError as vfio_iommu_type1_attach_group does."""
+        if self._without_vaddr:
+            raise fail(errno.EBUSY)
+        if group.is_mediated:
+            self._groups.append(group)
+            return
+        ranges = without(self.iova_ranges or self._kernel.iova_ranges, group.reserved)
+        if not ranges or any(self._mappings.overlaps(first, last + 1 - first) for first, last in group.reserved):
+            raise fail(errno.EINVAL)
+        if not all(_fits(ranges, mapping.iova, mapping.end - 1) for mapping in self._mappings):
+            raise fail(errno.EINVAL)
+        if not self._kernel.remaps_interrupts and not self._kernel.sysfs.allows_unsafe_interrupts:
+            raise fail(errno.EPERM)
+        if not self._translated_groups:
+            self._enter_all()
+        self._groups.append(group)
+
+    def detach(self, group: GroupState) -> None:
+        """The group leaves; the last one with an IOMMU takes the pins along."""
+        self._groups.remove(group)
+        if not self._groups:
+            for mapping in (*self._mappings, *self._astray):
+                self._unpin(mapping)
+            self._mappings, self._astray = MappingList(), []
+        elif not self._translated_groups:
+            for mapping in self._mappings:
+                self._unpin(mapping)
+
+    def _enter_all(self) -> None:
+        """Pin what was only recorded. A failure leaves everything as it was."""
+        entered: list[DmaMapping] = []
+        try:
+            for mapping in self._mappings:
+                self._enter(mapping)
+                entered.append(mapping)
+        except OSError:
+            for mapping in entered:
+                self._unpin(mapping)
+            raise
+
+    def _enter(self, mapping: DmaMapping) -> None:
+        is_written = bool(mapping.flags & vfio.VFIO_DMA_MAP_FLAG_WRITE)
+        mapping.pin = self._kernel.pin(mapping.vaddr, mapping.size, write=is_written)
+        mapping.is_entered = True
+
+    def _unpin(self, mapping: DmaMapping) -> None:
+        if mapping.pin is not None:
+            self._kernel.unpin(mapping.pin)
+        mapping.pin, mapping.is_entered = None, False
 
     def _get_info(self, user: UserMemory) -> int:
-        argsz = user.u32(0)
-        user.read(16)
+        argsz = int.from_bytes(user.read(16)[:4], "little")
         if argsz < 16:
             raise fail(errno.EINVAL)
-        pad = 8 if self._kernel.version >= (6, 2) else 4
+        is_aligned = self._kernel.version >= (6, 6)
         head = ctypes.sizeof(vfio.vfio_iommu_type1_info)
-        ranges = self._kernel.iova_ranges
+        ranges = self.iova_ranges
         bodies = [
-            (vfio.VFIO_IOMMU_TYPE1_INFO_CAP_MIGRATION, struct.pack("<I4xQQ", 0, PAGE, _LARGEST_BITMAP)),
-            (vfio.VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL, struct.pack("<I", self._left)),
-            (
-                vfio.VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE,
-                struct.pack("<II", len(ranges), 0) + b"".join(struct.pack("<QQ", *ends) for ends in ranges),
-            ),
+            (vfio.VFIO_IOMMU_TYPE1_INFO_CAP_MIGRATION, 1, struct.pack("<I4xQQ", 0, PAGE, LARGEST_BITMAP)),
+            (vfio.VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL, 1, struct.pack("<I", self._left)),
         ]
-        chain = b""
-        for index, (number, body) in enumerate(bodies):
-            body += bytes(-len(body) % pad)
-            position = head + len(chain) + 8 + len(body)
-            chain += struct.pack("<HHI", number, 1, position if index + 1 < len(bodies) else 0) + body
+        if ranges:
+            body = struct.pack("<II", len(ranges), 0) + b"".join(struct.pack("<QQ", *ends) for ends in ranges)
+            bodies.append((vfio.VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE, 1, body))
+        chain = capability_chain(head, bodies, 8 if is_aligned else 4)
         flags = vfio.VFIO_IOMMU_INFO_PGSIZES | vfio.VFIO_IOMMU_INFO_CAPS
         fits = argsz >= head + len(chain)
         needed = argsz if fits else head + len(chain)
-        info = struct.pack("<IIQII", needed, flags, self._kernel.page_sizes, head if fits else 0, 0)
+        page_sizes = self._kernel.page_sizes if self._translated_groups else ALL_PAGE_SIZES
+        info = struct.pack("<IIQII", needed, flags, page_sizes, head if fits else 0, 0)
         if fits:
             user.write(chain, head)
-        user.write(info[: min(argsz, head)])
+        if is_aligned:
+            user.write(info[: min(argsz, head)])
+        else:
+            user.write(info[: 20 if argsz >= 20 else 16])
         return 0
 
     def _map(self, user: UserMemory) -> int:
         argument = user.struct(vfio.vfio_iommu_type1_dma_map, 32)
         iova, size, vaddr, flags = argument.iova, argument.size, argument.vaddr, argument.flags
-        # Updating a vaddr is not offered: CHECK_EXTENSION says so, and a kernel without it knows no such flag.
-        if argument.argsz < 32 or flags & ~_READ_WRITE:
+        if argument.argsz < 32 or flags & ~_MAP_FLAGS:
             raise fail(errno.EINVAL)
-        wraps = iova + size > _LIMIT or vaddr + size > _LIMIT
-        if self._kernel.version >= (6, 18) and size and wraps:
+        wraps = size and (iova + size > _LIMIT or vaddr + size > _LIMIT)
+        if wraps and self._kernel.version >= (6, 18):
             raise fail(errno.EOVERFLOW)
-        if not size or not flags & _READ_WRITE or (size | iova | vaddr) % PAGE or wraps:
+        sets_vaddr = bool(flags & vfio.VFIO_DMA_MAP_FLAG_VADDR)
+        if bool(flags & _READ_WRITE) == sets_vaddr or not size or (size | iova | vaddr) % PAGE or wraps:
             raise fail(errno.EINVAL)
-        index = bisect_left(self._starts, iova + size)
-        if index and self._mappings[index - 1].end > iova:
+        if sets_vaddr:
+            self._set_vaddr(iova, size, vaddr)
+            return 0
+        is_astray = iova + size == _LIMIT and self._kernel.version < (6, 18)
+        if not is_astray and self._mappings.overlaps(iova, size):
             raise fail(errno.EEXIST)
         if not self._left:
             raise fail(errno.ENOSPC)
-        if not any(start <= iova and iova + size - 1 <= last for start, last in self._kernel.iova_ranges):
+        ranges = self.iova_ranges
+        if ranges and not _fits(ranges, iova, iova + size - 1):
             raise fail(errno.EINVAL)
-        pin = self._kernel.pin(vaddr, size, write=bool(flags & vfio.VFIO_DMA_MAP_FLAG_WRITE))
+        mapping = DmaMapping(iova, size, vaddr, flags)
+        if self._translated_groups:
+            self._enter(mapping)
+        if self._tracks_dirty:
+            try:
+                mapping.dirty = _new_bitmap(mapping)
+            except OSError:
+                self._unpin(mapping)
+                raise
         self._left -= 1
-        self._starts.insert(index, iova)
-        self._mappings.insert(index, DmaMapping(iova, size, vaddr, flags, pin))
+        if is_astray:
+            self._astray.append(mapping)
+        else:
+            self._mappings.add(mapping)
         return 0
+
+    def _set_vaddr(self, iova: int, size: int, vaddr: int) -> None:
+        there = self._mappings.overlapping(iova, size)
+        if not there:
+            raise fail(errno.ENOENT)
+        if len(there) > 1 or there[0].has_vaddr or (there[0].iova, there[0].size) != (iova, size):
+            raise fail(errno.EINVAL)
+        there[0].vaddr, there[0].has_vaddr = vaddr, True
+        self._without_vaddr -= 1
 
     def _unmap(self, user: UserMemory) -> int:
         argument = user.struct(vfio.vfio_iommu_type1_dma_unmap, 24)
-        iova, size, everything = argument.iova, argument.size, argument.flags & vfio.VFIO_DMA_UNMAP_FLAG_ALL
-        if argument.argsz < 24 or argument.flags & ~vfio.VFIO_DMA_UNMAP_FLAG_ALL or iova % PAGE:
+        iova, size, flags = argument.iova, argument.size, argument.flags
+        if argument.argsz < 24 or flags & ~(_ALL | _VADDR | _GET_DIRTY):
             raise fail(errno.EINVAL)
-        if everything:
-            if iova or size:
+        bitmap = None
+        if flags & _GET_DIRTY:
+            if flags & (_ALL | _VADDR) or argument.argsz < 24 + ctypes.sizeof(vfio.vfio_bitmap):
                 raise fail(errno.EINVAL)
-            size = _LIMIT
-        elif not size or size % PAGE:
+            bitmap = vfio.vfio_bitmap.from_buffer_copy(user.read(ctypes.sizeof(vfio.vfio_bitmap), 24))
+            _check_bitmap(bitmap, size)
+        if flags & _VADDR and self.has_mediated:
+            raise fail(errno.EBUSY)
+        size = self._checked_size(iova, size, flags)
+        if bitmap is not None and (not self._tracks_dirty or bitmap.pgsize != PAGE):
             raise fail(errno.EINVAL)
-        elif iova + size > _LIMIT:
-            raise fail(errno.EOVERFLOW if self._kernel.version >= (6, 18) else errno.EINVAL)
-        first = bisect_right(self._starts, iova) - 1
-        if first < 0 or self._mappings[first].end <= iova:
-            first += 1
-        last = bisect_left(self._starts, iova + size)
-        touched = self._mappings[first:last]
-        if touched and not everything:
-            cuts_first, cuts_last = touched[0].iova < iova, touched[-1].end > iova + size
-            if self.version == 2 and (cuts_first or cuts_last):
-                raise fail(errno.EINVAL)
-            if cuts_first:
-                touched = []
-        for mapping in touched:
-            self._drop(mapping)
-        del self._mappings[first : first + len(touched)], self._starts[first : first + len(touched)]
+        touched = self._mappings.overlapping(iova, size)
+        if touched and self.version == 2 and (touched[0].iova < iova or touched[-1].end > iova + size):
+            raise fail(errno.EINVAL)
+        # The end of a range up to 2^64 wraps to 0 before 6.18, and nothing lies before it.
+        ends_at_0 = iova + size == _LIMIT and self._kernel.version < (6, 18) and not flags & _ALL
+        if touched and (touched[0].iova < iova or ends_at_0):
+            touched = []
+        if flags & _VADDR:
+            self._invalidate(touched)
+        else:
+            self._remove(touched, iova, bitmap)
         user.write(struct.pack("<Q", sum(mapping.size for mapping in touched)), 16)
         return 0
 
-    def _drop(self, mapping: DmaMapping) -> None:
-        self._left += 1
-        if mapping.pin is not None:
-            self._kernel.unpin(mapping.pin)
+    def _checked_size(self, iova: int, size: int, flags: int) -> int:
+        if iova % PAGE:
+            raise fail(errno.EINVAL)
+        if flags & _ALL:
+            if iova or size:
+                raise fail(errno.EINVAL)
+            return _LIMIT
+        if not size or size % PAGE:
+            raise fail(errno.EINVAL)
+        if iova + size > _LIMIT:
+            raise self._overflow()
+        return size
+
+    def _overflow(self) -> OSError:
+        return fail(errno.EOVERFLOW if self._kernel.version >= (6, 18) else errno.EINVAL)
+
+    def _invalidate(self, mappings: list[DmaMapping]) -> None:
+        if not all(mapping.has_vaddr for mapping in mappings):
+            raise fail(errno.EINVAL)
+        for mapping in mappings:
+            mapping.has_vaddr = False
+        self._without_vaddr += len(mappings)
+
+    def _remove(self, mappings: list[DmaMapping], iova: int, bitmap: vfio.vfio_bitmap | None) -> None:
+        """Raises OSError(EFAULT) where a bitmap cannot be written: what came before is gone by then."""
+        gone = 0
+        try:
+            for mapping in mappings:
+                if bitmap is not None:
+                    self._hand_out(mapping, bitmap, iova)
+                self._left += 1
+                self._without_vaddr -= not mapping.has_vaddr
+                self._unpin(mapping)
+                gone += 1
+        finally:
+            self._mappings.remove(mappings[:gone])
+
+    def _dirty_pages(self, user: UserMemory) -> int:
+        if self.version == 1:
+            raise fail(errno.EACCES)
+        argument = user.struct(vfio.vfio_iommu_type1_dirty_bitmap, 8)
+        if argument.argsz < 8:
+            raise fail(errno.EINVAL)
+        match argument.flags:
+            case flags if flags == _START:
+                self._start_tracking()
+            case flags if flags == _STOP:
+                self._stop_tracking()
+            case flags if flags == _GET_BITMAP:
+                self._get_bitmap(user, argument.argsz)
+            case _:
+                raise fail(errno.EINVAL)
+        return 0
+
+    def _start_tracking(self) -> None:
+        if self._tracks_dirty:
+            return
+        bitmaps = [_new_bitmap(mapping) for mapping in self._mappings]
+        for mapping, bitmap in zip(self._mappings, bitmaps, strict=True):
+            mapping.dirty = bitmap
+        self._tracks_dirty = True
+
+    def _stop_tracking(self) -> None:
+        for mapping in self._mappings:
+            mapping.dirty = None
+        self._tracks_dirty = False
+
+    def _get_bitmap(self, user: UserMemory, argsz: int) -> None:
+        if argsz - 8 < ctypes.sizeof(vfio.vfio_iommu_type1_dirty_bitmap_get):
+            raise fail(errno.EINVAL)
+        wanted = vfio.vfio_iommu_type1_dirty_bitmap_get.from_buffer_copy(
+            user.read(ctypes.sizeof(vfio.vfio_iommu_type1_dirty_bitmap_get), 8)
+        )
+        iova, size = wanted.iova, wanted.size
+        if not size:
+            raise fail(errno.EINVAL)
+        # Before 6.18 a range that ends at 2^64 counts as one that wraps.
+        if iova + size > _LIMIT or (iova + size == _LIMIT and self._kernel.version < (6, 18)):
+            raise self._overflow()
+        _check_bitmap(wanted.bitmap, size)
+        if wanted.bitmap.pgsize != PAGE or (iova | size) % PAGE or not self._tracks_dirty:
+            raise fail(errno.EINVAL)
+        touched = self._mappings.overlapping(iova, size)
+        if touched and (touched[0].iova < iova or touched[-1].end > iova + size):
+            raise fail(errno.EINVAL)
+        for mapping in touched:
+            self._hand_out(mapping, wanted.bitmap, iova)
+            if mapping.dirty is not None:
+                mapping.dirty.clear()
+
+    def _hand_out(self, mapping: DmaMapping, bitmap: vfio.vfio_bitmap, iova: int) -> None:
+        if mapping.dirty is not None:
+            mapping.dirty.hand_out(bitmap.data, (mapping.iova - iova) // PAGE, all_dirty=mapping.is_entered)
+
+
+def _fits(ranges: tuple[Span, ...], first: int, last: int) -> bool:
+    return any(start <= first and last <= end for start, end in ranges)
+
+
+def _new_bitmap(mapping: DmaMapping) -> DirtyBitmap:
+    if mapping.size // PAGE > MOST_PAGES:
+        raise fail(errno.EINVAL)
+    return DirtyBitmap(mapping.size // PAGE)
+
+
+def _check_bitmap(bitmap: vfio.vfio_bitmap, size: int) -> None:
+    """Raises OSError(EINVAL) for a bitmap that is not the program's own, or not of a size for size bytes."""
+    if not is_user_range(bitmap.data, bitmap.size):
+        raise fail(errno.EINVAL)
+    pages = size // (bitmap.pgsize & -bitmap.pgsize or PAGE)
+    if not pages or not bitmap_bytes(pages) <= bitmap.size <= LARGEST_BITMAP:
+        raise fail(errno.EINVAL)

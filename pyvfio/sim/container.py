@@ -1,0 +1,77 @@
+"""A container. Source: drivers/vfio/container.c."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from pyvfio.abi import vfio
+from pyvfio.sim.mappings import DmaMapping
+from pyvfio.sim.type1 import Type1
+from pyvfio.sim.user import UserMemory, fail
+
+if TYPE_CHECKING:
+    from pyvfio.sim.group import GroupState
+    from pyvfio.sim.kernel import SimKernel
+
+# What VFIO_SET_IOMMU takes, and which rules of type1 it means.
+_TYPE1_VERSIONS = {vfio.VFIO_TYPE1_IOMMU: 1, vfio.VFIO_TYPE1v2_IOMMU: 2}
+
+
+class ContainerState:
+    """Lives as long as its descriptor or a group attached to it."""
+
+    def __init__(self, kernel: SimKernel) -> None:
+        self._kernel = kernel
+        self.groups: list[GroupState] = []
+        self.iommu: Type1 | None = None
+
+    @property
+    def mappings(self) -> tuple[DmaMapping, ...]:
+        return self.iommu.mappings if self.iommu else ()
+
+    def ioctl(self, request: int, user: UserMemory) -> int:
+        match request:
+            case vfio.VFIO_GET_API_VERSION:
+                return vfio.VFIO_API_VERSION
+            case vfio.VFIO_CHECK_EXTENSION:
+                return int(self._has_extension(user.value))
+            case vfio.VFIO_SET_IOMMU:
+                return self._set_iommu(user.value)
+        if self.iommu is None:
+            raise fail(errno.EINVAL)
+        return self.iommu.ioctl(request, user)
+
+    def join(self, group: GroupState) -> None:
+        """The group's devices come behind this container. Raises OSError; nothing has changed then."""
+        if self.iommu is not None:
+            self.iommu.attach(group)
+        self.groups.append(group)
+
+    def leave(self, group: GroupState) -> None:
+        self.groups.remove(group)
+        if self.iommu is not None:
+            self.iommu.detach(group)
+        if not self.groups:
+            self.iommu = None
+
+    def _has_extension(self, extension: int) -> bool:
+        """Without an IOMMU in use, what any driver of the kernel can do."""
+        offered = {*_TYPE1_VERSIONS, vfio.VFIO_UNMAP_ALL}
+        if self._kernel.version < (6, 18):
+            offered.add(vfio.VFIO_TYPE1_NESTING_IOMMU)
+        return extension in offered or (self.iommu is not None and self.iommu.has_extension(extension))
+
+    def _set_iommu(self, kind: int) -> int:
+        if not self.groups or self.iommu is not None:
+            raise fail(errno.EINVAL)
+        if not self._has_extension(kind):
+            raise fail(errno.ENODEV)
+        if kind not in _TYPE1_VERSIONS:
+            # Known, but no kind of IOMMU; or nesting, which no IOMMU here can do.
+            raise fail(errno.EINVAL)
+        iommu = Type1(self._kernel, _TYPE1_VERSIONS[kind])
+        for group in self.groups:
+            iommu.attach(group)
+        self.iommu = iommu
+        return 0

@@ -1,0 +1,55 @@
+"""What differs between IOMMU models: page sizes, usable addresses, interrupts. Source: drivers/iommu."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+Version = tuple[int, int]
+Span = tuple[int, int]
+"""Device addresses from the first to the last, both included."""
+
+ALL_ADDRESSES: Span = (0, (1 << 64) - 1)
+ALL_PAGE_SIZES = 0xFFFF_FFFF_FFFF_F000
+
+_MSI: Span = (0xFEE0_0000, 0xFEEF_FFFF)
+_HYPERTRANSPORT: Span = (0xFD_0000_0000, 0xFF_FFFF_FFFF)
+_SOFTWARE_MSI: Span = (0x0800_0000, 0x080F_FFFF)
+
+
+@dataclass(frozen=True, slots=True)
+class IommuModel:
+    """page_sizes: a bit for each; aperture: what the IOMMU translates; reserved: what of it must not be mapped.
+
+    coherent: it makes devices' accesses coherent with caches. remaps_interrupts: without, VFIO must be told to trust.
+    """
+
+    page_sizes: int
+    aperture: Span
+    reserved: tuple[Span, ...]
+    coherent: bool
+    remaps_interrupts: bool
+
+    @property
+    def usable(self) -> tuple[Span, ...]:
+        """Ascending."""
+        return without((self.aperture,), self.reserved)
+
+
+def iommu_model(name: str, version: Version) -> IommuModel:
+    """QEMU's "intel", "amd" and "virtio" as this version's drivers show them. Raises KeyError."""
+    amd_last = (1 << 48) - 1 if version >= (6, 18) else ALL_ADDRESSES[1]
+    amd_sizes = 0xF_FF7F_FFFF_F000 if version >= (6, 12) else 0xFFFF_FF7F_FFFF_F000
+    models = {
+        "intel": IommuModel(0x4020_1000, (0, (1 << 39) - 1), (_MSI,), False, True),
+        "amd": IommuModel(amd_sizes, (0, amd_last), (_MSI, _HYPERTRANSPORT), True, True),
+        "virtio": IommuModel(ALL_PAGE_SIZES, ALL_ADDRESSES, (_SOFTWARE_MSI,), True, False),
+    }
+    return models[name]
+
+
+def without(spans: tuple[Span, ...], reserved: tuple[Span, ...]) -> tuple[Span, ...]:
+    """What is left of spans when the reserved ones are taken out."""
+    for first, last in reserved:
+        parts = [((start, min(end, first - 1)), (max(start, last + 1), end)) for start, end in spans]
+        spans = tuple(part for pair in parts for part in pair if part[0] <= part[1])
+    return spans

@@ -1,0 +1,36 @@
+"""The cases, by what they are about."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from tests.conformance.areas import (
+    accounting,
+    attach,
+    container,
+    dirty,
+    group,
+    info,
+    iova,
+    map_dma,
+    memory,
+    unmap_dma,
+    unmap_type1,
+    vaddr,
+)
+from tests.conformance.case import Case
+
+AREAS: Mapping[str, Sequence[Case]] = {
+    "container": container.CASES,
+    "group": group.CASES,
+    "attach": attach.CASES,
+    "info": info.CASES,
+    "map": map_dma.CASES,
+    "iova": iova.CASES,
+    "memory": memory.CASES,
+    "unmap": unmap_dma.CASES,
+    "unmap-type1": unmap_type1.CASES,
+    "vaddr": vaddr.CASES,
+    "dirty": dirty.CASES,
+    "accounting": accounting.CASES,
+}

@@ -1,0 +1,86 @@
+"""Which device addresses can be mapped, by IOMMU model. Source: vfio_iommu_iova_dma_valid and the IOMMU drivers."""
+
+from errno import EEXIST, EINVAL
+
+from tests.conformance.areas.setups import READY
+from tests.conformance.bench import PAGE
+from tests.conformance.calls.container import map_dma, unmap_dma
+from tests.conformance.case import Case, by_iommu, ok, since
+
+ONE = ok(mapped=1, locked=1)
+TOP = (1 << 64) - PAGE
+HYPERTRANSPORT = 0xFD_0000_0000
+SW_MSI = 0x0800_0000
+_X86 = ["intel", "amd"]
+_INTEL_END = 1 << 39
+_TOP_IS_THERE = since({(6, 1): ONE, (6, 18): EINVAL})
+
+CASES = [
+    Case("before the MSI window", READY, map_dma(iova=0xFEDF_F000), ONE),
+    Case("the MSI window's first page", READY, map_dma(iova=0xFEE0_0000), EINVAL, models=_X86),
+    Case("the MSI window's last page", READY, map_dma(iova=0xFEEF_F000), EINVAL, models=_X86),
+    Case("after the MSI window", READY, map_dma(iova=0xFEF0_0000), ONE),
+    Case("into the MSI window", READY, map_dma(iova=0xFEDF_F000, size=2 * PAGE), EINVAL, models=_X86),
+    Case("out of the MSI window", READY, map_dma(iova=0xFEEF_F000, size=2 * PAGE), EINVAL, models=_X86),
+    Case("over the MSI window", READY, map_dma(iova=0xFEDF_F000, size=258 * PAGE), EINVAL, models=_X86),
+    Case("the MSI window of x86 behind virtio", READY, map_dma(iova=0xFEE0_0000), ONE, models=["virtio"]),
+    Case("the software MSI window", READY, map_dma(iova=SW_MSI), EINVAL, models=["virtio"]),
+    Case("the software MSI window's end", READY, map_dma(iova=SW_MSI + 0xFF000), EINVAL, models=["virtio"]),
+    Case("before the software MSI window", READY, map_dma(iova=SW_MSI - PAGE), ONE, models=["virtio"]),
+    Case("after the software MSI window", READY, map_dma(iova=SW_MSI + 0x10_0000), ONE, models=["virtio"]),
+    Case("no software MSI window on x86", READY, map_dma(iova=SW_MSI), ONE, models=_X86),
+    Case("HyperTransport", READY, map_dma(iova=HYPERTRANSPORT), EINVAL, models=["amd"]),
+    Case("HyperTransport's last page", READY, map_dma(iova=0xFF_FFFF_F000), EINVAL, models=["amd"]),
+    Case("before HyperTransport", READY, map_dma(iova=HYPERTRANSPORT - PAGE), ONE, models=["amd"]),
+    Case("after HyperTransport", READY, map_dma(iova=0x100_0000_0000), ONE, models=["amd"]),
+    Case("no HyperTransport", READY, map_dma(iova=HYPERTRANSPORT), ONE, models=["virtio"]),
+    Case("the last page of 39 bits", READY, map_dma(iova=_INTEL_END - PAGE), ONE, models=["intel"]),
+    Case("over the end of 39 bits", READY, map_dma(iova=_INTEL_END - PAGE, size=2 * PAGE), EINVAL, models=["intel"]),
+    Case("beyond 39 bits", READY, map_dma(iova=_INTEL_END), EINVAL, models=["intel"]),
+    Case("the last page of 48 bits", READY, map_dma(iova=(1 << 48) - PAGE), ONE, models=["amd", "virtio"]),
+    Case("beyond 48 bits", READY, map_dma(iova=1 << 48), _TOP_IS_THERE, models=["amd"]),
+    Case("the last page of all", READY, map_dma(iova=TOP), by_iommu(intel=EINVAL, amd=_TOP_IS_THERE, virtio=ONE)),
+    Case(
+        "an overlap comes before reserved addresses",
+        [*READY, map_dma(iova=0xFEDF_F000)],
+        map_dma(iova=0xFEDF_F000, size=2 * PAGE),
+        EEXIST,
+    ),
+    Case(
+        "reserved addresses come before bad memory",
+        READY,
+        map_dma(iova=0xFEE0_0000, memory="hole"),
+        EINVAL,
+        models=_X86,
+    ),
+    Case(
+        "before 6.18 the last page of all is forgotten",
+        [*READY, map_dma(iova=TOP)],
+        unmap_dma(iova=TOP),
+        since({(6, 1): ok(size=0), (6, 18): ok(size=PAGE, mapped=-1, locked=-1)}),
+        models=["virtio"],
+    ),
+    Case(
+        "before 6.18 the last page of all is mapped twice",
+        [*READY, map_dma(iova=TOP)],
+        map_dma(iova=TOP),
+        since({(6, 1): ONE, (6, 18): EEXIST}),
+        models=["virtio"],
+    ),
+    Case(
+        "before 6.18 the last page of amd is forgotten",
+        [*READY, map_dma(iova=TOP)],
+        unmap_dma(size=0, iova=0, flags=2),
+        ok(size=0),
+        models=["amd"],
+        versions=((0, 0), (6, 17)),
+    ),
+    Case(
+        "before 6.18 the last page of amd is mapped twice",
+        [*READY, map_dma(iova=TOP)],
+        map_dma(iova=TOP),
+        ONE,
+        models=["amd"],
+        versions=((0, 0), (6, 17)),
+    ),
+]

@@ -1,0 +1,19 @@
+"""How cases begin."""
+
+from pyvfio.abi import vfio
+from tests.conformance.calls.container import open_container, set_iommu
+from tests.conformance.calls.group import get_device_fd, open_group, set_container
+
+OPEN = [open_container(), open_group()]
+"""A container and a group that have nothing to do with each other yet."""
+
+ATTACHED = [*OPEN, set_container()]
+"""The group is in the container, which has no IOMMU."""
+
+READY = [*ATTACHED, set_iommu()]
+"""A type1v2 container."""
+
+READY_TYPE1 = [*ATTACHED, set_iommu(kind=vfio.VFIO_TYPE1_IOMMU)]
+
+DEVICE = [*READY, get_device_fd()]
+"""An edu, open."""

@@ -1,0 +1,1 @@
+"""Every system call a step can make, by kind of descriptor."""
