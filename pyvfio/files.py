@@ -42,3 +42,19 @@ def exists(kernel: Kernel, path: str) -> bool:
         return name in kernel.listdir(directory)
     except (FileNotFoundError, NotADirectoryError):
         return False
+
+
+def names_in(kernel: Kernel, path: str) -> list[str]:
+    """The names in a directory, sorted; none where there is no such directory, or it may not be read."""
+    try:
+        return kernel.listdir(path)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return []
+
+
+def text_or_empty(kernel: Kernel, path: str) -> str:
+    """Like read_text; "" where the file cannot be read."""
+    try:
+        return read_text(kernel, path)
+    except OSError:
+        return ""

@@ -6,13 +6,15 @@ from collections.abc import Sequence
 
 from pyvfio.cli.abi_check import COMMAND as ABI_CHECK
 from pyvfio.cli.bind import COMMAND as BIND
+from pyvfio.cli.doctor import COMMAND as DOCTOR
 from pyvfio.cli.list import COMMAND as LIST
 from pyvfio.cli.restore import COMMAND as RESTORE
+from pyvfio.cli.show import COMMAND as SHOW
 from pyvfio.cli.unbind import COMMAND as UNBIND
 from pyvfio.cli.watch import COMMAND as WATCH
 from pyvfio.commandline import Program
 
-COMMANDS = (LIST, BIND, UNBIND, RESTORE, WATCH, ABI_CHECK)
+COMMANDS = (LIST, SHOW, DOCTOR, BIND, UNBIND, RESTORE, WATCH, ABI_CHECK)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

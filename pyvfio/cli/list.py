@@ -3,60 +3,77 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 
-from pyvfio.commandline import Command, Output
-from pyvfio.host.pci import PciDevice, blocking_members, pci_devices
-from pyvfio.kernel import Kernel, LinuxKernel
+from pyvfio.cli.entries import entry_data
+from pyvfio.commandline import Command, Output, Style
+from pyvfio.host.inventory import Entry, inventory
+from pyvfio.host.network import InterfaceUse, LinuxNetwork
+from pyvfio.host.pci import pci_device
+from pyvfio.kernel import LinuxKernel
+
+_COLUMNS = ("ADDRESS", "CLASS", "NAME", "DRIVER", "GROUP", "VIABLE", "NUMA", "CDEV", "NET")
+_MORE = ("ID", "OVERRIDE", "DISKS")
 
 
-def _run(_: argparse.Namespace, output: Output) -> int:
+def _configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("address", nargs="*", metavar="BDF", help="only these devices (default: all)")
+    parser.add_argument("-v", "--verbose", action="store_true", help=f"more columns at the end: {', '.join(_MORE)}")
+
+
+def _run(options: argparse.Namespace, output: Output) -> int:
     kernel = LinuxKernel()
-    devices = pci_devices(kernel)
-    output.data([_data(kernel, device) for device in devices])
-    rows = [("ADDRESS", "ID", "DRIVER", "GROUP", "VIABLE")]
-    for device in devices:
-        rows.append(
-            (
-                device.address,
-                f"{device.vendor_id:04x}:{device.device_id:04x}",
-                device.driver or "-",
-                "-" if device.group is None else str(device.group),
-                _viability(kernel, device),
-            )
-        )
+    wanted = [pci_device(kernel, address) for address in options.address] or None
+    entries = inventory(kernel, LinuxNetwork(), wanted)
+    output.data([entry_data(entry) for entry in entries])
+    rows = [_COLUMNS + (_MORE if options.verbose else ())]
+    rows += [_row(entry, output) + (_more(entry) if options.verbose else ()) for entry in entries]
     output.table(rows)
     return 0
 
 
-def _viability(kernel: Kernel, device: PciDevice) -> str:
-    if device.group is None:
-        return "no IOMMU"
-    blocking = blocking_members(kernel, device.group)
-    if not blocking:
-        return "yes"
-    return "no: " + ", ".join(
-        "itself" if member.address == device.address else f"{member.address} {member.driver}" for member in blocking
+def _row(entry: Entry, output: Output) -> tuple[str, ...]:
+    device = entry.device
+    return (
+        device.address,
+        entry.kind,
+        entry.name,
+        output.paint(device.driver or "-", Style.GREEN if device.has_vfio_driver else Style.PLAIN),
+        _or_dash(device.group),
+        output.paint(entry.viability, Style.PLAIN if entry.viable else Style.YELLOW),
+        _or_dash(device.numa_node),
+        (entry.device_node or "-").rpartition("/")[2],
+        _joined(map(_interface, entry.interfaces)),
     )
 
 
-def _data(kernel: Kernel, device: PciDevice) -> dict[str, object]:
-    blocking = [] if device.group is None else blocking_members(kernel, device.group)
-    return {
-        "address": device.address,
-        "vendor_id": device.vendor_id,
-        "device_id": device.device_id,
-        "class_code": device.class_code,
-        "driver": device.driver,
-        "group": device.group,
-        "viable": device.group is not None and not blocking,
-        "blocked_by": [member.address for member in blocking],
-        "numa_node": device.numa_node,
-    }
+def _more(entry: Entry) -> tuple[str, ...]:
+    device = entry.device
+    return f"{device.vendor_id:04x}:{device.device_id:04x}", entry.override or "-", _joined(entry.disks)
+
+
+def _interface(use: InterfaceUse) -> str:
+    return f"{use.name} (default route)" if "default" in use.routes else use.name
+
+
+def _or_dash(value: int | None) -> str:
+    return "-" if value is None else str(value)
+
+
+def _joined(words: Iterable[str]) -> str:
+    return ", ".join(words) or "-"
 
 
 COMMAND = Command(
     "list",
-    "PCI devices with driver, IOMMU group and its viability",
+    "PCI devices with driver, IOMMU group and who spoils it",
     _run,
-    examples=(("pyvfio list", ""), ("pyvfio list --json", "as data")),
+    _configure,
+    description="One row for each PCI function. VIABLE says whether VFIO can use its group, and who is in the way.\n"
+    "Columns never change their order; -v only appends. Names come from pci.ids where the host has it.",
+    examples=(
+        ("pyvfio list", "every function"),
+        ("pyvfio list -v 03:00.0", "one, with more columns"),
+        ("pyvfio list --json | jq -r '.[] | select(.viable) | .address'", "those VFIO can use"),
+    ),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyvfio.files import link_name
+from pyvfio.files import exists, link_name, names_in
 from pyvfio.host.pci import DEVICES
 from pyvfio.kernel import Kernel
 
@@ -20,19 +20,23 @@ def block_devices(kernel: Kernel, address: str) -> list[str]:
 def virtual_functions(kernel: Kernel, address: str) -> list[str]:
     """The SR-IOV functions that exist by grace of this one's driver."""
     directory = f"{DEVICES}/{address}"
-    links = [name for name in _listdir(kernel, directory) if name.startswith("virtfn")]
+    links = [name for name in names_in(kernel, directory) if name.startswith("virtfn")]
     return sorted(filter(None, (link_name(kernel, f"{directory}/{name}") for name in links)))
 
 
 def character_device(kernel: Kernel, address: str) -> str | None:
     """The node of a function that a VFIO driver has, where the kernel makes one: "/dev/vfio/devices/vfio0"."""
-    names = _listdir(kernel, f"{DEVICES}/{address}/vfio-dev")
-    return f"/dev/vfio/devices/{names[0]}" if names else None
+    directory = f"{DEVICES}/{address}/vfio-dev"
+    for name in names_in(kernel, directory):
+        # Kernels without CONFIG_VFIO_DEVICE_CDEV have the device in sysfs, but no node for it.
+        if exists(kernel, f"{directory}/{name}/dev"):
+            return f"/dev/vfio/devices/{name}"
+    return None
 
 
 def _of_class(kernel: Kernel, name: str, addresses: list[str]) -> list[str]:
     found = []
-    for entry in _listdir(kernel, f"/sys/class/{name}"):
+    for entry in names_in(kernel, f"/sys/class/{name}"):
         try:
             path = kernel.readlink(f"/sys/class/{name}/{entry}")
         except OSError:  # a file such as bonding_masters, or one that has just gone
@@ -40,10 +44,3 @@ def _of_class(kernel: Kernel, name: str, addresses: list[str]) -> list[str]:
         if any(f"/{address}/" in path for address in addresses):
             found.append(entry)
     return found
-
-
-def _listdir(kernel: Kernel, path: str) -> list[str]:
-    try:
-        return kernel.listdir(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from pyvfio.files import read_text
+from pyvfio.files import names_in, read_text
 from pyvfio.kernel import Kernel
 
 _BLOCK = "/sys/class/block"
@@ -40,9 +40,8 @@ class DiskUses:
             line.split()[0].removeprefix("/dev/") for line in read_text(kernel, "/proc/swaps").splitlines()[1:]
         }
         # The file systems listed are those that are mounted; the mount itself names one device of many.
-        self._btrfs = {
-            member for fs in self._listdir("/sys/fs/btrfs") for member in self._listdir(f"/sys/fs/btrfs/{fs}/devices")
-        }
+        mounted = (f"/sys/fs/btrfs/{name}/devices" for name in names_in(kernel, "/sys/fs/btrfs"))
+        self._btrfs = {member for directory in mounted for member in names_in(kernel, directory)}
 
     def of(self, disk: str) -> list[DiskUse]:
         """Every use of a block device, its holders' uses included."""
@@ -52,7 +51,7 @@ class DiskUses:
             uses.append(DiskUse(disk, "is swap"))
         if name in self._btrfs and not uses:
             uses.append(DiskUse(disk, "is part of a mounted btrfs"))
-        for holder in self._listdir(f"{_BLOCK}/{name}/holders"):
+        for holder in names_in(self._kernel, f"{_BLOCK}/{name}/holders"):
             above = [use.use for use in self.of(holder)]
             uses.append(DiskUse(disk, f"is part of {holder}" + (f", which {', '.join(above)}" if above else "")))
         return uses
@@ -64,12 +63,6 @@ class DiskUses:
             number = ""
         points = [*self._mounts.get(number, []), *self._mounts.get(name, [])]
         return list(dict.fromkeys(points))
-
-    def _listdir(self, path: str) -> list[str]:
-        try:
-            return self._kernel.listdir(path)
-        except (FileNotFoundError, NotADirectoryError):
-            return []
 
 
 def _unescaped(text: str) -> str:

@@ -1,0 +1,36 @@
+"""How an inventory entry reads as data."""
+
+from __future__ import annotations
+
+from pyvfio.host.inventory import Entry
+
+
+def entry_data(entry: Entry) -> dict[str, object]:
+    device = entry.device
+    return {
+        "address": device.address,
+        "kind": entry.kind,
+        "name": entry.name,
+        "vendor_id": device.vendor_id,
+        "device_id": device.device_id,
+        "class_code": device.class_code,
+        "driver": device.driver,
+        "driver_override": entry.override,
+        "group": device.group,
+        "viable": entry.viable,
+        "blocked_by": [member.address for member in entry.blocked_by],
+        "numa_node": device.numa_node,
+        "group_node": entry.group_node,
+        "device_node": entry.device_node,
+        "interfaces": [
+            {
+                "name": use.name,
+                "link": use.link,
+                "addresses": list(use.addresses),
+                "routes": list(use.routes),
+                "master": use.master,
+            }
+            for use in entry.interfaces
+        ],
+        "disks": list(entry.disks),
+    }

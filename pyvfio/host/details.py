@@ -1,0 +1,110 @@
+"""What only the open device tells: regions, interrupts, capabilities, features."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+from pyvfio.container import Container
+from pyvfio.device import Device, DeviceFlags
+from pyvfio.errors import VfioError
+from pyvfio.irq import InterruptIndex
+from pyvfio.kernel import Kernel
+from pyvfio.region import RegionIndex
+from pyvfio.region_info import MmapArea
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class RegionDetails:
+    """name: of a RegionIndex, or "REGION9". Sizes in bytes."""
+
+    index: int
+    name: str
+    size: int
+    flags: tuple[str, ...]
+    mmap_areas: tuple[MmapArea, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class InterruptDetails:
+    """count: vectors."""
+
+    index: int
+    name: str
+    count: int
+    flags: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CapabilityDetails:
+    """offset: in config space."""
+
+    name: str
+    id: int
+    extended: bool
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureDetails:
+    name: str
+    access: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceDetails:
+    """can_reset: alone, by VFIO_DEVICE_RESET. Regions of no size and interrupts of no vectors are left out."""
+
+    can_reset: bool
+    regions: tuple[RegionDetails, ...]
+    interrupts: tuple[InterruptDetails, ...]
+    capabilities: tuple[CapabilityDetails, ...]
+    features: tuple[FeatureDetails, ...]
+
+
+def device_details(kernel: Kernel, address: str) -> DeviceDetails:
+    """Opens the device for a moment; nothing about it is changed.
+
+    Raises what Container.open_device() raises: DeviceNotBound, GroupNotViable, GroupBusy.
+    """
+    with Container(kernel=kernel) as container:
+        device = container.open_device(address)
+        capabilities = [*device.config.capabilities(), *device.config.extended_capabilities()]
+        return DeviceDetails(
+            bool(device.info.flags & DeviceFlags.RESET),
+            tuple(_regions(device)),
+            tuple(_interrupts(device)),
+            tuple(CapabilityDetails(each.name, each.id, each.extended, each.offset) for each in capabilities),
+            tuple(FeatureDetails(feature.name, _flags(access)) for feature, access in device.features.all().items()),
+        )
+
+
+def _regions(device: Device) -> Iterator[RegionDetails]:
+    for index, region in _present(device.region, device.info.num_regions):
+        if region.info.size:
+            name = RegionIndex(index).name if index in list(RegionIndex) else f"REGION{index}"
+            yield RegionDetails(index, name, region.info.size, _flags(region.info.flags), region.info.mmap_areas)
+
+
+def _interrupts(device: Device) -> Iterator[InterruptDetails]:
+    for index, interrupts in _present(device.interrupts, device.info.num_irqs):
+        if interrupts.info.count:
+            name = InterruptIndex(index).name if index in list(InterruptIndex) else f"IRQ{index}"
+            yield InterruptDetails(index, name, interrupts.info.count, _flags(interrupts.info.flags))
+
+
+def _present(get: Callable[[int], T], count: int) -> Iterator[tuple[int, T]]:
+    """Some indexes are numbered and yet refused, VGA for example."""
+    for index in range(count):
+        try:
+            yield index, get(index)
+        except VfioError:
+            continue
+
+
+def _flags(flags: enum.IntFlag) -> tuple[str, ...]:
+    return tuple((flag.name or hex(flag)).lower() for flag in flags)

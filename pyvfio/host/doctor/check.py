@@ -1,0 +1,24 @@
+"""What a check found."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+
+class Status(enum.StrEnum):
+    OK = "OK"
+    WARN = "WARN"
+    """It works, but not for everything, or not safely."""
+    FAIL = "FAIL"
+    """VFIO, or what was asked for, cannot work."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """name: stable; found: what is there; fix: what to do, a command where one does it; empty if all is well."""
+
+    name: str
+    status: Status
+    found: str
+    fix: str = ""

@@ -1,0 +1,94 @@
+"""Checks of the IOMMU and its groups."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pyvfio.files import names_in, text_or_empty
+from pyvfio.host.doctor.check import Check, Status
+from pyvfio.host.pci import GROUPS, group_members
+from pyvfio.kernel import Kernel
+
+_IOMMUS = {"dmar": "Intel VT-d", "ivhd": "AMD-Vi", "smmu": "Arm SMMU", "virtio": "virtio-iommu"}
+_UNSAFE = "/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts"
+
+
+def check_iommu(kernel: Kernel) -> Check:
+    """Whether any IOMMU translates, and whose. Source: /sys/class/iommu, one entry for each unit."""
+    units = names_in(kernel, "/sys/class/iommu")
+    if units:
+        kinds = sorted({_kind(kernel, unit) for unit in units})
+        return Check("iommu", Status.OK, f"{', '.join(kinds)}, {_count(len(units), 'unit')}")
+    if names_in(kernel, GROUPS):
+        return Check("iommu", Status.OK, "on")
+    return Check("iommu", Status.FAIL, "none: no DMA can be mapped", _how_to_turn_on(kernel))
+
+
+def _kind(kernel: Kernel, unit: str) -> str:
+    for prefix, name in _IOMMUS.items():
+        if unit.startswith(prefix):
+            return name
+    try:
+        target = kernel.readlink(f"/sys/class/iommu/{unit}")
+    except OSError:
+        target = ""
+    return "virtio-iommu" if "virtio" in target else unit
+
+
+def _how_to_turn_on(kernel: Kernel) -> str:
+    arguments = text_or_empty(kernel, "/proc/cmdline").split()
+    processor = text_or_empty(kernel, "/proc/cpuinfo")
+    if "GenuineIntel" in processor and "intel_iommu=on" not in arguments:
+        return "turn VT-d on in the firmware, and boot with intel_iommu=on"
+    if "iommu=off" in arguments or "amd_iommu=off" in arguments:
+        return "boot without iommu=off"
+    return "turn the IOMMU (VT-d, AMD-Vi, SMMU) on in the firmware; a virtual machine needs one from its hypervisor"
+
+
+def check_interrupt_remapping(kernel: Kernel) -> Check:
+    """Whether a device can be kept from raising others' interrupts. Source: the interrupt chips' names on x86 (IR-...);
+    elsewhere every interrupt controller that VFIO works with isolates them."""
+    interrupts = text_or_empty(kernel, "/proc/interrupts")
+    if "IR-" in interrupts:
+        return Check("interrupt remapping", Status.OK, "on")
+    if "APIC" not in interrupts:
+        return Check("interrupt remapping", Status.OK, "not an x86 interrupt controller: isolated by design")
+    if text_or_empty(kernel, _UNSAFE) in ("Y", "1"):
+        return Check(
+            "interrupt remapping",
+            Status.WARN,
+            "off, and allowed to be: a device can raise any interrupt of the host",
+            "use trusted devices only, or turn interrupt remapping on in the firmware",
+        )
+    return Check(
+        "interrupt remapping",
+        Status.FAIL,
+        "off: containers refuse their IOMMU (EPERM)",
+        f"turn it on in the firmware; if every device is trusted: echo 1 > {_UNSAFE}",
+    )
+
+
+def check_groups(kernel: Kernel) -> Iterator[Check]:
+    """How well devices are isolated, and which groups cannot be used though a member is bound to VFIO."""
+    numbers = sorted(int(name) for name in names_in(kernel, GROUPS) if name.isdigit())
+    if not numbers:
+        yield Check("groups", Status.FAIL, "none", "they appear with the IOMMU")
+        return
+    shared, spoiled = [], []
+    for number in numbers:
+        members = group_members(kernel, number)
+        if len([member for member in members if not member.is_bridge]) > 1:
+            shared.append(f"{number} ({len(members)} devices)")
+        blocking = [member for member in members if member.blocks_group]
+        if blocking and any(member.has_vfio_driver for member in members):
+            names = ", ".join(f"{member.address} {member.driver}" for member in blocking)
+            spoiled.append((number, names, blocking[0].address))
+    found = f"{_count(len(numbers), 'group')}, " + (f"shared: {', '.join(shared)}" if shared else "one device in each")
+    yield Check("groups", Status.OK, found)
+    for number, names, example in spoiled:
+        fix = f"pyvfio bind --group {example}"
+        yield Check("groups", Status.FAIL, f"group {number} is not viable: {names}", fix)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

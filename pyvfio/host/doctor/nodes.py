@@ -1,0 +1,79 @@
+"""Checks of modules and of the nodes programs open."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+
+from pyvfio.files import exists, names_in
+from pyvfio.host.doctor.check import Check, Status
+from pyvfio.kernel import Kernel
+
+_CONTAINER = "/dev/vfio/vfio"
+_IOMMUFD = "/dev/iommu"
+
+
+def check_modules(kernel: Kernel) -> Iterator[Check]:
+    """Whether containers, type1 and vfio-pci are there, loaded or built in."""
+    failure = _open(kernel, _CONTAINER)
+    if failure is None:
+        yield Check("vfio", Status.OK, f"{_CONTAINER} can be opened")
+    elif failure in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
+        yield Check("vfio", Status.FAIL, f"no {_CONTAINER}", "as root: modprobe vfio")
+    else:
+        fix = f"as root: chmod 0666 {_CONTAINER} (it gives no rights to devices)"
+        yield Check("vfio", Status.FAIL, f"{_CONTAINER}: {os.strerror(failure)}", fix)
+    if exists(kernel, "/sys/module/vfio_iommu_type1"):
+        yield Check("type1", Status.OK, "vfio_iommu_type1 is there")
+    else:
+        yield Check("type1", Status.FAIL, "no IOMMU driver for containers", "as root: modprobe vfio_iommu_type1")
+    if exists(kernel, "/sys/bus/pci/drivers/vfio-pci"):
+        yield Check("vfio-pci", Status.OK, "the driver is there")
+    else:
+        yield Check("vfio-pci", Status.FAIL, "no driver to bind devices to", "as root: modprobe vfio-pci")
+
+
+def check_iommufd(kernel: Kernel) -> Check:
+    """The newer interface. Containers do without it."""
+    failure = _open(kernel, _IOMMUFD)
+    devices = names_in(kernel, "/dev/vfio/devices")
+    if failure is None:
+        nodes = ", ".join(devices) or "none yet"
+        return Check("iommufd", Status.OK, f"{_IOMMUFD} can be opened; device nodes: {nodes}")
+    if failure in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
+        return Check("iommufd", Status.OK, "not in this kernel: containers serve")
+    reason = os.strerror(failure)
+    return Check("iommufd", Status.WARN, f"{_IOMMUFD}: {reason}", f"a udev rule, or as root: chmod 0666 {_IOMMUFD}")
+
+
+def check_group_nodes(kernel: Kernel) -> Iterator[Check]:
+    """Whether this user may open the groups that are bound to VFIO."""
+    numbers = sorted((name for name in names_in(kernel, "/dev/vfio") if name.isdigit()), key=int)
+    if not numbers:
+        yield Check("nodes", Status.WARN, "no device is bound to a VFIO driver", "as root: pyvfio bind ADDRESS")
+    for number in numbers:
+        node = f"/dev/vfio/{number}"
+        failure = _open(kernel, node)
+        if failure is None:
+            yield Check("nodes", Status.OK, f"{node} can be opened")
+        elif failure == errno.EBUSY:
+            yield Check("nodes", Status.OK, f"{node} is in use by a program")
+        else:
+            rule = f'SUBSYSTEM=="vfio", KERNEL=="{number}", OWNER="{_user()}"'
+            fix = f"as root: chown {_user()} {node}; for good, the udev rule {rule}"
+            yield Check("nodes", Status.FAIL, f"{node}: {os.strerror(failure)}", fix)
+
+
+def _open(kernel: Kernel, path: str) -> int | None:
+    """The errno of opening it; None if it can be opened."""
+    try:
+        fd = kernel.open(path, os.O_RDWR)
+    except OSError as error:
+        return error.errno or errno.EIO
+    kernel.close(fd)
+    return None
+
+
+def _user() -> str:
+    return os.environ.get("SUDO_USER") or os.environ.get("USER") or str(os.getuid())

@@ -1,0 +1,70 @@
+"""One entry per PCI function, with all that a person wants to know before touching it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from pyvfio.files import read_text
+from pyvfio.host.attached import block_devices, character_device, interfaces
+from pyvfio.host.network import InterfaceUse, Network
+from pyvfio.host.pci import DEVICES, PciDevice, blocking_members, pci_devices
+from pyvfio.host.pci_ids import PciIds, kind
+from pyvfio.kernel import Kernel
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """kind: "Ethernet"; name: vendor and model. blocked_by: members of its group that keep VFIO from using it.
+
+    node: what is opened for it, group or device; None while no VFIO driver has it. override: its driver_override.
+    """
+
+    device: PciDevice
+    kind: str
+    name: str
+    blocked_by: tuple[PciDevice, ...]
+    group_node: str | None
+    device_node: str | None
+    interfaces: tuple[InterfaceUse, ...]
+    disks: tuple[str, ...]
+    override: str | None
+
+    @property
+    def viable(self) -> bool:
+        """Whether its group can be used through VFIO now, or as soon as it is bound itself."""
+        return self.device.group is not None and not self.blocked_by
+
+    @property
+    def viability(self) -> str:
+        """In words: who is in the way."""
+        if self.device.group is None:
+            return "no IOMMU"
+        if not self.blocked_by:
+            return "yes"
+        names = (
+            "itself" if member.address == self.device.address else f"{member.address} {member.driver}"
+            for member in self.blocked_by
+        )
+        return f"no: {', '.join(names)}"
+
+
+def inventory(kernel: Kernel, network: Network, devices: Iterable[PciDevice] | None = None) -> list[Entry]:
+    """Of devices, by default every PCI function of the host, in order of address."""
+    names = PciIds.of_host(kernel)
+    return [_entry(kernel, network, names, device) for device in devices or pci_devices(kernel)]
+
+
+def _entry(kernel: Kernel, network: Network, names: PciIds, device: PciDevice) -> Entry:
+    override = read_text(kernel, f"{DEVICES}/{device.address}/driver_override")
+    return Entry(
+        device,
+        kind(device.class_code),
+        names.name(device.vendor_id, device.device_id),
+        () if device.group is None else tuple(blocking_members(kernel, device.group)),
+        f"/dev/vfio/{device.group}" if device.has_vfio_driver and device.group is not None else None,
+        character_device(kernel, device.address),
+        tuple(network.use(name) for name in interfaces(kernel, device.address)),
+        tuple(block_devices(kernel, device.address)),
+        None if override in ("", "(null)") else override,
+    )
