@@ -18,7 +18,7 @@ from pyvfio.errors import (
     VfioError,
 )
 from pyvfio.kernel import Kernel
-from pyvfio.limits import memlock
+from pyvfio.limits import Memlock, memlock
 
 
 def check_map_arguments(run: MappedRun, page_size: int, iova_ranges: tuple[IovaRange, ...]) -> None:
@@ -68,8 +68,8 @@ def map_failure(error: OSError, run: MappedRun, iova: int, size: int, count: int
                 "Another user of the same descriptor has mapped it: agree on addresses, or unmap_everything()",
             )
         case errno.ENOMEM:
-            lock = memlock(kernel)
-            if not lock.allows(size):
+            lock = _memlock(kernel)
+            if lock is not None and not lock.allows(size):
                 return refusal(
                     MemlockExceeded,
                     f"RLIMIT_MEMLOCK is {lock.limit:#_x} bytes, {lock.charged:#_x} of them are charged, and "
@@ -141,3 +141,11 @@ def _nearest(run: MappedRun, page_size: int, iova_ranges: tuple[IovaRange, ...])
         return "No range is large enough"
     nearest = min(candidates, key=lambda candidate: abs(candidate - run.iova))
     return f"The nearest address with room for {run.size:#_x} bytes is {nearest:#_x}"
+
+
+def _memlock(kernel: Kernel) -> Memlock | None:
+    """None if it cannot be read: explaining a failure must not become one."""
+    try:
+        return memlock(kernel)
+    except OSError:
+        return None

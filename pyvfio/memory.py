@@ -248,13 +248,18 @@ class Memory(Resource):
         if not self.kind.is_hugetlb:
             meaning = "the host, or this process's memory cgroup, has no memory left for it"
             return MemoryUnavailable(code, operation, arguments, meaning if code == errno.ENOMEM else "")
-        pool = huge_pages(self.page_size, self.kernel)
         needed = size // self.page_size
+        meaning = f"{needed} huge pages of {self.page_size >> 10} KiB needed"
+        try:
+            pool = huge_pages(self.page_size, self.kernel)
+        except OSError:
+            # Explaining a failure must not become one.
+            return MemoryUnavailable(code, operation, arguments, meaning)
         return MemoryUnavailable(
             code,
             operation,
             arguments,
-            f"{needed} huge pages of {self.page_size >> 10} KiB needed, {pool.free} of {pool.total} free",
+            f"{meaning}, {pool.free} of {pool.total} free",
             f"As root: echo {pool.total + max(needed - pool.free, 1)} > {pool.setting}",
         )
 

@@ -166,7 +166,10 @@ class DmaMapper:
 
     def _limit_reached(self, error: MappingLimitReached, section: Section, granularity: int) -> MappingLimitReached:
         """The same refusal, with the block size that would do for all of the memory."""
-        left = self._address_space.mappings_left
+        try:
+            left = self._address_space.mappings_left
+        except VfioError:
+            return error
         if left is None:
             return error
         ours = sum(run.mappings for run in self._address_space.mappings() if run.memory is section.memory)

@@ -59,6 +59,7 @@ class GuestIommu:
         self._max_mappings = max_mappings
         self._revoked = revoked
         self._spaces: list[AddressSpace] = []
+        self._page_size = host_page_size()
         self._table = GuestMappingTable(discards.granularity)
         self._refusals: Counter[Refusal] = Counter()
         with ExitStack() as undo:
@@ -137,6 +138,7 @@ class GuestIommu:
         with self._discards.lock:
             if any(space is joined for joined in self._spaces):
                 raise InvalidArgument(errno.EEXIST, f"{space.name} joins the {self.name}", meaning="it has already")
+            page_size = space.page_sizes[0]
             stuck: list[GuestMapping] = []
             try:
                 with ExitStack() as undo:
@@ -150,6 +152,8 @@ class GuestIommu:
                     raise self._diverged("join", stuck, "stayed mapped", error, "Let it leave") from error
                 raise
             self._spaces.append(space)
+            # What left stays the unit: one that joins again must find it kept.
+            self._page_size = max(self._page_size, page_size)
 
     def leave(self, space: AddressSpace) -> None:
         """Take from space all that the guest has mapped. A failure leaves it in, with all it had, or ListenerDiverged
@@ -216,7 +220,7 @@ class GuestIommu:
     def _check(self, mapping: GuestMapping) -> None:
         """What is wrong with a mapping, in the order of a guest's own means to know."""
         section = self._section
-        page_size = max([host_page_size(), *(space.page_sizes[0] for space in self._spaces)])
+        page_size = self._page_size
         inside = section.run.start <= mapping.offset and mapping.offset + mapping.size <= section.run.end
         aligned = not (mapping.iova | mapping.offset | mapping.size) % page_size
         if not inside or not aligned or mapping.size <= 0 or mapping.iova < 0 or mapping.end > _ADDRESS_LIMIT:
