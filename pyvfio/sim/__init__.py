@@ -1,6 +1,7 @@
 """A simulated kernel: VFIO for whoever has no IOMMU, and for tests."""
 
-from pyvfio.sim.edu import DmaFault, Edu
+from pyvfio.sim.device import DmaFault
+from pyvfio.sim.edu import Edu
 from pyvfio.sim.kernel import SimKernel
 from pyvfio.sim.mappings import DmaMapping
 from pyvfio.sim.pci import PciFunction

@@ -1,49 +1,70 @@
-"""An open device: regions, interrupts. Source: drivers/vfio/pci/vfio_pci_core.c, vfio_pci_intrs.c, vfio_pci_rdwr.c."""
+"""An open device: regions, reset, ioeventfds. Source: drivers/vfio/pci/vfio_pci_core.c, vfio_pci_rdwr.c."""
 
 from __future__ import annotations
 
 import errno
 import os
 import struct
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pyvfio.abi import mman, vfio
-from pyvfio.sim.edu import REGIONS, Bus, DmaFault, Edu, require_decoding
-from pyvfio.sim.mappings import DmaMapping
+from pyvfio.sim.config import SimConfig
+from pyvfio.sim.eventfds import hold_eventfd, is_same_eventfd
+from pyvfio.sim.features import FeatureState
+from pyvfio.sim.hot_reset import hot_reset, hot_reset_info
+from pyvfio.sim.interrupts import InterruptState
+from pyvfio.sim.model import Bus, SimRegion
 from pyvfio.sim.user import UserMemory, fail
 
 if TYPE_CHECKING:
     from pyvfio.sim.group import GroupState
+    from pyvfio.sim.kernel import SimKernel
+    from pyvfio.sim.pci import PciFunction
+    from pyvfio.sim.mappings import DmaMapping
 
 _OFFSET_SHIFT = 40
-_NUM_REGIONS = vfio.VFIO_PCI_NUM_REGIONS
-_NUM_IRQS = vfio.VFIO_PCI_NUM_IRQS
-# index: flags, count
-_IRQS = {
-    vfio.VFIO_PCI_INTX_IRQ_INDEX: (
-        vfio.VFIO_IRQ_INFO_EVENTFD | vfio.VFIO_IRQ_INFO_MASKABLE | vfio.VFIO_IRQ_INFO_AUTOMASKED,
-        1,
-    ),
-    vfio.VFIO_PCI_MSI_IRQ_INDEX: (vfio.VFIO_IRQ_INFO_EVENTFD | vfio.VFIO_IRQ_INFO_NORESIZE, 1),
-    vfio.VFIO_PCI_MSIX_IRQ_INDEX: (vfio.VFIO_IRQ_INFO_EVENTFD | vfio.VFIO_IRQ_INFO_NORESIZE, 0),
-    vfio.VFIO_PCI_REQ_IRQ_INDEX: (vfio.VFIO_IRQ_INFO_EVENTFD | vfio.VFIO_IRQ_INFO_NORESIZE, 1),
-}
-_ACTIONS = vfio.VFIO_IRQ_SET_ACTION_MASK | vfio.VFIO_IRQ_SET_ACTION_UNMASK | vfio.VFIO_IRQ_SET_ACTION_TRIGGER
-_DATA_TYPES = vfio.VFIO_IRQ_SET_DATA_TYPE_MASK
+_CONFIG = vfio.VFIO_PCI_CONFIG_REGION_INDEX
+_VGA = vfio.VFIO_PCI_VGA_REGION_INDEX
+_CONFIG_FLAGS = vfio.VFIO_REGION_INFO_FLAG_READ | vfio.VFIO_REGION_INFO_FLAG_WRITE
+_MOST_IOEVENTFDS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class DmaFault:
+    """A transfer the IOMMU stopped."""
+
+    device: str
+    iova: int
+    size: int
+    write: bool
 
 
 class DeviceState:
-    """A device while any descriptor of it is open. faults: where its stopped transfers are noted."""
+    """A device while any descriptor of it is open. group: the one it was opened through."""
 
-    def __init__(self, address: str, group: GroupState, faults: list[DmaFault]) -> None:
-        self.address = address
+    def __init__(self, kernel: SimKernel, function: PciFunction, group: GroupState) -> None:
+        self.address = function.address
         self.group = group
         self.opens = 0
-        self._faults = faults
-        self._eventfds: dict[int, dict[int, int]] = {}
-        self._masked = False
-        self._asserted = False
-        self.model = Edu(Bus(self._dma_read, self._dma_write, self._interrupt))
+        self._kernel = kernel
+        self._ioeventfds: dict[tuple[int, int, int, int], int] = {}
+        self.model = function.model(Bus(self._dma_read, self._dma_write, self._interrupt))
+        config = self.model.config
+        vectors = {vfio.VFIO_PCI_REQ_IRQ_INDEX: 1, **dict.fromkeys(range(3), 0), **self.model.vectors}
+        if config.is_express or kernel.version >= (7, 0):
+            vectors[vfio.VFIO_PCI_ERR_IRQ_INDEX] = 1
+        self.interrupts = InterruptState(
+            vectors,
+            host_vectors=function.host_vectors,
+            is_dynamic=kernel.version >= (6, 5),
+            is_master=lambda: config.is_bus_master,
+        )
+        self.features = FeatureState(self.model, kernel.version, kernel.install)
+
+    @property
+    def config(self) -> SimConfig:
+        return self.model.config
 
     def ioctl(self, request: int, user: UserMemory) -> int:
         match request:
@@ -52,171 +73,168 @@ class DeviceState:
             case vfio.VFIO_DEVICE_GET_REGION_INFO:
                 return self._region_info(user)
             case vfio.VFIO_DEVICE_GET_IRQ_INFO:
-                return self._irq_info(user)
+                return self.interrupts.info(user)
             case vfio.VFIO_DEVICE_SET_IRQS:
-                return self._set_irqs(user)
+                return self.interrupts.set(user)
             case vfio.VFIO_DEVICE_RESET:
-                raise fail(errno.EINVAL)
+                if not self.model.resettable:
+                    raise fail(errno.EINVAL)
+                self.reset()
+                return 0
             case vfio.VFIO_DEVICE_GET_PCI_HOT_RESET_INFO:
-                raise fail(errno.ENODEV)
+                return hot_reset_info(self._kernel, self, user)
+            case vfio.VFIO_DEVICE_PCI_HOT_RESET:
+                return hot_reset(self._kernel, self, user)
+            case vfio.VFIO_DEVICE_IOEVENTFD:
+                return self._set_ioeventfd(user)
+            case vfio.VFIO_DEVICE_FEATURE:
+                return self.features.ioctl(user)
             case _:
                 raise fail(errno.ENOTTY)
 
     def pread(self, size: int, position: int) -> bytes:
-        index, offset = self._locate(position)
-        if index == vfio.VFIO_PCI_CONFIG_REGION_INDEX:
-            if offset + size > len(self.model.config):
+        index, offset, region = self._locate(position)
+        if index == _CONFIG:
+            if offset + size > len(self.config):
                 raise fail(errno.EFAULT)
-            return bytes(self.model.config[offset : offset + size])
-        _, length = REGIONS[index]
-        if offset >= length:
-            raise fail(errno.EINVAL)
-        require_decoding(self.model)
+            return self.config.read(offset, size)
+        size = min(size, region.size - offset)
         return b"".join(
-            self.model.load(start, width).to_bytes(width, "little") for start, width in _pieces(offset, size, length)
+            b"\xff" * width
+            if self._is_msix_table(index, start)
+            else self.model.load(index, start, width).to_bytes(width, "little")
+            for start, width in _pieces(offset, size)
         )
 
     def pwrite(self, data: bytes, position: int) -> int:
-        index, offset = self._locate(position)
-        if index == vfio.VFIO_PCI_CONFIG_REGION_INDEX:
-            if offset + len(data) > len(self.model.config):
+        index, offset, region = self._locate(position)
+        if index == _CONFIG:
+            if offset + len(data) > len(self.config):
                 raise fail(errno.EFAULT)
-            self.model.write_config(offset, data)
+            self.config.write(offset, data)
             return len(data)
-        _, length = REGIONS[index]
-        if offset >= length:
+        if not region.flags & vfio.VFIO_REGION_INFO_FLAG_WRITE:
             raise fail(errno.EINVAL)
-        require_decoding(self.model)
         written = 0
-        for start, width in _pieces(offset, len(data), length):
-            self.model.store(start, width, int.from_bytes(data[written : written + width], "little"))
+        for start, width in _pieces(offset, min(len(data), region.size - offset)):
+            if not self._is_msix_table(index, start):
+                self.model.store(index, start, width, int.from_bytes(data[written : written + width], "little"))
             written += width
         return written
 
-    def check_mmap(self, size: int, flags: int, position: int) -> int:
-        """Whether a BAR may be mapped like this: the offset in it. Raises OSError as vfio_pci_core_mmap does."""
-        index, offset = self._locate(position)
-        region_flags, length = REGIONS.get(index, (0, 0))
-        is_mappable = region_flags & vfio.VFIO_REGION_INFO_FLAG_MMAP and flags & mman.MAP_SHARED
-        if not is_mappable or offset + size > length:
+    def check_mmap(self, size: int, flags: int, position: int) -> tuple[int, int]:
+        """Whether a BAR may be mapped like this: which, and the offset in it. Raises OSError as vfio_pci_core_mmap."""
+        index, offset = position >> _OFFSET_SHIFT, position & (1 << _OFFSET_SHIFT) - 1
+        region = self.model.regions.get(index, SimRegion(0, 0))
+        is_mappable = region.flags & vfio.VFIO_REGION_INFO_FLAG_MMAP and flags & mman.MAP_SHARED
+        areas = ((0, _whole_pages(region.size)),) if region.areas is None else region.areas
+        is_inside = any(start <= offset and offset + size <= start + _whole_pages(length) for start, length in areas)
+        if not is_mappable or not is_inside:
             raise fail(errno.EINVAL)
-        return offset
+        return index, offset
 
     def opened(self) -> None:
-        if not self.opens:
-            self.model.reset()
         self.opens += 1
 
     def closed(self) -> None:
         self.opens -= 1
         if not self.opens:
-            for index in list(self._eventfds):
-                self._disable(index)
+            self.interrupts.release()
+            self.features.release()
+            for held in self._ioeventfds.values():
+                os.close(held)
+
+    def reset(self) -> None:
+        """Config space is saved before and restored after."""
+        self.model.reset()
+        if self.model.migration is not None:
+            self.model.migration.reset()
+
+    def eventfd_written(self, fd: int) -> None:
+        """By the program: it may be one that this device waits for."""
+        self.interrupts.eventfd_written(fd)
+        for (index, offset, width, value), held in self._ioeventfds.items():
+            if is_same_eventfd(fd, held):
+                os.eventfd_read(held)
+                self.model.store(index, offset, width, value)
 
     def _info(self, user: UserMemory) -> int:
         argsz = user.u32(0)
         user.read(16)
         if argsz < 16:
             raise fail(errno.EINVAL)
-        info = struct.pack("<IIIII", argsz, vfio.VFIO_DEVICE_FLAGS_PCI, _NUM_REGIONS, _NUM_IRQS, 0)
+        flags = vfio.VFIO_DEVICE_FLAGS_PCI | (vfio.VFIO_DEVICE_FLAGS_RESET if self.model.resettable else 0)
+        extra = sum(index > _VGA for index in self.model.regions)
+        regions = vfio.VFIO_PCI_NUM_REGIONS + extra
+        info = struct.pack("<IIIII", argsz, flags, regions, vfio.VFIO_PCI_NUM_IRQS, 0)
         user.write(info[: min(argsz, len(info))])
         return 0
 
     def _region_info(self, user: UserMemory) -> int:
         info = user.struct(vfio.vfio_region_info, 32)
-        # An edu has no VGA.
-        if info.argsz < 32 or info.index >= _NUM_REGIONS - 1:
+        regions = self.model.regions
+        if info.argsz < 32 or (info.index >= _VGA and info.index not in regions):
             raise fail(errno.EINVAL)
-        flags, size = REGIONS.get(info.index, (0, 0))
-        user.write(struct.pack("<IIIIQQ", info.argsz, flags, info.index, 0, size, info.index << _OFFSET_SHIFT))
+        region = regions.get(info.index, SimRegion(0, 0))
+        if info.index == _CONFIG:
+            region = SimRegion(len(self.config), _CONFIG_FLAGS)
+        chain = self._region_capabilities(info.index, region)
+        flags, place = region.flags, 0
+        argsz = info.argsz
+        if chain:
+            flags |= vfio.VFIO_REGION_INFO_FLAG_CAPS
+            if argsz < 32 + len(chain):
+                argsz = 32 + len(chain)
+            else:
+                place = 32
+                user.write(chain, 32)
+        user.write(struct.pack("<IIIIQQ", argsz, flags, info.index, place, region.size, info.index << _OFFSET_SHIFT))
         return 0
 
-    def _irq_info(self, user: UserMemory) -> int:
-        info = user.struct(vfio.vfio_irq_info, 16)
-        if info.argsz < 16 or info.index not in _IRQS:
-            raise fail(errno.EINVAL)
-        flags, count = _IRQS[info.index]
-        user.write(struct.pack("<IIII", info.argsz, flags, info.index, count))
-        return 0
+    def _region_capabilities(self, index: int, region: SimRegion) -> bytes:
+        """The chain as it stands behind the struct of 32 bytes."""
+        bodies: list[tuple[int, bytes]] = []
+        if self.model.msix_table and self.model.msix_table[0] == index:
+            bodies.append((vfio.VFIO_REGION_INFO_CAP_MSIX_MAPPABLE, b""))
+        if region.areas is not None:
+            areas = b"".join(struct.pack("<QQ", *area) for area in region.areas)
+            bodies.append((vfio.VFIO_REGION_INFO_CAP_SPARSE_MMAP, struct.pack("<II", len(region.areas), 0) + areas))
+        if region.type is not None:
+            bodies.append((vfio.VFIO_REGION_INFO_CAP_TYPE, struct.pack("<II", *region.type)))
+        chain = b""
+        for number, (kind, body) in enumerate(bodies, 1):
+            following = 32 + len(chain) + 8 + len(body) if number < len(bodies) else 0
+            chain += struct.pack("<HHI", kind, 1, following) + body
+        return chain
 
-    def _set_irqs(self, user: UserMemory) -> int:
-        head = user.struct(vfio.vfio_irq_set, 20)
-        available = _IRQS.get(head.index, (0, 0))[1]
-        data_type, action = head.flags & _DATA_TYPES, head.flags & _ACTIONS
+    def _set_ioeventfd(self, user: UserMemory) -> int:
+        argument = user.struct(vfio.vfio_device_ioeventfd, 28)
+        width = argument.flags
+        index, offset = argument.offset >> _OFFSET_SHIFT, argument.offset & (1 << _OFFSET_SHIFT) - 1
+        size = self.model.regions.get(index, SimRegion(0)).size if index < vfio.VFIO_PCI_ROM_REGION_INDEX else 0
         if (
-            head.argsz < 20
-            or head.index >= _NUM_IRQS
-            or head.count >= 0xFFFF_FFFF - head.start
-            or head.flags & ~(_DATA_TYPES | _ACTIONS)
-            or head.start >= available
-            or head.start + head.count > available
+            argument.argsz < 28
+            or width not in (1, 2, 4)
+            or argument.fd < -1
+            or offset + width > size
+            or self._is_msix_table(index, offset)
         ):
             raise fail(errno.EINVAL)
-        width = {
-            vfio.VFIO_IRQ_SET_DATA_NONE: 0,
-            vfio.VFIO_IRQ_SET_DATA_BOOL: 1,
-            vfio.VFIO_IRQ_SET_DATA_EVENTFD: 4,
-        }.get(data_type)
-        if width is None or head.argsz - 20 < head.count * width:
-            raise fail(errno.EINVAL)
-        data = user.read(head.count * width, 20) if width else b""
-        is_intx = head.index == vfio.VFIO_PCI_INTX_IRQ_INDEX
-        match action:
-            case vfio.VFIO_IRQ_SET_ACTION_TRIGGER:
-                self._trigger(head.index, head.start, head.count, data_type, data)
-            case vfio.VFIO_IRQ_SET_ACTION_MASK | vfio.VFIO_IRQ_SET_ACTION_UNMASK:
-                if not is_intx:
-                    raise fail(errno.ENOTTY)
-                if not self._eventfds.get(head.index) or head.start or head.count != 1:
-                    raise fail(errno.EINVAL)
-                if data_type == vfio.VFIO_IRQ_SET_DATA_NONE or (width == 1 and data[0]):
-                    self._masked = action == vfio.VFIO_IRQ_SET_ACTION_MASK
-                    self._fire_intx()
-            case _:
-                raise fail(errno.ENOTTY)
+        key = (index, offset, width, argument.data)
+        if argument.fd < 0:
+            if key not in self._ioeventfds:
+                raise fail(errno.ENODEV)
+            os.close(self._ioeventfds.pop(key))
+            return 0
+        if key in self._ioeventfds:
+            raise fail(errno.EEXIST)
+        if len(self._ioeventfds) >= _MOST_IOEVENTFDS:
+            raise fail(errno.ENOSPC)
+        self._ioeventfds[key] = hold_eventfd(argument.fd)
         return 0
 
-    def _trigger(self, index: int, start: int, count: int, data_type: int, data: bytes) -> None:
-        enabled = self._eventfds.get(index)
-        if data_type == vfio.VFIO_IRQ_SET_DATA_NONE and not count:
-            self._disable(index)
-        elif data_type == vfio.VFIO_IRQ_SET_DATA_EVENTFD:
-            vectors = (0, 1, 2)
-            if index in vectors and any(self._eventfds.get(other) for other in vectors if other != index):
-                raise fail(errno.EINVAL)
-            fds = struct.unpack(f"<{count}i", data)
-            held = {start + number: _hold_eventfd(fd) for number, fd in enumerate(fds) if fd >= 0}
-            for number in range(start, start + count):
-                if enabled and number in enabled:
-                    os.close(enabled.pop(number))
-            self._eventfds.setdefault(index, {}).update(held)
-            self._masked = False
-        elif not enabled:
-            raise fail(errno.EINVAL)
-        else:
-            for number in range(count):
-                if (not data or data[number]) and start + number in enabled:
-                    os.eventfd_write(enabled[start + number], 1)
-
-    def _disable(self, index: int) -> None:
-        for eventfd in self._eventfds.pop(index, {}).values():
-            os.close(eventfd)
-
-    def _interrupt(self, asserted: bool) -> None:
-        """MSI is a message for each call, and a memory write: it needs bus mastering. INTx is a level."""
-        self._asserted = asserted
-        messages = self._eventfds.get(vfio.VFIO_PCI_MSI_IRQ_INDEX)
-        if messages:
-            if asserted and self.model.is_bus_master:
-                os.eventfd_write(messages[0], 1)
-        else:
-            self._fire_intx()
-
-    def _fire_intx(self) -> None:
-        lines = self._eventfds.get(vfio.VFIO_PCI_INTX_IRQ_INDEX)
-        if lines and self._asserted and not self._masked:
-            self._masked = True
-            os.eventfd_write(lines[0], 1)
+    def _interrupt(self, vector: int, asserted: bool) -> None:
+        self.interrupts.raised(vector, asserted)
 
     def _dma_read(self, iova: int, size: int) -> bytes | None:
         parts = self._translate(iova, size, vfio.VFIO_DMA_MAP_FLAG_READ)
@@ -236,26 +254,36 @@ class DeviceState:
         return True
 
     def _translate(self, iova: int, size: int, flag: int) -> list[tuple[DmaMapping, int, int]] | None:
-        if not self.model.is_bus_master:
+        if not self.config.is_bus_master:
             return None
         container = self.group.container
         parts = container.iommu.translate(iova, size, flag) if container and container.iommu else None
         if parts is None:
-            self._faults.append(DmaFault(self.address, iova, size, flag == vfio.VFIO_DMA_MAP_FLAG_WRITE))
+            self._kernel.note_fault(self.address, iova, size, write=flag == vfio.VFIO_DMA_MAP_FLAG_WRITE)
         return parts
 
-    @staticmethod
-    def _locate(position: int) -> tuple[int, int]:
-        index = position >> _OFFSET_SHIFT
-        if index not in REGIONS:
+    def _is_msix_table(self, index: int, offset: int) -> bool:
+        table = self.model.msix_table
+        return table is not None and table[0] == index and table[1] <= offset < table[1] + table[2]
+
+    def _locate(self, position: int) -> tuple[int, int, SimRegion]:
+        """Region, offset in it, and the region where it is not config space. Raises OSError for one that is not there,
+        and for registers that do not answer."""
+        index, offset = position >> _OFFSET_SHIFT, position & (1 << _OFFSET_SHIFT) - 1
+        region = self.model.regions.get(index)
+        if index == _CONFIG:
+            return index, offset, SimRegion(0)
+        if region is None or offset >= region.size:
             raise fail(errno.EINVAL)
-        return index, position & (1 << _OFFSET_SHIFT) - 1
+        if index <= vfio.VFIO_PCI_ROM_REGION_INDEX and not self.config.answers_memory:
+            raise fail(errno.EIO)
+        return index, offset, region
 
 
-def _pieces(offset: int, size: int, limit: int) -> list[tuple[int, int]]:
-    """The accesses a read or write of a BAR is made of: as wide as alignment and size allow."""
+def _pieces(offset: int, size: int) -> list[tuple[int, int]]:
+    """The accesses a read or write is made of: as wide as alignment and size allow."""
     pieces = []
-    end = min(offset + size, limit)
+    end = offset + size
     while offset < end:
         width = next(width for width in (8, 4, 2, 1) if not offset % width and offset + width <= end)
         pieces.append((offset, width))
@@ -263,12 +291,5 @@ def _pieces(offset: int, size: int, limit: int) -> list[tuple[int, int]]:
     return pieces
 
 
-def _hold_eventfd(fd: int) -> int:
-    """A reference of our own. Raises OSError as eventfd_ctx_fdget does."""
-    try:
-        is_eventfd = "eventfd" in os.readlink(f"/proc/self/fd/{fd}")
-    except FileNotFoundError:
-        raise fail(errno.EBADF) from None
-    if not is_eventfd:
-        raise fail(errno.EINVAL)
-    return os.dup(fd)
+def _whole_pages(size: int) -> int:
+    return -(-size // 4096) * 4096

@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import threading
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Self
@@ -13,10 +14,10 @@ from typing import Self
 from pyvfio.abi import mman
 from pyvfio.kernel import IoctlArgument, LinuxKernel
 from pyvfio.sim.container import ContainerState
-from pyvfio.sim.device import DeviceState
-from pyvfio.sim.edu import DmaFault
+from pyvfio.sim.device import DeviceState, DmaFault
 from pyvfio.sim.group import GroupState
 from pyvfio.sim.iommu import Span, iommu_model
+from pyvfio.sim.migration import MigrationFile
 from pyvfio.sim.pages import PageTracker, Pin
 from pyvfio.sim.pci import VFIO_DRIVER, PciFunction, Sysfs
 from pyvfio.sim.user import UserMemory, fail
@@ -41,6 +42,7 @@ class _Window:
     start: int
     size: int
     device: DeviceState
+    region: int
     offset: int
 
 
@@ -52,7 +54,7 @@ class _Devices:
     devices: dict[str, DeviceState] = field(default_factory=dict)
 
 
-_File = _Text | ContainerState | GroupState | DeviceState
+_File = _Text | ContainerState | GroupState | DeviceState | MigrationFile
 
 
 class SimKernel:
@@ -133,7 +135,7 @@ class SimKernel:
                 return self._real.open(path, flags)
             if isinstance(file, GroupState):
                 file.references += 1
-            return self._install(file)
+            return self.install(file)
 
     def close(self, fd: int) -> None:
         with self._lock:
@@ -153,6 +155,8 @@ class SimKernel:
                 data = file.content[file.position : file.position + size]
                 file.position += len(data)
                 return data
+            if isinstance(file, MigrationFile):
+                return file.read(size)
             if file is not None:
                 raise fail(errno.EINVAL)
         return self._real.read(fd, size)
@@ -163,9 +167,15 @@ class SimKernel:
             if isinstance(file, _Text):
                 self.sysfs.write(file.path, data.decode())
                 return len(data)
+            if isinstance(file, MigrationFile):
+                return file.write(data)
             if file is not None:
                 raise fail(errno.EINVAL)
-        return self._real.write(fd, data)
+            written = self._real.write(fd, data)
+            for device in self._used.devices.values():
+                if device.opens:
+                    device.eventfd_written(fd)
+            return written
 
     def pread(self, fd: int, size: int, offset: int) -> bytes:
         with self._lock:
@@ -202,10 +212,10 @@ class SimKernel:
         with self._lock:
             file = self._files.get(fd) if fd >= 0 else None
             if isinstance(file, DeviceState):
-                within = file.check_mmap(length, flags, offset)
+                region, within = file.check_mmap(length, flags, offset)
                 # Only load and store may touch it.
                 start = self._real.mmap(length, mman.PROT_NONE, mman.MAP_PRIVATE | mman.MAP_ANONYMOUS)
-                self._windows.append(_Window(start, length, file, within))
+                self._windows.append(_Window(start, length, file, region, within))
                 return start
             if flags & mman.MAP_HUGETLB and not self._host_huge_pages:
                 flags &= ~(mman.MAP_HUGETLB | mman.MAP_HUGE_MASK << mman.MAP_HUGE_SHIFT)
@@ -250,13 +260,13 @@ class SimKernel:
     def load(self, address: int, width: int) -> int:
         with self._lock:
             if window := self._window(address):
-                return window.device.model.load(address - window.start + window.offset, width)
+                return window.device.model.load(window.region, address - window.start + window.offset, width)
         return self._real.load(address, width)
 
     def store(self, address: int, width: int, value: int) -> None:
         with self._lock:
             if window := self._window(address):
-                window.device.model.store(address - window.start + window.offset, width, value)
+                window.device.model.store(window.region, address - window.start + window.offset, width, value)
                 return
         self._real.store(address, width, value)
 
@@ -292,17 +302,42 @@ class SimKernel:
             os.fstat(fd)
         return file if isinstance(file, ContainerState) else None
 
-    def open_device(self, group: GroupState, address: str) -> int:
-        """A new descriptor of a member of group."""
+    def install(self, file: _File) -> int:
+        """A descriptor of file."""
+        fd = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        self._files[fd] = file
+        return fd
+
+    def group_of(self, fd: int) -> GroupState:
+        """Whose descriptor it is. Raises OSError: EBADF, EINVAL if no group's."""
+        file = self._files.get(fd)
+        if file is None:
+            os.fstat(fd)
+        if not isinstance(file, GroupState):
+            raise fail(errno.EINVAL)
+        return file
+
+    def opened_device(self, address: str) -> DeviceState | None:
+        """None if nobody has it open."""
+        device = self._used.devices.get(address)
+        return device if device and device.opens else None
+
+    def note_fault(self, address: str, iova: int, size: int, *, write: bool) -> None:
+        """The IOMMU stopped a device."""
+        self.dma_faults.append(DmaFault(address, iova, size, write))
+
+    def open_device(self, group: GroupState, name: str) -> int:
+        """A new descriptor of a member of group. name: its address, and perhaps " vf_token=UUID" behind it."""
+        address, _, option = name.partition(" ")
         function = self.functions.get(address)
         if function is None or function.group != group.number or function.driver != VFIO_DRIVER:
             raise fail(errno.ENODEV)
         if group.container is None or group.container.iommu is None:
             raise fail(errno.EINVAL)
-        device = self._used.devices.get(address)
-        if device is None or not device.opens:
-            device = self._used.devices[address] = DeviceState(address, group, self.dma_faults)
-        fd = self._install(device)
+        device = self.opened_device(address) or DeviceState(self, function, group)
+        self._check_vf_token(function, device, option.removeprefix("vf_token=") if option else None)
+        self._used.devices[address] = device
+        fd = self.install(device)
         device.opened()
         group.references += 1
         group.open_devices += 1
@@ -331,10 +366,26 @@ class SimKernel:
             return _Text(path, b"")
         return _Text(path, self.sysfs.read(path).encode())
 
-    def _install(self, file: _File) -> int:
-        fd = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-        self._files[fd] = file
-        return fd
+    def _check_vf_token(self, function: PciFunction, device: DeviceState, given: str | None) -> None:
+        """Source: drivers/vfio/pci/vfio_pci_core.c, vfio_pci_validate_vf_token."""
+        token = None if given is None else uuid.UUID(given).bytes
+        if function.physical_function is not None:
+            physical = self.opened_device(function.physical_function)
+            if physical is None and token is not None:
+                raise fail(errno.EINVAL)
+            if physical is not None and physical.features.vf_token != token:
+                raise fail(errno.EACCES)
+        elif device.features.vf_token is None:
+            if token is not None:
+                raise fail(errno.EINVAL)
+        elif any(self.opened_device(other.address) for other in self._virtual_functions(function)):
+            if device.features.vf_token != token:
+                raise fail(errno.EACCES)
+        elif token is not None:
+            device.features.vf_token = token
+
+    def _virtual_functions(self, physical: PciFunction) -> list[PciFunction]:
+        return [function for function in self.functions.values() if function.physical_function == physical.address]
 
     def _window(self, address: int) -> _Window | None:
         return next((window for window in self._windows if window.start <= address < window.start + window.size), None)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from pyvfio.sim.edu import Edu
 from pyvfio.sim.iommu import Span
+from pyvfio.sim.model import Bus, Model
 from pyvfio.sim.user import fail
 
 VFIO_DRIVER = "vfio-pci"
@@ -22,8 +25,10 @@ _CLASSES = {"/sys/class/net": "interfaces", "/sys/class/block": "disks"}
 class PciFunction:
     """host_driver: which driver takes the function when none is prescribed. drivers_refusing: whose probe fails.
 
-    interfaces and disks: the network interfaces and block devices the host driver makes of it. reserved: device
-    addresses, first and last of each span, that must not be mapped for it besides those of the IOMMU (RMRRs).
+    model: what the device does. host_vectors: how many message interrupts the host has for it. physical_function: the
+    address of the one whose virtual function it is. interfaces and disks: the network interfaces and block devices the
+    host driver makes of it. reserved: device addresses, first and last of each span, that must not be mapped for it
+    besides those of the IOMMU (RMRRs).
     """
 
     address: str
@@ -38,6 +43,9 @@ class PciFunction:
     interfaces: tuple[str, ...] = ()
     disks: tuple[str, ...] = ()
     reserved: tuple[Span, ...] = ()
+    model: Callable[[Bus], Model] = Edu
+    host_vectors: int = 256
+    physical_function: str | None = None
 
     @property
     def in_host_hands(self) -> bool:

@@ -1,0 +1,131 @@
+"""The features of a simulated device. Source: vfio_main.c, vfio_ioctl_device_feature; pci/vfio_pci_core.c."""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pyvfio.abi import vfio
+from pyvfio.sim.eventfds import hold_eventfd
+from pyvfio.sim.user import UserMemory, fail
+
+if TYPE_CHECKING:
+    from pyvfio.sim.migration import MigrationFile
+    from pyvfio.sim.model import Model
+
+_GET, _SET, _PROBE = (
+    vfio.VFIO_DEVICE_FEATURE_GET,
+    vfio.VFIO_DEVICE_FEATURE_SET,
+    vfio.VFIO_DEVICE_FEATURE_PROBE,
+)
+_HEAD = 8
+_LOW_POWER = (
+    vfio.VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY,
+    vfio.VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP,
+    vfio.VFIO_DEVICE_FEATURE_LOW_POWER_EXIT,
+)
+# Feature: operations, size of its data.
+_MIGRATION = {
+    vfio.VFIO_DEVICE_FEATURE_MIGRATION: (_GET, 8),
+    vfio.VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE: (_GET | _SET, 8),
+    vfio.VFIO_DEVICE_FEATURE_MIG_DATA_SIZE: (_GET, 8),
+}
+
+
+class FeatureState:
+    """install: gives a stream a descriptor."""
+
+    def __init__(self, model: Model, version: tuple[int, int], install: Callable[[MigrationFile], int]) -> None:
+        self.vf_token: bytes | None = bytes(16) if model.has_vfs else None
+        self._model = model
+        self._install = install
+        self._is_asleep = False
+        self._wakeup: int | None = None
+        self._offered: dict[int, tuple[int, int]] = {}
+        if version >= (6, 1):
+            self._offered |= dict.fromkeys(_LOW_POWER, (_SET, 0))
+            self._offered[vfio.VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP] = (_SET, 8)
+        if model.has_vfs:
+            self._offered[vfio.VFIO_DEVICE_FEATURE_PCI_VF_TOKEN] = (_SET, 16)
+        if model.migration is not None:
+            self._offered |= _MIGRATION
+
+    def ioctl(self, user: UserMemory) -> int:
+        argsz, flags = struct.unpack("<II", user.read(_HEAD))
+        feature, operation = flags & vfio.VFIO_DEVICE_FEATURE_MASK, flags & (_GET | _SET)
+        if argsz < _HEAD or flags & ~(vfio.VFIO_DEVICE_FEATURE_MASK | _GET | _SET | _PROBE):
+            raise fail(errno.EINVAL)
+        if operation == _GET | _SET and not flags & _PROBE:
+            raise fail(errno.EINVAL)
+        if feature not in self._offered:
+            raise fail(errno.ENOTTY)
+        supported, size = self._offered[feature]
+        if operation & ~supported:
+            raise fail(errno.EINVAL)
+        if flags & _PROBE:
+            return 0
+        if not operation or argsz - _HEAD < size:
+            raise fail(errno.EINVAL)
+        if operation == _GET:
+            user.write(self._get(feature), _HEAD)
+        else:
+            self._set(feature, user, user.read(size, _HEAD))
+        return 0
+
+    def release(self) -> None:
+        self._wake()
+
+    def _get(self, feature: int) -> bytes:
+        migration = self._model.migration
+        assert migration is not None
+        match feature:
+            case vfio.VFIO_DEVICE_FEATURE_MIGRATION:
+                return struct.pack("<Q", migration.flags)
+            case vfio.VFIO_DEVICE_FEATURE_MIG_DATA_SIZE:
+                return struct.pack("<Q", migration.length)
+            case _:
+                return struct.pack("<Ii", migration.state, -1)
+
+    def _set(self, feature: int, user: UserMemory, data: bytes) -> None:
+        match feature:
+            case vfio.VFIO_DEVICE_FEATURE_PCI_VF_TOKEN:
+                self.vf_token = data
+            case vfio.VFIO_DEVICE_FEATURE_LOW_POWER_EXIT:
+                self._wake()
+            case vfio.VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE:
+                self._set_migration_state(user, data)
+            case _:
+                self._sleep(data)
+
+    def _set_migration_state(self, user: UserMemory, data: bytes) -> None:
+        migration = self._model.migration
+        assert migration is not None
+        (state,) = struct.unpack_from("<I", data)
+        try:
+            stream = migration.enter(state)
+        except OSError:
+            user.write(struct.pack("<Ii", state, -1), _HEAD)
+            raise
+        user.write(struct.pack("<Ii", state, -1 if stream is None else self._install(stream)), _HEAD)
+
+    def _sleep(self, data: bytes) -> None:
+        wakeup = None
+        if data:
+            fd, reserved = struct.unpack("<iI", data)
+            if reserved:
+                raise fail(errno.EINVAL)
+            wakeup = hold_eventfd(fd)
+        if self._is_asleep:
+            if wakeup is not None:
+                os.close(wakeup)
+            raise fail(errno.EINVAL)
+        self._is_asleep, self._wakeup = True, wakeup
+
+    def _wake(self) -> None:
+        self._is_asleep = False
+        if self._wakeup is not None:
+            os.close(self._wakeup)
+            self._wakeup = None

@@ -1,0 +1,138 @@
+"""Migration states of a simulated device. Source: drivers/vfio/vfio_main.c, vfio_mig_get_next_state."""
+
+from __future__ import annotations
+
+import errno
+import struct
+from collections.abc import Callable
+
+from pyvfio.abi.vfio import (
+    VFIO_DEVICE_STATE_ERROR,
+    VFIO_DEVICE_STATE_NR,
+    VFIO_DEVICE_STATE_PRE_COPY,
+    VFIO_DEVICE_STATE_PRE_COPY_P2P,
+    VFIO_DEVICE_STATE_RESUMING,
+    VFIO_DEVICE_STATE_RUNNING,
+    VFIO_DEVICE_STATE_RUNNING_P2P,
+    VFIO_DEVICE_STATE_STOP,
+    VFIO_DEVICE_STATE_STOP_COPY,
+    VFIO_MIG_GET_PRECOPY_INFO,
+    VFIO_MIGRATION_P2P,
+    VFIO_MIGRATION_PRE_COPY,
+    VFIO_MIGRATION_STOP_COPY,
+)
+from pyvfio.sim.user import UserMemory, fail
+
+# The steps that a driver without P2P states implements; every other way is made of these.
+_STEPS = (
+    (VFIO_DEVICE_STATE_RUNNING, VFIO_DEVICE_STATE_STOP),
+    (VFIO_DEVICE_STATE_STOP, VFIO_DEVICE_STATE_RUNNING),
+    (VFIO_DEVICE_STATE_STOP, VFIO_DEVICE_STATE_STOP_COPY),
+    (VFIO_DEVICE_STATE_STOP_COPY, VFIO_DEVICE_STATE_STOP),
+    (VFIO_DEVICE_STATE_STOP, VFIO_DEVICE_STATE_RESUMING),
+    (VFIO_DEVICE_STATE_RESUMING, VFIO_DEVICE_STATE_STOP),
+    (VFIO_DEVICE_STATE_RUNNING, VFIO_DEVICE_STATE_PRE_COPY),
+    (VFIO_DEVICE_STATE_PRE_COPY, VFIO_DEVICE_STATE_RUNNING),
+    (VFIO_DEVICE_STATE_PRE_COPY, VFIO_DEVICE_STATE_STOP_COPY),
+)
+
+
+class MigrationFile:
+    """What a descriptor of a state's stream reads, or is written. precopy: the device still runs, and may change."""
+
+    def __init__(self, content: bytes, *, precopy: bool = False) -> None:
+        self.content = bytearray(content)
+        self.precopy = precopy
+        self._position = 0
+
+    def read(self, size: int) -> bytes:
+        data = bytes(self.content[self._position : self._position + size])
+        if not data and self.precopy:
+            raise fail(errno.ENOMSG)
+        self._position += len(data)
+        return data
+
+    def write(self, data: bytes) -> int:
+        self.content += data
+        return len(data)
+
+    def ioctl(self, request: int, user: UserMemory) -> int:
+        if request != VFIO_MIG_GET_PRECOPY_INFO:
+            raise fail(errno.ENOTTY)
+        argsz = user.u32(0)
+        if not self.precopy or argsz < 24:
+            raise fail(errno.EINVAL)
+        user.write(struct.pack("<IIQQ", argsz, 0, len(self.content) - self._position, 0))
+        return 0
+
+
+class SimMigration:
+    """A device whose whole state is the bytes that save gives and load takes (ValueError: refuses); no P2P states.
+
+    precopy: whether it can be read while it runs.
+    """
+
+    def __init__(self, save: Callable[[], bytes], load: Callable[[bytes], None], *, precopy: bool = True) -> None:
+        self.flags = VFIO_MIGRATION_STOP_COPY | (VFIO_MIGRATION_PRE_COPY if precopy else 0)
+        self.state = VFIO_DEVICE_STATE_RUNNING
+        self._save = save
+        self._load = load
+        self._file: MigrationFile | None = None
+
+    @property
+    def length(self) -> int:
+        return len(self._save())
+
+    def reset(self) -> None:
+        self.state = VFIO_DEVICE_STATE_RUNNING
+        self._file = None
+
+    def enter(self, target: int) -> MigrationFile | None:
+        """The stream that the last step began, if it began one. Raises OSError as the kernel does."""
+        self._check(target)
+        stream = None
+        for step in self._way(target):
+            stream = self._step(step)
+            self.state = step
+        return stream
+
+    def _check(self, target: int) -> None:
+        wanted = {
+            VFIO_DEVICE_STATE_PRE_COPY: VFIO_MIGRATION_PRE_COPY,
+            VFIO_DEVICE_STATE_RUNNING_P2P: VFIO_MIGRATION_P2P,
+            VFIO_DEVICE_STATE_PRE_COPY_P2P: VFIO_MIGRATION_P2P,
+        }.get(target, 0)
+        is_error = VFIO_DEVICE_STATE_ERROR in (target, self.state)
+        if is_error or target >= VFIO_DEVICE_STATE_NR or wanted & ~self.flags:
+            raise fail(errno.EINVAL)
+
+    def _way(self, target: int) -> list[int]:
+        """The states to go through, the shortest way."""
+        ways = [[self.state]]
+        for way in ways:
+            if way[-1] == target:
+                return way[1:]
+            # Nothing that was saved while stopped can be gone on with.
+            if target != VFIO_DEVICE_STATE_PRE_COPY or VFIO_DEVICE_STATE_STOP_COPY not in way:
+                ways += [[*way, new] for old, new in _STEPS if old == way[-1] and new not in way]
+        raise fail(errno.EINVAL)
+
+    def _step(self, state: int) -> MigrationFile | None:
+        """The stream that begins with state."""
+        before, file, self._file = self.state, self._file, None
+        if before == VFIO_DEVICE_STATE_RESUMING and file is not None:
+            try:
+                self._load(bytes(file.content[-self.length :]))
+            except ValueError:
+                self.state = VFIO_DEVICE_STATE_ERROR
+                raise fail(errno.EINVAL) from None
+        if before == VFIO_DEVICE_STATE_PRE_COPY and state == VFIO_DEVICE_STATE_STOP_COPY and file is not None:
+            # The same stream goes on: what has changed, and then it ends.
+            file.content += self._save()
+            file.precopy = False
+            return None
+        if state in (VFIO_DEVICE_STATE_STOP_COPY, VFIO_DEVICE_STATE_PRE_COPY):
+            self._file = MigrationFile(self._save(), precopy=state == VFIO_DEVICE_STATE_PRE_COPY)
+        elif state == VFIO_DEVICE_STATE_RESUMING:
+            self._file = MigrationFile(b"")
+        return self._file
