@@ -20,8 +20,8 @@ from pyvfio.sim.user import UserMemory, fail
 if TYPE_CHECKING:
     from pyvfio.sim.group import GroupState
     from pyvfio.sim.kernel import SimKernel
-    from pyvfio.sim.pci import PciFunction
     from pyvfio.sim.mappings import DmaMapping
+    from pyvfio.sim.pci import PciFunction
 
 _OFFSET_SHIFT = 40
 _CONFIG = vfio.VFIO_PCI_CONFIG_REGION_INDEX
