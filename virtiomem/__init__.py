@@ -15,6 +15,7 @@ from virtiomem.errors import (
     ListenerDiverged,
     ProtocolViolation,
     Refusal,
+    StateRefused,
 )
 from virtiomem.events import Events, Statistics
 from virtiomem.guest_mappings import GuestMapping
@@ -59,6 +60,7 @@ __all__ = [
     "Row",
     "Run",
     "Section",
+    "StateRefused",
     "Statistics",
     "Verdict",
     "VirtioMem",

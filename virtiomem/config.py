@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import errno
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Self
 
 from pyvfio.errors import InvalidArgument
 from virtiomem import abi
@@ -48,6 +48,20 @@ class Config:
                 plugged_size=self.plugged_size,
                 requested_size=self.requested_size,
             )
+        )
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        """The config space in data, which is of its size."""
+        config = abi.virtio_mem_config.from_buffer_copy(data)
+        return cls(
+            config.block_size,
+            config.node_id,
+            config.addr,
+            config.region_size,
+            config.usable_region_size,
+            config.plugged_size,
+            config.requested_size,
         )
 
 

@@ -26,12 +26,14 @@ from virtiomem.config import (
 )
 from virtiomem.coordination import DiscardCoordination, DiscardUse
 from virtiomem.discard import RamDiscardManager
-from virtiomem.errors import BusyReason, DeviceBusy, FeaturesRefused, ProtocolViolation
+from virtiomem.errors import BusyReason, DeviceBusy, FeaturesRefused, ProtocolViolation, StateRefused
 from virtiomem.events import Counters, Events, RateLimited, Statistics, Throttle
 from virtiomem.region import BlockRegion
-from virtiomem.requests import RESPONSE_SIZE, BlockState, Request, RequestType, Response, ResponseType
+from virtiomem.requests import RESPONSE_SIZE, Request, RequestType, Response, ResponseType
+from virtiomem.rules import block_state, refusal, requested_blocks
 from virtiomem.runs import Run, intersect
 from virtiomem.section import Backing, Section
+from virtiomem.state import DeviceState
 
 _DEVICE_FEATURES = (1 << 24) - 1
 _log = logging.getLogger(__name__)
@@ -198,7 +200,7 @@ class VirtioMem(Resource):
                 if self._log_throttle.passes(ProtocolViolation):
                     _log.warning("%s needs a reset: %s", self.name, error)
                 raise
-            response = self._refusal(parsed) or self._act(parsed)
+            response = refusal(parsed, self._config, self._blocks) or self._act(parsed)
             self._counters.responses[parsed.type, response.type] += 1
             return bytes(response)
 
@@ -259,6 +261,35 @@ class VirtioMem(Resource):
         """
         self.device_reset()
 
+    def save(self) -> bytes:
+        """All that makes this device what it is to its guest, but for the content of memory. While migrating it stays
+        so, but for requested_size."""
+        with self._lock, self.discards.lock:
+            self._check_open()
+            return bytes(DeviceState(self._config, self._negotiated, self._broken, self._blocks.plugged_runs()))
+
+    def load(self, state: bytes) -> None:
+        """Go on where save() was: plug what was plugged there, populated and held by every listener, as by its guest.
+
+        The content of memory is to be written afterwards. Nothing may be plugged before. Raises StateRefused, and
+        DeviceBusy if the host has not what it takes; nothing has changed then.
+        """
+        with self._lock:
+            self._check_open()
+            loaded = DeviceState.parse(state)
+            loaded.check(self._config, self._features)
+            if self._blocks.plugged:
+                raise StateRefused(errno.EBUSY, "load state", meaning="blocks are plugged: reset the system first")
+            try:
+                self._region.load(loaded.plugged)
+            except DeviceBusy as error:
+                # Nothing is plugged, unless not even that could be had.
+                self._config = replace(self._config, plugged_size=self._region.plugged_size)
+                self._note_busy(error)
+                raise
+            self._config, self._negotiated, self._broken = loaded.config, loaded.negotiated, loaded.broken
+            self._size_events.put(self.plugged_size)
+
     @property
     def next_event_time(self) -> float | None:
         """When, by clock, to call flush_events(); None if no event waits."""
@@ -277,34 +308,19 @@ class VirtioMem(Resource):
                 run for part in intersect([within], [self._section.run]) for run in self._region.populated_runs(part)
             ]
 
-    def _refusal(self, request: Request) -> Response | None:
-        """What is wrong with request, in the order QEMU checks; None if it may be acted on."""
-        if request.type is RequestType.UNPLUG_ALL:
-            return None
-        size = request.nb_blocks * self._config.block_size
-        plug, unplug = request.type is RequestType.PLUG, request.type is RequestType.UNPLUG
-        if not self._is_usable(request.addr, size):
-            return Response(ResponseType.ERROR)
-        if plug and self.plugged_size + size > self._config.requested_size:
-            return Response(ResponseType.NACK)
-        if plug and not self._blocks.all_unplugged(self._requested_blocks(request)):
-            return Response(ResponseType.ERROR)
-        if unplug and not self._blocks.all_plugged(self._requested_blocks(request)):
-            return Response(ResponseType.ERROR)
-        return None
-
     def _act(self, request: Request) -> Response:
+        blocks = requested_blocks(request, self._config)
         try:
             match request.type:
                 case RequestType.STATE:
-                    return Response(ResponseType.ACK, self._state(self._requested_blocks(request)))
+                    return Response(ResponseType.ACK, block_state(self._blocks, blocks))
                 case RequestType.PLUG:
                     self._require_not_migrating("plug")
-                    self._region.plug(self._requested_blocks(request), self._config.requested_size)
+                    self._region.plug(blocks, self._config.requested_size)
                     self._size_changed()
                 case RequestType.UNPLUG:
                     self._require_not_migrating("unplug")
-                    self._region.unplug(self._requested_blocks(request))
+                    self._region.unplug(blocks)
                     self._size_changed()
                 case RequestType.UNPLUG_ALL:
                     self._unplug_all("unplug all")
@@ -328,31 +344,13 @@ class VirtioMem(Resource):
             count = self._counters.busy[error.reason]
             _log.warning("%s is busy (%s, %d times so far): %s", self.name, error.reason.value, count, error)
 
-    def _state(self, blocks: Run) -> BlockState:
-        if self._blocks.all_plugged(blocks):
-            return BlockState.PLUGGED
-        return BlockState.UNPLUGGED if self._blocks.all_unplugged(blocks) else BlockState.MIXED
-
     def _require_not_migrating(self, operation: str) -> None:
         if self._migrating:
             raise DeviceBusy(operation, BusyReason.MIGRATING)
 
-    def _is_usable(self, addr: int, size: int) -> bool:
-        """Whether these are one or more whole blocks of the usable region."""
-        config = self._config
-        return (
-            addr % config.block_size == 0
-            and size > 0
-            and config.addr <= addr
-            and addr + size <= config.addr + config.usable_region_size
-        )
-
     def _usable_for(self, requested_size: int) -> int:
         config = self._config
         return usable_region_size(config.region_size, requested_size, config.block_size, self._usable_extent)
-
-    def _requested_blocks(self, request: Request) -> Run:
-        return Run((request.addr - self._config.addr) // self._config.block_size, request.nb_blocks)
 
     def _size_changed(self) -> None:
         self._config = replace(self._config, plugged_size=self._region.plugged_size)

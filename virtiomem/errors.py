@@ -54,6 +54,10 @@ class FeaturesRefused(VfioError):
     """The device will not work with the features the guest's driver accepted: FEATURES_OK must not stick."""
 
 
+class StateRefused(VfioError, ValueError):
+    """A saved state is damaged, or of another device than this one. Nothing has changed."""
+
+
 class DiscardRefused(VfioError):
     """Somebody else's use of the memory excludes this one; the message names who."""
 

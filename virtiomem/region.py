@@ -99,6 +99,14 @@ class BlockRegion:
                 self.blocks.plug(blocks)
             undo.pop_all()
 
+    def load(self, plugged: Sequence[Run]) -> None:
+        """Plug all these runs of blocks, where none is. Raises DeviceBusy, with none plugged."""
+        with ExitStack() as undo:
+            for blocks in plugged:
+                self.plug(blocks, self.region.size)
+                undo.callback(self.unplug, blocks, "load state")
+            undo.pop_all()
+
     def unplug(self, blocks: Run, operation: str = "unplug") -> None:
         """At least one of blocks is plugged. Raises DeviceBusy, with them as they were."""
         run = self.bytes_of(blocks)
