@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from pyvfio import SharedMemory
 from virtiomem import VirtioMem
 from virtiomem.config import Feature
-from virtiomem.vhost_user import ConfigChanges, FrontEndEvents, Server, VhostUserDevice
+from virtiomem.event_loop import EventLoop
+from virtiomem.vhost_user import ConfigChanges, FrontEndEvents, VhostUserDevice
 from virtiomem.vhost_user.abi import vhost_user as abi
 from virtiomem.vhost_user.abi.vhost_types import vhost_vring_addr, vhost_vring_state
 from virtiomem.vhost_user.abi.vhost_user import (
@@ -90,7 +91,7 @@ class Bench:
             events=self.changes,
         )
         self.served = VhostUserDevice(path, self.device, self.memory, self.changes, self.heard)
-        self.server = Server([self.served])
+        self.server = EventLoop([self.served])
 
     def settle(self) -> None:
         """Serve until nothing is left to do."""

@@ -30,9 +30,9 @@ from tests.vhost_user.front_end import (
     u64,
 )
 from virtiomem import RequestType, Response, ResponseType
+from virtiomem.listener import Listener
 from virtiomem.vhost_user.abi import vhost_user as abi
 from virtiomem.vhost_user.abi.vhost_user import VhostUserConfig, VhostUserHeader
-from virtiomem.vhost_user.listener import Listener
 
 ACK = Response(ResponseType.ACK)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pyvfio.limits import huge_pages
+from tests.schemas import checked
 from virtiomem.cli import main
 
 SMALL = ["--size", "64M", "--plug", "16M"]
@@ -33,6 +34,7 @@ def test_demo_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
 def test_demo_as_data(capsys: pytest.CaptureFixture[str], memory: str) -> None:
     assert main(["demo", "--json", "--memory", memory, *SMALL]) == 0
     result = json.loads(capsys.readouterr().out)
+    checked("virtiomem-demo", result)
     assert {key: result[key] for key in ("kernel", "memory_kind", "map_calls", "unmap_calls", "faults_stopped")} == {
         "kernel": "simulated",
         "memory_kind": memory,
@@ -86,13 +88,67 @@ def test_a_size_that_is_none(capsys: pytest.CaptureFixture[str], size: str) -> N
     assert "is not a size" in capsys.readouterr().err
 
 
+HOST = ["--mappings", "65535", "--memlock", "unlimited", "--no-measure"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fits", "block_size", "fitting"),
+    [
+        (["--region", "256G", "--block-size", "2M"], False, 2 << 20, 8 << 20),
+        (["--region", "256G", "--block-size", "4M"], False, 4 << 20, 8 << 20),
+        (["--region", "256G"], True, 8 << 20, 8 << 20),
+        (["--region", "1T", "--mappings", "unlimited"], True, 2 << 20, 2 << 20),
+        (["--region", "1G", "--memlock", "1G"], True, 2 << 20, 2 << 20),
+        (["--region", "1G", "--memlock", "1G", "--devices", "2"], False, 2 << 20, 2 << 20),
+        (["--region", "1G", "--plugged", "512M", "--memlock", "1G", "--devices", "2"], True, 2 << 20, 2 << 20),
+        (["--region", "1G", "--memory", "hugetlb", "--huge-pages", "512"], True, 2 << 20, 2 << 20),
+        (["--region", "1G", "--memory", "hugetlb", "--huge-pages", "511"], False, 2 << 20, 2 << 20),
+        (["--region", "2G", "--memory", "hugetlb:1G", "--huge-pages", "2"], True, 1 << 30, 1 << 30),
+        (["--region", "4M", "--mappings", "1", "--other-mappings", "1"], False, 2 << 20, None),
+    ],
+)
+def test_plan(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], fits: bool, block_size: int, fitting: int | None
+) -> None:
+    assert main(["plan", "--json", *HOST, *arguments]) == (0 if fits else 1)
+    planned = json.loads(capsys.readouterr().out)
+    checked("virtiomem-plan", planned)
+    assert (planned["fits"], planned["block_size"], planned["fitting_block_size"]) == (fits, block_size, fitting)
+    assert all(row["fix"] for row in planned["limits"] if not row["fits"])
+    assert main(["plan", *HOST, *arguments]) == (0 if fits else 1)
+    text = capsys.readouterr().out
+    assert text.splitlines()[-1] == f"  => {planned['conclusion']}"
+    assert ("FAIL" in text) != fits
+
+
+def test_plan_measures_how_long_it_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["plan", "--region", "64M", *HOST[:4]]
+    assert main([*arguments, "--json"]) == 0
+    planned = json.loads(capsys.readouterr().out)
+    assert planned["populate_seconds"] == pytest.approx(planned["plugged_size"] / planned["populate_rate"], rel=0.01)
+    assert main(arguments) == 0
+    assert "to populate all of it" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("memory", ["paper", "anon:2M", "hugetlb:x", "hugetlb:"])
+def test_plan_refuses_memory_that_is_none(capsys: pytest.CaptureFixture[str], memory: str) -> None:
+    if memory == "hugetlb:":
+        assert main(["plan", "--region", "2M", "--memory", memory, "--no-measure", "--huge-pages", "1"]) == 0
+        return
+    with pytest.raises(SystemExit) as caught:
+        main(["plan", "--region", "2M", "--memory", memory])
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 def test_replay(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     trace = tmp_path / "trace"
     init = {"op": "init", "block_size": 2 << 20, "addr": 1 << 32, "region_size": 1 << 30, "requested_size": 4 << 20}
     plug = bytes.fromhex("0000000000000000") + (1 << 32).to_bytes(8, "little") + (2).to_bytes(8, "little")
     trace.write_text(f"{json.dumps(init)}\n{json.dumps({'op': 'request', 'hex': plug.hex()})}\n")
     assert main(["replay", "--json", str(trace)]) == 0
-    _, answer = map(json.loads, capsys.readouterr().out.splitlines())
+    _, answer = [checked("virtiomem-replay", json.loads(line)) for line in capsys.readouterr().out.splitlines()]
+    assert isinstance(answer, dict)
     assert answer["response"] == bytes(10).hex()
     assert answer["dma"] == [[0, "map", 1 << 32, 2 << 20], [0, "map", (1 << 32) + (2 << 20), 2 << 20]]
     assert main(["replay", str(trace)]) == 0

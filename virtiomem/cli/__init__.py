@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from pyvfio.commandline import Program
 from virtiomem.cli.demo import COMMAND as DEMO
+from virtiomem.cli.plan import COMMAND as PLAN
 from virtiomem.cli.replay import COMMAND as REPLAY
 
-COMMANDS = (DEMO, REPLAY)
+COMMANDS = (DEMO, PLAN, REPLAY)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -3,6 +3,5 @@
 from virtiomem.vhost_user.device import VhostUserDevice
 from virtiomem.vhost_user.errors import FrontEndError, QueueBroken
 from virtiomem.vhost_user.events import ConfigChanges, FrontEndEvents
-from virtiomem.vhost_user.server import Server
 
-__all__ = ["ConfigChanges", "FrontEndError", "FrontEndEvents", "QueueBroken", "Server", "VhostUserDevice"]
+__all__ = ["ConfigChanges", "FrontEndError", "FrontEndEvents", "QueueBroken", "VhostUserDevice"]

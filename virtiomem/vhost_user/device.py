@@ -10,9 +10,9 @@ from pyvfio.errors import VfioError
 from pyvfio.resource import Resource
 from pyvfio.shared_memory import SharedMemory
 from virtiomem.device import VirtioMem
+from virtiomem.listener import Listener
 from virtiomem.vhost_user.errors import FrontEndError
 from virtiomem.vhost_user.events import ConfigChanges, FrontEndEvents
-from virtiomem.vhost_user.listener import Listener
 from virtiomem.vhost_user.memory_table import FileRange, GuestRegion
 from virtiomem.vhost_user.session import Session
 
@@ -72,6 +72,15 @@ class VhostUserDevice(Resource):
                 self._session.ready(fd)
             except (EOFError, FrontEndError) as error:
                 self._disconnect(str(error))
+
+    @property
+    def next_event_time(self) -> float | None:
+        """See VirtioMem.next_event_time."""
+        return self.device.next_event_time
+
+    def flush_events(self) -> None:
+        """See VirtioMem.flush_events."""
+        self.device.flush_events()
 
     def attach(self, regions: Sequence[GuestRegion]) -> None:
         """See RegionMemory. Memory that is not shared, or no longer, leaves everything as it is.
