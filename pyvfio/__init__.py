@@ -1,11 +1,13 @@
 """VFIO for Python: containers, groups, devices, regions, interrupts and DMA mappings of the Linux kernel."""
 
 from pyvfio.address_space import Access, AddressSpace, IovaRange, MappedRun
+from pyvfio.cdev import CdevDevice
 from pyvfio.container import Container, IommuInfo, IommuType
 from pyvfio.device import Device, DeviceFlags, DeviceInfo, PciAtomics
 from pyvfio.errors import (
     AlreadyMapped,
     ClosedError,
+    DeviceBusy,
     DeviceNotBound,
     FeatureUnsupported,
     GroupBusy,
@@ -26,7 +28,11 @@ from pyvfio.errors import (
 from pyvfio.eventfd import EventFd
 from pyvfio.features import Feature, FeatureAccess, Features
 from pyvfio.group import Group
+from pyvfio.hw_info import HardwareCapabilities, HardwareInfo
+from pyvfio.hw_page_table import HwPageTable
+from pyvfio.ioas import Ioas, IoasInfo
 from pyvfio.ioeventfd import IoEventFd
+from pyvfio.iommufd import Iommufd, RlimitMode
 from pyvfio.irq import InterruptFlags, InterruptIndex, InterruptInfo, Interrupts
 from pyvfio.kernel import Kernel, LinuxKernel
 from pyvfio.memory import Memory, MemoryKind
@@ -44,10 +50,12 @@ __all__ = [
     "AddressSpace",
     "AffectedDevice",
     "AlreadyMapped",
+    "CdevDevice",
     "ClosedError",
     "ConfigSpace",
     "Container",
     "Device",
+    "DeviceBusy",
     "DeviceFlags",
     "DeviceInfo",
     "DeviceNotBound",
@@ -60,15 +68,21 @@ __all__ = [
     "Group",
     "GroupBusy",
     "GroupNotViable",
+    "HardwareCapabilities",
+    "HardwareInfo",
     "HostNeedsDevice",
+    "HwPageTable",
     "InterruptFlags",
     "InterruptIndex",
     "InterruptInfo",
     "Interrupts",
     "InvalidArgument",
     "IoEventFd",
+    "Ioas",
+    "IoasInfo",
     "IommuInfo",
     "IommuType",
+    "Iommufd",
     "IovaRange",
     "Kernel",
     "LinuxKernel",
@@ -102,6 +116,7 @@ __all__ = [
     "RegionType",
     "Register",
     "Registers",
+    "RlimitMode",
     "SharedMemory",
     "ShortUnmap",
     "Sriov",

@@ -78,7 +78,11 @@ class GroupNotViable(VfioError):
     """Another device of the same IOMMU group is in a host driver's hands."""
 
 
-class GroupBusy(VfioError):
+class DeviceBusy(VfioError):
+    """The device, or its group, is open elsewhere."""
+
+
+class GroupBusy(DeviceBusy):
     """The group, or a device of it, is open elsewhere."""
 
 

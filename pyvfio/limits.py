@@ -18,12 +18,14 @@ _CAP_IPC_LOCK = 14
 class Memlock:
     """RLIMIT_MEMLOCK of this process, in bytes. limit None: unlimited. exempt: CAP_IPC_LOCK, so no limit is tested.
 
-    charged counts what mlock() and every DMA mapping have locked: the same page mapped twice counts twice.
+    charged counts what mlock() and every DMA mapping have locked: the same page mapped twice counts twice. pinned is
+    what iommufd has pinned, charged or not.
     """
 
     limit: int | None
     charged: int
     exempt: bool
+    pinned: int = 0
 
     def allows(self, size: int) -> bool:
         return self.exempt or self.limit is None or self.charged + size <= self.limit
@@ -44,7 +46,7 @@ class HugePages:
 
 
 def memlock(kernel: Kernel | None = None) -> Memlock:
-    """Source: VmLck and CapEff of /proc/self/status, "Max locked memory" of /proc/self/limits."""
+    """Source: VmLck, VmPin and CapEff of /proc/self/status, "Max locked memory" of /proc/self/limits."""
     kernel = kernel or LinuxKernel()
     status = dict(line.split(":", 1) for line in read_text(kernel, "/proc/self/status").splitlines() if ":" in line)
     limits = read_text(kernel, "/proc/self/limits").splitlines()
@@ -53,6 +55,7 @@ def memlock(kernel: Kernel | None = None) -> Memlock:
         limit=None if soft == "unlimited" else int(soft),
         charged=int(status["VmLck"].split()[0]) << 10,
         exempt=bool(int(status["CapEff"], 16) >> _CAP_IPC_LOCK & 1),
+        pinned=int(status["VmPin"].split()[0]) << 10,
     )
 
 

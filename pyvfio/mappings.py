@@ -32,6 +32,11 @@ class MappingTable:
         first, last = self._span(iova, size)
         return sum(min(run.end, iova + size) - max(run.iova, iova) for run in self._runs[first:last])
 
+    def parts(self, iova: int, size: int) -> list[MappedRun]:
+        """What of each run lies in the range, ascending."""
+        first, last = self._span(iova, size)
+        return [_part(run, max(run.iova, iova), min(run.end, iova + size)) for run in self._runs[first:last]]
+
     def bisected(self, iova: int, size: int) -> MappedRun | None:
         """A run with a mapping that reaches over an end of the range."""
         for address in (iova, iova + size):

@@ -11,6 +11,7 @@ from pyvfio.sim.type1 import Type1
 from pyvfio.sim.user import UserMemory, fail
 
 if TYPE_CHECKING:
+    from pyvfio.sim.device import DeviceState, Translate
     from pyvfio.sim.group import GroupState
     from pyvfio.sim.kernel import SimKernel
 
@@ -44,9 +45,20 @@ class ContainerState:
 
     def join(self, group: GroupState) -> None:
         """The group's devices come behind this container. Raises OSError; nothing has changed then."""
+        if not self._kernel.sysfs.viable(group.number):
+            raise fail(errno.EPERM)
         if self.iommu is not None:
             self.iommu.attach(group)
         self.groups.append(group)
+
+    def admit(self, _device: DeviceState) -> Translate:
+        """The first descriptor of a device is opened through its group: where its DMA goes."""
+        if self.iommu is None:
+            raise fail(errno.EINVAL)
+        return self.iommu.translate
+
+    def dismiss(self, _device: DeviceState) -> None:
+        """The last one is closed."""
 
     def leave(self, group: GroupState) -> None:
         self.groups.remove(group)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import struct
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from pyvfio.abi import mman, vfio
 from pyvfio.sim.config import SimConfig
@@ -15,12 +16,12 @@ from pyvfio.sim.features import FeatureState
 from pyvfio.sim.hot_reset import hot_reset, hot_reset_info
 from pyvfio.sim.interrupts import InterruptState
 from pyvfio.sim.model import Bus, SimRegion
+from pyvfio.sim.pages import Pin
 from pyvfio.sim.user import UserMemory, fail
 
 if TYPE_CHECKING:
     from pyvfio.sim.group import GroupState
     from pyvfio.sim.kernel import SimKernel
-    from pyvfio.sim.mappings import DmaMapping
     from pyvfio.sim.pci import PciFunction
 
 _OFFSET_SHIFT = 40
@@ -40,12 +41,30 @@ class DmaFault:
     write: bool
 
 
+class Mapped(Protocol):
+    """What an address space translates to. pin None: a device's registers, which are not memory."""
+
+    @property
+    def pin(self) -> Pin | None: ...
+
+
+Part = tuple[Mapped, int, int]
+"""A part of a transfer: a mapping, an offset in its pin, and a length."""
+Translate = Callable[[int, int, int], "Sequence[Part] | None"]
+"""From iova, size and VFIO_DMA_MAP_FLAG_READ or _WRITE; None where the IOMMU stops it."""
+
+
+def _no_translation(iova: int, size: int, flag: int) -> None:
+    """Attached to nothing."""
+
+
 class DeviceState:
     """A device while any descriptor of it is open. group: the one it was opened through."""
 
-    def __init__(self, kernel: SimKernel, function: PciFunction, group: GroupState) -> None:
+    def __init__(self, kernel: SimKernel, function: PciFunction, group: GroupState | None = None) -> None:
         self.address = function.address
         self.group = group
+        self.translate: Translate = _no_translation
         self.opens = 0
         self._kernel = kernel
         self._ioeventfds: dict[tuple[int, int, int, int], int] = {}
@@ -158,6 +177,14 @@ class DeviceState:
                 os.eventfd_read(held)
                 self.model.store(index, offset, width, value)
 
+    def leave_group(self) -> None:
+        """A descriptor that was opened through a group is closed."""
+        assert self.group is not None
+        if not self.opens and self.group.container is not None:
+            self.group.container.dismiss(self)
+        self.group.open_devices -= 1
+        self.group.drop()
+
     def _info(self, user: UserMemory) -> int:
         argsz = user.u32(0)
         user.read(16)
@@ -253,11 +280,10 @@ class DeviceState:
             done += length
         return True
 
-    def _translate(self, iova: int, size: int, flag: int) -> list[tuple[DmaMapping, int, int]] | None:
+    def _translate(self, iova: int, size: int, flag: int) -> Sequence[Part] | None:
         if not self.config.is_bus_master:
             return None
-        container = self.group.container
-        parts = container.iommu.translate(iova, size, flag) if container and container.iommu else None
+        parts = self.translate(iova, size, flag)
         if parts is None:
             self._kernel.note_fault(self.address, iova, size, write=flag == vfio.VFIO_DMA_MAP_FLAG_WRITE)
         return parts

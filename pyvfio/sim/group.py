@@ -12,6 +12,7 @@ from pyvfio.sim.user import UserMemory, fail
 
 if TYPE_CHECKING:
     from pyvfio.sim.container import ContainerState
+    from pyvfio.sim.iommufd import IommufdState
     from pyvfio.sim.kernel import SimKernel
 
 
@@ -21,7 +22,7 @@ class GroupState:
     def __init__(self, kernel: SimKernel, number: int) -> None:
         self._kernel = kernel
         self.number = number
-        self.container: ContainerState | None = None
+        self.container: ContainerState | IommufdState | None = None
         self.references = 0
         self.open_devices = 0
 
@@ -74,8 +75,6 @@ class GroupState:
             raise fail(errno.EINVAL)
         if container is None:
             raise fail(errno.EBADFD if self._kernel.version >= (6, 2) else errno.EINVAL)
-        if not self._kernel.sysfs.viable(self.number):
-            raise fail(errno.EPERM)
         container.join(self)
         self.container = container
         return 0

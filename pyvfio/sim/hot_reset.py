@@ -47,7 +47,7 @@ def hot_reset(kernel: SimKernel, device: DeviceState, user: UserMemory) -> int:
     if any(function.group not in numbers for function in affected):
         raise fail(errno.EINVAL)
     for function in affected:
-        if opened := kernel.opened_device(function.address):
+        if opened := kernel.ownership.opened_device(function.address):
             opened.reset()
     return 0
 

@@ -6,24 +6,28 @@ import errno
 import os
 import re
 import threading
-import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Self
 
 from pyvfio.abi import mman
 from pyvfio.kernel import IoctlArgument, LinuxKernel
+from pyvfio.sim.cdev import CdevState
+from pyvfio.sim.charges import Account, Charges
 from pyvfio.sim.container import ContainerState
 from pyvfio.sim.device import DeviceState, DmaFault
 from pyvfio.sim.group import GroupState
+from pyvfio.sim.ioas import Source
 from pyvfio.sim.iommu import Span, iommu_model
+from pyvfio.sim.iommufd import IommufdState
 from pyvfio.sim.migration import MigrationFile
+from pyvfio.sim.ownership import Ownership
 from pyvfio.sim.pages import PageTracker, Pin
 from pyvfio.sim.pci import VFIO_DRIVER, PciFunction, Sysfs
+from pyvfio.sim.procfs import limits, locked_by_program, status
 from pyvfio.sim.user import UserMemory, fail
 
 _PAGE = 4096
-_CAP_IPC_LOCK = 1 << 14
 
 
 @dataclass(slots=True)
@@ -46,15 +50,7 @@ class _Window:
     offset: int
 
 
-@dataclass(slots=True)
-class _Devices:
-    """Which devices and groups are in use."""
-
-    groups: dict[int, GroupState] = field(default_factory=dict)
-    devices: dict[str, DeviceState] = field(default_factory=dict)
-
-
-_File = _Text | ContainerState | GroupState | DeviceState | MigrationFile
+_File = _Text | ContainerState | GroupState | DeviceState | MigrationFile | IommufdState | CdevState
 
 
 class SimKernel:
@@ -64,7 +60,9 @@ class SimKernel:
     and last of each; remaps_interrupts: whether it can, if not as the model does. memlock: RLIMIT_MEMLOCK in bytes,
     tested unless ipc_lock; what the process has locked by itself counts too. dma_entry_limit: as the module's.
     populate_on_pin: mapping takes real pages as Linux does; without, a region larger than the host can be mapped.
-    host_huge_pages: hugetlb memory comes from the host's pool; without, ordinary pages stand in for it.
+    host_huge_pages: hugetlb memory comes from the host's pool; without, ordinary pages stand in for it. iommufd: there
+    are /dev/iommu and, from 6.6 on, nodes of devices; iommufd_container: and it provides /dev/vfio/vfio.
+    iommu_tracks_dirty: the IOMMU notes which pages devices write.
     Descriptors and memory are real; what is not VFIO's is done by the running kernel.
     """
 
@@ -80,6 +78,9 @@ class SimKernel:
         dma_entry_limit: int = 65535,
         populate_on_pin: bool = True,
         host_huge_pages: bool = True,
+        iommufd: bool = True,
+        iommufd_container: bool = False,
+        iommu_tracks_dirty: bool = False,
     ) -> None:
         self.version = version
         self.iommu = iommu
@@ -87,19 +88,20 @@ class SimKernel:
         self.iova_ranges = tuple(iova_ranges or self.iommu_model.usable)
         self.page_sizes = self.iommu_model.page_sizes
         self.remaps_interrupts = self.iommu_model.remaps_interrupts if remaps_interrupts is None else remaps_interrupts
-        self.memlock = memlock
-        self.ipc_lock = ipc_lock
-        self.locked_bytes = 0
+        self._real = LinuxKernel()
+        self.charges = Charges(memlock, ipc_lock, lambda: locked_by_program(self._real))
+        self.iommu_tracks_dirty = iommu_tracks_dirty
         self.dma_faults: list[DmaFault] = []
         self.functions: dict[str, PciFunction] = {}
-        self.sysfs = Sysfs(self.functions, dma_entry_limit)
-        self._real = LinuxKernel()
+        self._has_iommufd = iommufd and version >= (6, 2)
+        self._iommufd_container = iommufd_container
+        self.sysfs = Sysfs(self.functions, dma_entry_limit, cdev=self._has_iommufd and version >= (6, 6))
+        self.ownership = Ownership(self)
         self._host_huge_pages = host_huge_pages
         self._pages = PageTracker(self._real, populate_on_pin=populate_on_pin)
         self._lock = threading.RLock()
         self._files: dict[int, _File] = {}
         self._windows: list[_Window] = []
-        self._used = _Devices()
 
     @classmethod
     def with_edu_devices(cls, count: int, **options: object) -> Self:
@@ -120,6 +122,11 @@ class SimKernel:
     @property
     def dma_entry_limit(self) -> int:
         return int(self.sysfs.parameters["dma_entry_limit"])
+
+    @property
+    def locked_bytes(self) -> int:
+        """What is charged to this process for pinned pages."""
+        return self.charges.locked
 
     @property
     def containers(self) -> list[ContainerState]:
@@ -145,8 +152,11 @@ class SimKernel:
                 file.drop()
             elif isinstance(file, DeviceState):
                 file.closed()
-                file.group.open_devices -= 1
-                file.group.drop()
+                file.leave_group()
+            elif isinstance(file, CdevState):
+                file.closed()
+            elif isinstance(file, IommufdState):
+                file.drop()
 
     def read(self, fd: int, size: int) -> bytes:
         with self._lock:
@@ -172,23 +182,20 @@ class SimKernel:
             if file is not None:
                 raise fail(errno.EINVAL)
             written = self._real.write(fd, data)
-            for device in self._used.devices.values():
-                if device.opens:
-                    device.eventfd_written(fd)
+            for device in self.ownership.opened_devices():
+                device.eventfd_written(fd)
             return written
 
     def pread(self, fd: int, size: int, offset: int) -> bytes:
         with self._lock:
-            file = self._files.get(fd)
-            if isinstance(file, DeviceState):
-                return file.pread(size, offset)
+            if device := self._device(fd):
+                return device.pread(size, offset)
         return self._real.pread(fd, size, offset)
 
     def pwrite(self, fd: int, data: bytes, offset: int) -> int:
         with self._lock:
-            file = self._files.get(fd)
-            if isinstance(file, DeviceState):
-                return file.pwrite(data, offset)
+            if device := self._device(fd):
+                return device.pwrite(data, offset)
         return self._real.pwrite(fd, data, offset)
 
     def ioctl(self, fd: int, request: int, argument: IoctlArgument = 0) -> int:
@@ -210,12 +217,11 @@ class SimKernel:
 
     def mmap(self, length: int, protection: int, flags: int, fd: int = -1, offset: int = 0, address: int = 0) -> int:
         with self._lock:
-            file = self._files.get(fd) if fd >= 0 else None
-            if isinstance(file, DeviceState):
-                region, within = file.check_mmap(length, flags, offset)
+            if device := self._device(fd):
+                region, within = device.check_mmap(length, flags, offset)
                 # Only load and store may touch it.
                 start = self._real.mmap(length, mman.PROT_NONE, mman.MAP_PRIVATE | mman.MAP_ANONYMOUS)
-                self._windows.append(_Window(start, length, file, region, within))
+                self._windows.append(_Window(start, length, device, region, within))
                 return start
             if flags & mman.MAP_HUGETLB and not self._host_huge_pages:
                 flags &= ~(mman.MAP_HUGETLB | mman.MAP_HUGE_MASK << mman.MAP_HUGE_SHIFT)
@@ -285,22 +291,53 @@ class SimKernel:
         if (window := self._window(vaddr)) and vaddr + size <= window.start + window.size:
             return None
         pin = self._pages.pin(vaddr, size, write=write, charges_zero_page=self.version >= (6, 18))
-        if not self.ipc_lock and self.memlock is not None and self._locked_by_process() + pin.charged > self.memlock:
+        try:
+            self.charges.lock(pin.charged)
+        except OSError:
             self._pages.unpin(pin)
-            raise fail(errno.ENOMEM)
-        self.locked_bytes += pin.charged
+            raise
         return pin
 
     def unpin(self, pin: Pin) -> None:
         self._pages.unpin(pin)
-        self.locked_bytes -= pin.charged
+        self.charges.unlock(pin.charged)
 
-    def container_of(self, fd: int) -> ContainerState | None:
+    def pin_for_iommufd(self, source: Source, account: Account, *, write: bool) -> Pin:
+        """Take pages for iommufd, which takes memory only, and charge them to account."""
+        if self._window(source.start) and source.file is None:
+            raise fail(errno.EFAULT)
+        if source.file is None:
+            pin = self._pages.pin(source.start, source.size, write=write, charges_zero_page=True)
+        else:
+            pin = self._pages.pin_file(source.file, source.start, source.size)
+        try:
+            self.charges.pin(account, pin.size)
+        except OSError:
+            self._pages.unpin(pin)
+            raise
+        return pin
+
+    def unpin_for_iommufd(self, pin: Pin, account: Account) -> None:
+        self._pages.unpin(pin)
+        self.charges.unpin(account, pin.size)
+
+    def source_in_file(self, fd: int, start: int, size: int) -> Source:
+        """Raises OSError(EBADF) for no descriptor, OSError(EINVAL) for one of no memory file."""
+        return Source(start, size, self._pages.memory_file(fd))
+
+    def container_of(self, fd: int) -> ContainerState | IommufdState | None:
         """What a descriptor is of, None if of no container. Raises OSError(EBADF)."""
         file = self._files.get(fd)
         if file is None:
             os.fstat(fd)
-        return file if isinstance(file, ContainerState) else None
+        return file if isinstance(file, ContainerState | IommufdState) else None
+
+    def iommufd_of(self, fd: int) -> IommufdState:
+        """Raises OSError(EBADF) for no descriptor, OSError(EBADFD) for one of something else."""
+        file = self.container_of(fd)
+        if not isinstance(file, IommufdState):
+            raise fail(errno.EBADFD)
+        return file
 
     def install(self, file: _File) -> int:
         """A descriptor of file."""
@@ -317,11 +354,6 @@ class SimKernel:
             raise fail(errno.EINVAL)
         return file
 
-    def opened_device(self, address: str) -> DeviceState | None:
-        """None if nobody has it open."""
-        device = self._used.devices.get(address)
-        return device if device and device.opens else None
-
     def note_fault(self, address: str, iova: int, size: int, *, write: bool) -> None:
         """The IOMMU stopped a device."""
         self.dma_faults.append(DmaFault(address, iova, size, write))
@@ -329,14 +361,7 @@ class SimKernel:
     def open_device(self, group: GroupState, name: str) -> int:
         """A new descriptor of a member of group. name: its address, and perhaps " vf_token=UUID" behind it."""
         address, _, option = name.partition(" ")
-        function = self.functions.get(address)
-        if function is None or function.group != group.number or function.driver != VFIO_DRIVER:
-            raise fail(errno.ENODEV)
-        if group.container is None or group.container.iommu is None:
-            raise fail(errno.EINVAL)
-        device = self.opened_device(address) or DeviceState(self, function, group)
-        self._check_vf_token(function, device, option.removeprefix("vf_token=") if option else None)
-        self._used.devices[address] = device
+        device = self.ownership.open_in_group(group, address, option.removeprefix("vf_token=") if option else None)
         fd = self.install(device)
         device.opened()
         group.references += 1
@@ -346,69 +371,29 @@ class SimKernel:
     def _lookup(self, path: str, flags: int) -> _File | None:
         """What opening path gives; None if it is the real kernel's."""
         if path == "/dev/vfio/vfio":
-            return ContainerState(self)
-        if match := re.fullmatch(r"/dev/vfio/(\d+)", path):
-            number = int(match[1])
-            if not self.sysfs.has_node(number):
+            return IommufdState(self, per_process=True) if self._iommufd_container else ContainerState(self)
+        if path == "/dev/iommu":
+            if not self._has_iommufd:
                 raise fail(errno.ENOENT)
-            group = self._used.groups.get(number)
-            if group is not None and group.references:
-                raise fail(errno.EBUSY)
-            self._used.groups[number] = GroupState(self, number)
-            return self._used.groups[number]
+            return IommufdState(self, per_process=False)
+        if match := re.fullmatch(r"/dev/vfio/devices/(\w+)", path):
+            return self.ownership.open_node(match[1])
+        if match := re.fullmatch(r"/dev/vfio/(\d+)", path):
+            return self.ownership.open_group(int(match[1]))
         if path == "/proc/self/status":
-            return _Text(path, self._status())
+            return _Text(path, status(self._real, self.charges))
         if path == "/proc/self/limits":
-            return _Text(path, self._limits())
+            return _Text(path, limits(self._real, self.charges))
         if not self.sysfs.covers(path):
             return None
         if flags & os.O_ACCMODE == os.O_WRONLY:
             return _Text(path, b"")
         return _Text(path, self.sysfs.read(path).encode())
 
-    def _check_vf_token(self, function: PciFunction, device: DeviceState, given: str | None) -> None:
-        """Source: drivers/vfio/pci/vfio_pci_core.c, vfio_pci_validate_vf_token."""
-        token = None if given is None else uuid.UUID(given).bytes
-        if function.physical_function is not None:
-            physical = self.opened_device(function.physical_function)
-            if physical is None and token is not None:
-                raise fail(errno.EINVAL)
-            if physical is not None and physical.features.vf_token != token:
-                raise fail(errno.EACCES)
-        elif device.features.vf_token is None:
-            if token is not None:
-                raise fail(errno.EINVAL)
-        elif any(self.opened_device(other.address) for other in self._virtual_functions(function)):
-            if device.features.vf_token != token:
-                raise fail(errno.EACCES)
-        elif token is not None:
-            device.features.vf_token = token
-
-    def _virtual_functions(self, physical: PciFunction) -> list[PciFunction]:
-        return [function for function in self.functions.values() if function.physical_function == physical.address]
+    def _device(self, fd: int) -> DeviceState | None:
+        """The device a descriptor is of. Raises OSError(EINVAL) for one that is not bound yet."""
+        file = self._files.get(fd)
+        return file.device if isinstance(file, CdevState) else file if isinstance(file, DeviceState) else None
 
     def _window(self, address: int) -> _Window | None:
         return next((window for window in self._windows if window.start <= address < window.start + window.size), None)
-
-    def _locked_by_process(self, status: str | None = None) -> int:
-        """Bytes: what is pinned here, and what the process has locked on the running kernel."""
-        found = re.search(r"VmLck:\s*(\d+)", status or self._real_text("/proc/self/status"))
-        return self.locked_bytes + (int(found[1]) << 10 if found else 0)
-
-    def _status(self) -> bytes:
-        text = self._real_text("/proc/self/status")
-        text = re.sub(r"VmLck:.*", f"VmLck:\t{self._locked_by_process(text) >> 10:8} kB", text)
-        capabilities = _CAP_IPC_LOCK if self.ipc_lock else 0
-        return re.sub(r"CapEff:.*", f"CapEff:\t{capabilities:016x}", text).encode()
-
-    def _limits(self) -> bytes:
-        limit = "unlimited" if self.memlock is None else str(self.memlock)
-        line = f"Max locked memory         {limit:<20} {limit:<20} bytes"
-        return re.sub(r"Max locked memory.*", line, self._real_text("/proc/self/limits")).encode()
-
-    def _real_text(self, path: str) -> str:
-        fd = self._real.open(path, os.O_RDONLY)
-        try:
-            return self._real.read(fd, 65536).decode()
-        finally:
-            self._real.close(fd)

@@ -128,10 +128,7 @@ class PageTracker:
         self._forget(start, size)
         file = None
         if fd >= 0 and flags & mman.MAP_SHARED:
-            status = os.fstat(fd)
-            file = (status.st_dev, status.st_ino)
-            if file not in self._files:
-                self._files[file] = mmap_module.mmap(fd, status.st_size, flags=mmap_module.MAP_SHARED)
+            file = self._remember(fd, os.fstat(fd))
         self._areas.insert(
             bisect_right(self._areas, start, key=lambda area: area.start), _Area(start, size, file, offset)
         )
@@ -179,8 +176,29 @@ class PageTracker:
                 pin.charged -= len(zero_pages) * PAGE
         return pin
 
+    def memory_file(self, fd: int) -> tuple[int, int]:
+        """Which file a descriptor is of. Raises OSError(EBADF), OSError(EINVAL) if it is no file in memory."""
+        status = os.fstat(fd)
+        if not os.readlink(f"/proc/self/fd/{fd}").startswith("/memfd:"):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return self._remember(fd, status)
+
+    def pin_file(self, file: tuple[int, int], offset: int, size: int) -> Pin:
+        """Raises OSError(EINVAL) beyond the end of the file."""
+        if offset + size > len(self._files[file]):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        pin = Pin(size, [_Segment(0, size, _Buffer(file, self._files[file], offset))])
+        self._pins[pin] = None
+        return pin
+
     def unpin(self, pin: Pin) -> None:
         del self._pins[pin]
+
+    def _remember(self, fd: int, status: os.stat_result) -> tuple[int, int]:
+        file = (status.st_dev, status.st_ino)
+        if file not in self._files:
+            self._files[file] = mmap_module.mmap(fd, status.st_size, flags=mmap_module.MAP_SHARED)
+        return file
 
     def _segments(self, address: int, size: int) -> list[_Segment]:
         segments = []

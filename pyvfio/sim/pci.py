@@ -56,8 +56,10 @@ class PciFunction:
 class Sysfs:
     """The files of sysfs and /dev/vfio that the functions have. Raises OSError as the real ones do."""
 
-    def __init__(self, functions: dict[str, PciFunction], dma_entry_limit: int) -> None:
+    def __init__(self, functions: dict[str, PciFunction], dma_entry_limit: int, *, cdev: bool = False) -> None:
+        """cdev: whether devices have nodes of their own."""
         self._functions = functions
+        self._cdev = cdev
         self.parameters = {"dma_entry_limit": str(dma_entry_limit), "allow_unsafe_interrupts": "N"}
 
     @property
@@ -76,6 +78,11 @@ class Sysfs:
 
     def viable(self, group: int) -> bool:
         return not any(function.in_host_hands for function in self.members(group))
+
+    def nodes(self) -> dict[str, str]:
+        """Which /dev/vfio/devices/NAME is which device, by address."""
+        bound = [address for address, function in sorted(self._functions.items()) if function.driver == VFIO_DRIVER]
+        return {f"vfio{number}": address for number, address in enumerate(bound)} if self._cdev else {}
 
     def read(self, path: str) -> str:
         parent, _, name = path.rpartition("/")
@@ -131,11 +138,18 @@ class Sysfs:
         if path == _GROUPS:
             return [str(group) for group in groups]
         if path == _VFIO:
-            return ["vfio", *(str(group) for group in groups if self.has_node(group))]
+            devices = ["devices"] if self.nodes() else []
+            return [*devices, "vfio", *(str(group) for group in groups if self.has_node(group))]
         if path == _TYPE1:
             return sorted(self.parameters)
         if path.startswith(_GROUPS) and parts[0].isdigit() and parts[1:] == ["devices"] and int(parts[0]) in groups:
             return sorted(function.address for function in self.members(int(parts[0])))
+        if path == f"{_VFIO}/devices" and self.nodes():
+            return sorted(self.nodes())
+        if path.startswith(_DEVICES) and path.endswith("/vfio-dev"):
+            found = [name for name, address in self.nodes().items() if path == f"{_DEVICES}/{address}/vfio-dev"]
+            if found:
+                return found
         raise fail(errno.ENOENT)
 
     def readlink(self, path: str) -> str:

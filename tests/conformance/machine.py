@@ -90,12 +90,12 @@ class SimulatedMachine(Machine):
         return self.simulated.locked_bytes
 
     def limit_memlock(self, room: int, *, exempt: bool) -> Callable[[], object]:
-        kernel, before = self.simulated, (self.simulated.memlock, self.simulated.ipc_lock)
+        kernel, before = self.simulated, (self.simulated.charges.limit, self.simulated.charges.exempt)
 
         def restore_limit() -> None:
-            kernel.memlock, kernel.ipc_lock = before
+            kernel.charges.limit, kernel.charges.exempt = before
 
-        kernel.memlock, kernel.ipc_lock = memlock(kernel).charged + room, exempt
+        kernel.charges.limit, kernel.charges.exempt = memlock(kernel).charged + room, exempt
         return restore_limit
 
 

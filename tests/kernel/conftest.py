@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import pytest
 
-from pyvfio import Container, Kernel, LinuxKernel, Memory, MemoryKind
+from pyvfio import Container, Device, Kernel, LinuxKernel, Memory, MemoryKind
 from pyvfio.drivers.edu import Edu, edu_addresses
 from pyvfio.host.bind import bind, restore
 from pyvfio.sim import SimKernel
+from tests.kernel.modes import MODES, Mode, Space, features
 
 MEBIBYTE = 1 << 20
 IOVA = 0x1_0000_0000
@@ -35,10 +36,30 @@ class Testbed:
     devices: list[str]
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "mode" in metafunc.fixturenames:
+        metafunc.parametrize("mode", MODES, ids=str)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the modes that a kernel has not."""
+    lacking = [item for item in items if not _has_mode(item)]
+    items[:] = [item for item in items if _has_mode(item)]
+    config.hook.pytest_deselected(items=lacking)
+
+
+def _has_mode(item: pytest.Item) -> bool:
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    mode = parameters.get("mode")
+    return not isinstance(mode, Mode) or mode.needs <= features(parameters["kernel_name"])
+
+
 @pytest.fixture
-def testbed(kernel_name: str) -> Iterator[Testbed]:
+def testbed(kernel_name: str, request: pytest.FixtureRequest) -> Iterator[Testbed]:
     if kernel_name == "simulated":
-        simulated = SimKernel.with_edu_devices(3, host_huge_pages=False)
+        mode = request.node.callspec.params.get("mode")
+        provides = mode is not None and "iommufd-container" in mode.needs
+        simulated = SimKernel.with_edu_devices(3, host_huge_pages=False, iommufd_container=provides)
         yield Testbed(simulated, edu_addresses(simulated))
         return
     with ExitStack() as stack:
@@ -67,6 +88,25 @@ def engine(container: Container, testbed: Testbed) -> Iterator[Edu]:
     """The first device, able to do DMA."""
     with Edu(container.open_device(testbed.devices[0])) as engine:
         yield engine
+
+
+@pytest.fixture
+def attached(mode: Mode, testbed: Testbed) -> Iterator[tuple[Space, Device]]:
+    """An address space of the mode, and the first device in it."""
+    with mode.open(testbed.kernel) as space:
+        yield space, space.open_device(testbed.devices[0])
+
+
+@pytest.fixture
+def space(attached: tuple[Space, Device]) -> Space:
+    return attached[0]
+
+
+@pytest.fixture
+def edu(attached: tuple[Space, Device]) -> Iterator[Edu]:
+    """The device of the space, able to do DMA."""
+    with Edu(attached[1]) as edu:
+        yield edu
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from pyvfio import Container, Memory, MemoryKind
 from pyvfio.drivers.edu import Edu
 from pyvfio.limits import memlock
 from pyvfio.sim import SimKernel
+from pyvfio.sim.container import ContainerState
 from tests.kernel.conftest import IOVA, MEBIBYTE, Testbed
 from virtiomem import DeviceBusy, DmaMapper, Request, RequestType, Response, ResponseType, Run, VirtioMem
 
@@ -59,7 +60,7 @@ class AddressSpace:
         kernel = self.testbed.kernel
         if isinstance(kernel, SimKernel):
             state = kernel.container_of(self.container.fd)
-            assert state is not None
+            assert isinstance(state, ContainerState)
             held = [(mapping.iova, mapping.size, mapping.vaddr) for mapping in state.mappings]
             memory = self.world.memory.address
             assert held == [

@@ -1,0 +1,178 @@
+"""CdevDevice: a device opened by its own node, /dev/vfio/devices/vfioN, and bound to an iommufd."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING
+
+from pyvfio.abi import vfio
+from pyvfio.device import Device
+from pyvfio.errors import DeviceBusy, DeviceNotBound, VfioError
+from pyvfio.host.pci import DEVICES, blocking_members, vfio_device
+from pyvfio.hw_info import HardwareInfo, hardware_info
+from pyvfio.iommufd import Iommufd, explain
+from pyvfio.kernel import Kernel
+from pyvfio.open_errors import open_failure
+from pyvfio.resource import Resource
+
+if TYPE_CHECKING:
+    from pyvfio.hw_page_table import HwPageTable
+    from pyvfio.ioas import Ioas
+
+NODES = "/dev/vfio/devices"
+
+
+def cdev_node(kernel: Kernel, address: str) -> str:
+    """The node of a PCI device that a VFIO driver has.
+
+    Raises DeviceNotBound, also where the kernel makes no such nodes (CONFIG_VFIO_DEVICE_CDEV, Linux 6.6).
+    Source: the directory vfio-dev of the device in sysfs.
+    """
+    device = vfio_device(kernel, address)
+    try:
+        names = kernel.listdir(f"{DEVICES}/{device.address}/vfio-dev")
+    except FileNotFoundError:
+        names = []
+    nodes = [name for name in names if name.startswith("vfio")]
+    if not nodes:
+        raise DeviceNotBound(
+            errno.ENODEV,
+            f"open device {device.address}",
+            meaning="it has no node of its own: this kernel is built without CONFIG_VFIO_DEVICE_CDEV",
+            advice="Open it through its group: Container instead of Ioas",
+        )
+    return f"{NODES}/{nodes[0]}"
+
+
+class CdevDevice(Device):
+    """A Device of an iommufd: no group is needed, and it may move from one address space to another while open.
+
+    id: its number in the iommufd. attached: the address space or page table its DMA goes through, None for none: then
+    the IOMMU stops all of it.
+    """
+
+    def __init__(self, iommufd: Iommufd, address: str, *, parent: Resource | None = None) -> None:
+        """Open the device and bind it to iommufd, whose child it is unless parent says otherwise. Not attached yet.
+
+        Raises DeviceNotBound, DeviceBusy, or VfioError that says what stands in the way; nothing stays open then.
+        Source: VFIO_DEVICE_BIND_IOMMUFD; drivers/vfio/device_cdev.c.
+        """
+        kernel = iommufd.kernel
+        iommufd._check_open()
+        node = cdev_node(kernel, address)
+        address = vfio_device(kernel, address).address
+        try:
+            fd = kernel.open(node, os.O_RDWR)
+        except OSError as error:
+            raise open_failure(error, f"open device {address}", node, "vfio-pci") from error
+        bind = vfio.vfio_device_bind_iommufd(iommufd=iommufd.fd)
+        try:
+            kernel.ioctl(fd, vfio.VFIO_DEVICE_BIND_IOMMUFD, bind)
+        except OSError as error:
+            kernel.close(fd)
+            raise _bind_failure(error, kernel, address) from error
+        self.iommufd = iommufd
+        self.id = bind.out_devid
+        self.attached: Ioas | HwPageTable | None = None
+        super().__init__(fd, address, kernel=kernel, parent=parent or iommufd)
+
+    def hardware_info(self) -> HardwareInfo:
+        """What the IOMMU behind the device can do. Source: IOMMU_GET_HW_INFO."""
+        self._check_open()
+        return hardware_info(self.iommufd, self.id)
+
+    def attach(self, target: Ioas | HwPageTable) -> None:
+        """Let the device's DMA go through target; at once instead of what it went through before, if anything.
+
+        What target maps already is pinned now, if it was not. A failure leaves the device where it was.
+        Raises VfioError. Source: VFIO_DEVICE_ATTACH_IOMMUFD_PT.
+        """
+        self._check_open()
+        target._check_open()
+        argument = vfio.vfio_device_attach_iommufd_pt(pt_id=target.id)
+        with self._lock:
+            try:
+                self.kernel.ioctl(self.fd, vfio.VFIO_DEVICE_ATTACH_IOMMUFD_PT, argument)
+            except OSError as error:
+                raise explain(error, f"attach {self.address} to {target.name}", {}, _ATTACH) from error
+            self._moved(target)
+
+    def detach(self) -> None:
+        """Stop the device's DMA: it goes nowhere until it is attached again. Detaching twice is harmless.
+
+        Source: VFIO_DEVICE_DETACH_IOMMUFD_PT.
+        """
+        self._check_open()
+        with self._lock:
+            if self.attached is None:
+                return
+            argument = vfio.vfio_device_detach_iommufd_pt()
+            try:
+                self.kernel.ioctl(self.fd, vfio.VFIO_DEVICE_DETACH_IOMMUFD_PT, argument)
+            except OSError as error:
+                raise explain(error, f"detach {self.address}") from error
+            self._moved(None)
+
+    def _moved(self, target: Ioas | HwPageTable | None) -> None:
+        before, self.attached = self.attached, target
+        for place in (before, target):
+            if place is not None:
+                place._devices_changed(self)
+
+    def _release(self) -> None:
+        try:
+            super()._release()
+        finally:
+            self._moved(None)
+
+
+_ATTACH = {
+    errno.EADDRINUSE: (
+        "its IOMMU reserves addresses that are mapped already, or wants larger units than are",
+        "Unmap what lies outside the ranges of a device attached alone; or attach first, then map",
+    ),
+    errno.EFAULT: (
+        "some of what is mapped cannot be pinned for it: no page is there and none to be had",
+        "Populate mapped memory before the first device is attached",
+    ),
+    errno.ENOMEM: (
+        "pinning what is mapped exceeds RLIMIT_MEMLOCK or the memory there is",
+        "Unmap some, or raise the limit: ulimit -l, LimitMEMLOCK= or prlimit --memlock",
+    ),
+    errno.EINVAL: (
+        "another device of its IOMMU group is attached elsewhere, or the page table is of another kind of IOMMU",
+        "Devices of one group go to one address space",
+    ),
+    errno.EBUSY: (
+        "its IOMMU group is in use by something else",
+        "Every device of a group must be bound to a VFIO driver or to none",
+    ),
+}
+
+
+def _bind_failure(error: OSError, kernel: Kernel, address: str) -> VfioError:
+    code = error.errno or errno.EIO
+    operation = f"open device {address}"
+    group = vfio_device(kernel, address).group
+    match code:
+        case errno.EBUSY:
+            meaning = f"its group {group} is open as /dev/vfio/{group}, here or in another process"
+            return DeviceBusy(code, operation, meaning=meaning, advice="Close it there: a device is opened in one way")
+        case errno.EINVAL:
+            meaning = "it is open already, here or in another process, or its DMA is not coherent with the caches"
+            return DeviceBusy(code, operation, meaning=meaning, advice="Close it there: a node gives one user access")
+        case errno.EPERM:
+            blocking = [] if group is None else blocking_members(kernel, group)
+            who = ", ".join(f"{member.address} is bound to {member.driver}" for member in blocking)
+            meaning = f"group {group}: {who}" if who else "the platform cannot remap interrupts, or its group is used"
+            advice = (
+                f"Every device of a group must be bound to a VFIO driver or to none: pyvfio bind --group {address}"
+                if who
+                else "If every device is trusted: modprobe iommufd allow_unsafe_interrupts=1"
+            )
+            return VfioError(code, operation, meaning=meaning, advice=advice)
+        case errno.EACCES:
+            return VfioError(code, operation, meaning="its PF wants a VF token", advice="Open it through its group")
+        case _:
+            return explain(error, operation)

@@ -1,0 +1,51 @@
+"""HardwareInfo: what iommufd tells of the IOMMU behind a device."""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+from dataclasses import dataclass
+
+from pyvfio.abi import iommufd as abi
+from pyvfio.iommufd import Iommufd
+
+
+class HardwareCapabilities(enum.IntFlag):
+    """IOMMU_HW_CAP_*."""
+
+    DIRTY_TRACKING = abi.IOMMU_HW_CAP_DIRTY_TRACKING
+    PCI_PASID_EXEC = abi.IOMMU_HW_CAP_PCI_PASID_EXEC
+    PCI_PASID_PRIV = abi.IOMMU_HW_CAP_PCI_PASID_PRIV
+    PCI_ATS_NOT_SUPPORTED = abi.IOMMU_HW_CAP_PCI_ATS_NOT_SUPPORTED
+
+
+@dataclass(frozen=True, slots=True)
+class HardwareInfo:
+    """type: IOMMU_HW_INFO_TYPE_*, 0 where the driver tells nothing more; data: the struct of that type, as bytes.
+
+    max_pasid_log2: how many bits of PASID the device takes, 0 for none.
+    """
+
+    type: int
+    data: bytes
+    capabilities: HardwareCapabilities
+    max_pasid_log2: int
+
+
+def hardware_info(iommufd: Iommufd, device_id: int) -> HardwareInfo:
+    """Raises VfioError. Source: IOMMU_GET_HW_INFO."""
+    size = 0
+    while True:
+        buffer = ctypes.create_string_buffer(max(size, 1))
+        argument = abi.iommu_hw_info(dev_id=device_id, data_len=size, data_uptr=ctypes.addressof(buffer) if size else 0)
+        iommufd.call(abi.IOMMU_GET_HW_INFO, argument, "hardware info", {"device": device_id})
+        if argument.data_len <= size:
+            break
+        # The kernel cuts what does not fit, and tells how long it is.
+        size = argument.data_len
+    return HardwareInfo(
+        argument.out_data_type,
+        buffer.raw[: argument.data_len],
+        HardwareCapabilities(argument.out_capabilities),
+        argument.out_max_pasid_log2,
+    )

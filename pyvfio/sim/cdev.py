@@ -1,0 +1,90 @@
+"""Devices opened by their own nodes. Source: drivers/vfio/device_cdev.c."""
+
+from __future__ import annotations
+
+import errno
+import struct
+from typing import TYPE_CHECKING
+
+from pyvfio.abi import vfio
+from pyvfio.sim.user import UserMemory, fail
+
+if TYPE_CHECKING:
+    from pyvfio.sim.device import DeviceState
+    from pyvfio.sim.iommufd import IommufdState
+    from pyvfio.sim.kernel import SimKernel
+
+
+class CdevState:
+    """An open /dev/vfio/devices/vfioN. Before it is bound to an iommufd, binding is all it can do."""
+
+    def __init__(self, kernel: SimKernel, address: str) -> None:
+        self._kernel = kernel
+        self.address = address
+        self._device: DeviceState | None = None
+        self._iommufd: IommufdState | None = None
+
+    @property
+    def device(self) -> DeviceState:
+        """Raises OSError(EINVAL) before it is bound."""
+        if self._device is None:
+            raise fail(errno.EINVAL)
+        return self._device
+
+    def ioctl(self, request: int, user: UserMemory) -> int:
+        if request == vfio.VFIO_DEVICE_BIND_IOMMUFD:
+            return self._bind(user)
+        device = self.device
+        match request:
+            case vfio.VFIO_DEVICE_ATTACH_IOMMUFD_PT:
+                return self._attach(user)
+            case vfio.VFIO_DEVICE_DETACH_IOMMUFD_PT:
+                return self._detach(user)
+            case _:
+                return device.ioctl(request, user)
+
+    def closed(self) -> None:
+        if self._device is not None and self._iommufd is not None:
+            self._device.closed()
+            self._iommufd.unbind(self._device)
+            self._kernel.ownership.unblock_group(self.address)
+
+    def _bind(self, user: UserMemory) -> int:
+        argument = user.struct(vfio.vfio_device_bind_iommufd, 16)
+        if argument.argsz < 16 or argument.flags or argument.iommufd < 0:
+            raise fail(errno.EINVAL)
+        self._kernel.ownership.block_group(self.address)
+        try:
+            if self._device is not None:
+                raise fail(errno.EINVAL)
+            iommufd = self._kernel.iommufd_of(argument.iommufd)
+            device = self._kernel.ownership.idle_device(self.address)
+            bound = iommufd.bind(device)
+        except OSError:
+            self._kernel.ownership.unblock_group(self.address)
+            raise
+        device.translate = bound.translate
+        device.opened()
+        self._device, self._iommufd = device, iommufd
+        user.write(struct.pack("<I", bound.id), 12)
+        return 0
+
+    def _attach(self, user: UserMemory) -> int:
+        argument = user.struct(vfio.vfio_device_attach_iommufd_pt, 12)
+        if argument.argsz < 12:
+            raise fail(errno.EINVAL)
+        if argument.flags & vfio.VFIO_DEVICE_ATTACH_PASID and self._kernel.version >= (6, 15):
+            raise fail(errno.EOPNOTSUPP)
+        if argument.flags:
+            raise fail(errno.EINVAL)
+        assert self._iommufd is not None
+        user.write(struct.pack("<I", self._iommufd.attach(self.device, argument.pt_id)), 8)
+        return 0
+
+    def _detach(self, user: UserMemory) -> int:
+        argument = user.struct(vfio.vfio_device_detach_iommufd_pt, 8)
+        if argument.argsz < 8 or argument.flags:
+            raise fail(errno.EINVAL)
+        assert self._iommufd is not None
+        self._iommufd.detach(self.device)
+        return 0

@@ -1,0 +1,257 @@
+"""IO address spaces of iommufd: areas, the pages under them, what devices reserve.
+
+Source: drivers/iommu/iommufd/io_pagetable.c and pages.c.
+"""
+
+from __future__ import annotations
+
+import errno
+from bisect import bisect_left, bisect_right
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from pyvfio.abi import vfio
+from pyvfio.sim.charges import Account
+from pyvfio.sim.pages import Pin
+from pyvfio.sim.user import fail
+
+if TYPE_CHECKING:
+    from pyvfio.sim.kernel import SimKernel
+
+PAGE = 4096
+_HUGE_PAGE = 2 << 20
+_LAST = (1 << 64) - 1
+READ, WRITE = vfio.VFIO_DMA_MAP_FLAG_READ, vfio.VFIO_DMA_MAP_FLAG_WRITE
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where pages come from: an address, or an offset in a file, which is known by device and inode."""
+
+    start: int
+    size: int
+    file: tuple[int, int] | None = None
+
+
+class PageSet:
+    """The pages of one map call. They are pinned, and charged once, while any address space with a domain maps them."""
+
+    def __init__(self, kernel: SimKernel, source: Source, *, writable: bool, per_process: bool) -> None:
+        self._kernel = kernel
+        self._account = Account.NONE if kernel.charges.exempt else Account.PROCESS if per_process else Account.USER
+        self._users = 0
+        self.source = source
+        self.writable = writable
+        self.pin: Pin | None = None
+
+    def use(self) -> None:
+        """Raises OSError(EFAULT) where no page can be had, OSError(ENOMEM) beyond the limit."""
+        if not self._users:
+            self.pin = self._kernel.pin_for_iommufd(self.source, self._account, write=self.writable)
+        self._users += 1
+
+    def drop(self) -> None:
+        self._users -= 1
+        if not self._users and self.pin is not None:
+            self._kernel.unpin_for_iommufd(self.pin, self._account)
+            self.pin = None
+
+
+@dataclass(frozen=True, slots=True)
+class Area:
+    """size bytes of pages, from offset, at iova. flags: READ and WRITE."""
+
+    iova: int
+    size: int
+    pages: PageSet
+    offset: int
+    flags: int
+
+    @property
+    def end(self) -> int:
+        return self.iova + self.size
+
+    @property
+    def pin(self) -> Pin | None:
+        return self.pages.pin
+
+
+class IoasState:
+    """One address space. domains: page tables that hold its areas; with none, nothing is pinned."""
+
+    def __init__(self, kernel: SimKernel) -> None:
+        self._kernel = kernel
+        self._starts: list[int] = []
+        self._areas: list[Area] = []
+        self.domains = 0
+        self.users = 0
+        self.large_pages = True
+        self.allowed: list[tuple[int, int]] = []
+
+    @property
+    def alignment(self) -> int:
+        return PAGE if self.domains or not self.large_pages else 1
+
+    @property
+    def areas(self) -> tuple[Area, ...]:
+        """Ascending."""
+        return tuple(self._areas)
+
+    def ranges(self) -> tuple[tuple[int, int], ...]:
+        """What no device reserves: first and last of each."""
+        return self._kernel.iova_ranges if self.domains else ((0, _LAST),)
+
+    def translate(self, iova: int, size: int, flag: int) -> list[tuple[Area, int, int]] | None:
+        """Area, offset in its pages and length of each part of a transfer; None if the IOMMU stops it anywhere."""
+        parts = []
+        while size:
+            index = bisect_right(self._starts, iova) - 1
+            if index < 0 or self._areas[index].end <= iova or not self._areas[index].flags & flag:
+                return None
+            area = self._areas[index]
+            length = min(size, area.end - iova)
+            parts.append((area, area.offset + iova - area.iova, length))
+            iova, size = iova + length, size - length
+        return parts
+
+    def add_domain(self) -> None:
+        """A page table more. Raises OSError(EADDRINUSE) for what it cannot hold, and what pinning raises."""
+        if not self.domains:
+            for area in self._areas:
+                if not _inside(self._kernel.iova_ranges, area.iova, area.end - 1) or (area.iova | area.size) % PAGE:
+                    raise fail(errno.EADDRINUSE)
+            done: list[Area] = []
+            try:
+                for area in self._areas:
+                    area.pages.use()
+                    done.append(area)
+            except OSError:
+                for area in done:
+                    area.pages.drop()
+                raise
+        self.domains += 1
+
+    def remove_domain(self) -> None:
+        self.domains -= 1
+        if not self.domains:
+            for area in self._areas:
+                area.pages.drop()
+
+    def insert(self, areas: list[Area]) -> None:
+        """Enter areas that follow one another. Raises OSError as iopt_map_pages does; nothing is entered then."""
+        first, last = areas[0].iova, areas[-1].end - 1
+        if sum(area.size for area in areas) % self.alignment or first % self.alignment:
+            raise fail(errno.EINVAL)
+        if last > _LAST:
+            raise fail(errno.EOVERFLOW)
+        if not _inside(self.ranges(), first, last):
+            raise fail(errno.EINVAL)
+        if self._span(first, last) != (self._span(first, last)[0],) * 2:
+            raise fail(errno.EEXIST)
+        for area in areas:
+            if area.flags & WRITE and not area.pages.writable:
+                raise fail(errno.EPERM)
+            if (area.pages.source.start + area.offset) % PAGE % self.alignment:
+                raise fail(errno.EINVAL)
+        done: list[Area] = []
+        try:
+            for area in areas if self.domains else ():
+                area.pages.use()
+                done.append(area)
+        except OSError:
+            for area in done:
+                area.pages.drop()
+            raise
+        index = bisect_left(self._starts, first)
+        self._areas[index:index] = areas
+        self._starts[index:index] = [area.iova for area in areas]
+
+    def find_room(self, source: int, size: int) -> int:
+        """An address for size bytes that keeps the alignment of source. Raises OSError(ENOSPC)."""
+        if size >= _LAST // 2:
+            raise fail(errno.EOVERFLOW)
+        alignment = min(1 << (size - 1).bit_length(), source & -source or _HUGE_PAGE, _HUGE_PAGE)
+        if alignment < self.alignment:
+            raise fail(errno.EINVAL)
+        for first, last in self.allowed or [(PAGE, _LAST - PAGE)]:
+            for free, free_last in self._holes(max(first, PAGE), min(last, _LAST - PAGE)):
+                start = (-(-free // alignment) * alignment) | source % PAGE
+                if start + size - 1 <= free_last:
+                    return start
+        raise fail(errno.ENOSPC)
+
+    def unmap(self, first: int, last: int) -> tuple[int, int]:
+        """Take areas off until one reaches over an end: the bytes that are gone, and 0 or ENOENT."""
+        start, stop = self._span(first, last)
+        gone = 0
+        index = start
+        while index < stop:
+            area = self._areas[index]
+            if area.iova < first or area.end - 1 > last:
+                break
+            gone += area.size
+            if self.domains:
+                area.pages.drop()
+            index += 1
+        del self._areas[start:index], self._starts[start:index]
+        return gone, 0 if index == stop else errno.ENOENT
+
+    def unmap_range(self, iova: int, length: int) -> tuple[int, int]:
+        """The same, with the range checked as iopt_unmap_iova does."""
+        if not length:
+            raise fail(errno.EINVAL)
+        if iova + length - 1 > _LAST:
+            raise fail(errno.EOVERFLOW)
+        return self.unmap(iova, iova + length - 1)
+
+    def cut(self, iova: int) -> None:
+        """Let an area that spans iova end before it."""
+        index = bisect_right(self._starts, iova) - 1
+        if index < 0 or not self._areas[index].iova < iova < self._areas[index].end:
+            return
+        area = self._areas[index]
+        head = iova - area.iova
+        if self.domains:
+            area.pages.use()
+        rest = replace(area, iova=iova, size=area.size - head, offset=area.offset + head)
+        self._areas[index : index + 1] = [replace(area, size=head), rest]
+        self._starts.insert(index + 1, iova)
+
+    def slices(self, first: int, last: int) -> list[Area]:
+        """The areas of a range, cut to it. Raises OSError(ENOENT) for a hole."""
+        start, stop = self._span(first, last)
+        cuts = []
+        for area in self._areas[start:stop]:
+            begin, end = max(area.iova, first), min(area.end, last + 1)
+            cuts.append(replace(area, iova=begin, size=end - begin, offset=area.offset + begin - area.iova))
+        if sum(area.size for area in cuts) != last - first + 1:
+            raise fail(errno.ENOENT)
+        return cuts
+
+    def release(self) -> None:
+        """The address space is destroyed, or its iommufd closed."""
+        self.unmap(0, _LAST)
+
+    def _span(self, first: int, last: int) -> tuple[int, int]:
+        index = bisect_right(self._starts, first) - 1
+        if index < 0 or self._areas[index].end <= first:
+            index += 1
+        return index, max(index, bisect_right(self._starts, last))
+
+    def _holes(self, first: int, last: int) -> list[tuple[int, int]]:
+        """What neither a device reserves nor an area takes."""
+        holes = []
+        for start, end in self.ranges():
+            position, end = max(start, first), min(end, last)
+            index, stop = self._span(position, end)
+            for area in self._areas[index:stop]:
+                if position < area.iova:
+                    holes.append((position, area.iova - 1))
+                position = area.end
+            if position <= end:
+                holes.append((position, end))
+        return holes
+
+
+def _inside(ranges: tuple[tuple[int, int], ...], first: int, last: int) -> bool:
+    return any(start <= first and last <= end for start, end in ranges)

@@ -1,0 +1,130 @@
+"""Which groups and devices are in use, and by whom: a device is opened through its group or by its own node."""
+
+from __future__ import annotations
+
+import errno
+import uuid
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from pyvfio.sim.cdev import CdevState
+from pyvfio.sim.device import DeviceState
+from pyvfio.sim.group import GroupState
+from pyvfio.sim.pci import VFIO_DRIVER, PciFunction
+from pyvfio.sim.user import fail
+
+if TYPE_CHECKING:
+    from pyvfio.sim.iommufd import IommufdState
+    from pyvfio.sim.kernel import SimKernel
+
+
+class Ownership:
+    """Of the functions of one machine. Raises OSError as the kernel's core does."""
+
+    def __init__(self, kernel: SimKernel) -> None:
+        self._kernel = kernel
+        self._functions = kernel.functions
+        self._sysfs = kernel.sysfs
+        self._groups: dict[int, GroupState] = {}
+        self._devices: dict[str, DeviceState] = {}
+        # By group: devices open by their own nodes, and the iommufd that has some of them with how many.
+        self._nodes: Counter[int] = Counter()
+        self._claims: dict[int, tuple[IommufdState, int]] = {}
+
+    def opened_device(self, address: str) -> DeviceState | None:
+        """None if nobody has it open."""
+        device = self._devices.get(address)
+        return device if device and device.opens else None
+
+    def opened_devices(self) -> list[DeviceState]:
+        return [device for device in self._devices.values() if device.opens]
+
+    def open_group(self, number: int) -> GroupState:
+        """Raises OSError(ENOENT) without a node, OSError(EBUSY) if the group or a device of it is open."""
+        if not self._sysfs.has_node(number):
+            raise fail(errno.ENOENT)
+        group = self._groups.get(number)
+        if self._nodes[number] or (group is not None and group.references):
+            raise fail(errno.EBUSY)
+        self._groups[number] = GroupState(self._kernel, number)
+        return self._groups[number]
+
+    def open_node(self, name: str) -> CdevState:
+        """Of a device, by its name in /dev/vfio/devices: any number may be open, one bound. Raises OSError(ENOENT)."""
+        if name not in self._sysfs.nodes():
+            raise fail(errno.ENOENT)
+        return CdevState(self._kernel, self._sysfs.nodes()[name])
+
+    def open_in_group(self, group: GroupState, address: str, vf_token: str | None) -> DeviceState:
+        """A member of group, for one descriptor more."""
+        function = self._functions.get(address)
+        if function is None or function.group != group.number or function.driver != VFIO_DRIVER:
+            raise fail(errno.ENODEV)
+        if group.container is None:
+            raise fail(errno.EINVAL)
+        device = self.opened_device(address)
+        if device is None:
+            device = DeviceState(self._kernel, function, group)
+            device.translate = group.container.admit(device)
+            try:
+                self._check_vf_token(function, device, vf_token)
+            except OSError:
+                group.container.dismiss(device)
+                raise
+            self._devices[address] = device
+        else:
+            self._check_vf_token(function, device, vf_token)
+        return device
+
+    def idle_device(self, address: str) -> DeviceState:
+        """A device to be opened by its own node. Raises OSError(EINVAL) if it is open already."""
+        if self.opened_device(address):
+            raise fail(errno.EINVAL)
+        self._devices[address] = DeviceState(self._kernel, self._functions[address])
+        return self._devices[address]
+
+    def block_group(self, address: str) -> None:
+        """A node is being bound. Raises OSError(EBUSY) if the device's group is open."""
+        number = self._functions[address].group
+        group = self._groups.get(number)
+        if group is not None and group.references:
+            raise fail(errno.EBUSY)
+        self._nodes[number] += 1
+
+    def unblock_group(self, address: str) -> None:
+        self._nodes[self._functions[address].group] -= 1
+
+    def claim(self, address: str, owner: IommufdState) -> None:
+        """Raises OSError(EPERM) if another iommufd, or a host driver, has a member of the device's group."""
+        number = self._functions[address].group
+        holder, count = self._claims.get(number, (owner, 0))
+        if holder is not owner or not self._sysfs.viable(number):
+            raise fail(errno.EPERM)
+        self._claims[number] = (owner, count + 1)
+
+    def disclaim(self, address: str) -> None:
+        number = self._functions[address].group
+        owner, count = self._claims.pop(number)
+        if count > 1:
+            self._claims[number] = (owner, count - 1)
+
+    def _check_vf_token(self, function: PciFunction, device: DeviceState, given: str | None) -> None:
+        """Source: drivers/vfio/pci/vfio_pci_core.c, vfio_pci_validate_vf_token."""
+        token = None if given is None else uuid.UUID(given).bytes
+        if function.physical_function is not None:
+            physical = self.opened_device(function.physical_function)
+            if physical is None and token is not None:
+                raise fail(errno.EINVAL)
+            if physical is not None and physical.features.vf_token != token:
+                raise fail(errno.EACCES)
+        elif device.features.vf_token is None:
+            if token is not None:
+                raise fail(errno.EINVAL)
+        elif any(self.opened_device(other.address) for other in self._virtual_functions(function)):
+            if device.features.vf_token != token:
+                raise fail(errno.EACCES)
+        elif token is not None:
+            device.features.vf_token = token
+
+    def _virtual_functions(self, physical: PciFunction) -> list[PciFunction]:
+        return [function for function in self._functions.values() if function.physical_function == physical.address]
