@@ -20,6 +20,7 @@ from pyvfio.host.pci import vfio_device
 from pyvfio.kernel import Kernel, LinuxKernel
 from pyvfio.mapping_space import END, MapCall, MappingSpace
 from pyvfio.open_errors import open_failure
+from pyvfio.resource import Resource
 
 # What iommufd answers, which has no limit of its own: drivers/iommu/iommufd/vfio_compat.c.
 _NO_MAPPING_LIMIT = 0xFFFF_FFFF
@@ -263,9 +264,15 @@ class Container(MappingSpace):
         }.get(code, "")
         return VfioError(code, f"attach group {group.number}", meaning=meaning)
 
-    def _release(self) -> None:
-        # The groups are closed by now, and the last one to go took every mapping with it; where a copy of its
-        # descriptor lives on elsewhere, the mappings must go by name.
+    def _child_closed(self, child: Resource) -> None:
+        if isinstance(child, Group) and not any(isinstance(other, Group) for other in self._children):
+            # With its last group the container loses its IOMMU: the next one has to choose it again.
+            self._forget_mappings()
+            self.iommu_type = self._info = None
+
+    def _forget_mappings(self) -> None:
+        # The last group took every mapping with it; where a copy of its descriptor lives on elsewhere, they must go by
+        # name.
         try:
             if self._table.count and not self._inherited:
                 runs = self._table.runs()
@@ -276,8 +283,13 @@ class Container(MappingSpace):
             if error.errno != errno.EINVAL:
                 raise
         finally:
-            self.kernel.close(self.fd)
             self._table.clear()
+
+    def _release(self) -> None:
+        try:
+            self._forget_mappings()
+        finally:
+            self.kernel.close(self.fd)
 
     def __repr__(self) -> str:
         return f"<Container {self.path}{' closed' if self._closed else ''}>"

@@ -25,7 +25,8 @@ _REMOVE = -1
 class IoEventFd(Resource):
     """Each signal of event writes value, of width bytes, at offset of the region: a doorbell KVM can ring by itself.
 
-    BARs only, outside the MSI-X table; vfio-pci takes widths of 1, 2 and 4 bytes, and 1000 of them for a device.
+    BARs only, outside the MSI-X table, and at most 1000 for a device. 8 bytes where the processor can write them at
+    once.
     close takes it off. Source: VFIO_DEVICE_IOEVENTFD; drivers/vfio/pci/vfio_pci_rdwr.c, vfio_pci_ioeventfd.
     """
 

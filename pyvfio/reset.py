@@ -69,7 +69,11 @@ def hot_reset(device: Device) -> None:
     try:
         device.kernel.ioctl(device.fd, vfio.VFIO_DEVICE_PCI_HOT_RESET, buffer)
     except OSError as error:
-        raise VfioError(error.errno or errno.EIO, operation) from error
+        meaning, advice = {
+            errno.EINVAL: ("not every function it would reset is in a VFIO driver's hands", ""),
+            errno.ENOTTY: ("the port above has not brought the device back in time", "Look at the kernel's log"),
+        }.get(error.errno or 0, ("", ""))
+        raise VfioError(error.errno or errno.EIO, operation, meaning=meaning, advice=advice) from error
 
 
 def _query(device: Device) -> tuple[int, list[vfio.vfio_pci_dependent_device]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import threading
 import warnings
@@ -45,11 +46,16 @@ class Resource:
             if self._parent is not None and self in self._parent._children:
                 self._parent._children.remove(self)
             _attempt(self._release, failures)
+            if self._parent is not None:
+                _attempt(functools.partial(self._parent._child_closed, self), failures)
         if failures:
             raise failures[0]
 
     def _release(self) -> None:
         """Give back what this object owns. Called once."""
+
+    def _child_closed(self, child: Resource) -> None:
+        """A child is closed, and gone from the children."""
 
     @property
     def _inherited(self) -> bool:

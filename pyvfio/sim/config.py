@@ -50,7 +50,13 @@ def pci_express() -> Capability:
     body = bytearray(58)
     struct.pack_into("<HI", body, 0, 2, pci_regs.PCI_EXP_DEVCAP_FLR)
     struct.pack_into("<H", body, pci_regs.PCI_EXP_LNKSTA - 2, 0x11)
-    return Capability(pci_regs.PCI_CAP_ID_EXP, bytes(body))
+    return Capability(pci_regs.PCI_CAP_ID_EXP, bytes(body), writable=((pci_regs.PCI_EXP_DEVCTL, 0x7FFF),))
+
+
+def single_root_io_virtualization(total_vfs: int) -> Capability:
+    body = bytearray(60)
+    struct.pack_into("<H", body, pci_regs.PCI_SRIOV_TOTAL_VF - 4, total_vfs)
+    return Capability(pci_regs.PCI_EXT_CAP_ID_SRIOV, bytes(body), version=1)
 
 
 class SimConfig:

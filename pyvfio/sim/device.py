@@ -241,7 +241,7 @@ class DeviceState:
         size = self.model.regions.get(index, SimRegion(0)).size if index < vfio.VFIO_PCI_ROM_REGION_INDEX else 0
         if (
             argument.argsz < 28
-            or width not in (1, 2, 4)
+            or width not in (1, 2, 4, 8)
             or argument.fd < -1
             or offset + width > size
             or self._is_msix_table(index, offset)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pyvfio.abi import vfio
-from pyvfio.sim.config import SimConfig, msix, pci_express, power_management
+from pyvfio.sim.config import SimConfig, msix, pci_express, power_management, single_root_io_virtualization
 from pyvfio.sim.migration import SimMigration
 from pyvfio.sim.model import REGISTERS, Bus, SimRegion
 
@@ -19,8 +19,9 @@ CLASS_CODE = 0x010802
 BLOCK = 512
 BLOCKS = (64 << 20) // BLOCK
 
-_VECTORS = 9
-_IO_QUEUES = 8
+# QEMU keeps the rest for virtual functions.
+_VECTORS = 7
+_IO_QUEUES = 6
 _PAGE = 4096
 _LARGEST_TRANSFER_LOG2 = 7
 _MSIX_TABLE, _MSIX_PENDING, _DOORBELLS = 0x2000, 0x3000, 0x1000
@@ -89,6 +90,7 @@ class Nvme:
                 power_management(),
                 pci_express(),
             ),
+            extended=(single_root_io_virtualization(total_vfs=2),),
         )
     )
     blocks: dict[int, bytes] = field(default_factory=dict)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pyvfio import LinuxKernel
+from pyvfio.files import write_text
 from pyvfio.host.bind import bind, restore
-from pyvfio.host.pci import pci_devices
+from pyvfio.host.pci import DEVICES, pci_devices
 from pyvfio.sim import PciFunction, SimKernel
 from pyvfio.sim.model import Bus, Model
 from pyvfio.sim.nvme import Nvme
@@ -25,8 +26,17 @@ class Kind:
     group: int
     model: Callable[[Bus], Model]
 
-    def function(self) -> PciFunction:
-        return PciFunction(self.address, self.group, *self.ids, self.class_code, driver="vfio-pci", model=self.model)
+    def function(self, physical: str | None = None) -> PciFunction:
+        """physical: the address of the one whose virtual function it is."""
+        return PciFunction(
+            self.address,
+            self.group,
+            *self.ids,
+            self.class_code,
+            driver="vfio-pci",
+            model=self.model,
+            physical_function=physical,
+        )
 
 
 NVME = Kind((0x1B36, 0x0010), 0x010802, "0000:02:00.0", 11, Nvme)
@@ -46,3 +56,20 @@ def bound(testbed: Testbed, kind: Kind) -> Iterator[str]:
         yield address
     finally:
         restore(kernel, before)
+
+
+@contextmanager
+def virtual_function(testbed: Testbed, physical: str) -> Iterator[str]:
+    """The address of a virtual function of an NVMe controller, in a group of its own, bound to vfio-pci."""
+    address = physical[:-1] + "1"
+    if isinstance(testbed.kernel, SimKernel):
+        testbed.kernel.add(replace(NVME, address=address, group=NVME.group + 1).function(physical))
+        yield address
+        return
+    kernel, count = LinuxKernel(), f"{DEVICES}/{physical}/sriov_numvfs"
+    write_text(kernel, "/sys/module/vfio_pci/parameters/enable_sriov", "Y")
+    write_text(kernel, count, "1")
+    try:
+        yield address
+    finally:
+        write_text(kernel, count, "0")

@@ -17,6 +17,7 @@ from pyvfio import (
     InterruptIndex,
     InvalidArgument,
     Kernel,
+    Memory,
     RegionFlags,
     VfioError,
 )
@@ -24,7 +25,8 @@ from pyvfio.abi import pci_regs
 from pyvfio.drivers.edu import Edu
 from pyvfio.host.bind import bind, restore, unbind
 from pyvfio.host.pci import group_members, pci_device
-from tests.kernel.conftest import Testbed
+from pyvfio.limits import memlock
+from tests.kernel.conftest import IOVA, MEBIBYTE, Testbed
 
 
 def test_what_the_kernel_tells_of_an_edu_device(container: Container, testbed: Testbed) -> None:
@@ -151,6 +153,18 @@ def test_children_close_before_their_parents(testbed: Testbed) -> None:
         region.read32(0)
     with Container(kernel=testbed.kernel) as again:
         again.open_device(testbed.devices[0])
+
+
+def test_a_container_is_as_new_when_its_last_group_has_gone(testbed: Testbed, memory: Memory) -> None:
+    with Container(kernel=testbed.kernel) as container:
+        for address in testbed.devices:
+            device = container.open_device(address)
+            container.map_dma(IOVA, memory, 0, MEBIBYTE)
+            assert memlock(testbed.kernel).charged == MEBIBYTE
+            assert device.group is not None
+            device.group.close()
+            assert container.mapping_count == 0
+            assert memlock(testbed.kernel).charged == 0
 
 
 def test_a_device_that_is_not_bound_says_how(testbed: Testbed) -> None:
