@@ -7,10 +7,10 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import cache
 from pathlib import Path
-from typing import Self
+from typing import Self, TextIO
 
 from tests.oracle.qmp import Qmp
 from tests.oracle.qtest import Qtest
@@ -50,8 +50,10 @@ class Emulator:
             theirs_qtest.close()
             theirs_qmp.close()
             try:
-                self.qtest = Qtest(cleanup.enter_context(qtest.makefile("rw", encoding="ascii")))
-                self.qmp = Qmp(cleanup.enter_context(qmp.makefile("rw", encoding="utf-8")))
+                lines = [end.makefile("rw", encoding="utf-8") for end in (qtest, qmp)]
+                for connection in lines:
+                    cleanup.callback(_close, connection)
+                self.qtest, self.qmp = Qtest(lines[0]), Qmp(lines[1])
             except OSError as error:
                 self._process.wait()
                 complaints.seek(0)
@@ -70,6 +72,12 @@ class Emulator:
     def _end(self) -> None:
         self._process.kill()
         self._process.wait()
+
+
+def _close(connection: TextIO) -> None:
+    # What a QEMU that has ended was never sent is no second failure.
+    with suppress(OSError):
+        connection.close()
 
 
 @cache
