@@ -6,21 +6,21 @@ import os
 import re
 import shutil
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
 from vmlib.errors import Unavailable
-from vmlib.packages import Suite, cache_directory, newest, progress, progressing
+from vmlib.packages import Suite, cache_directory, newest
+from vmlib.progress import Progress
 
 SETUP = Path(__file__).resolve().parents[1] / "setup"
 _OPTION = re.compile(r"^(?:# )?(CONFIG_\w+)[= ].*$", re.MULTILINE)
 
 
 @contextmanager
-def tree(suite: str) -> Iterator[Tree]:
+def tree(suite: str, progress: Progress) -> Iterator[Tree]:
     """The newest kernel source of the suite, unpacked for as long as the context lasts. Raises Unavailable."""
     if subprocess.run([SETUP, "kernel"], check=False).returncode:
         raise Unavailable("a kernel cannot be built without what tools/setup kernel names")
@@ -29,12 +29,12 @@ def tree(suite: str) -> Iterator[Tree]:
     directory = cache_directory() / "build"
     shutil.rmtree(directory, ignore_errors=True)
     try:
-        progress(f"fetching {package} of {suite}")
-        archive.unpack([package], directory)
-        (source,) = directory.glob("usr/src/*.tar.xz")
-        subprocess.run(["tar", "--extract", "--file", source, "--directory", directory], check=True)
-        source.unlink()
-        yield Tree(directory / package, directory / "objects")
+        with progress.during(f"fetching {package} of {suite}"):
+            archive.unpack([package], directory)
+            (source,) = directory.glob("usr/src/*.tar.xz")
+            subprocess.run(["tar", "--extract", "--file", source, "--directory", directory], check=True)
+            source.unlink()
+        yield Tree(directory / package, directory / "objects", progress)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
@@ -42,8 +42,9 @@ def tree(suite: str) -> Iterator[Tree]:
 class Tree:
     """One source, and one directory of objects that builds share: a second configuration compiles only what differs."""
 
-    def __init__(self, source: Path, objects: Path) -> None:
+    def __init__(self, source: Path, objects: Path, progress: Progress) -> None:
         self._source = source
+        self._progress = progress
         self._objects = objects
         objects.mkdir()
 
@@ -54,8 +55,8 @@ class Tree:
         """
         log = cache_directory() / "logs" / f"build-{name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        start = time.monotonic()
-        with log.open("w") as output, progressing(f"building kernel {name} from {self._source.name}") as report:
+        what = f"building kernel {name} from {self._source.name}"
+        with log.open("w") as output, self._progress.during(what) as report:
             self._make(output, report, "tinyconfig")
             with (self._objects / ".config").open("a") as config:
                 config.write(configuration)
@@ -67,7 +68,6 @@ class Tree:
         (directory / "boot").mkdir()
         shutil.copy(self._objects / "arch/x86/boot/bzImage", directory / f"boot/vmlinuz-{release.name}")
         shutil.copy(self._objects / ".config", directory / f"boot/config-{release.name}")
-        progress(f"built kernel {name}: {release.name} in {time.monotonic() - start:.0f} s")
 
     def _make(self, log: TextIO, report: Callable[[str], None], *targets: str) -> None:
         """One run of make, below the priority of other work; reports how far it is."""

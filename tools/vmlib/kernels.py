@@ -9,33 +9,48 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vmlib import build
-from vmlib.packages import Suite, cache_directory, locked, newest, own_suite, progress
+from vmlib.packages import Suite, cache_directory, locked, newest, own_suite
+from vmlib.progress import Progress
 
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
     """suite None: this machine's own. version: a prefix; empty for the one the suite installs by default.
 
-    config: fragments in this directory, later ones over earlier ones: a kernel built with them from the newest source
-    package of the suite.
+    features: what of VFIO it has. iommus: the models it has a driver for. config: fragments in this directory, later
+    ones over earlier ones: a kernel built with them from the newest source package of the suite.
     """
 
     name: str
     suite: str | None
     version: str = ""
+    features: frozenset[str] = frozenset({"type1"})
+    iommus: tuple[str, ...] = ("intel", "amd", "virtio")
     config: tuple[str, ...] = ()
 
+
+_BUILT = frozenset({"iommufd", "cdev", "noiommu", "mdev", "iommufd-test"})
 
 KERNELS = {
     kernel.name: kernel
     for kernel in (
         Kernel("stock", None),
-        Kernel("debian-6.1", "bookworm"),
+        Kernel("debian-6.1", "bookworm", iommus=("intel", "amd")),
         Kernel("debian-6.12", "trixie"),
         Kernel("debian-6.18", "trixie-backports", "6.18"),
         Kernel("debian-7", "trixie-backports"),
-        Kernel("built", "trixie-backports", config=("built.config",)),
-        Kernel("built-compat", "trixie-backports", config=("built.config", "built-compat.config")),
+        Kernel(
+            "built",
+            "trixie-backports",
+            features=_BUILT | {"type1"},
+            config=("built.config",),
+        ),
+        Kernel(
+            "built-compat",
+            "trixie-backports",
+            features=_BUILT | {"compat"},
+            config=("built.config", "built-compat.config"),
+        ),
     )
 }
 
@@ -52,14 +67,14 @@ class Image:
     modules: Path
 
 
-def image(name: str) -> Image:
+def image(name: str, progress: Progress | None = None) -> Image:
     """The kernel called name in the table; fetched or built first if it is not cached. Raises KeyError, Unavailable."""
     kernel = KERNELS[name]
     if not cached(name):
         if kernel.config:
-            _build(kernel.suite)
+            _build(kernel.suite, progress or Progress())
         else:
-            _fetch(kernel)
+            _fetch(kernel, progress or Progress())
     return _find(kernel)
 
 
@@ -68,13 +83,13 @@ def cached(name: str) -> bool:
     return _complete(KERNELS[name]).exists()
 
 
-def busybox() -> Path:
+def busybox(progress: Progress | None = None) -> Path:
     """A static busybox for the machine's first process."""
     directory = cache_directory() / "busybox"
     with locked(directory):
         if not (found := _busybox(directory)):
-            progress("fetching busybox")
-            Suite(own_suite()).unpack(["busybox-static"], directory)
+            with (progress or Progress()).during("fetching busybox"):
+                Suite(own_suite()).unpack(["busybox-static"], directory)
             found = _busybox(directory)
     assert found is not None
     return found
@@ -102,9 +117,9 @@ def _configuration(kernel: Kernel) -> str:
     return "".join((Path(__file__).parent / name).read_text() for name in kernel.config)
 
 
-def _fetch(kernel: Kernel) -> None:
+def _fetch(kernel: Kernel, progress: Progress) -> None:
     directory = _directory(kernel)
-    with locked(directory):
+    with locked(directory, progress):
         if _complete(kernel).exists():
             return
         shutil.rmtree(directory, ignore_errors=True)
@@ -114,18 +129,18 @@ def _fetch(kernel: Kernel) -> None:
         wanted = [f"linux-image-{release}", f"linux-modules-{release}", f"linux-modules-extra-{release}"]
         wanted.append(f"linux-binary-{release}")
         known = suite.packages("linux-")
-        progress(f"fetching kernel {kernel.name}: {release} of {suite.name}")
-        suite.unpack([package for package in wanted if package in known], directory)
+        with progress.during(f"fetching kernel {kernel.name}: {release} of {suite.name}"):
+            suite.unpack([package for package in wanted if package in known], directory)
         _complete(kernel).touch()
 
 
-def _build(suite: str | None) -> None:
+def _build(suite: str | None, progress: Progress) -> None:
     """Build all kernels of one source package that are missing: the second is little work after the first."""
-    with locked(cache_directory() / "kernels/build"):
+    with locked(cache_directory() / "kernels/build", progress):
         missing = [row for row in KERNELS.values() if row.config and row.suite == suite and not cached(row.name)]
         if not missing:
             return
-        with build.tree(suite or own_suite()) as tree:
+        with build.tree(suite or own_suite(), progress) as tree:
             for kernel in missing:
                 directory = _directory(kernel)
                 shutil.rmtree(directory, ignore_errors=True)

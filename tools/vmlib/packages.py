@@ -10,49 +10,29 @@ import os
 import re
 import shutil
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from vmlib.errors import Unavailable
+from vmlib.progress import Progress
 
 
 def cache_directory() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "pyvfio"
 
 
-def progress(text: str) -> None:
-    print(f"vm: {text}", file=sys.stderr, flush=True)
-
-
 @contextmanager
-def progressing(text: str) -> Iterator[Callable[[str], None]]:
-    """A line on a terminal that says how far something is and how long it has taken; elsewhere only that it began."""
-    start = last = time.monotonic()
-    terminal = sys.stderr.isatty()
-    progress(text)
-
-    def report(how_far: str) -> None:
-        nonlocal last
-        if terminal and time.monotonic() - last > 0.5:
-            last = time.monotonic()
-            print(f"\r\033[Kvm: {text}: {how_far}, {last - start:.0f} s", end="", file=sys.stderr, flush=True)
-
-    try:
-        yield report
-    finally:
-        if last > start:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """One process at a time makes what is to be at path."""
+def locked(path: Path, progress: Progress | None = None) -> Iterator[None]:
+    """One process at a time makes what is to be at path; progress says so where that means to wait."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_name(f"{path.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if progress:
+                progress.say(f"waiting for another process that makes {path}")
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 

@@ -11,7 +11,8 @@ import subprocess
 from pathlib import Path
 
 from vmlib.errors import Unavailable
-from vmlib.packages import Suite, cache_directory, locked, progress
+from vmlib.packages import Suite, cache_directory, locked
+from vmlib.progress import Progress
 
 SUITES = ("trixie-backports", "trixie")
 PROGRAM = "qemu-system-x86_64"
@@ -28,10 +29,10 @@ def recent_qemu() -> Path:
     program = directory / PROGRAM
     with locked(directory):
         if not program.exists():
-            progress(f"fetching QEMU of {SUITES[0]}")
             root = directory / "root"
             shutil.rmtree(root, ignore_errors=True)
-            Suite(*SUITES).unpack_with_dependencies(["qemu-system-x86"], root)
+            with Progress().during(f"fetching QEMU of {SUITES[0]}"):
+                Suite(*SUITES).unpack_with_dependencies(["qemu-system-x86"], root)
             started = directory / "starting"
             _write_wrapper(started, root)
             _check(started)
