@@ -2,7 +2,8 @@
 
 One machine boots for each real kernel and runs its tests in one pytest; their reports come back one by one as they are
 made and count as this session's own. What a test needs of a kernel it says with a mark, as needs("iommufd", "cdev");
-one that says nothing needs "type1". It is not collected for a kernel that has not all of it.
+one that says nothing needs "type1". It is not collected for a kernel that has not all of it. Tests of the machine have
+the fixture vm_kernel, and are collected if there is any real kernel to test on.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from vmlib.kernels import KERNELS
 from tests.vm.guest import Guest
 from tests.vm.host import Host
 from tests.vm.run import GUEST_TARGET
-from tests.vm.target import FEATURES, SIMULATED, chosen, features
+from tests.vm.target import FEATURES, SIMULATED, TARGETS, chosen, features
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -43,6 +44,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "kernel_name" in metafunc.fixturenames:
         metafunc.parametrize("kernel_name", _names(metafunc.config), scope="session")
+    if "vm_kernel" in metafunc.fixturenames:
+        metafunc.parametrize("vm_kernel", [_vm_kernel(metafunc.config)], scope="session")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -56,11 +59,17 @@ def _names(config: pytest.Config) -> list[str]:
     return chosen(config.getoption("kernel"), config.getoption("iommu"), required=bool(os.environ.get("CI")))
 
 
+def _vm_kernel(config: pytest.Config) -> str | None:
+    """The kernel for tests of the machine itself: of those to test on, the one that boots soonest."""
+    kernels = [TARGETS[name].kernel for name in _names(config) if name != SIMULATED]
+    return "built" if "built" in kernels else next(iter(kernels), None)
+
+
 def _can_run(item: pytest.Item) -> bool:
-    callspec = getattr(item, "callspec", None)
-    if callspec is None or "kernel_name" not in callspec.params:
-        return True
+    params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    if "kernel_name" not in params:
+        return params.get("vm_kernel", "any") is not None
     needs = {feature for mark in item.iter_markers("needs") for feature in mark.args} or {"type1"}
     if unknown := needs - FEATURES:
         raise pytest.UsageError(f"{item.nodeid} needs {', '.join(unknown)}, which no kernel has")
-    return needs <= features(callspec.params["kernel_name"])
+    return needs <= features(str(params["kernel_name"]))

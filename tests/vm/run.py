@@ -17,7 +17,7 @@ import pytest
 from vmlib.errors import Unavailable, VmError
 from vmlib.hardware import Hardware
 from vmlib.kernels import image
-from vmlib.machine import Machine
+from vmlib.machine import Machine, check_qemu
 from vmlib.progress import Progress
 
 from tests.vm.target import Target
@@ -86,6 +86,7 @@ class Run:
 
     def _main(self) -> None:
         try:
+            check_qemu()
             kernel = image(self._target.kernel, self._progress)
             self._mark("kernel")
             with self._slot:
