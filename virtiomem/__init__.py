@@ -4,6 +4,7 @@ from virtiomem.blocks import BlockMap
 from virtiomem.config import Config, Feature
 from virtiomem.coordination import DiscardCoordination, DiscardUse
 from virtiomem.device import VirtioMem
+from virtiomem.dirty import DirtySpace, DirtyTracker
 from virtiomem.discard import RamDiscardManager
 from virtiomem.dma import DmaMapper
 from virtiomem.errors import (
@@ -33,6 +34,8 @@ __all__ = [
     "BusyReason",
     "Config",
     "DeviceBusy",
+    "DirtySpace",
+    "DirtyTracker",
     "DiscardCoordination",
     "DiscardRefused",
     "DiscardUse",

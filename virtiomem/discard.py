@@ -57,6 +57,11 @@ class RamDiscardManager:
         with self.lock:
             return self._populated(run) == [run]
 
+    def populated_runs(self, within: Run) -> list[Run]:
+        """The maximal populated runs, clipped to within, ascending."""
+        with self.lock:
+            return self._populated(within)
+
     def replay_populated(self, section: Section, function: Callable[[Section], None]) -> None:
         """Call function with each maximal populated part of section, ascending. What it raises ends the replay."""
         with self.lock:

@@ -47,9 +47,11 @@ class GuestIommu:
         max_mappings: int,
         coordination: DiscardCoordination | None = None,
         revoked: Callable[[Sequence[GuestMapping]], None] = lambda _: None,
+        unmapped: Callable[[Sequence[GuestMapping]], None] = lambda _: None,
     ) -> None:
         """max_bytes and max_mappings: what the guest may map at a time; each address space pins as much. revoked is
         told, with the lock held, of mappings that are gone because their memory is: the guest must learn of it.
+        unmapped, of those the guest has taken back: who tracks dirty pages marks them, for their log is gone, too.
 
         Raises InvalidArgument, and DiscardRefused if somebody discards memory without telling anyone.
         """
@@ -58,6 +60,7 @@ class GuestIommu:
         self._max_bytes = max_bytes
         self._max_mappings = max_mappings
         self._revoked = revoked
+        self._unmapped = unmapped
         self._spaces: list[AddressSpace] = []
         self._page_size = host_page_size()
         self._table = GuestMappingTable(discards.granularity)
@@ -127,6 +130,8 @@ class GuestIommu:
                 raise self._refused("unmap", span, Refusal.HOST, error.errno or errno.EIO, str(error)) from error
             for mapping in leaving:
                 self._table.remove(mapping)
+            if leaving:
+                self._unmapped(leaving)
             return sum(mapping.size for mapping in leaving)
 
     def join(self, space: AddressSpace) -> None:

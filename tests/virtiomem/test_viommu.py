@@ -62,7 +62,7 @@ class FaultySpace(RecordingAddressSpace):
 class World:
     """A device of 16 blocks, blocks 0 to 3 plugged, with a guest IOMMU that address spaces have joined."""
 
-    def __init__(self, stack: ExitStack, spaces: int = 2, *, short: bool = False, **limits: int) -> None:
+    def __init__(self, stack: ExitStack, spaces: int = 2, *, short: bool = False, **limits: Any) -> None:
         self.faults = Faults()
         self.memory = stack.enter_context(Memory.allocate(MemoryKind.ANONYMOUS, BLOCKS * BLOCK))
         self.coordination = DiscardCoordination()

@@ -1,0 +1,253 @@
+"""Dirty pages of plugged memory, from address spaces that log them, that do not, and that fail."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyvfio.errors import InvalidArgument
+from pyvfio.memory import Memory, MemoryKind
+from tests.virtiomem.fakes import ADDRESS, BLOCK, failure
+from virtiomem import dirty
+from virtiomem.device import VirtioMem
+from virtiomem.dirty import DirtyTracker
+from virtiomem.dma import DmaMapper
+from virtiomem.guest_mappings import GuestMapping
+from virtiomem.requests import Request, RequestType, Response, ResponseType
+from virtiomem.runs import Run
+from virtiomem.section import Section
+from virtiomem.trace import DmaLog, RecordingAddressSpace
+from virtiomem.viommu import GuestIommu
+
+BLOCKS = 16
+PAGE = 4096
+
+
+class LoggingSpace(RecordingAddressSpace):
+    """written: device addresses of pages. fails: what raises, of "start" and "bitmap"."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number, DmaLog())
+        self.written: set[int] = set()
+        self.tracking = False
+        self.questions: list[tuple[int, int]] = []
+        self.fails = ""
+
+    def start_dirty_tracking(self) -> None:
+        if self.fails == "start":
+            raise failure("start")
+        self.tracking = True
+        self.written.clear()
+
+    def stop_dirty_tracking(self) -> None:
+        self.tracking = False
+
+    def dirty_bitmap(self, iova: int, size: int, page_size: int) -> bytes:
+        assert self.tracking
+        assert not self._table.bisected(iova, size)
+        self.questions.append((iova, size))
+        if self.fails == "bitmap":
+            raise failure("bitmap")
+        inside = {page for page in self.written if iova <= page < iova + size}
+        self.written -= inside
+        # Bits past the range are nobody's: they must not be believed.
+        bits = sum(1 << (page - iova) // page_size for page in inside) | 1 << size // page_size
+        return bits.to_bytes(size // page_size // 8 + 8, "little")
+
+
+class World:
+    """Blocks 2 to 4 and 8 plugged, held by address spaces at the guest's addresses."""
+
+    def __init__(self, stack: ExitStack, *spaces: RecordingAddressSpace) -> None:
+        self.memory = stack.enter_context(Memory.allocate(MemoryKind.ANONYMOUS, BLOCKS * BLOCK))
+        self.device = stack.enter_context(
+            VirtioMem(self.memory, address=ADDRESS, block_size=BLOCK, requested_size=BLOCKS * BLOCK, prealloc=False)
+        )
+        self.tracker = DirtyTracker(self.device.discards)
+        for block, count in ((2, 3), (8, 1)):
+            assert self.ask(RequestType.PLUG, block, count) is ResponseType.ACK
+        for space in spaces:
+            mapper = DmaMapper(space)
+            self.device.discards.register(mapper, self.device.section)
+            stack.callback(self.device.discards.unregister, mapper)
+
+    def ask(self, kind: RequestType, block: int = 0, count: int = 0) -> ResponseType:
+        return Response.parse(self.device.handle(bytes(Request(kind, ADDRESS + block * BLOCK, count)))).type
+
+    def dirty(self) -> set[int]:
+        """Offsets of dirty pages, taken."""
+        bits = int.from_bytes(self.tracker.take(), "little")
+        return {number * PAGE for number in range(BLOCKS * BLOCK // PAGE) if bits >> number & 1}
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+def pages(*blocks: int) -> set[int]:
+    return {block * BLOCK + offset for block in blocks for offset in range(0, BLOCK, PAGE)}
+
+
+def test_each_address_space_is_asked_once_for_each_run_and_for_itself(stack: ExitStack) -> None:
+    """Each for itself: QEMU asks one object about another's pages."""
+    first, second = LoggingSpace(0), LoggingSpace(1)
+    world = World(stack, first, second)
+    world.tracker.start(first, second)
+    first.written = {ADDRESS + 2 * BLOCK, ADDRESS + 5 * BLOCK - PAGE}
+    second.written = {ADDRESS + 8 * BLOCK + 3 * PAGE}
+    world.tracker.sync()
+    assert first.questions == second.questions == [(ADDRESS + 2 * BLOCK, 3 * BLOCK), (ADDRESS + 8 * BLOCK, BLOCK)]
+    assert world.tracker.dirty_bytes == 3 * PAGE
+    assert world.dirty() == {2 * BLOCK, 5 * BLOCK - PAGE, 8 * BLOCK + 3 * PAGE}
+    assert world.dirty() == set()
+    world.tracker.sync()
+    assert world.tracker.dirty_bytes == 0
+    world.tracker.stop()
+    assert not first.tracking
+    assert not second.tracking
+
+
+def test_who_logs_nothing_may_have_written_all_it_maps(stack: ExitStack) -> None:
+    silent = RecordingAddressSpace(0, DmaLog())
+    world = World(stack, silent)
+    world.tracker.start(silent)
+    world.tracker.sync()
+    assert world.dirty() == pages(2, 3, 4, 8)
+
+
+def test_who_fails_to_answer_may_have_written_it(stack: ExitStack, caplog: pytest.LogCaptureFixture) -> None:
+    space = LoggingSpace(0)
+    world = World(stack, space)
+    world.tracker.start(space)
+    space.fails = "bitmap"
+    world.tracker.sync()
+    assert world.dirty() == pages(2, 3, 4, 8)
+    assert len(caplog.records) == 2
+
+
+def test_nobody_tracks_if_one_cannot(stack: ExitStack) -> None:
+    first, second = LoggingSpace(0), LoggingSpace(1)
+    world = World(stack, first, second)
+    second.fails = "start"
+    with pytest.raises(OSError, match="injected"):
+        world.tracker.start(first, second)
+    assert not first.tracking
+    second.fails = ""
+    world.tracker.start(first, second)
+    with pytest.raises(InvalidArgument, match="already"):
+        world.tracker.start(first)
+
+
+def test_reading_dirties_nothing_and_sections_may_lie_anywhere(stack: ExitStack) -> None:
+    reader, elsewhere = LoggingSpace(0), LoggingSpace(1)
+    world = World(stack)
+    for space, section in (
+        (reader, Section(world.memory, 0, 0, BLOCKS * BLOCK, readonly=True)),
+        (elsewhere, Section(world.memory, 3 * BLOCK + PAGE, PAGE, 2 * BLOCK)),
+    ):
+        mapper = DmaMapper(space)
+        world.device.discards.register(mapper, section)
+        stack.callback(world.device.discards.unregister, mapper)
+    world.tracker.start(reader, elsewhere)
+    reader.written = {3 * BLOCK}
+    elsewhere.written = {PAGE, 5 * PAGE}
+    world.tracker.sync()
+    assert world.dirty() == {3 * BLOCK + PAGE, 3 * BLOCK + 5 * PAGE}
+    assert reader.questions == []
+
+
+def test_a_guest_iommus_mappings_are_asked_for_where_they_lie(stack: ExitStack) -> None:
+    space = LoggingSpace(0)
+    world = World(stack)
+
+    def mark(mappings: Sequence[GuestMapping]) -> None:
+        for mapping in mappings:
+            world.tracker.mark(mapping.run)
+
+    iommu = stack.enter_context(
+        GuestIommu(
+            world.device.discards,
+            world.device.section,
+            max_bytes=8 * BLOCK,
+            max_mappings=8,
+            unmapped=mark,
+        )
+    )
+    iommu.join(space)
+    iommu.map(0x7000, 2 * BLOCK + 3 * PAGE, 5 * PAGE)
+    iommu.map(0x1_0000, 8 * BLOCK, 2 * PAGE)
+    world.tracker.start(space)
+    space.written = {0x7000, 0x8000, 0xB000}
+    world.tracker.sync()
+    start = 2 * BLOCK + 3 * PAGE
+    assert world.dirty() == {start, start + PAGE, start + 4 * PAGE}
+    iommu.unmap(0x1_0000, 2 * PAGE)
+    assert world.dirty() == {8 * BLOCK, 8 * BLOCK + PAGE}
+
+
+def test_address_spaces_come_and_go_while_tracked(stack: ExitStack) -> None:
+    first, late = LoggingSpace(0), LoggingSpace(1)
+    world = World(stack, first)
+    world.tracker.start(first)
+    mapper = DmaMapper(late)
+    world.device.discards.register(mapper, Section(world.memory, 8 * BLOCK, 0, BLOCK))
+    world.tracker.join(late)
+    late.written = {PAGE}
+    world.tracker.sync()
+    assert world.dirty() == {8 * BLOCK + PAGE}
+    world.tracker.leave(late)
+    world.device.discards.unregister(mapper)
+    assert world.dirty() == pages(8)
+    assert not late.tracking
+    world.tracker.sync()
+    assert world.dirty() == set()
+
+
+def test_what_is_not_plugged_is_never_dirty(stack: ExitStack) -> None:
+    space = LoggingSpace(0)
+    world = World(stack, space)
+    world.tracker.start(space)
+    world.tracker.mark(Run(0, BLOCKS * BLOCK))
+    assert world.dirty() == pages(2, 3, 4, 8)
+
+
+def test_large_runs_are_asked_for_in_parts_that_cut_no_mapping(
+    stack: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = LoggingSpace(0)
+    world = World(stack, space)
+    monkeypatch.setattr(dirty, "LARGEST_QUERY", 5 * BLOCK // 2)
+    world.tracker.start(space)
+    space.written = {ADDRESS + block * BLOCK for block in (2, 3, 4, 8)}
+    world.tracker.sync()
+    assert [(iova - ADDRESS) // BLOCK for iova, _ in space.questions] == [2, 4, 8]
+    assert world.dirty() == {block * BLOCK for block in (2, 3, 4, 8)}
+
+
+@pytest.mark.parametrize("run", [Run(PAGE, 8 * PAGE), Run(0, PAGE), Run(-BLOCK, BLOCK), Run(0, 17 * BLOCK)])
+def test_bits_are_taken_by_the_byte(stack: ExitStack, run: Run) -> None:
+    world = World(stack)
+    with pytest.raises(InvalidArgument):
+        world.tracker.take(run)
+
+
+@given(st.sets(st.integers(0, 4 * BLOCK // PAGE)), st.integers(0, 7))
+def test_any_pages_anywhere(written: set[int], shift: int) -> None:
+    """Mapped at another place than the region's, by a whole number of pages that is no multiple of eight."""
+    with ExitStack() as stack:
+        space = LoggingSpace(0)
+        world = World(stack)
+        mapper = DmaMapper(space)
+        world.device.discards.register(mapper, Section(world.memory, 2 * BLOCK + shift * PAGE, 0, 4 * BLOCK))
+        world.tracker.start(space)
+        space.written = {page * PAGE for page in written}
+        world.tracker.sync()
+        expected = {page * PAGE + 2 * BLOCK + shift * PAGE for page in written}
+        assert world.dirty() == expected & pages(2, 3, 4)
+        world.device.discards.unregister(mapper)
