@@ -13,12 +13,14 @@ import mmap as mmap_module
 import os
 import struct
 from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from pyvfio.abi import mman
 from pyvfio.kernel import LinuxKernel
+from pyvfio.sim.intervals import Intervals
 
 PAGE = 4096
 
@@ -32,6 +34,10 @@ class _Private:
     """Memory of this process at an address."""
 
     address: int
+
+    @property
+    def place(self) -> tuple[None, int]:
+        return None, self.address
 
     def at(self, offset: int) -> _Private:
         return _Private(self.address + offset)
@@ -51,6 +57,10 @@ class _Buffer:
     """Which file; None for orphans."""
     buffer: mmap_module.mmap
     offset: int
+
+    @property
+    def place(self) -> tuple[tuple[int, int] | None, int]:
+        return self.owner, self.offset
 
     def at(self, offset: int) -> _Buffer:
         return _Buffer(self.owner, self.buffer, self.offset + offset)
@@ -76,11 +86,13 @@ _Overlap = Callable[["_Private | _Buffer", int], "tuple[int, int] | None"]
 class Pin:
     """size bytes a device may reach; offsets are from the pin's start. charged: how many of them are charged."""
 
-    __slots__ = ("charged", "segments", "size")
+    __slots__ = ("charged", "places", "segments", "size")
 
     def __init__(self, size: int, segments: list[_Segment]) -> None:
         self.size = self.charged = size
         self.segments = segments
+        self.places = [(*segment.pages.place, segment.size) for segment in segments]
+        """What was pinned, wherever its content is now: which file (None: private memory), where in it, how much."""
 
     def read(self, offset: int, size: int) -> bytes:
         return b"".join(pages.read(length) for pages, _, length in self._parts(offset, size))
@@ -120,8 +132,8 @@ class PageTracker:
         self._populate_on_pin = populate_on_pin
         self._areas: list[_Area] = []
         self._files: dict[tuple[int, int], mmap_module.mmap] = {}
-        # By their first segment's address or file offset would be faster; a discard looks at all of them.
-        self._pins: dict[Pin, None] = {}
+        # By the address of private memory, and by the offset in each file.
+        self._pins: defaultdict[tuple[int, int] | None, Intervals[Pin]] = defaultdict(Intervals)
 
     def mapped(self, start: int, size: int, flags: int, fd: int, offset: int) -> None:
         """mmap has been made. A shared file is remembered by what it is, not by its descriptor."""
@@ -166,8 +178,7 @@ class PageTracker:
                 raise OSError(errno.EFAULT, os.strerror(errno.EFAULT)) from error
         elif not self._known(address, size):
             raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
-        pin = Pin(size, self._segments(address, size))
-        self._pins[pin] = None
+        pin = self._enter(Pin(size, self._segments(address, size)))
         if self._populate_on_pin and not write:
             zero_pages = self._zero_pages(address, size)
             for page in zero_pages:
@@ -187,12 +198,16 @@ class PageTracker:
         """Raises OSError(EINVAL) beyond the end of the file."""
         if offset + size > len(self._files[file]):
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        pin = Pin(size, [_Segment(0, size, _Buffer(file, self._files[file], offset))])
-        self._pins[pin] = None
-        return pin
+        return self._enter(Pin(size, [_Segment(0, size, _Buffer(file, self._files[file], offset))]))
 
     def unpin(self, pin: Pin) -> None:
-        del self._pins[pin]
+        for owner, start, _ in pin.places:
+            self._pins[owner].remove(start, pin)
+
+    def _enter(self, pin: Pin) -> Pin:
+        for owner, start, length in pin.places:
+            self._pins[owner].add(start, length, pin)
+        return pin
 
     def _remember(self, fd: int, status: os.stat_result) -> tuple[int, int]:
         file = (status.st_dev, status.st_ino)
@@ -251,7 +266,7 @@ class PageTracker:
                 return None
             return max(start, pages.address), min(start + size, pages.address + length)
 
-        self._orphan(start, size, overlap, self._pins if only is None else (only,))
+        self._orphan(start, size, overlap, self._pins[None].near(start, size) if only is None else (only,))
 
     def _orphan_file(self, file: tuple[int, int], offset: int, size: int) -> None:
         def overlap(pages: _Private | _Buffer, length: int) -> tuple[int, int] | None:
@@ -259,7 +274,7 @@ class PageTracker:
                 return None
             return max(offset, pages.offset), min(offset + size, pages.offset + length)
 
-        self._orphan(offset, size, overlap, self._pins)
+        self._orphan(offset, size, overlap, self._pins[file].near(offset, size))
 
     @staticmethod
     def _orphan(start: int, size: int, overlap: _Overlap, pins: Iterable[Pin]) -> None:
