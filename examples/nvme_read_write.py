@@ -1,6 +1,6 @@
 """An NVMe driver in Python: bring a controller up, identify it, then write a mebibyte to its disk and read it back.
 
-    tools/vm -- pyvfio bind 0000:01:00.0 '&&' python examples/nvme_read_write.py 0000:01:00.0
+    tools/vm -- sh -c 'pyvfio bind 0000:02:00.0 && python examples/nvme_read_write.py 0000:02:00.0'
 
 What is in the first mebibyte of the disk is lost. Numbers in brackets are sections of the NVM Express Base
 Specification 1.4.
@@ -25,6 +25,8 @@ from pyvfio import (
     Register,
     Registers,
 )
+
+SPACE = Container  # or Ioas: the same through /dev/iommu and the device's own node
 
 MEBIBYTE = 1 << 20
 PAGE = 4096
@@ -70,8 +72,8 @@ class Nvme:
         self.set_enabled(1, entry_sizes=6 << 16 | 4 << 20)  # commands of 2**6 bytes, completions of 2**4
 
         queue = IO | DEPTH - 1 << 16
-        self.run(ADMIN, 0x05, data=IOVA + COMPLETIONS[IO], words=(queue, IO << 16 | 0b11))  # with interrupts [5.3]
-        self.run(ADMIN, 0x01, data=IOVA + SUBMISSIONS[IO], words=(queue, IO << 16 | 0b01))  # [5.4]
+        self.run(ADMIN, 0x05, queue, IO << 16 | 0b11, data=IOVA + COMPLETIONS[IO])  # with interrupts [5.3]
+        self.run(ADMIN, 0x01, queue, IO << 16 | 0b01, data=IOVA + SUBMISSIONS[IO])  # [5.4]
         _, _, _, model, _, self.largest_log2 = struct.unpack_from("<HH20s40s13sB", self.identify(1))
         self.model = model.decode().strip()
         self.blocks, formatted, block_log2 = struct.unpack_from("<Q18xB103xB", self.identify(0, namespace=1))
@@ -87,9 +89,7 @@ class Nvme:
                 raise TimeoutError(f"the controller does not {'start' if enabled else 'stop'}")
             time.sleep(0.001)
 
-    def run(
-        self, queue: int, opcode: int, *, namespace: int = 0, data: int = 0, more: int = 0, words: tuple[int, ...] = ()
-    ) -> None:
+    def run(self, queue: int, opcode: int, *words: int, namespace: int = 0, data: int = 0, more: int = 0) -> None:
         """Submit a command [4.2], ring the doorbell [3.1.16], and wait for the interrupt and the completion [4.6]."""
         cdw10, cdw11, cdw12 = (*words, 0, 0, 0)[:3]
         command = struct.pack("<BBHI16xQQIII12x", opcode, 0, 1, namespace, data, more, cdw10, cdw11, cdw12)
@@ -109,7 +109,7 @@ class Nvme:
 
     def identify(self, what: int, namespace: int = 0) -> bytes:
         """A page of data about the controller (1) or a namespace (0) [5.15]."""
-        self.run(ADMIN, 0x06, namespace=namespace, data=IOVA + ANSWER, words=(what,))
+        self.run(ADMIN, 0x06, what, namespace=namespace, data=IOVA + ANSWER)
         return self.memory.read(ANSWER, PAGE)
 
     def move(self, opcode: int, size: int) -> None:
@@ -120,13 +120,12 @@ class Nvme:
             pages = [first + offset for offset in range(PAGE, step, PAGE)]  # all but the first go into a list [4.3]
             self.memory.write(PAGE_LIST, struct.pack(f"<{len(pages)}Q", *pages))
             block, count = start // self.block_size, step // self.block_size
-            words = block, 0, count - 1
-            self.run(IO, opcode, namespace=1, data=first, more=IOVA + PAGE_LIST, words=words)
+            self.run(IO, opcode, block, 0, count - 1, namespace=1, data=first, more=IOVA + PAGE_LIST)
 
 
 def main(kernel: Kernel, address: str) -> None:
     with (
-        Container(kernel=kernel) as space,
+        SPACE(kernel=kernel) as space,
         Memory.allocate(MemoryKind.ANONYMOUS, 2 * MEBIBYTE, kernel=kernel) as memory,
     ):
         memory.populate(0, memory.size)

@@ -11,6 +11,7 @@ from pyvfio.files import write_text
 from pyvfio.host.bind import bind, restore
 from pyvfio.host.pci import DEVICES, pci_devices
 from pyvfio.sim import PciFunction, SimKernel
+from pyvfio.sim.e1000e import E1000e
 from pyvfio.sim.model import Bus, Model
 from pyvfio.sim.nvme import Nvme
 from tests.kernel.conftest import Testbed
@@ -40,6 +41,7 @@ class Kind:
 
 
 NVME = Kind((0x1B36, 0x0010), 0x010802, "0000:02:00.0", 11, Nvme)
+E1000E = Kind((0x8086, 0x10D3), 0x020000, "0000:03:00.0", 12, E1000e)
 
 
 @contextmanager
