@@ -4,7 +4,7 @@ PYTHON = .venv/bin/python
 # Compiled files are wanted, whatever the user's habit: making them takes a virtual machine long.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: help demo test test-fast test-matrix check format bench bench-vm clean
+.PHONY: help demo test test-fast test-matrix conformance check format bench bench-vm clean
 
 help:  ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +24,10 @@ test-matrix: .venv/dev  ## the tests of the kernel interface on every kernel and
 	$(PYTHON) -m pytest tests/kernel --kernel simulated --kernel debian-6.1 --kernel debian-6.12 \
 	    --kernel debian-6.18 --kernel debian-7 --kernel built --kernel built-compat \
 	    --iommu intel --iommu amd --iommu virtio --iommu none
+
+conformance: .venv/dev  ## every case of the kernel interface on every kernel: writes docs/conformance.md
+	@tools/setup machine
+	PYTHONPATH=tools $(PYTHON) -m tests.conformance.document
 
 check: .venv/dev  ## ruff and mypy --strict
 	.venv/bin/ruff check

@@ -290,7 +290,7 @@ class SimKernel:
         """Take pages for a mapping and charge them. None for a device's registers, which are not memory."""
         if (window := self._window(vaddr)) and vaddr + size <= window.start + window.size:
             return None
-        pin = self._pages.pin(vaddr, size, write=write, charges_zero_page=self.version >= (6, 18))
+        pin = self._pages.pin(vaddr, size, write=write, unshares=self.version >= (6, 2))
         try:
             self.charges.lock(pin.charged)
         except OSError:

@@ -165,10 +165,11 @@ class PageTracker:
         status = os.fstat(fd)
         self._orphan_file((status.st_dev, status.st_ino), offset, size)
 
-    def pin(self, address: int, size: int, *, write: bool, charges_zero_page: bool) -> Pin:
+    def pin(self, address: int, size: int, *, write: bool, unshares: bool) -> Pin:
         """Raises OSError(EFAULT) where no page can be had for some of it.
 
-        Private memory that was never written is the zero page, and stays it for the device when it is written later.
+        Private memory that was never written is the zero page of all. unshares: pinning it to be read gives the process
+        a page of its own, as since Linux 6.2; without, the device stays on the zero page, which is not charged.
         """
         if self._populate_on_pin:
             try:
@@ -180,11 +181,12 @@ class PageTracker:
             raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
         pin = self._enter(Pin(size, self._segments(address, size)))
         if self._populate_on_pin and not write:
-            zero_pages = self._zero_pages(address, size)
-            for page in zero_pages:
-                self._orphan_private(page, PAGE, only=pin)
-            if not charges_zero_page:
-                pin.charged -= len(zero_pages) * PAGE
+            for page in self._zero_pages(address, size):
+                if unshares:
+                    _unshare(page)
+                else:
+                    self._orphan_private(page, PAGE, only=pin)
+                    pin.charged -= PAGE
         return pin
 
     def memory_file(self, fd: int) -> tuple[int, int]:
@@ -298,3 +300,9 @@ class PageTracker:
                 if last < segment.size:
                     segments.append(_Segment(segment.start + last, segment.size - last, segment.pages.at(last)))
             pin.segments = segments
+
+
+def _unshare(page: int) -> None:
+    """Give the process a page of its own for the zero page at this address, whether or not it may write there."""
+    with Path("/proc/self/mem").open("r+b", buffering=0) as memory:
+        os.pwrite(memory.fileno(), b"\0", page)

@@ -40,8 +40,6 @@ class Type1:
         self._left = kernel.dma_entry_limit
         self._groups: list[GroupState] = []
         self._mappings = MappingList()
-        # Before 6.18 a mapping that ends at 2^64 goes astray in the kernel's tree: it is charged, and never found.
-        self._astray: list[DmaMapping] = []
         self._without_vaddr = 0
         self._tracks_dirty = False
 
@@ -115,9 +113,9 @@ class Type1:
         """The group leaves; the last one with an IOMMU takes the pins along."""
         self._groups.remove(group)
         if not self._groups:
-            for mapping in (*self._mappings, *self._astray):
+            for mapping in self._mappings:
                 self._unpin(mapping)
-            self._mappings, self._astray = MappingList(), []
+            self._mappings = MappingList()
         elif not self._translated_groups:
             for mapping in self._mappings:
                 self._unpin(mapping)
@@ -186,6 +184,7 @@ class Type1:
         if sets_vaddr:
             self._set_vaddr(iova, size, vaddr)
             return 0
+        # Before 6.18 a mapping that ends at 2^64 goes astray in the kernel's tree: pinned and charged for good.
         is_astray = iova + size == _LIMIT and self._kernel.version < (6, 18)
         if not is_astray and self._mappings.overlaps(iova, size):
             raise fail(errno.EEXIST)
@@ -204,9 +203,7 @@ class Type1:
                 self._unpin(mapping)
                 raise
         self._left -= 1
-        if is_astray:
-            self._astray.append(mapping)
-        else:
+        if not is_astray:
             self._mappings.add(mapping)
         return 0
 

@@ -58,6 +58,7 @@ class Case:
     """name: what is shown, unique in its area. needs: what the machine must have ("pair", "noiommu", ...).
 
     models: IOMMU models it is about, empty for all; versions: first and last kernel version, for what others lack.
+    leaks: pages that stay charged for good, as the kernel has it.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Case:
     needs: Sequence[str] = ()
     models: Sequence[str] = ()
     versions: tuple[Version, Version] = ((0, 0), (99, 0))
+    leaks: int = 0
 
     def runs_on(self, version: Version, iommu: str, features: frozenset[str]) -> bool:
         first, last = self.versions

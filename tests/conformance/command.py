@@ -1,49 +1,60 @@
-"""Run the cases here and print what comes of them, a line of JSON each, or what differs."""
+"""Run cases and random sequences here, beside the simulated kernel, and report each."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import time
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 
 from tests.conformance.areas import AREAS
-from tests.conformance.machine import SimulatedMachine, real_machine
+from tests.conformance.machine import Machine, SimulatedMachine, real_machine
+from tests.conformance.report import RANDOM, Finding, Subject, as_line
 from tests.conformance.run import run_case
+from tests.conformance.sequence import CALLS_PER_SEQUENCE, compare
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0 if all agree."""
+    """0 if the two kernels and what is expected of them agree in everything."""
     options = _parser().parse_args(arguments)
-    bad = 0
-    began = time.monotonic()
+    bad = count = 0
     with real_machine() as real:
-        simulated = SimulatedMachine(real.version, real.iommu)
-        features = real.features & simulated.features
-        print(f"real {real.version} {real.iommu} {sorted(real.features)} in {time.monotonic() - began:.1f} s")
-        total = 0
-        for area, cases in AREAS.items():
-            if options.area and area not in options.area:
-                continue
-            for case in cases:
-                if not case.runs_on(real.version, real.iommu, features):
-                    continue
-                total += 1
-                theirs, ours = run_case(case, real), run_case(case, simulated)
-                for who, record in (("real", theirs), ("simulated", ours)):
-                    for line in record.trouble:
-                        bad += 1
-                        print(f"{area}: {case.name}: {who}: {line}")
-                if theirs.replies != ours.replies and not theirs.trouble and not ours.trouble:
-                    bad += 1
-                    for one, other in zip(theirs.replies, ours.replies, strict=False):
-                        if one != other:
-                            print(f"{area}: {case.name}: differ: real {one} simulated {other}")
-        print(json.dumps({"cases": total, "bad": bad, "seconds": round(time.monotonic() - began, 1)}))
+        features = real.features
+        simulated = SimulatedMachine(real.version, real.iommu, remaps_interrupts="remapping" in features)
+        subject = Subject(os.uname().release, real.version, real.iommu, sorted(features & simulated.features))
+        print(as_line(subject) if options.json else subject, flush=True)
+        for finding in _findings(options, real, simulated):
+            count += 1
+            bad += bool(finding.trouble)
+            if options.json or finding.trouble:
+                print(as_line(finding) if options.json else finding, flush=True)
+    if not options.json:
+        print(f"{count} run, {bad} with trouble")
     return int(bad > 0)
+
+
+def _findings(options: argparse.Namespace, real: Machine, simulated: Machine) -> Iterator[Finding]:
+    for area, cases in AREAS.items() if not options.only_random else ():
+        if options.area and area not in options.area:
+            continue
+        for case in cases:
+            if not case.runs_on(real.version, real.iommu, real.features & simulated.features):
+                continue
+            theirs, ours = run_case(case, real), run_case(case, simulated)
+            trouble = [f"real: {line}" for line in theirs.trouble] + [f"simulated: {line}" for line in ours.trouble]
+            if not trouble:
+                pairs = zip(theirs.replies, ours.replies, strict=True)
+                trouble = [f"real {one}, simulated {other}" for one, other in pairs if one != other]
+            yield Finding(area, case.name, trouble)
+    for seed in range(options.seed, options.seed + options.sequences):
+        yield Finding(RANDOM, f"seed {seed}", compare(seed, options.calls, real, simulated))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.conformance", description=__doc__)
-    parser.add_argument("--area", action="append", choices=[*AREAS])
+    parser.add_argument("--area", action="append", choices=[*AREAS], help="only this one; may be repeated")
+    parser.add_argument("--only-random", action="store_true", help="no cases")
+    parser.add_argument("--sequences", type=int, default=0, metavar="N", help="random sequences after the cases")
+    parser.add_argument("--seed", type=int, default=1, help="of the first sequence (default: %(default)s)")
+    parser.add_argument("--calls", type=int, default=CALLS_PER_SEQUENCE, help="in a sequence (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="a line for each, also where all is well")
     return parser

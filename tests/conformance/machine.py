@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import re
 import resource
 import struct
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
-from pyvfio import Kernel, LinuxKernel
+from pyvfio import Container, DeviceNotBound, Kernel, LinuxKernel
 from pyvfio.abi import mman
-from pyvfio.drivers.edu import edu_addresses
-from pyvfio.files import exists, read_text
+from pyvfio.drivers.edu import DEVICE_ID, VENDOR_ID
+from pyvfio.files import exists, read_text, write_text
 from pyvfio.host.bind import bind, restore
-from pyvfio.host.pci import group_members, pci_device
+from pyvfio.host.pci import group_members, pci_device, pci_devices
 from pyvfio.limits import memlock
 from pyvfio.sim import SimKernel
 from pyvfio.sim.pci import VFIO_DRIVER, PciFunction
@@ -27,6 +28,7 @@ _PAGE = 4096
 _ANONYMOUS = mman.MAP_PRIVATE | mman.MAP_ANONYMOUS
 _READ_WRITE = mman.PROT_READ | mman.PROT_WRITE
 _CAP_IPC_LOCK = 14
+ALLOW_UNSAFE_INTERRUPTS = "/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,16 +76,18 @@ class Machine(ABC):
 
 
 class SimulatedMachine(Machine):
-    def __init__(self, version: Version, iommu: str) -> None:
-        self.simulated = SimKernel.with_edu_devices(3, version=version, iommu=iommu)
+    def __init__(self, version: Version, iommu: str, *, remaps_interrupts: bool | None = None) -> None:
+        self.simulated = SimKernel.with_edu_devices(
+            3, version=version, iommu=iommu, remaps_interrupts=remaps_interrupts
+        )
         for address, group in (("0000:01:01.0", 9), ("0000:01:02.0", 9), ("0000:02:01.0", 10)):
             self.simulated.add(PciFunction(address, group, driver=VFIO_DRIVER))
+        self.simulated.sysfs.parameters["allow_unsafe_interrupts"] = "Y"
         self.simulated.add(
             PciFunction("0000:02:02.0", 10, 0x1AF4, 0x1005, host_driver="virtio-pci", driver="virtio-pci")
         )
-        if iommu == "virtio":
-            self.simulated.sysfs.parameters["allow_unsafe_interrupts"] = "Y"
-        super().__init__(self.simulated, version, iommu, _edus(self.simulated), set())
+        remapping = "remapping" if self.simulated.remaps_interrupts else "no-remapping"
+        super().__init__(self.simulated, version, iommu, _edus(self.simulated), {remapping})
 
     def charged(self) -> int:
         # Not through /proc, where the running kernel has to be asked: this is done before and after every call.
@@ -100,11 +104,12 @@ class SimulatedMachine(Machine):
 
 
 class RealMachine(Machine):
-    def __init__(self, kernel: LinuxKernel) -> None:
+    def __init__(self, kernel: LinuxKernel, *, remaps_interrupts: bool) -> None:
         found = re.match(r"(\d+)\.(\d+)", os.uname().release)
         assert found is not None
         features = {"cdev"} if exists(kernel, "/dev/vfio/devices") else set()
         features |= {"iommufd"} if exists(kernel, "/dev/iommu") else set()
+        features |= {"remapping" if remaps_interrupts else "no-remapping"}
         version = int(found[1]), int(found[2])
         super().__init__(kernel, version, _iommu_model(kernel), _edus(kernel), features)
 
@@ -127,12 +132,29 @@ class RealMachine(Machine):
 
 @contextmanager
 def real_machine() -> Iterator[RealMachine]:
-    """The running kernel, with its edu devices in vfio-pci's hands meanwhile."""
+    """The running kernel, with its edu devices in vfio-pci's hands meanwhile, and unsafe interrupts allowed."""
     kernel = LinuxKernel()
     with ExitStack() as stack:
-        for address in edu_addresses(kernel):
-            stack.callback(restore, kernel, bind(kernel, address))
-        yield RealMachine(kernel)
+        for address in _edu_functions(kernel):
+            # A virtual IOMMU may not cover all: those have no group, and cases go without them.
+            with suppress(DeviceNotBound):
+                stack.callback(restore, kernel, bind(kernel, address))
+        yield RealMachine(kernel, remaps_interrupts=_remaps_interrupts(kernel))
+
+
+def _remaps_interrupts(kernel: Kernel) -> bool:
+    """Whether a container takes a group without being told to trust its interrupts; here it is told so afterwards."""
+    write_text(kernel, ALLOW_UNSAFE_INTERRUPTS, "0")
+    with Container(kernel=kernel) as container:
+        try:
+            container.open_group(next(iter(_edus(kernel).values())).group)
+        except OSError as error:
+            if error.errno != errno.EPERM:
+                raise
+            return False
+        finally:
+            write_text(kernel, ALLOW_UNSAFE_INTERRUPTS, "1")
+    return True
 
 
 def _memory(kernel: Kernel) -> TestMemory:
@@ -156,12 +178,17 @@ def _memory(kernel: Kernel) -> TestMemory:
     return TestMemory(places, arena)
 
 
+def _edu_functions(kernel: Kernel) -> list[str]:
+    """Addresses, also of those that share a group."""
+    return [each.address for each in pci_devices(kernel) if (each.vendor_id, each.device_id) == (VENDOR_ID, DEVICE_ID)]
+
+
 def _edus(kernel: Kernel) -> dict[str, Edu]:
     """What cases call the edu devices, by who else is in their groups."""
     by_group: dict[int, list[str]] = {}
-    for address in edu_addresses(kernel):
+    for address in _edu_functions(kernel):
         group = pci_device(kernel, address).group
-        if group is not None:
+        if group is not None and pci_device(kernel, address).has_vfio_driver:
             by_group.setdefault(group, []).append(address)
     edus: dict[str, Edu] = {}
     for group, addresses in sorted(by_group.items()):

@@ -5,15 +5,14 @@ from errno import EBUSY, EINVAL, EPERM
 from pyvfio.abi import vfio
 from tests.conformance.areas.setups import ATTACHED, OPEN, READY
 from tests.conformance.bench import PAGE
-from tests.conformance.calls.container import IOVA, get_iommu_info, map_dma, open_container, set_iommu, unmap_dma
+from tests.conformance.calls.container import IOVA, map_dma, open_container, set_iommu, unmap_dma
 from tests.conformance.calls.group import get_device_fd, open_group, set_container, unset_container
 from tests.conformance.calls.process import close, set_type1_parameter
-from tests.conformance.case import Case, by_iommu, ok
+from tests.conformance.case import Case, ok
 
 _SECOND = open_group(device="1", name="second")
 _JOIN = set_container(group="second")
 _SAFE = set_type1_parameter(name="allow_unsafe_interrupts", value="0")
-_NEEDS_REMAPPING = by_iommu(intel=ok(), amd=ok(), virtio=EPERM)
 _INVALIDATE = unmap_dma(flags=vfio.VFIO_DMA_UNMAP_FLAG_VADDR)
 
 CASES = [
@@ -55,19 +54,22 @@ CASES = [
         ok(),
         after=[(map_dma(container="other"), ok(locked=1)), (unset_container(group="second"), ok(locked=-1))],
     ),
-    Case("SET_IOMMU without interrupt remapping", [_SAFE, *ATTACHED], set_iommu(), _NEEDS_REMAPPING),
+    Case("SET_IOMMU with interrupt remapping", [_SAFE, *ATTACHED], set_iommu(), ok(), needs=["remapping"]),
+    Case("SET_IOMMU without interrupt remapping", [_SAFE, *ATTACHED], set_iommu(), EPERM, needs=["no-remapping"]),
     Case(
         "SET_IOMMU after interrupts were allowed",
         [_SAFE, *OPEN, set_container(), set_type1_parameter(name="allow_unsafe_interrupts", value="1")],
         set_iommu(),
         ok(),
     ),
+    Case("join with interrupt remapping", [*READY, _SAFE, _SECOND], _JOIN, ok(), needs=["remapping"]),
     Case(
         "join without interrupt remapping",
-        [set_type1_parameter(name="allow_unsafe_interrupts", value="1"), *READY, _SAFE, _SECOND],
+        [*READY, _SAFE, _SECOND],
         _JOIN,
-        _NEEDS_REMAPPING,
-        after=[(get_iommu_info(argsz=16), ok())],
+        EPERM,
+        after=[(map_dma(), ok(mapped=1, locked=1))],
+        needs=["no-remapping"],
     ),
     Case("a pair", [open_container(), open_group(device="pair0"), set_container()], set_iommu(), ok(), needs=["pair"]),
     Case(

@@ -5,15 +5,17 @@ from errno import EEXIST, EINVAL
 from tests.conformance.areas.setups import READY
 from tests.conformance.bench import PAGE
 from tests.conformance.calls.container import map_dma, unmap_dma
-from tests.conformance.case import Case, by_iommu, ok, since
+from tests.conformance.case import Case, ok, since
 
 ONE = ok(mapped=1, locked=1)
+GONE = ok(size=PAGE, mapped=-1, locked=-1)
 TOP = (1 << 64) - PAGE
 HYPERTRANSPORT = 0xFD_0000_0000
 SW_MSI = 0x0800_0000
 _X86 = ["intel", "amd"]
 _INTEL_END = 1 << 39
-_TOP_IS_THERE = since({(6, 1): ONE, (6, 18): EINVAL})
+_ALL = ["amd", "virtio"]
+_BROKEN, _FIXED = ((0, 0), (6, 17)), ((6, 18), (99, 0))
 
 CASES = [
     Case("before the MSI window", READY, map_dma(iova=0xFEDF_F000), ONE),
@@ -38,8 +40,46 @@ CASES = [
     Case("over the end of 39 bits", READY, map_dma(iova=_INTEL_END - PAGE, size=2 * PAGE), EINVAL, models=["intel"]),
     Case("beyond 39 bits", READY, map_dma(iova=_INTEL_END), EINVAL, models=["intel"]),
     Case("the last page of 48 bits", READY, map_dma(iova=(1 << 48) - PAGE), ONE, models=["amd", "virtio"]),
-    Case("beyond 48 bits", READY, map_dma(iova=1 << 48), _TOP_IS_THERE, models=["amd"]),
-    Case("the last page of all", READY, map_dma(iova=TOP), by_iommu(intel=EINVAL, amd=_TOP_IS_THERE, virtio=ONE)),
+    Case("beyond 48 bits", READY, map_dma(iova=1 << 48), since({(6, 1): ONE, (6, 18): EINVAL}), models=["amd"]),
+    Case("the last page of all", READY, map_dma(iova=TOP), EINVAL, models=["intel"]),
+    Case("the last page of all, since 6.18", READY, map_dma(iova=TOP), EINVAL, models=["amd"], versions=_FIXED),
+    Case(
+        "the last page of all, since 6.18, behind virtio",
+        READY,
+        map_dma(iova=TOP),
+        ONE,
+        models=["virtio"],
+        versions=_FIXED,
+        after=[(map_dma(iova=TOP), EEXIST), (unmap_dma(iova=TOP), GONE)],
+    ),
+    Case(
+        "before 6.18 the last page of all stays for ever",
+        READY,
+        map_dma(iova=TOP),
+        ONE,
+        models=_ALL,
+        versions=_BROKEN,
+        leaks=1,
+    ),
+    Case(
+        "before 6.18 it is mapped twice",
+        [*READY, map_dma(iova=TOP)],
+        map_dma(iova=TOP),
+        ONE,
+        models=_ALL,
+        versions=_BROKEN,
+        leaks=2,
+    ),
+    Case(
+        "before 6.18 it cannot be unmapped",
+        [*READY, map_dma(iova=TOP)],
+        unmap_dma(iova=TOP),
+        ok(size=0),
+        after=[(unmap_dma(iova=0, size=0, flags=2), ok(size=0))],
+        models=_ALL,
+        versions=_BROKEN,
+        leaks=1,
+    ),
     Case(
         "an overlap comes before reserved addresses",
         [*READY, map_dma(iova=0xFEDF_F000)],
@@ -52,35 +92,5 @@ CASES = [
         map_dma(iova=0xFEE0_0000, memory="hole"),
         EINVAL,
         models=_X86,
-    ),
-    Case(
-        "before 6.18 the last page of all is forgotten",
-        [*READY, map_dma(iova=TOP)],
-        unmap_dma(iova=TOP),
-        since({(6, 1): ok(size=0), (6, 18): ok(size=PAGE, mapped=-1, locked=-1)}),
-        models=["virtio"],
-    ),
-    Case(
-        "before 6.18 the last page of all is mapped twice",
-        [*READY, map_dma(iova=TOP)],
-        map_dma(iova=TOP),
-        since({(6, 1): ONE, (6, 18): EEXIST}),
-        models=["virtio"],
-    ),
-    Case(
-        "before 6.18 the last page of amd is forgotten",
-        [*READY, map_dma(iova=TOP)],
-        unmap_dma(size=0, iova=0, flags=2),
-        ok(size=0),
-        models=["amd"],
-        versions=((0, 0), (6, 17)),
-    ),
-    Case(
-        "before 6.18 the last page of amd is mapped twice",
-        [*READY, map_dma(iova=TOP)],
-        map_dma(iova=TOP),
-        ONE,
-        models=["amd"],
-        versions=((0, 0), (6, 17)),
     ),
 ]

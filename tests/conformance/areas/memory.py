@@ -12,8 +12,8 @@ from tests.conformance.case import Case, ok, since
 
 READ, WRITE = vfio.VFIO_DMA_MAP_FLAG_READ, vfio.VFIO_DMA_MAP_FLAG_WRITE
 ONE = ok(mapped=1, locked=1)
-# The zero page stands in for what was never written.
-_ZERO_PAGES = since({(6, 1): ok(mapped=1), (6, 18): ok(mapped=1, locked=16)})
+# What was never written is the zero page; since 6.2 pinning it makes it a page of the process's own.
+_ZERO_PAGES = since({(6, 1): ok(mapped=1), (6, 2): ok(mapped=1, locked=16)})
 GONE = ok(size=PAGE, mapped=-1, locked=-1)
 
 CASES = [

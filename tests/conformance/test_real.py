@@ -1,0 +1,44 @@
+"""Real kernels agree with every case and with the simulated one, also in random sequences of calls."""
+
+from __future__ import annotations
+
+import functools
+import os
+
+import pytest
+from vmlib.errors import VmError
+
+from tests.conformance.areas import AREAS
+from tests.conformance.guest import report_from
+from tests.conformance.report import RANDOM, Report
+from tests.vm.plugin import SIMULATED, _kernel_names
+
+SEQUENCES = 50
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "report" in metafunc.fixturenames:
+        names = [name for name in _kernel_names(metafunc.config) if name != SIMULATED]
+        metafunc.parametrize("report", names, indirect=True, scope="module")
+
+
+@functools.cache
+def _report(name: str) -> Report:
+    kernel, _, iommu = name.rpartition("-")
+    return report_from(kernel, iommu, ["--sequences", str(SEQUENCES)])
+
+
+@pytest.fixture(scope="module")
+def report(request: pytest.FixtureRequest) -> Report:
+    try:
+        return _report(request.param)
+    except VmError as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(f"no real kernel: {error}")
+
+
+@pytest.mark.parametrize("area", [*AREAS, RANDOM])
+def test_area(report: Report, area: str) -> None:
+    assert report.count(area) > 0
+    assert [str(finding) for finding in report.troubled(area)] == []
