@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pyvfio.abi import pci_regs
 
 _COMMAND_AT_OPEN = pci_regs.PCI_COMMAND_IO | pci_regs.PCI_COMMAND_MEMORY | pci_regs.PCI_COMMAND_SERR
 _FIRST_CAPABILITY = 0x40
+_END_OF_BARS = 0xFEB0_0000
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +115,16 @@ class SimConfig:
     @property
     def _power_state(self) -> int:
         return self._data[self._power + pci_regs.PCI_PM_CTRL] & pci_regs.PCI_PM_CTRL_STATE_MASK if self._power else 0
+
+    def place_bars(self, sizes: Mapping[int, int]) -> None:
+        """Memory BARs of 32 bits, at addresses that the host might have chosen. sizes: bytes, by number."""
+        address = _END_OF_BARS
+        for index, size in sizes.items():
+            size = 1 << (size - 1).bit_length()
+            address = (address - size) & -size
+            place = pci_regs.PCI_BASE_ADDRESS_0 + 4 * index
+            struct.pack_into("<I", self._data, place, address)
+            struct.pack_into("<I", self._writable, place, -size & 0xFFFF_FFFF)
 
     def _allow(self, offset: int, mask: int) -> None:
         """mask: 16 bits."""

@@ -70,6 +70,7 @@ class DeviceState:
         self._ioeventfds: dict[tuple[int, int, int, int], int] = {}
         self.model = function.model(Bus(self._dma_read, self._dma_write, self._interrupt))
         config = self.model.config
+        config.place_bars({index: region.size for index, region in self.model.regions.items() if index < 6})
         vectors = {vfio.VFIO_PCI_REQ_IRQ_INDEX: 1, **dict.fromkeys(range(3), 0), **self.model.vectors}
         if config.is_express or kernel.version >= (7, 0):
             vectors[vfio.VFIO_PCI_ERR_IRQ_INDEX] = 1
@@ -148,7 +149,7 @@ class DeviceState:
         is_mappable = region.flags & vfio.VFIO_REGION_INFO_FLAG_MMAP and flags & mman.MAP_SHARED
         areas = ((0, _whole_pages(region.size)),) if region.areas is None else region.areas
         is_inside = any(start <= offset and offset + size <= start + _whole_pages(length) for start, length in areas)
-        if not is_mappable or not is_inside:
+        if not is_mappable or not is_inside or offset % 4096:
             raise fail(errno.EINVAL)
         return index, offset
 
@@ -193,8 +194,11 @@ class DeviceState:
         flags = vfio.VFIO_DEVICE_FLAGS_PCI | (vfio.VFIO_DEVICE_FLAGS_RESET if self.model.resettable else 0)
         extra = sum(index > _VGA for index in self.model.regions)
         regions = vfio.VFIO_PCI_NUM_REGIONS + extra
-        info = struct.pack("<IIIII", argsz, flags, regions, vfio.VFIO_PCI_NUM_IRQS, 0)
-        user.write(info[: min(argsz, len(info))])
+        info = struct.pack("<IIIIII", argsz, flags, regions, vfio.VFIO_PCI_NUM_IRQS, 0, 0)
+        if self._kernel.version >= (6, 6):
+            user.write(info[: min(argsz, len(info))])
+        else:
+            user.write(info[: 20 if argsz >= 20 else 16])
         return 0
 
     def _region_info(self, user: UserMemory) -> int:
@@ -206,12 +210,13 @@ class DeviceState:
         if info.index == _CONFIG:
             region = SimRegion(len(self.config), _CONFIG_FLAGS)
         chain = self._region_capabilities(info.index, region)
-        flags, place = region.flags, 0
+        # Without capabilities cap_offset stays as it was passed.
+        flags, place = region.flags, info.cap_offset
         argsz = info.argsz
         if chain:
             flags |= vfio.VFIO_REGION_INFO_FLAG_CAPS
             if argsz < 32 + len(chain):
-                argsz = 32 + len(chain)
+                argsz, place = 32 + len(chain), 0
             else:
                 place = 32
                 user.write(chain, 32)

@@ -30,7 +30,7 @@ class InterruptState:
     ) -> None:
         self._vectors = vectors
         self._host_vectors = host_vectors
-        self._is_dynamic = is_dynamic
+        self._is_dynamic = is_dynamic and vectors[vfio.VFIO_PCI_MSIX_IRQ_INDEX] > 0
         self._is_master = is_master
         self._index: int | None = None
         """Which of INTx, MSI and MSI-X is enabled."""

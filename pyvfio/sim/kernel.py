@@ -307,7 +307,7 @@ class SimKernel:
         if self._window(source.start) and source.file is None:
             raise fail(errno.EFAULT)
         if source.file is None:
-            pin = self._pages.pin(source.start, source.size, write=write, charges_zero_page=True)
+            pin = self._pages.pin(source.start, source.size, write=write, unshares=True)
         else:
             pin = self._pages.pin_file(source.file, source.start, source.size)
         try:
@@ -360,8 +360,7 @@ class SimKernel:
 
     def open_device(self, group: GroupState, name: str) -> int:
         """A new descriptor of a member of group. name: its address, and perhaps " vf_token=UUID" behind it."""
-        address, _, option = name.partition(" ")
-        device = self.ownership.open_in_group(group, address, option.removeprefix("vf_token=") if option else None)
+        device = self.ownership.open_in_group(group, name)
         fd = self.install(device)
         device.opened()
         group.references += 1

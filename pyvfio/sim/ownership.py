@@ -55,11 +55,13 @@ class Ownership:
             raise fail(errno.ENOENT)
         return CdevState(self._kernel, self._sysfs.nodes()[name])
 
-    def open_in_group(self, group: GroupState, address: str, vf_token: str | None) -> DeviceState:
-        """A member of group, for one descriptor more."""
+    def open_in_group(self, group: GroupState, name: str) -> DeviceState:
+        """A member of group, for one descriptor more. name: its address, and perhaps " vf_token=UUID" behind it."""
+        address, _, options = name.partition(" ")
         function = self._functions.get(address)
         if function is None or function.group != group.number or function.driver != VFIO_DRIVER:
             raise fail(errno.ENODEV)
+        vf_token = _vf_token(options)
         if group.container is None:
             raise fail(errno.EINVAL)
         device = self.opened_device(address)
@@ -108,9 +110,8 @@ class Ownership:
         if count > 1:
             self._claims[number] = (owner, count - 1)
 
-    def _check_vf_token(self, function: PciFunction, device: DeviceState, given: str | None) -> None:
+    def _check_vf_token(self, function: PciFunction, device: DeviceState, token: bytes | None) -> None:
         """Source: drivers/vfio/pci/vfio_pci_core.c, vfio_pci_validate_vf_token."""
-        token = None if given is None else uuid.UUID(given).bytes
         if function.physical_function is not None:
             physical = self.opened_device(function.physical_function)
             if physical is None and token is not None:
@@ -128,3 +129,18 @@ class Ownership:
 
     def _virtual_functions(self, physical: PciFunction) -> list[PciFunction]:
         return [function for function in self._functions.values() if function.physical_function == physical.address]
+
+
+def _vf_token(options: str) -> bytes | None:
+    """Of what stands behind a device's name. Raises OSError(EINVAL) for anything else. Source: vfio_pci_core_match."""
+    words = options.split()
+    if not words:
+        return None
+    key, _, text = words[0].partition("=")
+    try:
+        token = uuid.UUID(text)
+    except ValueError:
+        raise fail(errno.EINVAL) from None
+    if len(words) > 1 or key != "vf_token" or str(token) != text.lower():
+        raise fail(errno.EINVAL)
+    return token.bytes

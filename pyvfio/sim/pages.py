@@ -15,6 +15,7 @@ import struct
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -303,6 +304,9 @@ class PageTracker:
 
 
 def _unshare(page: int) -> None:
-    """Give the process a page of its own for the zero page at this address, whether or not it may write there."""
-    with Path("/proc/self/mem").open("r+b", buffering=0) as memory:
+    """Give the process a page of its own for the zero page at this address.
+
+    Where it may not write, the running kernel may refuse: it then gets one by the write that it is allowed one day.
+    """
+    with Path("/proc/self/mem").open("r+b", buffering=0) as memory, suppress(OSError):
         os.pwrite(memory.fileno(), b"\0", page)

@@ -17,6 +17,7 @@ from tests.conformance.calls.process import close, open_eventfd, open_file, unbi
 from tests.conformance.case import Case, ok, since
 
 VIABLE, SET = 1, 2
+_TOKEN = " vf_token=01234567-89ab-cdef-0123-456789abcdef"
 _NO_CONTAINER = since({(6, 1): EINVAL, (6, 2): EBADFD})
 _PAIR = [open_container(), open_group(device="pair0")]
 _BLOCKED = [open_container(), open_group(device="blocked")]
@@ -83,6 +84,12 @@ CASES = [
     Case("a name that ends in nothing", READY, get_device_fd(reach=5), EFAULT),
     Case("a name of a page", READY, get_device_fd(text="x" * 4095), ENODEV),
     Case("a name of more than a page", READY, get_device_fd(text="x" * 4097), EINVAL),
+    Case("a name and a space", READY, get_device_fd(suffix=" "), ok()),
+    Case("a name and more of it", READY, get_device_fd(suffix="1"), ENODEV),
+    Case("a token for a device without", READY, get_device_fd(suffix=_TOKEN), EINVAL),
+    Case("a malformed token", READY, get_device_fd(suffix=" vf_token=xyz"), EINVAL),
+    Case("an unknown option", READY, get_device_fd(suffix=" other=1"), EINVAL),
+    Case("the option comes before the container", OPEN, get_device_fd(suffix=" other=1"), EINVAL),
     Case(
         "both members of a pair",
         [*_PAIR, set_container(), set_iommu(), get_device_fd(device="pair0")],

@@ -140,7 +140,10 @@ def unknown_device_ioctl(bench: Bench, *, number: int, device: str = "device") -
 
 
 @call
-def read_region(bench: Bench, *, region: int, offset: int = 0, size: int = 4, device: str = "device") -> Reply:
+def read_region(
+    bench: Bench, *, region: int, offset: int = 0, size: int = 4, shown: bool = True, device: str = "device"
+) -> Reply:
+    """shown: whether what is read is the same on every machine."""
     read: list[bytes] = []
 
     def read_it() -> int:
@@ -148,7 +151,7 @@ def read_region(bench: Bench, *, region: int, offset: int = 0, size: int = 4, de
         return len(read[0])
 
     reply = bench.attempt(read_it)
-    return Reply(reply.error, reply.value, {"data": read[0].hex()} if read else {})
+    return Reply(reply.error, reply.value, {"data": read[0].hex()} if read and shown else {})
 
 
 @call

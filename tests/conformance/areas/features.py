@@ -1,0 +1,40 @@
+"""VFIO_DEVICE_FEATURE. Source: vfio_ioctl_device_feature, vfio_pci_core_ioctl_feature."""
+
+from errno import EFAULT, EINVAL, ENOTTY
+
+from pyvfio.abi import vfio
+from tests.conformance.areas.setups import DEVICE
+from tests.conformance.calls.device import feature
+from tests.conformance.case import Case, ok
+
+GET, SET, PROBE = vfio.VFIO_DEVICE_FEATURE_GET, vfio.VFIO_DEVICE_FEATURE_SET, vfio.VFIO_DEVICE_FEATURE_PROBE
+LOW_POWER_ENTRY, WITH_WAKEUP, LOW_POWER_EXIT = 3, 4, 5
+
+# What a conventional PCI device has none of. 11 is DMA_BUF, which newer kernels have.
+_ABSENT = [0, 1, 2, 6, 7, 8, 9, 10, 13, 99, 0xFFFF]
+
+CASES = [
+    *(Case(f"feature {index} is not there", DEVICE, feature(flags=PROBE | GET | index), ENOTTY) for index in _ABSENT),
+    *(Case(f"feature {index} cannot be set", DEVICE, feature(flags=SET | index), ENOTTY) for index in _ABSENT),
+    Case("low power can be set", DEVICE, feature(flags=PROBE | SET | LOW_POWER_ENTRY), ok()),
+    Case("low power cannot be got", DEVICE, feature(flags=PROBE | GET | LOW_POWER_ENTRY), EINVAL),
+    Case("low power, get and set", DEVICE, feature(flags=PROBE | GET | SET | LOW_POWER_ENTRY), EINVAL),
+    Case("low power, no operation", DEVICE, feature(flags=LOW_POWER_ENTRY), EINVAL),
+    Case("low power, probed for nothing", DEVICE, feature(flags=PROBE | LOW_POWER_ENTRY), ok()),
+    Case("low power, get", DEVICE, feature(flags=GET | LOW_POWER_ENTRY), EINVAL),
+    Case("low power with wakeup can be set", DEVICE, feature(flags=PROBE | SET | WITH_WAKEUP), ok()),
+    Case("low power with wakeup cannot be got", DEVICE, feature(flags=PROBE | GET | WITH_WAKEUP), EINVAL),
+    Case("low power with wakeup, too little data", DEVICE, feature(flags=SET | WITH_WAKEUP, data=bytes(7)), EINVAL),
+    Case("low power exit can be set", DEVICE, feature(flags=PROBE | SET | LOW_POWER_EXIT), ok()),
+    Case("low power exit cannot be got", DEVICE, feature(flags=PROBE | GET | LOW_POWER_EXIT), EINVAL),
+    Case("get and set together", DEVICE, feature(flags=GET | SET | LOW_POWER_ENTRY), EINVAL),
+    Case("get and set of an unknown feature", DEVICE, feature(flags=GET | SET | 99), EINVAL),
+    Case("unknown flag", DEVICE, feature(flags=PROBE | SET | 1 << 19 | LOW_POWER_ENTRY), EINVAL),
+    Case("the highest flag", DEVICE, feature(flags=PROBE | SET | 1 << 31 | LOW_POWER_ENTRY), EINVAL),
+    Case("unknown flag comes before an unknown feature", DEVICE, feature(flags=PROBE | GET | 1 << 19 | 99), EINVAL),
+    Case("argsz one byte short", DEVICE, feature(flags=PROBE | SET | LOW_POWER_ENTRY, argsz=7), EINVAL),
+    Case("argsz 0", DEVICE, feature(flags=PROBE | SET | LOW_POWER_ENTRY, argsz=0), EINVAL),
+    Case("a larger argsz", DEVICE, feature(flags=PROBE | SET | LOW_POWER_ENTRY, argsz=100), ok()),
+    Case("struct one byte short", DEVICE, feature(flags=PROBE | SET | LOW_POWER_ENTRY, reach=7), EFAULT),
+    Case("no struct", DEVICE, feature(flags=PROBE | SET | LOW_POWER_ENTRY, reach=0), EFAULT),
+]
