@@ -4,6 +4,7 @@ from pyvfio.address_space import Access, AddressSpace, IovaRange, MappedRun
 from pyvfio.cdev import CdevDevice
 from pyvfio.container import Container, IommuInfo, IommuType
 from pyvfio.device import Device, DeviceFlags, DeviceInfo, PciAtomics
+from pyvfio.dirty import DirtyBitmap, DirtyTracking
 from pyvfio.errors import (
     AlreadyMapped,
     ClosedError,
@@ -33,6 +34,7 @@ from pyvfio.hw_page_table import HwPageTable
 from pyvfio.ioas import Ioas, IoasInfo
 from pyvfio.ioeventfd import IoEventFd
 from pyvfio.iommufd import Iommufd, RlimitMode
+from pyvfio.iova import Fit, IovaAllocator
 from pyvfio.irq import InterruptFlags, InterruptIndex, InterruptInfo, Interrupts
 from pyvfio.kernel import Kernel, LinuxKernel
 from pyvfio.memory import Memory, MemoryKind
@@ -59,12 +61,15 @@ __all__ = [
     "DeviceFlags",
     "DeviceInfo",
     "DeviceNotBound",
+    "DirtyBitmap",
+    "DirtyTracking",
     "EventFd",
     "Feature",
     "FeatureAccess",
     "FeatureUnsupported",
     "Features",
     "Field",
+    "Fit",
     "Group",
     "GroupBusy",
     "GroupNotViable",
@@ -83,6 +88,7 @@ __all__ = [
     "IommuInfo",
     "IommuType",
     "Iommufd",
+    "IovaAllocator",
     "IovaRange",
     "Kernel",
     "LinuxKernel",

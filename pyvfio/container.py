@@ -21,6 +21,7 @@ from pyvfio.kernel import Kernel, LinuxKernel
 from pyvfio.mapping_space import END, MapCall, MappingSpace
 from pyvfio.open_errors import open_failure
 from pyvfio.resource import Resource
+from pyvfio.type1_dirty import ContainerDirtyTracking
 
 # What iommufd answers, which has no limit of its own: drivers/iommu/iommufd/vfio_compat.c.
 _NO_MAPPING_LIMIT = 0xFFFF_FFFF
@@ -106,6 +107,7 @@ class Container(MappingSpace):
         self.iommu_type: IommuType | None = None
         self._wanted = iommu_type
         self._info: IommuInfo | None = None
+        self._is_info_old = False
         super().__init__()
 
     @property
@@ -136,11 +138,12 @@ class Container(MappingSpace):
         group = opened.get(info.group) or self.open_group(info.group)
         try:
             device = group.open_device(info.address, vf_token=vf_token)
-            self._ask_layout("open device")
         except BaseException:
             if info.group not in opened:
                 group.close()
             raise
+        # iommufd's compatibility puts a device behind the IOMMU only now, and learns what it reserves.
+        self._is_info_old = True
         return device
 
     def attach(self, group: Group) -> None:
@@ -160,6 +163,7 @@ class Container(MappingSpace):
                 if self.iommu_type is None:
                     self.iommu_type = self._set_iommu()
                 self._info = self._query_info()
+                self._is_info_old = False
             except OSError:
                 self.kernel.ioctl(group.fd, vfio.VFIO_GROUP_UNSET_CONTAINER)
                 if not self._children or self._children == [group]:
@@ -170,6 +174,17 @@ class Container(MappingSpace):
     def mappings_left(self) -> int | None:
         with self._lock:
             return self._ask_layout("mappings_left").mappings_left
+
+    def track_dirty(self) -> ContainerDirtyTracking:
+        """Begin to note which pages devices write; close it to end that. One at a time.
+
+        type1v2 has no help from hardware: every page that is mapped reads as dirty, always.
+        Raises VfioError where there is no dirty tracking: type1, and iommufd's compatibility.
+        """
+        with self._lock:
+            info = self._layout("track_dirty")
+            page_size = info.dirty_page_size or info.page_sizes[0]
+            return ContainerDirtyTracking(self, page_size, info.largest_dirty_bitmap or 0)
 
     def _map_call(self, run: MappedRun) -> tuple[MapCall, int]:
         # Source: drivers/vfio/vfio_iommu_type1.c, vfio_dma_do_map.
@@ -197,9 +212,10 @@ class Container(MappingSpace):
                 meaning="the container has no IOMMU yet",
                 advice="Attach a group first",
             )
-        return self._info
+        return self._ask_layout(operation) if self._is_info_old else self._info
 
     def _ask_layout(self, operation: str) -> IommuInfo:
+        self._is_info_old = False
         self._layout(operation)
         self._info = self._query_info()
         return self._info

@@ -6,6 +6,7 @@ import errno
 from typing import TYPE_CHECKING
 
 from pyvfio.abi import iommufd as abi
+from pyvfio.page_table_dirty import PageTableDirtyTracking
 from pyvfio.resource import Resource
 
 if TYPE_CHECKING:
@@ -38,6 +39,14 @@ class HwPageTable(Resource):
     @property
     def name(self) -> str:
         return f"page table {self.id} of {self.ioas.name}"
+
+    def track_dirty(self) -> PageTableDirtyTracking:
+        """Begin to note which pages devices attached to it write; close it to end that.
+
+        Raises VfioError (EOPNOTSUPP) unless it was made with dirty_tracking. Source: IOMMU_HWPT_SET_DIRTY_TRACKING.
+        """
+        self._check_open()
+        return PageTableDirtyTracking(self)
 
     def _devices_changed(self, device: CdevDevice) -> None:
         self.ioas._devices_changed(device)

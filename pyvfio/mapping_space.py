@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -233,10 +233,11 @@ class MappingSpace(Resource, ABC):
         except OSError as error:
             failure.add_note(f"Taking back what this call had mapped failed too, it stays mapped: {error}")
 
-    def _unmap(self, iova: int, size: int) -> int:
+    def _unmap(self, iova: int, size: int, ioctl: Callable[[int, int], int] | None = None) -> int:
+        """ioctl: what to unmap the whole range with, if not _unmap_ioctl."""
         expected = self._table.covered(iova, size)
         try:
-            returned = self._unmap_counted(iova, size)
+            returned = self._unmap_counted(iova, size, ioctl)
         except VfioError as error:
             if error.errno not in _PARTIAL_UNMAP:
                 raise
@@ -264,10 +265,10 @@ class MappingSpace(Resource, ABC):
             self._table.remove(part.iova, part.size)
         return gone
 
-    def _unmap_counted(self, iova: int, size: int) -> int:
+    def _unmap_counted(self, iova: int, size: int, ioctl: Callable[[int, int], int] | None = None) -> int:
         self._unmap_calls += 1
         try:
-            return self._unmap_ioctl(iova, size)
+            return (ioctl or self._unmap_ioctl)(iova, size)
         except OSError as error:
             if error.errno == errno.ENOENT:
                 return 0

@@ -12,7 +12,7 @@ from pyvfio import Container, Device, Kernel, LinuxKernel, Memory, MemoryKind
 from pyvfio.drivers.edu import Edu, edu_addresses
 from pyvfio.host.bind import bind, restore
 from pyvfio.sim import SimKernel
-from tests.kernel.modes import MODES, Mode, Space, features
+from tests.kernel.modes import MODES, Mode, Space
 
 MEBIBYTE = 1 << 20
 IOVA = 0x1_0000_0000
@@ -38,27 +38,15 @@ class Testbed:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "mode" in metafunc.fixturenames:
-        metafunc.parametrize("mode", MODES, ids=str)
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the modes that a kernel has not."""
-    lacking = [item for item in items if not _has_mode(item)]
-    items[:] = [item for item in items if _has_mode(item)]
-    config.hook.pytest_deselected(items=lacking)
-
-
-def _has_mode(item: pytest.Item) -> bool:
-    parameters = item.callspec.params if hasattr(item, "callspec") else {}
-    mode = parameters.get("mode")
-    return not isinstance(mode, Mode) or mode.needs <= features(parameters["kernel_name"])
+        modes = [pytest.param(mode, id=mode.name, marks=pytest.mark.needs(*mode.needs)) for mode in MODES]
+        metafunc.parametrize("mode", modes)
 
 
 @pytest.fixture
 def testbed(kernel_name: str, request: pytest.FixtureRequest) -> Iterator[Testbed]:
     if kernel_name == "simulated":
         mode = request.node.callspec.params.get("mode")
-        provides = mode is not None and "iommufd-container" in mode.needs
+        provides = mode is not None and "compat" in mode.needs
         simulated = SimKernel.with_edu_devices(3, host_huge_pages=False, iommufd_container=provides)
         yield Testbed(simulated, edu_addresses(simulated))
         return
