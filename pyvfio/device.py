@@ -89,7 +89,7 @@ class Device(Resource):
         self._is_decoding = True
         try:
             info, data = query(self.kernel, fd, vfio.VFIO_DEVICE_GET_INFO, vfio.vfio_device_info)
-            self.info = _device_info(info, data)
+            self.info = device_info(info, data)
             super().__init__(parent or group)
         except BaseException:
             self.kernel.close(fd)
@@ -179,7 +179,8 @@ class Device(Resource):
         return f"<Device {self.address}{' closed' if self._closed else ''}>"
 
 
-def _device_info(info: vfio.vfio_device_info, data: bytes) -> DeviceInfo:
+def device_info(info: vfio.vfio_device_info, data: bytes) -> DeviceInfo:
+    """data: info and the capabilities behind it. Raises VfioError for a damaged chain."""
     flags = DeviceFlags(info.flags)
     capabilities = tuple(chain(data, info.cap_offset)) if flags & DeviceFlags.CAPS else ()
     atomics = None

@@ -62,6 +62,8 @@ class Features:
         for operation in FeatureAccess:
             try:
                 self._call(feature, vfio.VFIO_DEVICE_FEATURE_PROBE | operation, b"")
+            except InvalidArgument:
+                raise
             except FeatureUnsupported:
                 return FeatureAccess(0)
             except VfioError as error:

@@ -1,0 +1,138 @@
+"""Migration states: of a simulated device, and of mtty, the kernel's sample of a mediated device with a serial port."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from pyvfio import (
+    Container,
+    Device,
+    Feature,
+    FeatureAccess,
+    Kernel,
+    MigrationKinds,
+    MigrationState,
+    MigrationStream,
+    VfioError,
+)
+from pyvfio.files import link_name, write_text
+from pyvfio.sim import PciFunction, SimKernel
+from pyvfio.sim.plain import IDS, PlainDevice
+
+pytestmark = pytest.mark.needs("type1", "mdev")
+
+PARENT = "/sys/devices/virtual/mtty/mtty"
+SCRATCH = 7
+"""A register of the serial port that only keeps what it is given."""
+
+
+@contextlib.contextmanager
+def mtty(kernel: Kernel) -> Iterator[tuple[str, int]]:
+    """Name and group of a new mediated device."""
+    name = str(uuid.uuid4())
+    write_text(kernel, f"{PARENT}/mdev_supported_types/mtty-1/create", name)
+    try:
+        group = link_name(kernel, f"{PARENT}/{name}/iommu_group")
+        assert group is not None
+        yield name, int(group)
+    finally:
+        write_text(kernel, f"{PARENT}/{name}/remove", "1")
+
+
+@contextlib.contextmanager
+def serial_port(kernel: Kernel, number: int) -> Iterator[Device]:
+    """A device with migration states, alone in its group and container."""
+    with contextlib.ExitStack() as stack:
+        if isinstance(kernel, SimKernel):
+            name, group = f"0000:05:{number:02x}.0", 50 + number
+            kernel.add(PciFunction(name, group, *IDS, driver="vfio-pci", model=PlainDevice))
+        else:
+            name, group = stack.enter_context(mtty(kernel))
+        container = stack.enter_context(Container(kernel=kernel))
+        yield container.open_group(group).open_device(name)
+
+
+@pytest.fixture
+def device(kernel: Kernel) -> Iterator[Device]:
+    with serial_port(kernel, 0) as device:
+        yield device
+
+
+@pytest.fixture
+def destination(kernel: Kernel) -> Iterator[Device]:
+    with serial_port(kernel, 1) as device:
+        yield device
+
+
+def stream_of(device: Device, state: MigrationState) -> MigrationStream:
+    stream = device.migration().enter(state)
+    assert stream is not None
+    return stream
+
+
+def load(device: Device, data: bytes) -> None:
+    with stream_of(device, MigrationState.RESUMING) as stream:
+        stream.write(data)
+    device.migration().enter(MigrationState.RUNNING)
+
+
+def test_what_a_device_says_of_its_states(device: Device) -> None:
+    migration = device.migration()
+    assert MigrationKinds.STOP_COPY in migration.kinds
+    assert migration.stop_copy_length > 0
+    assert device.features.probe(Feature.MIG_DEVICE_STATE) == FeatureAccess.GET | FeatureAccess.SET
+    states = [migration.state]
+    for state in (MigrationState.STOP, MigrationState.RUNNING):
+        assert migration.enter(state) is None
+        states.append(migration.state)
+    assert states == [MigrationState.RUNNING, MigrationState.STOP, MigrationState.RUNNING]
+
+
+def test_a_stopped_device_goes_on_elsewhere(device: Device, destination: Device) -> None:
+    device.region(0).write8(SCRATCH, 0x5A)
+    assert destination.region(0).read8(SCRATCH) != 0x5A
+    with stream_of(device, MigrationState.STOP_COPY) as stream:
+        data = stream.read_all()
+    load(destination, data)
+    assert destination.migration().state is MigrationState.RUNNING
+    assert destination.region(0).read8(SCRATCH) == 0x5A
+
+
+def test_a_running_device_is_copied_before_it_stops(device: Device, destination: Device) -> None:
+    if MigrationKinds.PRE_COPY not in device.migration().kinds:
+        pytest.skip("this kernel's mtty has no PRE_COPY")
+    device.region(0).write8(SCRATCH, 0x11)
+    stream = stream_of(device, MigrationState.PRE_COPY)
+    assert stream.precopy_info().initial_bytes >= 0
+    data = stream.read_all()
+    device.region(0).write8(SCRATCH, 0xA5)
+    assert device.migration().enter(MigrationState.STOP_COPY) is None
+    with pytest.raises(VfioError, match="not in PRE_COPY"):
+        stream.precopy_info()
+    load(destination, data + stream.read_all())
+    stream.close()
+    assert destination.region(0).read8(SCRATCH) == 0xA5
+
+
+def test_ways_that_there_are_not(device: Device) -> None:
+    migration = device.migration()
+    # The sample has them, the simulated device has not.
+    if MigrationKinds.P2P not in migration.kinds:
+        with pytest.raises(VfioError, match="the device has no such state") as caught:
+            migration.enter(MigrationState.RUNNING_P2P)
+        assert caught.value.errno == errno.EINVAL
+    assert migration.state is MigrationState.RUNNING
+    stream_of(device, MigrationState.STOP_COPY).close()
+    with pytest.raises(VfioError, match="there is no way from STOP_COPY to it"):
+        migration.enter(MigrationState.PRE_COPY)
+
+
+def test_a_reset_lets_a_device_run_again(device: Device) -> None:
+    stream_of(device, MigrationState.RESUMING).close()
+    device.reset()
+    assert device.migration().state is MigrationState.RUNNING

@@ -1,0 +1,164 @@
+"""What emulated hardware has not: devices whose regions, vectors and buses are as a test wants them. Simulated."""
+
+from __future__ import annotations
+
+import errno
+import struct
+from collections.abc import Iterator
+
+import pytest
+
+from pyvfio import (
+    AffectedDevice,
+    Container,
+    Device,
+    FeatureUnsupported,
+    InterruptIndex,
+    InvalidArgument,
+    MigrationState,
+    MmapArea,
+    PciAtomics,
+    RegionFlags,
+    RegionIndex,
+    RegionType,
+    VfioError,
+)
+from pyvfio.abi import vfio
+from pyvfio.capabilities import chain
+from pyvfio.device import device_info
+from pyvfio.faults import Fault, FaultyKernel
+from pyvfio.sim import PciFunction, SimKernel
+from pyvfio.sim.plain import IDS, ROM, PlainDevice
+
+ADDRESSES = ("0000:05:00.0", "0000:05:00.1", "0000:05:01.0")
+
+
+@pytest.fixture
+def kernel() -> SimKernel:
+    """Three devices on one bus; the first two share a group."""
+    kernel = SimKernel()
+    for address, group in zip(ADDRESSES, (7, 7, 8), strict=True):
+        kernel.add(PciFunction(address, group, *IDS, driver="vfio-pci", model=PlainDevice, host_vectors=3))
+    return kernel
+
+
+@pytest.fixture
+def container(kernel: SimKernel) -> Iterator[Container]:
+    with Container(kernel=kernel) as container:
+        yield container
+
+
+@pytest.fixture
+def device(container: Container) -> Device:
+    return container.open_device(ADDRESSES[0])
+
+
+def test_a_region_mapped_in_parts_is_whole_all_the_same(device: Device) -> None:
+    bar = device.region(2)
+    assert bar.info.mmap_areas == (MmapArea(0x1000, 0x1000), MmapArea(0x4000, 0x2000))
+    for offset in (0, 0xFFC, 0x1000, 0x1FFC, 0x2000, 0x5FFC, 0x7FFC):
+        bar.write32(offset, offset | 1 << 31)
+        assert bar.read32(offset) == offset | 1 << 31
+        assert bar.read(offset, 4) == struct.pack("<I", offset | 1 << 31)
+
+
+def test_a_region_of_the_device_s_own_type(device: Device) -> None:
+    region = device.region(RegionIndex.VGA + 1)
+    assert device.info.num_regions == 10
+    assert region.info.type == RegionType(vfio.VFIO_REGION_TYPE_PCI_VENDOR_TYPE | IDS[0], 7)
+    assert region.info.type.vendor == IDS[0]
+    assert RegionType(vfio.VFIO_REGION_TYPE_GFX, 1).vendor is None
+    assert not region.info.mmap_areas
+    region.write(0x10, b"own")
+    assert region.read(0x10, 3) == b"own"
+
+
+def test_a_rom_is_read_and_not_written(device: Device) -> None:
+    rom = device.region(RegionIndex.ROM)
+    assert rom.info.flags == RegionFlags.READ
+    assert rom.read(0, rom.size) == ROM
+    with pytest.raises(VfioError, match="does not allow it"):
+        rom.write(0, b"\0")
+
+
+def test_vga_is_a_region_of_its_own(device: Device) -> None:
+    vga = device.region(RegionIndex.VGA)
+    vga.write(0xB8000, b"A\x07")
+    assert vga.read16(0xB8000) == 0x0741
+    assert vga.read8(0x3C0) == 0
+
+
+def test_the_host_has_fewer_vectors_than_the_device(device: Device) -> None:
+    interrupts = device.interrupts(InterruptIndex.MSIX)
+    assert interrupts.info.count == 16
+    with pytest.raises(VfioError, match="the host can provide only 3") as caught:
+        interrupts.enable(16)
+    assert caught.value.errno == errno.ENOSPC
+    assert interrupts.enabled == 0
+    interrupts.enable(3)
+    interrupts.disable()
+    msi = device.interrupts(InterruptIndex.MSI)
+    assert msi.info.count == 4
+    msi.enable(2)
+    with pytest.raises(VfioError) as caught:
+        msi.enable_vector(3)
+    assert caught.value.errno == errno.EINVAL
+
+
+def test_a_hot_reset_names_what_it_would_reset_without_asking(container: Container, device: Device) -> None:
+    assert device.affected_by_hot_reset() == (
+        AffectedDevice(ADDRESSES[0], 7, held=True),
+        AffectedDevice(ADDRESSES[1], 7, held=True),
+        AffectedDevice(ADDRESSES[2], 8, held=False),
+    )
+    device.region(0).write32(0, 0x1234)
+    with pytest.raises(VfioError, match=r"0000:05:01.0 \(group 8\), which is not open here") as caught:
+        device.hot_reset()
+    assert caught.value.errno == errno.EPERM
+    assert device.region(0).read32(0) == 0x1234
+    neighbour = container.open_device(ADDRESSES[2])
+    neighbour.region(0).write32(0, 0x5678)
+    device.hot_reset()
+    assert (device.region(0).read32(0), neighbour.region(0).read32(0)) == (0, 0)
+
+
+def test_a_state_that_is_none_stops_the_device_for_good(device: Device) -> None:
+    migration = device.migration()
+    stream = migration.enter(MigrationState.RESUMING)
+    assert stream is not None
+    stream.write(b"not a state")
+    with pytest.raises(VfioError, match=r"in ERROR. Only a reset leads out"):
+        migration.enter(MigrationState.RUNNING)
+    with pytest.raises(VfioError, match="Only a reset leads out"):
+        migration.enter(MigrationState.STOP)
+    device.reset()
+    assert migration.state is MigrationState.RUNNING
+
+
+def test_atomic_operations_that_the_platform_completes() -> None:
+    body = struct.pack("<HHIII", vfio.VFIO_DEVICE_INFO_CAP_PCI_ATOMIC_COMP, 1, 0, 0b011, 0)
+    data = struct.pack("<6I", 40, vfio.VFIO_DEVICE_FLAGS_PCI | vfio.VFIO_DEVICE_FLAGS_CAPS, 9, 5, 24, 0) + body
+    info = device_info(vfio.vfio_device_info.from_buffer_copy(data), data)
+    assert info.atomics == PciAtomics.COMP32 | PciAtomics.COMP64
+    assert info.capabilities == tuple(chain(data, 24))
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"), [(errno.ENOTTY, FeatureUnsupported), (errno.EINVAL, VfioError), (errno.EIO, VfioError)]
+)
+def test_a_dma_buf_where_there_is_none(kernel: SimKernel, code: int, kind: type[VfioError]) -> None:
+    faulty = FaultyKernel(kernel)
+    with Container(kernel=faulty) as container:
+        device = container.open_device(ADDRESSES[0])
+        faulty.arm(Fault(errno=code, name="ioctl", request=vfio.VFIO_DEVICE_FEATURE))
+        with pytest.raises(kind, match="feature DMA_BUF"):
+            device.features.dma_buf(0, MmapArea(0, 4096))
+
+
+def test_arguments_are_looked_at_first(device: Device) -> None:
+    with pytest.raises(InvalidArgument, match="a number of 16 bits"):
+        device.features.probe(1 << 16)
+    with pytest.raises(InvalidArgument, match="it is not enabled"):
+        device.interrupts(InterruptIndex.MSIX).wait_any(0)
+    with pytest.raises(InvalidArgument, match="the device has 16 of them"):
+        device.interrupts(InterruptIndex.MSIX).enable_vector(16)
