@@ -1,4 +1,4 @@
-"""The machine's first file system: busybox, the modules in the order they load, init, and the job."""
+"""A first file system: busybox, the modules in the order they load, init, and small files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import lzma
 import re
 import stat
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vmlib.errors import Unavailable
@@ -27,14 +27,14 @@ MODULES = (
 DIRECTORIES = ("bin", "dev", "lib", "mnt", "mnt/host", "mnt/rw", "mnt/root", "modules", "proc", "sys", "tmp")
 
 
-def build(busybox: Path, modules: Path, init: Path, files: Mapping[str, str]) -> bytes:
-    """The archive, uncompressed: it is not worth the time. files: further small files, by name."""
+def build(busybox: Path, modules: Path, init: Path, files: Mapping[str, str], wanted: Sequence[str] = MODULES) -> bytes:
+    """The archive, uncompressed: it is not worth the time. files: further small files, by name. wanted: modules."""
     archive = _Archive()
     for name in DIRECTORIES:
         archive.add(name, stat.S_IFDIR | 0o755)
     archive.add("bin/busybox", stat.S_IFREG | 0o755, busybox.read_bytes())
     archive.add("init", stat.S_IFREG | 0o755, init.read_bytes())
-    loaded = ordered_modules(modules)
+    loaded = ordered_modules(modules, wanted)
     for name, content in loaded.items():
         archive.add(f"modules/{name}.ko", stat.S_IFREG | 0o644, content)
     archive.add("modules/order", stat.S_IFREG | 0o644, "".join(f"{name}\n" for name in loaded).encode())
@@ -43,8 +43,8 @@ def build(busybox: Path, modules: Path, init: Path, files: Mapping[str, str]) ->
     return archive.finish()
 
 
-def ordered_modules(directory: Path) -> dict[str, bytes]:
-    """MODULES and what they depend on, dependencies first. What the kernel has built in is not there to load."""
+def ordered_modules(directory: Path, wanted: Sequence[str] = MODULES) -> dict[str, bytes]:
+    """wanted and what they depend on, dependencies first. What the kernel has built in is not there to load."""
     files = {path.name.split(".ko")[0].replace("-", "_"): path for path in directory.rglob("*.ko*")}
     loaded: dict[str, bytes] = {}
 
@@ -56,7 +56,7 @@ def ordered_modules(directory: Path) -> dict[str, bytes]:
             load(needed)
         loaded[name] = content
 
-    for name in MODULES:
+    for name in wanted:
         load(name)
     return loaded
 

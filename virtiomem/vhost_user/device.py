@@ -32,15 +32,19 @@ class VhostUserDevice(Resource):
         memory: SharedMemory,
         changes: ConfigChanges,
         events: FrontEndEvents | None = None,
+        *,
+        packed: bool = True,
     ) -> None:
         """Listen at path, a socket only its owner may connect to. All of memory is the device's region; changes are
-        the device's events. They stay the caller's. Raises VfioError if the socket cannot be.
+        the device's events. They stay the caller's. packed: offer packed rings beside split ones. Raises VfioError if
+        the socket cannot be.
         """
         self.path = path
         self.device = device
         self._memory = memory
         self._changes = changes
         self._events = events or FrontEndEvents()
+        self._packed = packed
         self._session: Session | None = None
         self._file: FileRange | None = None
         self._listener = Listener(path)
@@ -65,7 +69,9 @@ class VhostUserDevice(Resource):
                 self._session.config_changed()
         elif self._session is None:
             if endpoint := self._listener.accept():
-                self._session = Session(endpoint, self.device, self, self._memory.kernel, self._events)
+                self._session = Session(
+                    endpoint, self.device, self, self._memory.kernel, self._events, packed=self._packed
+                )
                 self._events.connected()
         else:
             try:

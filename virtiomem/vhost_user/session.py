@@ -28,7 +28,6 @@ from virtiomem.vhost_user.service import Service
 
 _TRANSPORT_FEATURES: Final = (
     1 << virtio_config.VIRTIO_F_VERSION_1
-    | 1 << virtio_config.VIRTIO_F_RING_PACKED
     | 1 << virtio_ring.VIRTIO_RING_F_INDIRECT_DESC
     | 1 << virtio_ring.VIRTIO_RING_F_EVENT_IDX
 )
@@ -53,14 +52,22 @@ class Session:
     """
 
     def __init__(
-        self, endpoint: socket.socket, device: VirtioMem, memory: RegionMemory, kernel: Kernel, events: FrontEndEvents
+        self,
+        endpoint: socket.socket,
+        device: VirtioMem,
+        memory: RegionMemory,
+        kernel: Kernel,
+        events: FrontEndEvents,
+        *,
+        packed: bool,
     ) -> None:
-        """Owns endpoint from now on."""
+        """Owns endpoint from now on. packed: offer packed rings beside split ones."""
         self._connection = Connection(endpoint)
         self._device = device
         self._region_memory = memory
         self._events = events
         self._service = Service(device, kernel, events)
+        self._packed_feature = 1 << virtio_config.VIRTIO_F_RING_PACKED if packed else 0
         self._protocol_features = ProtocolFeature(0)
         self._status = 0
 
@@ -116,7 +123,7 @@ class Session:
 
     @property
     def _offered(self) -> int:
-        return int(self._device.features) | _TRANSPORT_FEATURES | _F_PROTOCOL_FEATURES
+        return int(self._device.features) | _TRANSPORT_FEATURES | self._packed_feature | _F_PROTOCOL_FEATURES
 
     def _get_features(self, message: Message) -> bytes:
         message.require_size(0)
@@ -245,8 +252,7 @@ class Session:
 
     def _set_vring_num(self, message: Message) -> None:
         self._require_halted(message)
-        packed = bool(self._offered & 1 << virtio_config.VIRTIO_F_RING_PACKED)
-        self._service.vring.set_size(self._ring_state(message).num, packed=packed)
+        self._service.vring.set_size(self._ring_state(message).num, packed=bool(self._packed_feature))
 
     def _set_vring_addr(self, message: Message) -> None:
         address = message.parse(vhost_vring_addr)
