@@ -8,8 +8,13 @@ from pyvfio.commandline import Program
 from virtiomem.cli.demo import COMMAND as DEMO
 from virtiomem.cli.plan import COMMAND as PLAN
 from virtiomem.cli.replay import COMMAND as REPLAY
+from virtiomem.cli.resize import COMMAND as RESIZE
+from virtiomem.cli.run import COMMAND as RUN
+from virtiomem.cli.show import COMMAND as SHOW
+from virtiomem.cli.stats import COMMAND as STATS
+from virtiomem.cli.stop import COMMAND as STOP
 
-COMMANDS = (DEMO, PLAN, REPLAY)
+COMMANDS = (DEMO, PLAN, RUN, RESIZE, SHOW, STATS, STOP, REPLAY)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,0 +1,38 @@
+"""Arguments that name a running manager."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from pyvfio.commandline import Failure
+from virtiomem.control import places
+from virtiomem.control.client import ControlClient
+from virtiomem.control.status import DeviceStatus
+
+
+def add_manager(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--name", metavar="NAME", help="of the manager (default: the one that runs)")
+    parser.add_argument("--socket", type=Path, metavar="FILE", help="its control socket, if it is at another place")
+
+
+def connect(options: argparse.Namespace) -> ControlClient:
+    """Raises Failure if it is not clear which is meant, VfioError if none answers."""
+    if options.socket is not None:
+        return ControlClient(options.socket)
+    if options.name is not None:
+        return ControlClient(places.socket_path(options.name))
+    names = places.running()
+    if not names:
+        raise Failure("no manager runs for this user: virtiomem run starts one, --socket names one elsewhere")
+    if len(names) > 1:
+        raise Failure(f"several managers run: say which with --name: {', '.join(names)}")
+    return ControlClient(places.socket_path(names[0]))
+
+
+def only_device(devices: list[DeviceStatus], wanted: str | None) -> DeviceStatus:
+    """The one that is meant; it need not be named where there is one only. Raises Failure."""
+    for status in devices:
+        if wanted in (status.name, None) and (wanted or len(devices) == 1):
+            return status
+    raise Failure(f"say which device with --device: {', '.join(status.name for status in devices) or 'there are none'}")

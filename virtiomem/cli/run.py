@@ -1,0 +1,132 @@
+"""virtiomem run"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from pyvfio.commandline import Command, Output, size
+from pyvfio.kernel import Kernel, LinuxKernel
+from pyvfio.sim import SimKernel
+from pyvfio.units import format_size
+from virtiomem.cli.memory import MemoryChoice, add_memory
+from virtiomem.control import places
+from virtiomem.control.metrics_port import MetricsPort
+from virtiomem.control.server import ControlServer
+from virtiomem.event_loop import EventLoop
+from virtiomem.manager import Manager, ManagerOptions
+from virtiomem.planner import Limits, plan
+
+
+def _configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--region", type=size, required=True, metavar="SIZE", help="of the region")
+    parser.add_argument("--block-size", type=size, metavar="SIZE", help="default: the smallest that fits, as plan says")
+    parser.add_argument("--requested", type=size, default=0, metavar="SIZE", help="to begin with (default: nothing)")
+    parser.add_argument("--address", type=size, default=0x1_0000_0000, help="guest-physical (default: 4G)")
+    add_memory(parser)
+    parser.add_argument("--device", action="append", default=[], metavar="BDF", help="bound to VFIO; repeat for more")
+    parser.add_argument("--simulate", type=int, metavar="N", help="N devices of a simulated kernel instead")
+    parser.add_argument("--one-container", action="store_true", help="all devices in one address space")
+    parser.add_argument(
+        "--exercise", action="store_true", help="the first device, an edu, does DMA to plugged blocks all the while"
+    )
+    parser.add_argument("--name", default="vm0", metavar="NAME", help="of the device and its socket (default: vm0)")
+    parser.add_argument("--socket", type=Path, metavar="FILE", help="the control socket (default: by the name)")
+    parser.add_argument("--metrics", type=int, metavar="PORT", help="serve metrics on 127.0.0.1; 0: any port")
+
+
+def _run(options: argparse.Namespace, output: Output) -> int:
+    kernel, devices = _machine(options)
+    memory: MemoryChoice = options.memory
+    spaces = min(len(devices), 1) if options.one_container else len(devices)
+    limits = Limits.of_host(page_size=memory.page_size, kernel=kernel)
+    block_size = options.block_size or plan(options.region, limits=limits, address_spaces=spaces).block_size
+    if options.socket is None:
+        places.make_directory()
+    socket = options.socket or places.socket_path(options.name)
+    with ExitStack() as stack:
+        loop = stack.enter_context(EventLoop([], kernel=LinuxKernel()))
+        control = stack.enter_context(ControlServer(str(socket), loop.stop))
+        manager = stack.enter_context(
+            Manager(
+                ManagerOptions(
+                    kernel=kernel,
+                    name=options.name,
+                    devices=devices,
+                    memory_kind=memory.kind,
+                    page_size=memory.page_size,
+                    region_size=options.region,
+                    block_size=block_size,
+                    address=options.address,
+                    requested_size=options.requested,
+                    one_container=options.one_container,
+                    exercise=options.exercise,
+                ),
+                control.changed,
+            )
+        )
+        control.manage(manager.managed)
+        stack.callback(control.forget, options.name)
+        metrics = None if options.metrics is None else MetricsPort(options.metrics, control.metrics)
+        if metrics is not None:
+            stack.enter_context(metrics)
+        reason = stack.enter_context(_signals(loop))
+        url = None if metrics is None else metrics.url
+        output.record(
+            {"event": "ready", "socket": str(socket), "metrics": url, "pid": os.getpid(), "devices": list(devices)}
+        )
+        output.text(f"{options.name}: {format_size(options.region)} of {memory} memory at {options.address:#x}, "
+                    f"blocks of {format_size(block_size)}, {kernel.name} kernel")  # fmt: skip
+        output.text(f"mapped into {spaces} address space{'' if spaces == 1 else 's'}: {', '.join(devices) or 'none'}")
+        output.text(f"control socket {socket}" + (f", metrics {url}" if url else ""))
+        output.text("ready: virtiomem show, resize, stats, stop; Ctrl-C ends it")
+        loop.run()
+    output.record({"event": "stopped", "reason": reason[-1]})
+    output.text(f"stopped by {reason[-1]}: nothing is plugged, mapped or listening any more")
+    return 0
+
+
+def _machine(options: argparse.Namespace) -> tuple[Kernel, list[str]]:
+    """The kernel, and the PCI addresses of the devices."""
+    if options.device:
+        return LinuxKernel(), options.device
+    simulated = SimKernel.with_edu_devices(1 if options.simulate is None else options.simulate)
+    return simulated, sorted(simulated.functions)
+
+
+@contextmanager
+def _signals(loop: EventLoop) -> Iterator[list[str]]:
+    """SIGTERM and SIGINT end the loop; the last of the list says what did."""
+    reasons = ["the stop command"]
+
+    def end(number: int, _: object) -> None:
+        reasons.append(signal.Signals(number).name)
+        loop.stop()
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield reasons
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+COMMAND = Command(
+    "run",
+    "run a manager: a region, mapped into devices, that can be resized",
+    _run,
+    _configure,
+    description="Manage a region of memory until stopped: a virtio-mem device with a stand-in for the guest that\n"
+    "plugs and unplugs, block by block, what resize asks for, each block mapped into every device's\n"
+    "container. Without --device a simulated kernel serves. The control socket is its owner's alone.",
+    examples=(
+        ("virtiomem run --region 1G --simulate 2", "two simulated devices"),
+        ("virtiomem run --region 8G --memory hugetlb --device 03:00.0 --device 04:00.0", "two real ones"),
+        ("virtiomem run --region 1G --requested 256M --metrics 9500", "256 MiB at once, and metrics"),
+    ),
+    json="a line when it is ready, and one when it has stopped",
+)

@@ -1,0 +1,16 @@
+"""The control socket of a running manager: what it shows, and what it can be told."""
+
+from virtiomem.control.client import ControlClient, ControlRefused
+from virtiomem.control.managed import Guest, ManagedDevice
+from virtiomem.control.server import ControlServer
+from virtiomem.control.status import DeviceStatus, SpaceStatus
+
+__all__ = [
+    "ControlClient",
+    "ControlRefused",
+    "ControlServer",
+    "DeviceStatus",
+    "Guest",
+    "ManagedDevice",
+    "SpaceStatus",
+]

@@ -1,0 +1,109 @@
+"""ControlClient: asks a running manager."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from pyvfio.errors import VfioError
+from virtiomem.control.protocol import ProtocolError, line_of, read_object
+from virtiomem.control.status import DeviceStatus
+
+
+class ControlRefused(OSError):
+    """The manager said no. errno and message are its own."""
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
+class ControlClient:
+    """One connection; one request at a time."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises VfioError if nobody serves path, or it is another user's."""
+        self.path = path
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        try:
+            self._socket.connect(str(path))
+        except OSError as error:
+            self._socket.close()
+            code = error.errno or errno.EIO
+            nobody = code in (errno.ENOENT, errno.ECONNREFUSED)
+            raise VfioError(
+                code,
+                "connect to the manager",
+                {"socket": str(path)},
+                "no manager runs there" if nobody else "",
+                "Start one: virtiomem run" if nobody else "",
+            ) from error
+        self._answers = self._socket.makefile("rb")
+
+    def show(self, *, after: int | None = None, timeout: float = 0.0) -> tuple[int, list[DeviceStatus]]:
+        """A revision, and the devices. after: a revision; wait up to timeout seconds until there is a later one."""
+        arguments: dict[str, object] = {} if after is None else {"after": after, "timeout": timeout}
+        result = self.request("show", **arguments)
+        return _revision(result), _devices(result)
+
+    def resize(self, requested_size: int, device: str | None = None) -> DeviceStatus:
+        """Ask for requested_size bytes; the device just after. The guest's part takes its time: show() tells."""
+        arguments: dict[str, object] = {"requested_size": requested_size}
+        if device is not None:
+            arguments["device"] = device
+        (status,) = _devices(self.request("resize", **arguments))
+        return status
+
+    def stop(self) -> None:
+        """End the manager; returns when it has closed everything. Raises ControlRefused."""
+        self.request("stop")
+        # The socket is closed last of all.
+        while self._answers.read(4096):
+            pass
+
+    def request(self, command: str, **arguments: object) -> dict[str, object]:
+        """The result of any command of the protocol. Raises ControlRefused, or VfioError if the manager is gone."""
+        try:
+            self._socket.sendall(line_of({"command": command, **arguments}))
+            answer = read_object(self._answers)
+        except OSError as error:
+            raise VfioError(error.errno or errno.EIO, f"ask for {command}", {"socket": str(self.path)}) from error
+        except ProtocolError as error:
+            raise VfioError(errno.EPROTO, f"ask for {command}", {"socket": str(self.path)}, str(error)) from error
+        if answer is None:
+            raise VfioError(errno.EPIPE, f"ask for {command}", {"socket": str(self.path)}, "the manager has ended")
+        if not answer.get("ok"):
+            code = getattr(errno, str(answer.get("errno")), errno.EIO)
+            raise ControlRefused(code, str(answer.get("error")))
+        result = answer.get("result")
+        return result if isinstance(result, dict) else {}
+
+    def close(self) -> None:
+        self._answers.close()
+        self._socket.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _revision(result: dict[str, object]) -> int:
+    revision = result.get("revision")
+    if not isinstance(revision, int):
+        raise VfioError(errno.EPROTO, "show", meaning="the manager speaks another protocol")
+    return revision
+
+
+def _devices(result: dict[str, object]) -> list[DeviceStatus]:
+    devices = result.get("devices")
+    try:
+        return [DeviceStatus.from_data(device) for device in devices] if isinstance(devices, Sequence) else []
+    except (TypeError, KeyError) as error:
+        raise VfioError(errno.EPROTO, "show", meaning="the manager speaks another protocol") from error

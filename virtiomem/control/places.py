@@ -1,0 +1,50 @@
+"""Where control sockets are."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+from pyvfio.errors import InvalidArgument, VfioError
+
+_SUFFIX = ".sock"
+
+
+def directory() -> Path:
+    """Of this user's managers: /run/virtiomem for root, below XDG_RUNTIME_DIR or /tmp for others."""
+    user = os.geteuid()
+    if user == 0:
+        return Path("/run/virtiomem")
+    if runtime := os.environ.get("XDG_RUNTIME_DIR"):
+        return Path(runtime) / "virtiomem"
+    return Path(f"/tmp/virtiomem-{user}")
+
+
+def socket_path(name: str) -> Path:
+    """Of the manager called name. Raises InvalidArgument for what cannot be a file's name."""
+    if not name or "/" in name or name.startswith("."):
+        raise InvalidArgument(
+            errno.EINVAL, f"name {name!r}", meaning="it names a file, so it has no / and no leading ."
+        )
+    return directory() / f"{name}{_SUFFIX}"
+
+
+def running() -> list[str]:
+    """The names of this user's managers that have a socket."""
+    return sorted(path.name.removesuffix(_SUFFIX) for path in directory().glob(f"*{_SUFFIX}"))
+
+
+def make_directory() -> None:
+    """Make the directory, for its owner only. Raises VfioError if it is there, and open to others or theirs."""
+    path = directory()
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
+        raise VfioError(
+            errno.EPERM,
+            f"directory {path}",
+            meaning="it is not this user's alone",
+            advice=f"chmod 700 {path}, or choose a place with --socket",
+        )

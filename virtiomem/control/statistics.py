@@ -1,0 +1,22 @@
+"""Counters of a managed device, as they go over the control socket."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from virtiomem.control.managed import ManagedDevice
+
+
+def statistics_data(managed: ManagedDevice) -> dict[str, object]:
+    """As JSON values. Counted since the device was made."""
+    statistics = managed.device.statistics
+    return {
+        "name": managed.name,
+        "responses": [
+            {"request": request.name, "response": response.name, "count": count}
+            for (request, response), count in sorted(statistics.responses.items())
+        ],
+        "busy": [{"reason": reason.value, "count": count} for reason, count in statistics.busy.items()],
+        "violations": statistics.violations,
+        "dma": None if managed.exercise is None else asdict(managed.exercise.counts),
+    }
