@@ -1,63 +1,19 @@
-"""FaultyKernel: any system call fails on demand, on the simulated kernel and on the real one."""
+"""FaultyKernel: a kernel whose calls fail on demand."""
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TypeVar
 
-from pyvfio.abi import vfio
+from pyvfio.abi import iommufd, vfio
+from pyvfio.faults.rules import Before, Call, Fault, Hold, Rule, ShortUnmap, Vanish
+from pyvfio.faults.vanished import OpenDevices
 from pyvfio.kernel import IoctlArgument, Kernel
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One call through the seam: the method of Kernel, and which ioctl."""
-
-    name: str
-    request: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """Applies to the nth matching call, counted from 0 since it was armed, or to every one.
-
-    name: a method of Kernel, None for any; request: which ioctl, None for any.
-    """
-
-    nth: int | None = None
-    name: str | None = None
-    request: int | None = None
-
-    def matches(self, call: Call) -> bool:
-        return self.name in (None, call.name) and self.request in (None, call.request)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fault(Rule):
-    """The call fails with errno and never reaches the kernel."""
-
-    errno: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ShortUnmap(Rule):
-    """Of an UNMAP_DMA only the first size bytes are unmapped, and reported."""
-
-    size: int
-    name: str | None = "ioctl"
-    request: int | None = vfio.VFIO_IOMMU_UNMAP_DMA
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Before(Rule):
-    """action runs first: it waits for an event, or takes a device away."""
-
-    action: Callable[[], None]
 
 
 class FaultyKernel:
@@ -67,6 +23,7 @@ class FaultyKernel:
         self.kernel = kernel
         self.calls: list[Call] = []
         self._lock = threading.Lock()
+        self._devices = OpenDevices(kernel)
         self._rules: list[tuple[Rule, list[int]]] = []
         self.arm(*rules)
 
@@ -76,15 +33,23 @@ class FaultyKernel:
             self._rules = [(rule, [0]) for rule in rules]
             self.calls = []
 
+    def vanish(self, address: str) -> None:
+        """The PCI device is gone for good, as when it is pulled out: its registers and config space read as ones and
+        take no writes, and every other call on its descriptors fails with ENODEV. They can be closed."""
+        self._devices.vanish(address)
+
     @property
     def name(self) -> str:
         return self.kernel.name
 
     def open(self, path: str, flags: int) -> int:
-        return self._call("open", self.kernel.open, path, flags)
+        fd = self._call("open", self.kernel.open, path, flags)
+        self._devices.opened(fd, path)
+        return fd
 
     def close(self, fd: int) -> None:
         self._call("close", self.kernel.close, fd)
+        self._devices.closed(fd)
 
     def read(self, fd: int, size: int) -> bytes:
         return self._call("read", self.kernel.read, fd, size)
@@ -93,18 +58,21 @@ class FaultyKernel:
         return self._call("write", self.kernel.write, fd, data)
 
     def pread(self, fd: int, size: int, offset: int) -> bytes:
-        return self._call("pread", self.kernel.pread, fd, size, offset)
+        self._before(Call("pread"))
+        return b"\xff" * size if self._devices.is_gone(fd) else self.kernel.pread(fd, size, offset)
 
     def pwrite(self, fd: int, data: bytes, offset: int) -> int:
-        return self._call("pwrite", self.kernel.pwrite, fd, data, offset)
+        self._before(Call("pwrite"))
+        return len(data) if self._devices.is_gone(fd) else self.kernel.pwrite(fd, data, offset)
 
     def ioctl(self, fd: int, request: int, argument: IoctlArgument = 0) -> int:
         short = self._before(Call("ioctl", request))
-        if short is not None and isinstance(argument, vfio.vfio_iommu_type1_dma_unmap):
-            argument.size = min(argument.size, short.size)
-            if not argument.size:
-                return 0
-        return self.kernel.ioctl(fd, request, argument)
+        self._require(fd)
+        if short is not None and not _shorten(argument, short.size):
+            return 0
+        result = self.kernel.ioctl(fd, request, argument)
+        self._devices.called(request, argument, result)
+        return result
 
     def listdir(self, path: str) -> list[str]:
         return self._call("listdir", self.kernel.listdir, path)
@@ -113,10 +81,15 @@ class FaultyKernel:
         return self._call("readlink", self.kernel.readlink, path)
 
     def mmap(self, length: int, protection: int, flags: int, fd: int = -1, offset: int = 0, address: int = 0) -> int:
-        return self._call("mmap", self.kernel.mmap, length, protection, flags, fd, offset, address)
+        self._before(Call("mmap"))
+        self._require(fd)
+        start = self.kernel.mmap(length, protection, flags, fd, offset, address)
+        self._devices.mapped(fd, start, length)
+        return start
 
     def munmap(self, address: int, length: int) -> None:
         self._call("munmap", self.kernel.munmap, address, length)
+        self._devices.unmapped(address)
 
     def madvise(self, address: int, length: int, advice: int) -> None:
         self._call("madvise", self.kernel.madvise, address, length, advice)
@@ -134,10 +107,13 @@ class FaultyKernel:
         self._call("fallocate", self.kernel.fallocate, fd, mode, offset, length)
 
     def load(self, address: int, width: int) -> int:
+        if self._devices.any_gone and self._devices.is_window_of_gone(address):
+            return (1 << 8 * width) - 1
         return self.kernel.load(address, width)
 
     def store(self, address: int, width: int, value: int) -> None:
-        self.kernel.store(address, width, value)
+        if not (self._devices.any_gone and self._devices.is_window_of_gone(address)):
+            self.kernel.store(address, width, value)
 
     def eventfd(self, initial: int, flags: int) -> int:
         return self._call("eventfd", self.kernel.eventfd, initial, flags)
@@ -148,6 +124,11 @@ class FaultyKernel:
     def _call(self, name: str, function: Callable[..., T], *arguments: object) -> T:
         self._before(Call(name))
         return function(*arguments)
+
+    def _require(self, fd: int) -> None:
+        """Raises OSError(ENODEV) for a descriptor of a device that is gone."""
+        if self._devices.is_gone(fd):
+            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
 
     def _before(self, call: Call) -> ShortUnmap | None:
         """Count the call and apply what is due. Raises the OSError of a fault."""
@@ -166,6 +147,24 @@ class FaultyKernel:
                     raise OSError(rule.errno, os.strerror(rule.errno))
                 case Before():
                     rule.action()
+                case Hold():
+                    rule.reached.set()
+                    rule.released.wait()
+                case Vanish():
+                    self.vanish(rule.address)
                 case ShortUnmap():
                     short = rule
         return short
+
+
+def _shorten(argument: IoctlArgument, size: int) -> int:
+    """Let an unmap ask for no more than size bytes: what it asks for then."""
+    match argument:
+        case vfio.vfio_iommu_type1_dma_unmap():
+            argument.size = min(argument.size, size)
+            return argument.size
+        case iommufd.iommu_ioas_unmap():
+            argument.length = min(argument.length, size)
+            return argument.length
+        case _:
+            return size

@@ -1,0 +1,77 @@
+"""What shall go wrong, and when."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from pyvfio.abi import iommufd, vfio
+
+UNMAPS = (vfio.VFIO_IOMMU_UNMAP_DMA, iommufd.IOMMU_IOAS_UNMAP)
+"""The ioctls that unmap."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call through the seam: the method of Kernel, and which ioctl."""
+
+    name: str
+    request: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Applies to the nth matching call, counted from 0 since it was armed, or to every one.
+
+    name: a method of Kernel, None for any; request: which ioctl, None for any.
+    """
+
+    nth: int | None = None
+    name: str | None = None
+    request: int | None = None
+
+    def matches(self, call: Call) -> bool:
+        return self.name in (None, call.name) and self.request in (None, call.request)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault(Rule):
+    """The call fails with errno and never reaches the kernel."""
+
+    errno: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShortUnmap(Rule):
+    """Of an unmap only the first size bytes are unmapped, and reported. request: which of UNMAPS, None for any."""
+
+    size: int
+
+    def matches(self, call: Call) -> bool:
+        return call.request in UNMAPS and self.request in (None, call.request)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Before(Rule):
+    """action runs first."""
+
+    action: Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hold(Rule):
+    """The call takes as long as is wanted: reached is set when it is made, and it goes on when released is set."""
+
+    reached: threading.Event = field(default_factory=threading.Event)
+    released: threading.Event = field(default_factory=threading.Event)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vanish(Rule):
+    """A device is gone from the matching call on, as when it is pulled out: see FaultyKernel.vanish.
+
+    address: PCI address of the device, "0000:00:03.0".
+    """
+
+    address: str

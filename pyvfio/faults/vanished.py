@@ -1,0 +1,66 @@
+"""Devices that have been pulled out, seen from a program that has them open."""
+
+from __future__ import annotations
+
+import ctypes
+
+from pyvfio.abi import vfio
+from pyvfio.kernel import IoctlArgument, Kernel
+
+_NODES = "/dev/vfio/devices/"
+
+
+class OpenDevices:
+    """Which descriptors and which mapped registers belong to which device, and which devices are gone."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._addresses: dict[int, str] = {}
+        self._windows: dict[int, tuple[int, str]] = {}
+        self._gone: set[str] = set()
+
+    @property
+    def any_gone(self) -> bool:
+        return bool(self._gone)
+
+    def vanish(self, address: str) -> None:
+        self._gone.add(address)
+
+    def opened(self, fd: int, path: str) -> None:
+        """open() has given fd for path; only nodes of devices are of interest."""
+        if path.startswith(_NODES):
+            self._addresses[fd] = self._address_of_node(path.removeprefix(_NODES))
+
+    def called(self, request: int, argument: IoctlArgument, result: int) -> None:
+        """An ioctl has been made; one that opens a device is of interest."""
+        if request == vfio.VFIO_GROUP_GET_DEVICE_FD and isinstance(argument, ctypes.Array):
+            self._addresses[result] = argument.value.decode().split()[0]
+
+    def closed(self, fd: int) -> None:
+        self._addresses.pop(fd, None)
+
+    def mapped(self, fd: int, start: int, size: int) -> None:
+        if fd in self._addresses:
+            self._windows[start] = size, self._addresses[fd]
+
+    def unmapped(self, start: int) -> None:
+        self._windows.pop(start, None)
+
+    def is_gone(self, fd: int) -> bool:
+        return self._addresses.get(fd) in self._gone
+
+    def is_window_of_gone(self, address: int) -> bool:
+        """Whether mapped registers of a device that is gone are there."""
+        return any(
+            start <= address < start + size and device in self._gone for start, (size, device) in self._windows.items()
+        )
+
+    def _address_of_node(self, node: str) -> str:
+        devices = "/sys/bus/pci/devices"
+        for address in self._kernel.listdir(devices):
+            try:
+                if node in self._kernel.listdir(f"{devices}/{address}/vfio-dev"):
+                    return address
+            except FileNotFoundError:
+                continue
+        return node
