@@ -1,6 +1,6 @@
 from hypothesis import settings
 
-pytest_plugins = ["tests.vm.plugin"]
+pytest_plugins = ["tests.vm.plugin", "pytester"]
 
 # How long an example takes says nothing on a machine that does other work, too.
 settings.register_profile("any time", deadline=None)

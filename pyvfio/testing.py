@@ -1,0 +1,92 @@
+"""Fixtures for pytest: VFIO without an IOMMU, and its failures, for the tests of any project.
+
+A conftest.py asks for them with pytest_plugins = ["pyvfio.testing"]; docs/testing.md has an example. Each test has a
+machine of its own. Its mark vfio_machine says what it is: devices, how many edu devices, 2 if not said, and any
+argument of SimKernel: version, iommu, memlock, ipc_lock, dma_entry_limit, ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+import pytest
+
+from pyvfio.container import Container, IommuType
+from pyvfio.device import Device
+from pyvfio.drivers.edu import Edu, edu_addresses
+from pyvfio.faults import FaultyKernel
+from pyvfio.ioas import Ioas
+from pyvfio.kernel import Kernel
+from pyvfio.memory import Memory, MemoryKind
+from pyvfio.sim import SimKernel
+
+MEMORY_SIZE = 8 << 20
+
+AddressSpaceOfDevices = Container | Ioas
+
+ADDRESS_SPACES: Mapping[str, Callable[[Kernel], AddressSpaceOfDevices]] = {
+    "type1v2": lambda kernel: Container(kernel=kernel, iommu_type=IommuType.TYPE1v2),
+    "type1": lambda kernel: Container(kernel=kernel, iommu_type=IommuType.TYPE1),
+    "iommufd": lambda kernel: Ioas(kernel=kernel),
+    "iommufd-compat": lambda kernel: Container(kernel=kernel, path="/dev/iommu"),
+}
+"""Every way to an address space, by the name it has in test ids."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "vfio_machine(devices=2, **options): the machine behind the fixtures vfio_*")
+
+
+@pytest.fixture
+def vfio_simulated(request: pytest.FixtureRequest) -> SimKernel:
+    """The machine: what devices wrote and which of their transfers were stopped can be seen here."""
+    mark = request.node.get_closest_marker("vfio_machine")
+    options = dict(mark.kwargs) if mark else {}
+    return SimKernel.with_edu_devices(options.pop("devices", 2), **{"host_huge_pages": False, **options})
+
+
+@pytest.fixture
+def vfio_kernel(vfio_simulated: SimKernel) -> FaultyKernel:
+    """To be handed to every object; arm() lets calls fail, calls tells which were made."""
+    return FaultyKernel(vfio_simulated)
+
+
+@pytest.fixture
+def vfio_addresses(vfio_kernel: FaultyKernel) -> list[str]:
+    """The PCI addresses of the machine's edu devices, each in a group of its own and bound to vfio-pci."""
+    return edu_addresses(vfio_kernel)
+
+
+@pytest.fixture
+def vfio_memory(vfio_kernel: FaultyKernel) -> Iterator[Memory]:
+    """MEMORY_SIZE bytes, populated."""
+    with Memory.allocate(MemoryKind.ANONYMOUS, MEMORY_SIZE, kernel=vfio_kernel) as memory:
+        memory.populate(0, memory.size)
+        yield memory
+
+
+@pytest.fixture(params=ADDRESS_SPACES)
+def vfio_address_space(request: pytest.FixtureRequest, vfio_kernel: FaultyKernel) -> Iterator[AddressSpaceOfDevices]:
+    """One of every kind: a test that asks for it runs once for each."""
+    with ADDRESS_SPACES[request.param](vfio_kernel) as space:
+        yield space
+
+
+@pytest.fixture
+def vfio_container(vfio_kernel: FaultyKernel) -> Iterator[Container]:
+    """A container without a device yet."""
+    with Container(kernel=vfio_kernel) as container:
+        yield container
+
+
+@pytest.fixture
+def vfio_device(vfio_address_space: AddressSpaceOfDevices, vfio_addresses: list[str]) -> Device:
+    """The first device, in vfio_address_space."""
+    return vfio_address_space.open_device(vfio_addresses[0])
+
+
+@pytest.fixture
+def vfio_edu(vfio_device: Device) -> Iterator[Edu]:
+    """The first device, able to do DMA."""
+    with Edu(vfio_device) as edu:
+        yield edu
