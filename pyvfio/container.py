@@ -19,6 +19,7 @@ from pyvfio.group import Group
 from pyvfio.host.pci import vfio_device
 from pyvfio.kernel import Kernel, LinuxKernel
 from pyvfio.mapping_space import END, MapCall, MappingSpace
+from pyvfio.noiommu import no_iommu
 from pyvfio.open_errors import open_failure
 from pyvfio.resource import Resource
 from pyvfio.type1_dirty import ContainerDirtyTracking
@@ -30,10 +31,12 @@ _LAST = END - 0x1_0000 - 1
 
 
 class IommuType(enum.IntEnum):
-    """Which type1 rules a container follows; the values of VFIO_SET_IOMMU."""
+    """Which rules a container follows; the values of VFIO_SET_IOMMU."""
 
     TYPE1 = vfio.VFIO_TYPE1_IOMMU
     TYPE1v2 = vfio.VFIO_TYPE1v2_IOMMU
+    NOIOMMU = vfio.VFIO_NOIOMMU_IOMMU
+    """None at all: devices work, and nothing can be mapped for them. Chosen by groups that have no IOMMU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +164,9 @@ class Container(MappingSpace):
                 raise self._attach_failure(error, group) from error
             try:
                 if self.iommu_type is None:
-                    self.iommu_type = self._set_iommu()
-                self._info = self._query_info()
+                    self.iommu_type = self._set_iommu(group)
+                if self.iommu_type is not IommuType.NOIOMMU:
+                    self._info = self._query_info()
                 self._is_info_old = False
             except OSError:
                 self.kernel.ioctl(group.fd, vfio.VFIO_GROUP_UNSET_CONTAINER)
@@ -205,6 +209,8 @@ class Container(MappingSpace):
 
     def _layout(self, operation: str) -> IommuInfo:
         self._check_open()
+        if self.iommu_type is IommuType.NOIOMMU:
+            raise no_iommu(operation)
         if self._info is None:
             raise VfioError(
                 errno.EINVAL,
@@ -220,8 +226,9 @@ class Container(MappingSpace):
         self._info = self._query_info()
         return self._info
 
-    def _set_iommu(self) -> IommuType:
-        for kind in (self._wanted,) if self._wanted else (IommuType.TYPE1v2, IommuType.TYPE1):
+    def _set_iommu(self, group: Group) -> IommuType:
+        kinds = (self._wanted,) if self._wanted else (IommuType.TYPE1v2, IommuType.TYPE1)
+        for kind in (IommuType.NOIOMMU,) if group.is_noiommu else kinds:
             if self.kernel.ioctl(self.fd, vfio.VFIO_CHECK_EXTENSION, kind) > 0:
                 try:
                     self.kernel.ioctl(self.fd, vfio.VFIO_SET_IOMMU, kind)

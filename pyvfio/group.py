@@ -20,15 +20,17 @@ if TYPE_CHECKING:
 
 
 class Group(Resource):
-    """/dev/vfio/NUMBER. Open at most once in the whole system; its devices work after Container.attach()."""
+    """/dev/vfio/NUMBER, or noiommu-NUMBER. Open at most once in the whole system; its devices work after
+    Container.attach()."""
 
     def __init__(self, number: int, *, kernel: Kernel | None = None, container: Container | None = None) -> None:
         """Raises GroupBusy, or VfioError that says why the node cannot be opened."""
         self.kernel = kernel or LinuxKernel()
         self.number = number
-        self.path = f"/dev/vfio/{number}"
+        self.is_noiommu = False
+        """Whether there is no IOMMU behind its devices: see pyvfio.noiommu."""
         try:
-            self.fd = self.kernel.open(self.path, os.O_RDWR)
+            self.fd = self._open()
         except OSError as error:
             raise self._open_failure(error) from error
         try:
@@ -109,6 +111,19 @@ class Group(Resource):
         status = vfio.vfio_group_status()
         self.kernel.ioctl(self.fd, vfio.VFIO_GROUP_GET_STATUS, status)
         return status.flags
+
+    def _open(self) -> int:
+        self.path = f"/dev/vfio/{self.number}"
+        try:
+            return self.kernel.open(self.path, os.O_RDWR)
+        except FileNotFoundError as error:
+            unsafe = f"/dev/vfio/noiommu-{self.number}"
+            try:
+                fd = self.kernel.open(unsafe, os.O_RDWR)
+            except FileNotFoundError:
+                raise error from None
+            self.path, self.is_noiommu = unsafe, True
+            return fd
 
     def _open_failure(self, error: OSError) -> VfioError:
         code = error.errno or errno.EIO

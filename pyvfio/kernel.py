@@ -47,6 +47,8 @@ class Kernel(Protocol):
     def munmap(self, address: int, length: int) -> None: ...
     def madvise(self, address: int, length: int, advice: int) -> None: ...
     def mincore(self, address: int, length: int) -> bytes: ...
+    def mlock(self, address: int, length: int) -> None: ...
+    def munlock(self, address: int, length: int) -> None: ...
     def memfd_create(self, name: str, flags: int) -> int: ...
     def ftruncate(self, fd: int, length: int) -> None: ...
     def fallocate(self, fd: int, mode: int, offset: int, length: int) -> None: ...
@@ -84,6 +86,7 @@ class LinuxKernel:
         self._libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
         self._libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
         self._libc.mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p]
+        self._libc.mlock.argtypes = self._libc.munlock.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
         self._libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 
     @property
@@ -131,6 +134,12 @@ class LinuxKernel:
         residency = ctypes.create_string_buffer(-(-length // os.sysconf("SC_PAGE_SIZE")))
         self._check(self._libc.mincore(address, length, residency))
         return residency.raw
+
+    def mlock(self, address: int, length: int) -> None:
+        self._check(self._libc.mlock(address, length))
+
+    def munlock(self, address: int, length: int) -> None:
+        self._check(self._libc.munlock(address, length))
 
     def memfd_create(self, name: str, flags: int) -> int:
         return os.memfd_create(name, flags)

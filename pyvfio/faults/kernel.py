@@ -100,6 +100,12 @@ class FaultyKernel:
     def mincore(self, address: int, length: int) -> bytes:
         return self._call("mincore", self.kernel.mincore, address, length)
 
+    def mlock(self, address: int, length: int) -> None:
+        self._call("mlock", self.kernel.mlock, address, length)
+
+    def munlock(self, address: int, length: int) -> None:
+        self._call("munlock", self.kernel.munlock, address, length)
+
     def memfd_create(self, name: str, flags: int) -> int:
         return self._call("memfd_create", self.kernel.memfd_create, name, flags)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pyvfio.abi import vfio
 from pyvfio.sim.mappings import DmaMapping
+from pyvfio.sim.noiommu import NoIommu
 from pyvfio.sim.type1 import Type1
 from pyvfio.sim.user import UserMemory, fail
 
@@ -25,7 +26,7 @@ class ContainerState:
     def __init__(self, kernel: SimKernel) -> None:
         self._kernel = kernel
         self.groups: list[GroupState] = []
-        self.iommu: Type1 | None = None
+        self.iommu: Type1 | NoIommu | None = None
 
     @property
     def mappings(self) -> tuple[DmaMapping, ...]:
@@ -69,7 +70,11 @@ class ContainerState:
 
     def _has_extension(self, extension: int) -> bool:
         """Without an IOMMU in use, what any driver of the kernel can do."""
+        if self._kernel.iommu == "none" and self.groups:
+            return extension == vfio.VFIO_NOIOMMU_IOMMU
         offered = {*_TYPE1_VERSIONS, vfio.VFIO_UNMAP_ALL}
+        if self._kernel.sysfs.allows_noiommu:
+            offered.add(vfio.VFIO_NOIOMMU_IOMMU)
         if self._kernel.version < (6, 18):
             offered.add(vfio.VFIO_TYPE1_NESTING_IOMMU)
         return extension in offered or (self.iommu is not None and self.iommu.has_extension(extension))
@@ -79,6 +84,9 @@ class ContainerState:
             raise fail(errno.EINVAL)
         if not self._has_extension(kind):
             raise fail(errno.ENODEV)
+        if kind == vfio.VFIO_NOIOMMU_IOMMU and self._kernel.iommu == "none":
+            self.iommu = NoIommu(self._kernel)
+            return 0
         if kind not in _TYPE1_VERSIONS:
             # Known, but no kind of IOMMU; or nesting, which no IOMMU here can do.
             raise fail(errno.EINVAL)

@@ -47,13 +47,13 @@ class PageSet:
     def use(self) -> None:
         """Raises OSError(EFAULT) where no page can be had, OSError(ENOMEM) beyond the limit."""
         if not self._users:
-            self.pin = self._kernel.pin_for_iommufd(self.source, self._account, write=self.writable)
+            self.pin = self._kernel.pinning.for_iommufd(self.source, self._account, write=self.writable)
         self._users += 1
 
     def drop(self) -> None:
         self._users -= 1
         if not self._users and self.pin is not None:
-            self._kernel.unpin_for_iommufd(self.pin, self._account)
+            self._kernel.pinning.release_iommufd(self.pin, self._account)
             self.pin = None
 
 

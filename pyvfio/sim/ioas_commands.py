@@ -82,7 +82,7 @@ class IoasCommands:
     def _map_file(self, user: UserMemory) -> int:
         command = command_in(user, abi.iommu_ioas_map_file, 40)
         refuse(command.flags & ~_MAP_FLAGS)
-        source = self._iommufd.kernel.source_in_file(command.fd, command.start, command.length)
+        source = self._iommufd.kernel.pinning.source_in_file(command.fd, command.start, command.length)
         iova = self._map_pages(command.ioas_id, command.flags, command.iova, source)
         user.write(struct.pack("<Q", iova), 32)
         return 0

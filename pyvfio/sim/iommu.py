@@ -36,13 +36,14 @@ class IommuModel:
 
 
 def iommu_model(name: str, version: Version) -> IommuModel:
-    """QEMU's "intel", "amd" and "virtio" as this version's drivers show them. Raises KeyError."""
+    """QEMU's "intel", "amd" and "virtio" as this version's drivers show them; "none". Raises KeyError."""
     amd_last = (1 << 48) - 1 if version >= (6, 18) else ALL_ADDRESSES[1]
     amd_sizes = 0xF_FF7F_FFFF_F000 if version >= (6, 12) else 0xFFFF_FF7F_FFFF_F000
     models = {
         "intel": IommuModel(0x4020_1000, (0, (1 << 39) - 1), (_MSI,), False, True),
         "amd": IommuModel(amd_sizes, (0, amd_last), (_MSI, _HYPERTRANSPORT), True, True),
         "virtio": IommuModel(ALL_PAGE_SIZES, ALL_ADDRESSES, (_SOFTWARE_MSI,), True, False),
+        "none": IommuModel(ALL_PAGE_SIZES, ALL_ADDRESSES, (), True, False),
     }
     return models[name]
 

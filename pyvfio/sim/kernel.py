@@ -13,17 +13,18 @@ from typing import Self
 from pyvfio.abi import mman
 from pyvfio.kernel import IoctlArgument, LinuxKernel
 from pyvfio.sim.cdev import CdevState
-from pyvfio.sim.charges import Account, Charges
+from pyvfio.sim.charges import Charges
 from pyvfio.sim.container import ContainerState
 from pyvfio.sim.device import DeviceState, DmaFault
 from pyvfio.sim.group import GroupState
-from pyvfio.sim.ioas import Source
 from pyvfio.sim.iommu import Span, iommu_model
 from pyvfio.sim.iommufd import IommufdState
 from pyvfio.sim.migration import MigrationFile
+from pyvfio.sim.noiommu import Pagemap
 from pyvfio.sim.ownership import Ownership
-from pyvfio.sim.pages import PageTracker, Pin
+from pyvfio.sim.pages import PageTracker
 from pyvfio.sim.pci import VFIO_DRIVER, PciFunction, Sysfs
+from pyvfio.sim.pinning import Pinning
 from pyvfio.sim.procfs import limits, locked_by_program, status
 from pyvfio.sim.user import UserMemory, fail
 
@@ -50,15 +51,16 @@ class _Window:
     offset: int
 
 
-_File = _Text | ContainerState | GroupState | DeviceState | MigrationFile | IommufdState | CdevState
+_File = _Text | ContainerState | GroupState | DeviceState | MigrationFile | IommufdState | CdevState | Pagemap
 
 
 class SimKernel:
     """A machine of PCI functions behind an IOMMU. A Kernel; safe from several threads.
 
-    version: which Linux it answers like. iommu: "intel", "amd" or "virtio"; iova_ranges: other usable addresses, first
-    and last of each; remaps_interrupts: whether it can, if not as the model does. memlock: RLIMIT_MEMLOCK in bytes,
-    tested unless ipc_lock; what the process has locked by itself counts too. dma_entry_limit: as the module's.
+    version: which Linux it answers like. iommu: "intel", "amd", "virtio" or "none"; iova_ranges: other usable
+    addresses, first and last of each; remaps_interrupts: whether it can, if not as the model does. memlock:
+    RLIMIT_MEMLOCK in bytes, tested unless ipc_lock; what the process has locked by itself counts too.
+    dma_entry_limit: as the module's.
     populate_on_pin: mapping takes real pages as Linux does; without, a region larger than the host can be mapped.
     host_huge_pages: hugetlb memory comes from the host's pool; without, ordinary pages stand in for it. iommufd: there
     are /dev/iommu and, from 6.6 on, nodes of devices; iommufd_container: and it provides /dev/vfio/vfio.
@@ -95,10 +97,13 @@ class SimKernel:
         self.functions: dict[str, PciFunction] = {}
         self._has_iommufd = iommufd and version >= (6, 2)
         self._iommufd_container = iommufd_container
-        self.sysfs = Sysfs(self.functions, dma_entry_limit, cdev=self._has_iommufd and version >= (6, 6))
+        self.sysfs = Sysfs(
+            self.functions, dma_entry_limit, cdev=self._has_iommufd and version >= (6, 6), iommu=iommu != "none"
+        )
         self.ownership = Ownership(self)
         self._host_huge_pages = host_huge_pages
         self._pages = PageTracker(self._real, populate_on_pin=populate_on_pin)
+        self.pinning = Pinning(self._pages, self.charges, lambda address: self._window(address) is not None, version)
         self._lock = threading.RLock()
         self._files: dict[int, _File] = {}
         self._windows: list[_Window] = []
@@ -188,6 +193,9 @@ class SimKernel:
 
     def pread(self, fd: int, size: int, offset: int) -> bytes:
         with self._lock:
+            file = self._files.get(fd)
+            if isinstance(file, Pagemap):
+                return file.pread(size, offset)
             if device := self._device(fd):
                 return device.pread(size, offset)
         return self._real.pread(fd, size, offset)
@@ -249,6 +257,12 @@ class SimKernel:
     def mincore(self, address: int, length: int) -> bytes:
         return self._real.mincore(address, length)
 
+    def mlock(self, address: int, length: int) -> None:
+        self._real.mlock(address, length)
+
+    def munlock(self, address: int, length: int) -> None:
+        self._real.munlock(address, length)
+
     def memfd_create(self, name: str, flags: int) -> int:
         if flags & mman.MFD_HUGETLB and not self._host_huge_pages:
             flags &= ~(mman.MFD_HUGETLB | mman.MAP_HUGE_MASK << mman.MAP_HUGE_SHIFT)
@@ -285,45 +299,6 @@ class SimKernel:
         return self._real.poll(fds, timeout)
 
     # For the rest of the simulation; called with the lock held.
-
-    def pin(self, vaddr: int, size: int, *, write: bool) -> Pin | None:
-        """Take pages for a mapping and charge them. None for a device's registers, which are not memory."""
-        if (window := self._window(vaddr)) and vaddr + size <= window.start + window.size:
-            return None
-        pin = self._pages.pin(vaddr, size, write=write, unshares=self.version >= (6, 2))
-        try:
-            self.charges.lock(pin.charged)
-        except OSError:
-            self._pages.unpin(pin)
-            raise
-        return pin
-
-    def unpin(self, pin: Pin) -> None:
-        self._pages.unpin(pin)
-        self.charges.unlock(pin.charged)
-
-    def pin_for_iommufd(self, source: Source, account: Account, *, write: bool) -> Pin:
-        """Take pages for iommufd, which takes memory only, and charge them to account."""
-        if self._window(source.start) and source.file is None:
-            raise fail(errno.EFAULT)
-        if source.file is None:
-            pin = self._pages.pin(source.start, source.size, write=write, unshares=True)
-        else:
-            pin = self._pages.pin_file(source.file, source.start, source.size)
-        try:
-            self.charges.pin(account, pin.size)
-        except OSError:
-            self._pages.unpin(pin)
-            raise
-        return pin
-
-    def unpin_for_iommufd(self, pin: Pin, account: Account) -> None:
-        self._pages.unpin(pin)
-        self.charges.unpin(account, pin.size)
-
-    def source_in_file(self, fd: int, start: int, size: int) -> Source:
-        """Raises OSError(EBADF) for no descriptor, OSError(EINVAL) for one of no memory file."""
-        return Source(start, size, self._pages.memory_file(fd))
 
     def container_of(self, fd: int) -> ContainerState | IommufdState | None:
         """What a descriptor is of, None if of no container. Raises OSError(EBADF)."""
@@ -377,8 +352,10 @@ class SimKernel:
             return IommufdState(self, per_process=False)
         if match := re.fullmatch(r"/dev/vfio/devices/(\w+)", path):
             return self.ownership.open_node(match[1])
-        if match := re.fullmatch(r"/dev/vfio/(\d+)", path):
-            return self.ownership.open_group(int(match[1]))
+        if match := re.fullmatch(r"/dev/vfio/(?:noiommu-)?(\d+)", path):
+            return self.ownership.open_group(path.rpartition("/")[2], int(match[1]))
+        if path == "/proc/self/pagemap" and self.iommu == "none":
+            return Pagemap(self)
         if path == "/proc/self/status":
             return _Text(path, status(self._real, self.charges))
         if path == "/proc/self/limits":

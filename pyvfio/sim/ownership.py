@@ -39,9 +39,9 @@ class Ownership:
     def opened_devices(self) -> list[DeviceState]:
         return [device for device in self._devices.values() if device.opens]
 
-    def open_group(self, number: int) -> GroupState:
+    def open_group(self, node: str, number: int) -> GroupState:
         """Raises OSError(ENOENT) without a node, OSError(EBUSY) if the group or a device of it is open."""
-        if not self._sysfs.has_node(number):
+        if not self._sysfs.has_node(number) or node != self._sysfs.node(number):
             raise fail(errno.ENOENT)
         group = self._groups.get(number)
         if self._nodes[number] or (group is not None and group.references):

@@ -203,6 +203,10 @@ class PageTracker:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         return self._enter(Pin(size, [_Segment(0, size, _Buffer(file, self._files[file], offset))]))
 
+    def reach(self, address: int, size: int) -> Pin | None:
+        """What lies at an address now, without taking hold of it; None where nothing does."""
+        return Pin(size, self._segments(address, size)) if self._known(address, size) else None
+
     def unpin(self, pin: Pin) -> None:
         for owner, start, _ in pin.places:
             self._pins[owner].remove(start, pin)

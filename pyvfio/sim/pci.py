@@ -17,6 +17,7 @@ _DEVICES = "/sys/bus/pci/devices"
 _DRIVERS = "/sys/bus/pci/drivers"
 _GROUPS = "/sys/kernel/iommu_groups"
 _TYPE1 = "/sys/module/vfio_iommu_type1/parameters"
+_CORE = "/sys/module/vfio/parameters"
 _VFIO = "/dev/vfio"
 _CLASSES = {"/sys/class/net": "interfaces", "/sys/class/block": "disks"}
 
@@ -56,15 +57,28 @@ class PciFunction:
 class Sysfs:
     """The files of sysfs and /dev/vfio that the functions have. Raises OSError as the real ones do."""
 
-    def __init__(self, functions: dict[str, PciFunction], dma_entry_limit: int, *, cdev: bool = False) -> None:
-        """cdev: whether devices have nodes of their own."""
+    def __init__(
+        self, functions: dict[str, PciFunction], dma_entry_limit: int, *, cdev: bool = False, iommu: bool = True
+    ) -> None:
+        """cdev: whether devices have nodes of their own. iommu: whether there is one."""
         self._functions = functions
-        self._cdev = cdev
+        self._cdev = cdev and iommu
+        self._iommu = iommu
+        # Of the module vfio, with their own directory.
+        self.vfio_parameters = {"enable_unsafe_noiommu_mode": "N"}
         self.parameters = {"dma_entry_limit": str(dma_entry_limit), "allow_unsafe_interrupts": "N"}
 
     @property
     def allows_unsafe_interrupts(self) -> bool:
         return self.parameters["allow_unsafe_interrupts"][:1] in ("1", "Y", "y")
+
+    @property
+    def allows_noiommu(self) -> bool:
+        return self.vfio_parameters["enable_unsafe_noiommu_mode"][:1] in ("1", "Y", "y")
+
+    def node(self, group: int) -> str:
+        """Its name in /dev/vfio."""
+        return f"{group}" if self._iommu else f"noiommu-{group}"
 
     def covers(self, path: str) -> bool:
         return path.startswith(("/sys/bus/pci", _GROUPS, "/sys/module/vfio", _VFIO, *_CLASSES))
@@ -88,6 +102,8 @@ class Sysfs:
         parent, _, name = path.rpartition("/")
         if parent == _TYPE1 and name in self.parameters:
             return self.parameters[name] + "\n"
+        if parent == _CORE and name in self.vfio_parameters:
+            return self.vfio_parameters[name] + "\n"
         function = self._functions.get(parent.rpartition("/")[2])
         if not parent.startswith(_DEVICES) or function is None:
             raise fail(errno.ENOENT)
@@ -112,6 +128,8 @@ class Sysfs:
             self._probe(self._function(text))
         elif parent == _TYPE1 and name in self.parameters:
             self.parameters[name] = text
+        elif parent == _CORE and name in self.vfio_parameters:
+            self.vfio_parameters[name] = text
         elif name == "driver_override" and parent.rpartition("/")[2] in self._functions:
             self._functions[parent.rpartition("/")[2]].override = text or None
         elif name in ("bind", "unbind") and parent.rpartition("/")[2] in self._drivers():
@@ -139,7 +157,7 @@ class Sysfs:
             return [str(group) for group in groups]
         if path == _VFIO:
             devices = ["devices"] if self.nodes() else []
-            return [*devices, "vfio", *(str(group) for group in groups if self.has_node(group))]
+            return [*devices, "vfio", *(self.node(group) for group in groups if self.has_node(group))]
         if path == _TYPE1:
             return sorted(self.parameters)
         if path.startswith(_GROUPS) and parts[0].isdigit() and parts[1:] == ["devices"] and int(parts[0]) in groups:
@@ -157,7 +175,7 @@ class Sysfs:
         if parent in _CLASSES and name in self._class_links(parent):
             return self._class_links(parent)[name]
         function = self._functions.get(parent.rpartition("/")[2])
-        if function is not None and name == "iommu_group":
+        if function is not None and name == "iommu_group" and (self._iommu or function.driver == VFIO_DRIVER):
             return f"../../../kernel/iommu_groups/{function.group}"
         if function is not None and name == "driver" and function.driver:
             return f"../../../bus/pci/drivers/{function.driver}"
@@ -184,6 +202,8 @@ class Sysfs:
         driver = function.override or driver or function.host_driver
         matches = driver != VFIO_DRIVER or function.override == VFIO_DRIVER
         if function.driver is None and driver in self._drivers() and matches:
-            if driver in function.drivers_refusing:
+            if driver in function.drivers_refusing or (
+                driver == VFIO_DRIVER and not self._iommu and not self.allows_noiommu
+            ):
                 raise fail(errno.EINVAL)
             function.driver = driver

@@ -134,12 +134,12 @@ class Type1:
 
     def _enter(self, mapping: DmaMapping) -> None:
         is_written = bool(mapping.flags & vfio.VFIO_DMA_MAP_FLAG_WRITE)
-        mapping.pin = self._kernel.pin(mapping.vaddr, mapping.size, write=is_written)
+        mapping.pin = self._kernel.pinning.for_type1(mapping.vaddr, mapping.size, write=is_written)
         mapping.is_entered = True
 
     def _unpin(self, mapping: DmaMapping) -> None:
         if mapping.pin is not None:
-            self._kernel.unpin(mapping.pin)
+            self._kernel.pinning.release_type1(mapping.pin)
         mapping.pin, mapping.is_entered = None, False
 
     def _get_info(self, user: UserMemory) -> int:

@@ -1,0 +1,68 @@
+"""Containers of groups without an IOMMU. Source: drivers/vfio/container.c, vfio_noiommu_ops."""
+
+from __future__ import annotations
+
+import errno
+import struct
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pyvfio.sim.mappings import DmaMapping
+from pyvfio.sim.user import UserMemory, fail
+
+if TYPE_CHECKING:
+    from pyvfio.sim.device import Part
+    from pyvfio.sim.group import GroupState
+    from pyvfio.sim.kernel import SimKernel
+
+_PAGE = 4096
+_PRESENT = 1 << 63
+
+
+class NoIommu:
+    """Refuses everything, and lets devices reach all of physical memory, which is this process's as it stands."""
+
+    def __init__(self, kernel: SimKernel) -> None:
+        self._kernel = kernel
+
+    @property
+    def mappings(self) -> tuple[DmaMapping, ...]:
+        return ()
+
+    def ioctl(self, _request: int, _user: UserMemory) -> int:
+        raise fail(errno.ENOTTY)
+
+    def has_extension(self, _extension: int) -> bool:
+        return False
+
+    def attach(self, _group: GroupState) -> None:
+        """Nothing to put it behind."""
+
+    def detach(self, _group: GroupState) -> None:
+        """Nothing to take back."""
+
+    def translate(self, address: int, size: int, _flag: int) -> Sequence[Part] | None:
+        """None where there is no memory, which no real machine would be told of."""
+        pin = self._kernel.pinning.physical(address, size)
+        return None if pin is None else [(DmaMapping(address, size, address, 0, pin), 0, size)]
+
+
+class Pagemap:
+    """/proc/self/pagemap of a machine whose physical addresses are this process's own."""
+
+    def __init__(self, kernel: SimKernel) -> None:
+        self._kernel = kernel
+
+    def pread(self, size: int, offset: int) -> bytes:
+        pages = range(offset // 8, (offset + size) // 8)
+        return b"".join(struct.pack("=Q", self._entry(page)) for page in pages)
+
+    def _entry(self, page: int) -> int:
+        try:
+            is_there = self._kernel.mincore(page * _PAGE, _PAGE)[0] & 1
+        except OSError:
+            return 0
+        return _PRESENT | page if is_there else 0
+
+    def ioctl(self, _request: int, _user: UserMemory) -> int:
+        raise fail(errno.ENOTTY)
