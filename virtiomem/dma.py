@@ -85,11 +85,11 @@ class DmaMapper:
     def discard(self, section: Section) -> None:
         """Unmap section with one call. Raises what unmap_dma raises, with all of it mapped again; ListenerDiverged if
         some of it could not be."""
-        before = self._held(section)
-        if not before:
+        mappings = self._mappings(section)
+        if not mappings:
             # The address space was closed first.
             return
-        granularity = self._mappings(section)[0].granularity
+        before, granularity = _covered(mappings, section), mappings[0].granularity
         try:
             self._unmap(section, sum(run.size for run in before))
         except VfioError as error:
@@ -135,7 +135,7 @@ class DmaMapper:
 
     def _held(self, section: Section) -> list[Run]:
         """The bytes of the memory that are mapped of section."""
-        return intersect(union(Run(run.offset, run.size) for run in self._mappings(section)), [section.run])
+        return _covered(self._mappings(section), section)
 
     def _mappings(self, section: Section) -> list[MappedRun]:
         """The runs at section's addresses. Raises AlreadyMapped if one is something else than section's memory."""
@@ -184,6 +184,11 @@ class DmaMapper:
             error.meaning,
             f"This memory of {format_size(size)} fits with blocks of {format_size(fitting)} or more",
         )
+
+
+def _covered(mappings: list[MappedRun], section: Section) -> list[Run]:
+    """The bytes of section's memory that these mappings of it are."""
+    return intersect(union(Run(run.offset, run.size) for run in mappings), [section.run])
 
 
 def _part(section: Section, run: Run) -> Section:

@@ -145,7 +145,10 @@ class BlockRegion:
 
     def _require_below(self, limit: int) -> None:
         with self._discards.lock:
-            stale = subtract(self._discards.stale(self.region), self.populated_runs(self.region))
+            stale = self._discards.stale(self.region)
+            if not stale:
+                return
+            stale = subtract(stale, self.populated_runs(self.region))
         held = sum(run.size for run in stale)
         if held and self.plugged_size + held > limit:
             meaning = f"listeners still hold {held:#_x} bytes of unplugged blocks: with these they would hold too much"

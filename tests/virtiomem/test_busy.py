@@ -6,10 +6,17 @@ import errno
 
 import pytest
 
+from pyvfio import Container, Memory, MemoryKind
+from pyvfio.drivers.edu import edu_addresses
 from pyvfio.errors import MappingLimitReached
+from pyvfio.sim import SimKernel
 from tests.virtiomem.fakes import BLOCK, FakeListener, Machine, divided
+from virtiomem.device import VirtioMem
+from virtiomem.dma import DmaMapper
 from virtiomem.errors import BusyReason, DeviceBusy, ProtocolViolation
-from virtiomem.requests import RequestType, ResponseType
+from virtiomem.events import Events
+from virtiomem.requests import Request, RequestType, Response, ResponseType
+from virtiomem.runs import Run
 from virtiomem.section import Section
 
 ACK, NACK, BUSY, ERROR = ResponseType
@@ -144,3 +151,46 @@ def test_what_a_stuck_listener_holds_counts_as_plugged() -> None:
     machine.faults.disarm()
     assert machine.plug(12, 4) is ACK
     assert machine.listeners[0].held == divided(range(8, 16))
+
+
+def test_a_tebibyte_in_16_mib_blocks_is_one_mapping_too_many() -> None:
+    """The last block is refused with the limit and the block size that fits; all else stays, and comes off at once."""
+    kernel = SimKernel.with_edu_devices(1, populate_on_pin=False, iova_ranges=[(0, (1 << 48) - 1)])
+    size, block, address = 1 << 40, 16 << 20, 1 << 40
+    heard = Failures()
+    with (
+        Container(kernel=kernel) as container,
+        Memory.allocate(MemoryKind.ANONYMOUS, size, kernel=kernel) as memory,
+        VirtioMem(
+            memory, address=address, block_size=block, requested_size=size, prealloc=False, events=heard
+        ) as device,
+    ):
+        container.open_device(edu_addresses(kernel)[0])
+        device.discards.register(DmaMapper(container), device.section)
+
+        def ask(kind: RequestType, first: int = 0, count: int = 0) -> ResponseType:
+            return Response.parse(device.handle(bytes(Request(kind, address + first * block, count)))).type
+
+        assert ask(PLUG, 0, 65534) is ACK
+        assert ask(PLUG, 65534, 2) is BUSY
+        assert ask(PLUG, 65534, 1) is ACK
+        assert ask(PLUG, 65535, 1) is BUSY
+        assert heard.reasons == [BusyReason.NO_MAPPINGS_LEFT] * 2
+        assert "holds 65535 mappings, its limit" in heard.texts[-1]
+        assert "This memory of 1 TiB fits with blocks of 32 MiB or more" in heard.texts[-1]
+        assert device.plugged_runs == (Run(address, size - block),)
+        assert len(kernel.containers[0].mappings) == container.mapping_count == 65535
+        assert container.mappings_left == 0
+        unmaps = container.calls.unmap
+        assert ask(UNPLUG_ALL) is ACK
+        assert (container.calls.unmap - unmaps, kernel.containers[0].mappings) == (1, ())
+
+
+class Failures(Events):
+    def __init__(self) -> None:
+        self.reasons: list[BusyReason] = []
+        self.texts: list[str] = []
+
+    def busy(self, request: Request, error: DeviceBusy) -> None:  # noqa: ARG002 (the event's signature)
+        self.reasons.append(error.reason)
+        self.texts.append(str(error))

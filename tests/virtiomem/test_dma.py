@@ -217,22 +217,6 @@ def test_what_others_have_mapped_among_the_blocks_is_not_touched(
     assert world.ask(UNPLUG_ALL) is ACK
 
 
-def test_the_limit_is_named_with_the_block_size_that_fits(stack: ExitStack) -> None:
-    world = World(stack, limit=65535, region=1 << 40, block=16 * MIB)
-    for block in range(0, 65532, 32766):
-        assert world.ask(PLUG, block, 32766) is ACK
-    assert world.ask(PLUG, 65532, 3) is ACK
-    seen = []
-    world.heard.busy = lambda request, error: seen.append((request.nb_blocks, error.reason, str(error)))  # type: ignore[method-assign]
-    assert world.ask(PLUG, 65535, 1) is BUSY
-    ((_, reason, text),) = seen
-    assert reason is BusyReason.NO_MAPPINGS_LEFT
-    assert "65535 mappings" in text
-    assert "fits with blocks of 32 MiB or more" in text
-    assert world.space.mapping_count == 65535
-    assert world.ask(UNPLUG_ALL) is ACK
-
-
 def test_a_closed_address_space_took_its_mappings_with_it(world: World) -> None:
     world.ask(PLUG, 0, 4)
     world.space.unmap_all()
