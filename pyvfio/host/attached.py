@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import re
+
 from pyvfio.files import exists, link_name, names_in
 from pyvfio.host.pci import DEVICES
 from pyvfio.kernel import Kernel
 
-
-def interfaces(kernel: Kernel, address: str) -> list[str]:
-    """The network interfaces of a function, of its virtual functions, and of whatever is behind it."""
-    return _of_class(kernel, "net", [address, *virtual_functions(kernel, address)])
+_PCI_ADDRESS = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
 
 
-def block_devices(kernel: Kernel, address: str) -> list[str]:
-    """The disks and partitions of a function, of its virtual functions, and of whatever is behind it."""
-    return _of_class(kernel, "block", [address, *virtual_functions(kernel, address)])
+def interfaces(kernel: Kernel, address: str, *, dependent: bool = False) -> list[str]:
+    """The network interfaces of a function; dependent: those too that go with it when its driver goes: of its virtual
+    functions, and of whatever is behind it."""
+    return _of_class(kernel, "net", address, dependent)
+
+
+def block_devices(kernel: Kernel, address: str, *, dependent: bool = False) -> list[str]:
+    """The disks and partitions of a function; dependent: as for interfaces()."""
+    return _of_class(kernel, "block", address, dependent)
 
 
 def virtual_functions(kernel: Kernel, address: str) -> list[str]:
@@ -34,13 +39,15 @@ def character_device(kernel: Kernel, address: str) -> str | None:
     return None
 
 
-def _of_class(kernel: Kernel, name: str, addresses: list[str]) -> list[str]:
+def _of_class(kernel: Kernel, name: str, address: str, dependent: bool) -> list[str]:
+    addresses = {address, *(virtual_functions(kernel, address) if dependent else ())}
     found = []
     for entry in names_in(kernel, f"/sys/class/{name}"):
         try:
             path = kernel.readlink(f"/sys/class/{name}/{entry}")
         except OSError:  # a file such as bonding_masters, or one that has just gone
             continue
-        if any(f"/{address}/" in path for address in addresses):
+        functions = [part for part in path.split("/") if _PCI_ADDRESS.fullmatch(part)]
+        if addresses.intersection(functions if dependent else functions[-1:]):
             found.append(entry)
     return found

@@ -22,8 +22,10 @@ def reasons_to_keep(kernel: Kernel, network: Network, device: PciDevice) -> list
         return []
     if device.has_vfio_driver:
         return _open_elsewhere(kernel, device)
-    reasons = [reason for name in interfaces(kernel, device.address) for reason in network.use(name).reasons]
-    if disks := block_devices(kernel, device.address):
+    reasons = [
+        reason for name in interfaces(kernel, device.address, dependent=True) for reason in network.use(name).reasons
+    ]
+    if disks := block_devices(kernel, device.address, dependent=True):
         uses = DiskUses(kernel)
         reasons += [str(use) for disk in disks for use in uses.of(disk)]
     return reasons

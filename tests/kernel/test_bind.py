@@ -16,9 +16,10 @@ from pyvfio import DeviceNotBound, HostNeedsDevice, InvalidArgument, Kernel, Lin
 from pyvfio.drivers.edu import edu_addresses
 from pyvfio.faults import Before, Fault, FaultyKernel
 from pyvfio.files import exists, write_text
+from pyvfio.host.attached import interfaces
 from pyvfio.host.bind import Binding, bind, binding, restore, unbind
-from pyvfio.host.network import InterfaceUse
-from pyvfio.host.pci import pci_device
+from pyvfio.host.network import InterfaceUse, LinuxNetwork
+from pyvfio.host.pci import pci_device, pci_devices
 from pyvfio.host.rebind import (
     Change,
     perform,
@@ -245,3 +246,31 @@ def test_a_device_in_use_is_refused(host: Host) -> None:
 class NoNetwork:
     def use(self, interface: str) -> InterfaceUse:
         raise AssertionError(interface)
+
+
+@pytest.mark.needs("real", "type1")
+def test_an_interface_the_host_talks_through_is_refused(kernel_name: str) -> None:
+    """Asked of the kernel by netlink: a virtio-net interface that gets an address and a route."""
+    from pyroute2 import IPRoute
+
+    assert kernel_name
+    kernel, network = LinuxKernel(), LinuxNetwork()
+    (address,) = (each.address for each in pci_devices(kernel) if interfaces(kernel, each.address))
+    (name,) = interfaces(kernel, address)
+    bridges = [each.address for each in pci_devices(kernel) if interfaces(kernel, each.address, dependent=True)]
+    assert len(bridges) == 2, "the function, and the port above it"
+    with IPRoute() as netlink:
+        (index,) = netlink.link_lookup(ifname=name)
+        require_not_needed(kernel, network, [address])
+        netlink.link("set", index=index, state="up")
+        try:
+            netlink.addr("add", index=index, address="192.0.2.7", prefixlen=24)
+            netlink.route("add", dst="default", gateway="192.0.2.1")
+            with pytest.raises(HostNeedsDevice) as caught:
+                require_not_needed(kernel, network, [address])
+            for reason in ("carries the default route", "has the address 192.0.2.7/24", "has an established link"):
+                assert f"{address}: {name} {reason}" in str(caught.value)
+        finally:
+            netlink.link("set", index=index, state="down")
+            netlink.flush_addr(index=index)
+    require_not_needed(kernel, network, [address])

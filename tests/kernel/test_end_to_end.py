@@ -135,13 +135,10 @@ def test_two_devices_up_and_down_while_one_does_dma(
         assert run.process.wait(30) == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_closes_everything(
-    host: Host, tmp_path: Path, capsys: pytest.CaptureFixture[str], number: signal.Signals
-) -> None:
+def test_sigterm_closes_everything(host: Host, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with manager(host, tmp_path, capsys, "--requested", "8M") as run:
-        run.process.send_signal(number)
-        assert run.line() == {"event": "stopped", "reason": number.name}
+        run.process.terminate()
+        assert run.line() == {"event": "stopped", "reason": "SIGTERM"}
         assert run.process.wait(30) == 0
         assert not run.socket.exists()
 
@@ -163,5 +160,6 @@ def test_one_container_for_both(host: Host, tmp_path: Path, capsys: pytest.Captu
         run.ask("resize", "8M")
         (space,) = run.device()["address_spaces"]
         assert space["mappings"] == 4
-        assert run.ask("stop")["stopped"]
+        run.process.send_signal(signal.SIGINT)
+        assert run.line() == {"event": "stopped", "reason": "SIGINT"}
         assert run.process.wait(30) == 0

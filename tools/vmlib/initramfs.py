@@ -21,6 +21,7 @@ MODULES = (
     "vfio",
     "vfio_iommu_type1",
     "vfio_pci",
+    "virtio_net",
     "mtty",
     "mdpy",
 )
