@@ -44,6 +44,10 @@ def test_without_parts_and_iommu_there_is_less(vm: Vm) -> None:
     assert "0x010802" not in ended.stdout
 
 
+def test_a_guest_can_have_guests(vm: Vm) -> None:
+    assert vm("--cpu", "EPYC,+svm", "--part", "", "--", "test", "-c", "/dev/kvm").returncode == 0
+
+
 def test_a_guest_that_hangs_is_ended(vm: Vm) -> None:
     ended = vm("--timeout", "3", "--", "sleep", "1000")
     assert ended.returncode == 125

@@ -95,6 +95,11 @@ class Hardware:
     def kernel_arguments(self) -> str:
         return f"hugepages={self.huge_pages} {IOMMUS[self.iommu].append} {self.append}"
 
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Of the guest's kernel, beside those of every machine."""
+        return ("kvm_amd",) if "+svm" in self.cpu else ()
+
     def processor_arguments(self) -> list[str]:
         """QEMU's, for what comes before all devices."""
         return ["-cpu", self.cpu, "-smp", str(self.cpus), "-m", str(self.memory), *IOMMUS[self.iommu].arguments]

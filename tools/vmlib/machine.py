@@ -73,7 +73,8 @@ class Machine:
         with tempfile.TemporaryDirectory(prefix="pyvfio-vm-") as name, closing(Ports(outputs)) as ports:
             directory = Path(name)
             files = {"job.sh": _job(command, environment or {})}
-            archive = initramfs.build(busybox(), self._image.modules, Path(__file__).parent / "init", files)
+            modules = (*initramfs.MODULES, *self._hardware.modules)
+            archive = initramfs.build(busybox(), self._image.modules, Path(__file__).parent / "init", files, modules)
             (directory / "initrd").write_bytes(archive)
             with (directory / "disk").open("wb") as disk:
                 disk.truncate(DISK_SIZE)
