@@ -34,9 +34,10 @@ check: .venv/dev  ## ruff and mypy --strict
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
 
-format: .venv/dev  ## put the code in ruff's format
+format: .venv/dev  ## put the code in ruff's format, and the reference page in step with its docstrings
 	.venv/bin/ruff check --fix
 	.venv/bin/ruff format
+	$(PYTHON) tools/reference
 
 bench: .venv/dev  ## how fast memory is populated
 	$(PYTHON) -m benchmarks.populate

@@ -5,6 +5,7 @@ from pyvfio.cdev import CdevDevice
 from pyvfio.container import Container, IommuInfo, IommuType
 from pyvfio.device import Device, DeviceFlags, DeviceInfo, PciAtomics
 from pyvfio.dirty import DirtyBitmap, DirtyTracking
+from pyvfio.dma_logging import DmaLogging
 from pyvfio.errors import (
     AlreadyMapped,
     ClosedError,
@@ -63,6 +64,7 @@ __all__ = [
     "DeviceNotBound",
     "DirtyBitmap",
     "DirtyTracking",
+    "DmaLogging",
     "EventFd",
     "Feature",
     "FeatureAccess",

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pyvfio.abi import vfio
+from pyvfio.address_space import IovaRange
 from pyvfio.capabilities import Capability, chain, query
+from pyvfio.dma_logging import DmaLogging
 from pyvfio.errors import VfioError
 from pyvfio.features import Features
 from pyvfio.irq import InterruptIndex, Interrupts
@@ -128,6 +130,11 @@ class Device(Resource):
     def migration(self) -> Migration:
         """The device's migration states. Raises VfioError (ENOTTY) for a device that cannot be migrated."""
         return Migration(self)
+
+    def log_dma(self, *ranges: IovaRange, page_size: int = 4096) -> DmaLogging:
+        """Have the device note which pages of ranges it writes, until the result is closed. See DmaLogging."""
+        self._check_open()
+        return DmaLogging(self, ranges, page_size)
 
     def reset(self) -> None:
         """Reset the device alone; its interrupts stay enabled. Afterwards bus mastering is as it was before.

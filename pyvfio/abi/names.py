@@ -24,6 +24,11 @@ def ioctl_name(kind: FdKind, request: int) -> str:
     return f"ioctl {request:#x}"
 
 
+def ioctl_names(kind: FdKind) -> tuple[str, ...]:
+    """The header's names of the ioctls that a descriptor of this kind takes."""
+    return _NAMES[kind]
+
+
 _ANY_CONTAINER = ("VFIO_GET_API_VERSION", "VFIO_CHECK_EXTENSION", "VFIO_SET_IOMMU")
 _CONTAINER = (
     *_ANY_CONTAINER,

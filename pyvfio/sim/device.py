@@ -80,7 +80,7 @@ class DeviceState:
             is_dynamic=kernel.version >= (6, 5),
             is_master=lambda: config.is_bus_master,
         )
-        self.features = FeatureState(self.model, kernel.version, kernel.install)
+        self.features = FeatureState(self.model, kernel.version, kernel.install, logs_dma=function.logs_dma)
 
     @property
     def config(self) -> SimConfig:
@@ -278,6 +278,7 @@ class DeviceState:
         parts = self._translate(iova, len(data), vfio.VFIO_DMA_MAP_FLAG_WRITE)
         if parts is None:
             return False
+        self.features.dma_log.note(iova, len(data))
         done = 0
         for mapping, offset, length in parts:
             if mapping.pin:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pyvfio.abi import vfio
+from pyvfio.sim.dma_log import DmaLog
 from pyvfio.sim.eventfds import hold_eventfd
 from pyvfio.sim.user import UserMemory, fail
 
@@ -28,6 +29,11 @@ _LOW_POWER = (
     vfio.VFIO_DEVICE_FEATURE_LOW_POWER_EXIT,
 )
 # Feature: operations, size of its data.
+_LOGGING = {
+    vfio.VFIO_DEVICE_FEATURE_DMA_LOGGING_START: (_SET, 24),
+    vfio.VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP: (_SET, 0),
+    vfio.VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT: (_GET, 32),
+}
 _MIGRATION = {
     vfio.VFIO_DEVICE_FEATURE_MIGRATION: (_GET, 8),
     vfio.VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE: (_GET | _SET, 8),
@@ -38,8 +44,11 @@ _MIGRATION = {
 class FeatureState:
     """install: gives a stream a descriptor."""
 
-    def __init__(self, model: Model, version: tuple[int, int], install: Callable[[MigrationFile], int]) -> None:
+    def __init__(
+        self, model: Model, version: tuple[int, int], install: Callable[[MigrationFile], int], *, logs_dma: bool
+    ) -> None:
         self.vf_token: bytes | None = bytes(16) if model.has_vfs else None
+        self.dma_log = DmaLog()
         self._model = model
         self._install = install
         self._is_asleep = False
@@ -52,6 +61,8 @@ class FeatureState:
             self._offered[vfio.VFIO_DEVICE_FEATURE_PCI_VF_TOKEN] = (_SET, 16)
         if model.migration is not None:
             self._offered |= _MIGRATION
+        if logs_dma:
+            self._offered |= _LOGGING
 
     def ioctl(self, user: UserMemory) -> int:
         argsz, flags = struct.unpack("<II", user.read(_HEAD))
@@ -69,7 +80,9 @@ class FeatureState:
             return 0
         if not operation or argsz - _HEAD < size:
             raise fail(errno.EINVAL)
-        if operation == _GET:
+        if feature == vfio.VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT:
+            self.dma_log.report(user.read(size, _HEAD))
+        elif operation == _GET:
             user.write(self._get(feature), _HEAD)
         else:
             self._set(feature, user, user.read(size, _HEAD))
@@ -77,6 +90,7 @@ class FeatureState:
 
     def release(self) -> None:
         self._wake()
+        self.dma_log.stop()
 
     def _get(self, feature: int) -> bytes:
         migration = self._model.migration
@@ -95,6 +109,10 @@ class FeatureState:
                 self.vf_token = data
             case vfio.VFIO_DEVICE_FEATURE_LOW_POWER_EXIT:
                 self._wake()
+            case vfio.VFIO_DEVICE_FEATURE_DMA_LOGGING_START:
+                self.dma_log.start(data)
+            case vfio.VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP:
+                self.dma_log.stop()
             case vfio.VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE:
                 self._set_migration_state(user, data)
             case _:

@@ -26,10 +26,10 @@ _CLASSES = {"/sys/class/net": "interfaces", "/sys/class/block": "disks"}
 class PciFunction:
     """host_driver: which driver takes the function when none is prescribed. drivers_refusing: whose probe fails.
 
-    model: what the device does. host_vectors: how many message interrupts the host has for it. physical_function: the
-    address of the one whose virtual function it is. interfaces and disks: the network interfaces and block devices the
-    host driver makes of it. reserved: device addresses, first and last of each span, that must not be mapped for it
-    besides those of the IOMMU (RMRRs).
+    model: what the device does. host_vectors: how many message interrupts the host has for it. logs_dma: whether it can
+    note what it writes. physical_function: the address of the one whose virtual function it is. interfaces and disks:
+    the network interfaces and block devices the host driver makes of it. reserved: device addresses, first and last of
+    each span, that must not be mapped for it besides those of the IOMMU (RMRRs).
     """
 
     address: str
@@ -47,6 +47,7 @@ class PciFunction:
     model: Callable[[Bus], Model] = Edu
     host_vectors: int = 256
     physical_function: str | None = None
+    logs_dma: bool = False
 
     @property
     def in_host_hands(self) -> bool:

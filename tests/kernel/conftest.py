@@ -12,6 +12,8 @@ from pyvfio import Container, Device, Kernel, LinuxKernel, Memory, MemoryKind
 from pyvfio.drivers.edu import Edu, edu_addresses
 from pyvfio.host.bind import bind, restore
 from pyvfio.sim import SimKernel
+from tests.interface import rows
+from tests.kernel.calls import recorded
 from tests.kernel.modes import MODES, Mode, Space
 
 MEBIBYTE = 1 << 20
@@ -40,6 +42,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "mode" in metafunc.fixturenames:
         modes = [pytest.param(mode, id=mode.name, marks=pytest.mark.needs(*mode.needs)) for mode in MODES]
         metafunc.parametrize("mode", modes)
+
+
+@pytest.fixture(autouse=True)
+def _proves_what_the_docs_say(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test that docs/kernel-interface.md names for a call has to make it, if the kernel is a real one."""
+    kernel_name = request.node.callspec.params.get("kernel_name") if hasattr(request.node, "callspec") else None
+    claimed = {row.name for row in rows() if kernel_name and row.is_proved_by(request.node.name, kernel_name)}
+    if not claimed or kernel_name == "simulated":
+        yield
+        return
+    with recorded() as made:
+        yield
+    assert claimed <= made, f"docs/kernel-interface.md says that this test makes {claimed - made}"
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ from pyvfio import (
     InterruptIndex,
     InvalidArgument,
     Memory,
+    MmapArea,
     Msix,
     PciCommand,
     PciExpress,
@@ -325,6 +326,17 @@ def test_low_power_with_a_wakeup_event(device: Device) -> None:
     device.features.exit_low_power()
     with pytest.raises(ClosedError):
         event.pending()
+
+
+def test_a_bar_as_a_dma_buf(device: Device) -> None:
+    """Where the kernel can (Linux 6.19, built with peer-to-peer DMA)."""
+    page = MmapArea(0, 4096)
+    if FeatureAccess.GET in device.features.probe(Feature.DMA_BUF):
+        fd = device.features.dma_buf(RegionIndex.BAR0, page)
+        device.kernel.close(fd)
+    else:
+        with pytest.raises(FeatureUnsupported):
+            device.features.dma_buf(RegionIndex.BAR0, page)
 
 
 def test_an_ioeventfd_writes_a_register(device: Device, bar: Region) -> None:

@@ -15,6 +15,9 @@ from pyvfio import (
     FeatureUnsupported,
     InterruptIndex,
     InvalidArgument,
+    IovaRange,
+    Memory,
+    MemoryKind,
     MigrationState,
     MmapArea,
     PciAtomics,
@@ -26,6 +29,7 @@ from pyvfio import (
 from pyvfio.abi import vfio
 from pyvfio.capabilities import chain
 from pyvfio.device import device_info
+from pyvfio.drivers.edu import Edu
 from pyvfio.faults import Fault, FaultyKernel
 from pyvfio.sim import PciFunction, SimKernel
 from pyvfio.sim.plain import IDS, ROM, PlainDevice
@@ -133,6 +137,47 @@ def test_a_state_that_is_none_stops_the_device_for_good(device: Device) -> None:
         migration.enter(MigrationState.STOP)
     device.reset()
     assert migration.state is MigrationState.RUNNING
+
+
+def test_a_device_notes_what_it_writes(kernel: SimKernel) -> None:
+    kernel.add(PciFunction("0000:06:00.0", 9, driver="vfio-pci", logs_dma=True))
+    with (
+        Container(kernel=kernel) as container,
+        Memory.allocate(MemoryKind.ANONYMOUS, 2 << 20, kernel=kernel) as memory,
+        Edu(container.open_device("0000:06:00.0")) as edu,
+    ):
+        memory.populate(0, memory.size)
+        container.map_dma(0, memory, 0, memory.size)
+        with edu.device.log_dma(IovaRange(0x4000, 0xFFFF), IovaRange(0x10000, 0x1FFFF)) as log:
+            edu.store(0x5FF0, 32)
+            edu.store(0x1000, 32)
+            edu.fetch(0x8000, 32)
+            assert log.read(0, 0x20000).runs() == (IovaRange(0x5000, 0x6FFF),)
+            assert log.read(0, 0x20000).bits == 0
+            with pytest.raises(VfioError) as caught:
+                edu.device.log_dma(IovaRange(0, 0xFFF))
+            assert caught.value.errno == errno.EINVAL
+        edu.device.log_dma(IovaRange(0, 0xFFFF), page_size=0x8000).close()
+
+
+@pytest.mark.parametrize(
+    ("ranges", "page_size", "meaning"),
+    [
+        ([], 4096, "there must be a range"),
+        ([IovaRange(0, 0x1FFF), IovaRange(0x1000, 0x1FFF)], 4096, "none may overlap"),
+        ([IovaRange(0, 0x17FF)], 4096, "not a range in units of 0x1000"),
+        ([IovaRange(0, 0x1FFF)], 2048, "a power of two from 4096 on"),
+        ([IovaRange(0, 0x1FFF)], 12288, "a power of two from 4096 on"),
+    ],
+)
+def test_ranges_that_cannot_be_logged(device: Device, ranges: list[IovaRange], page_size: int, meaning: str) -> None:
+    with pytest.raises(InvalidArgument, match=meaning):
+        device.log_dma(*ranges, page_size=page_size)
+
+
+def test_a_device_without_a_log_says_so(device: Device) -> None:
+    with pytest.raises(FeatureUnsupported, match="feature DMA_LOGGING_START"):
+        device.log_dma(IovaRange(0, 0xFFF))
 
 
 def test_atomic_operations_that_the_platform_completes() -> None:
