@@ -19,7 +19,7 @@ Start = Callable[..., subprocess.Popen[str]]
 
 
 @pytest.fixture
-def start(vm_kernel: str) -> Start:
+def start(vm_kernel: str, tmp_path: Path) -> Start:
     """Starts tools/vm with arguments, on the kernel of this session."""
     try:
         check_qemu()
@@ -31,7 +31,8 @@ def start(vm_kernel: str) -> Start:
 
     def start(*arguments: str) -> subprocess.Popen[str]:
         command = [sys.executable, f"{ROOT}/tools/vm", "--kernel", vm_kernel, *arguments]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        environment = {**os.environ, "TMPDIR": str(tmp_path)}
+        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     return start
 

@@ -16,8 +16,7 @@ from vmlib.kernels import KERNELS
 
 from tests.vm.guest import Guest
 from tests.vm.host import Host
-from tests.vm.run import GUEST_TARGET
-from tests.vm.target import FEATURES, SIMULATED, TARGETS, chosen, features
+from tests.vm.target import FEATURES, GUEST_TARGET, SIMULATED, TARGETS, chosen, features
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

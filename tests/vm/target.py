@@ -10,6 +10,9 @@ from vmlib.kernels import KERNELS, cached
 
 SIMULATED = "simulated"
 
+GUEST_TARGET = "PYVFIO_GUEST_TARGET"
+"""The variable that in a machine says which target it is."""
+
 WITHOUT_IOMMU = frozenset({"noiommu", "mdev", "iommufd-test"})
 """Features that need no IOMMU; noiommu must do without."""
 

@@ -10,8 +10,8 @@ import pytest
 from vmlib.kernels import KERNELS
 
 from tests.vm.conftest import ROOT
-from tests.vm.host import slot_count
 from tests.vm.target import FEATURES, REQUIRED, TARGETS, Target, chosen, features
+from tests.vm.worker import slot_count
 
 
 @pytest.mark.usefixtures("start")
