@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import TextIO
 
 from pyvfio import Container, InvalidArgument, Kernel, Memory, MemoryKind, VfioError
 from pyvfio.drivers.edu import Edu, edu_addresses
@@ -14,13 +15,13 @@ from pyvfio.host.bind import bind, restore
 from pyvfio.host.pci import pci_device
 from pyvfio.units import format_size
 from virtiomem.coordination import DiscardCoordination
-from virtiomem.device import VirtioMem
 from virtiomem.dma import DmaMapper
 from virtiomem.errors import DeviceBusy
 from virtiomem.events import Events
 from virtiomem.render import bar
 from virtiomem.requests import Request, RequestType, Response, ResponseType
 from virtiomem.runs import Run
+from virtiomem.trace import RecordedVirtioMem
 
 REGION_ADDRESS = 0x1_0000_0000
 STAGING_IOVA = 0x1000_0000
@@ -31,7 +32,10 @@ TRANSFER = 2048
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What to show. Sizes in bytes; plug is rounded up to whole blocks. devices: PCI addresses of edu devices."""
+    """What to show. Sizes in bytes; plug is rounded up to whole blocks. devices: PCI addresses of edu devices.
+
+    record: where the trace of the guest's requests goes.
+    """
 
     kernel: Kernel
     devices: Sequence[str]
@@ -40,6 +44,7 @@ class Options:
     region_size: int = 1 << 30
     block_size: int = 2 << 20
     plug: int = 100 << 20
+    record: TextIO | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +154,7 @@ class _Demo:
                 )
             )
             self.device = stack.enter_context(
-                VirtioMem(
+                RecordedVirtioMem(
                     self.memory,
                     address=REGION_ADDRESS,
                     block_size=options.block_size,
@@ -157,6 +162,8 @@ class _Demo:
                     events=self.events,
                 )
             )
+            if options.record is not None:
+                self.device.record(options.record, mappers=len(options.devices[:2]))
             if blocks > options.region_size // options.block_size:
                 raise InvalidArgument(
                     errno.EINVAL, "demo", {"plug": options.plug}, "more than the region", "Ask for a smaller --plug"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import TextIO
 
 from pyvfio.address_space import AddressSpace
 from pyvfio.container import Container
@@ -16,13 +17,13 @@ from pyvfio.resource import Resource
 from virtiomem.config import Config
 from virtiomem.control.managed import ManagedDevice
 from virtiomem.coordination import DiscardCoordination
-from virtiomem.device import VirtioMem
 from virtiomem.dma import DmaMapper
 from virtiomem.errors import DeviceBusy
 from virtiomem.events import Events
 from virtiomem.exercise import STAGING_IOVA, STAGING_SIZE, Exercise
 from virtiomem.requests import Request
 from virtiomem.stand_in import StandInGuest
+from virtiomem.trace import RecordedVirtioMem
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class ManagerOptions:
     """Sizes and address (guest-physical) in bytes. devices: PCI addresses, bound to VFIO.
 
     one_container: all devices in one address space; else each has its own. exercise: the first device, an edu, does DMA
-    to what is plugged all the while.
+    to what is plugged all the while. record: where the trace of the guest's requests goes.
     """
 
     kernel: Kernel
@@ -44,6 +45,7 @@ class ManagerOptions:
     requested_size: int = 0
     one_container: bool = False
     exercise: bool = False
+    record: TextIO | None = None
 
 
 class Manager(Resource):
@@ -67,7 +69,7 @@ class Manager(Resource):
             Memory.allocate(options.memory_kind, options.region_size, page_size=options.page_size, kernel=kernel)
         )
         self.device = stack.enter_context(
-            VirtioMem(
+            RecordedVirtioMem(
                 memory,
                 address=options.address,
                 block_size=options.block_size,
@@ -89,6 +91,8 @@ class Manager(Resource):
             self.device.discards.register(mapper, self.device.section)
             stack.callback(self.device.discards.unregister, mapper)
             spaces.append(space)
+        if options.record is not None:
+            self.device.record(options.record, mappers=len(spaces))
         exercise = None
         if options.exercise:
             exercise = self._exercise(stack, spaces[0], full_address(options.devices[0]))

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 
@@ -43,7 +44,12 @@ class Running:
 
 @contextmanager
 def running(
-    path: Path, *faults: Rule, region_size: int = 64 * MIB, devices: int = 2, exercise: bool = False
+    path: Path,
+    *faults: Rule,
+    region_size: int = 64 * MIB,
+    devices: int = 2,
+    exercise: bool = False,
+    record: TextIO | None = None,
 ) -> Iterator[Running]:
     stops: list[bool] = []
     kernel = SimKernel.with_edu_devices(devices)
@@ -61,6 +67,7 @@ def running(
                     block_size=BLOCK,
                     address=ADDRESS,
                     exercise=exercise,
+                    record=record,
                 ),
                 server.changed,
             )

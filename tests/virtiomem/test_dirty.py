@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pyvfio.errors import InvalidArgument
 from pyvfio.memory import Memory, MemoryKind
 from tests.virtiomem.fakes import ADDRESS, BLOCK, failure
+from tests.virtiomem.spaces import RecordingAddressSpace
 from virtiomem import dirty
 from virtiomem.device import VirtioMem
 from virtiomem.dirty import DirtyTracker
@@ -20,7 +21,7 @@ from virtiomem.guest_mappings import GuestMapping
 from virtiomem.requests import Request, RequestType, Response, ResponseType
 from virtiomem.runs import Run
 from virtiomem.section import Section
-from virtiomem.trace import DmaLog, RecordingAddressSpace
+from virtiomem.trace import DmaLog
 from virtiomem.viommu import GuestIommu
 
 BLOCKS = 16

@@ -12,6 +12,7 @@ from pyvfio.address_space import Access, MappedRun
 from pyvfio.errors import InvalidArgument, OutsideIovaRanges, ShortUnmap, VfioError
 from pyvfio.memory import Memory, MemoryKind
 from tests.virtiomem.fakes import ADDRESS, BLOCK, MIB, FakeMemory, Heard
+from tests.virtiomem.spaces import RecordingAddressSpace
 from virtiomem.coordination import DiscardCoordination, DiscardUse
 from virtiomem.device import VirtioMem
 from virtiomem.dma import DmaMapper
@@ -19,7 +20,7 @@ from virtiomem.errors import BusyReason, DiscardRefused, ListenerDiverged
 from virtiomem.requests import Request, RequestType, Response, ResponseType
 from virtiomem.runs import Run
 from virtiomem.section import Section
-from virtiomem.trace import DmaCall, DmaLog, RecordingAddressSpace
+from virtiomem.trace import DmaCall, DmaLog
 
 ACK, NACK, BUSY, ERROR = ResponseType
 PLUG, UNPLUG, UNPLUG_ALL, STATE = RequestType

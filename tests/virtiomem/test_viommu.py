@@ -17,6 +17,7 @@ from pyvfio.address_space import Access
 from pyvfio.errors import InvalidArgument, ShortUnmap, VfioError
 from pyvfio.memory import Memory, MemoryKind
 from tests.virtiomem.fakes import ADDRESS, BLOCK, FakeMemory, Faults, failure
+from tests.virtiomem.spaces import RecordingAddressSpace
 from virtiomem.coordination import DiscardCoordination, DiscardUse
 from virtiomem.device import VirtioMem
 from virtiomem.discard import RamDiscardManager
@@ -24,7 +25,7 @@ from virtiomem.errors import DiscardRefused, GuestMappingRefused, ListenerDiverg
 from virtiomem.guest_mappings import GuestMapping
 from virtiomem.requests import Request, RequestType, Response, ResponseType
 from virtiomem.section import Section
-from virtiomem.trace import DmaLog, RecordingAddressSpace
+from virtiomem.trace import DmaLog
 from virtiomem.viommu import GuestIommu
 
 ACK, NACK, BUSY, ERROR = ResponseType

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pyvfio.commandline import Program
 from virtiomem.cli.demo import COMMAND as DEMO
 from virtiomem.cli.plan import COMMAND as PLAN
+from virtiomem.cli.record import COMMAND as RECORD
 from virtiomem.cli.replay import COMMAND as REPLAY
 from virtiomem.cli.resize import COMMAND as RESIZE
 from virtiomem.cli.run import COMMAND as RUN
@@ -14,7 +15,7 @@ from virtiomem.cli.show import COMMAND as SHOW
 from virtiomem.cli.stats import COMMAND as STATS
 from virtiomem.cli.stop import COMMAND as STOP
 
-COMMANDS = (DEMO, PLAN, RUN, RESIZE, SHOW, STATS, STOP, REPLAY)
+COMMANDS = (DEMO, PLAN, RUN, RESIZE, SHOW, STATS, STOP, RECORD, REPLAY)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -9,6 +9,7 @@ from pyvfio import Kernel, LinuxKernel, MemoryKind
 from pyvfio.commandline import Command, Failure, Output, size
 from pyvfio.sim import SimKernel
 from virtiomem import demo
+from virtiomem.cli.recording import add_record, recording
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +28,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", action="append", metavar="BDF", help="a real edu device, or auto; repeat for a second"
     )
+    add_record(parser)
 
 
 def _run(options: argparse.Namespace, output: Output) -> int:
@@ -34,7 +36,7 @@ def _run(options: argparse.Namespace, output: Output) -> int:
     hint = "" if options.device else ": --device auto uses the host's own edu devices"
     output.text(f"kernel   {kernel.name}{hint}")
     try:
-        with demo.found_devices(kernel, options.device or ["auto"]) as devices:
+        with recording(options) as record, demo.found_devices(kernel, options.device or ["auto"]) as devices:
             result = demo.run(
                 demo.Options(
                     kernel=kernel,
@@ -44,6 +46,7 @@ def _run(options: argparse.Namespace, output: Output) -> int:
                     region_size=options.size,
                     block_size=options.block_size,
                     plug=options.plug or min(100 << 20, options.size),
+                    record=record,
                 ),
                 output.text,
             )

@@ -19,7 +19,8 @@ def _run(options: argparse.Namespace, output: Output) -> int:
     with nullcontext(sys.stdin) if options.file == "-" else Path(options.file).open(encoding="utf-8") as lines:
         for answer in trace.replay(lines):
             output.record(answer)
-            output.text(trace.describe(answer))
+            if not output.json:
+                output.text(trace.describe(answer))
     return 0
 
 

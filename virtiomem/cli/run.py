@@ -14,6 +14,7 @@ from pyvfio.kernel import Kernel, LinuxKernel
 from pyvfio.sim import SimKernel
 from pyvfio.units import format_size
 from virtiomem.cli.memory import MemoryChoice, add_memory
+from virtiomem.cli.recording import add_record, recording
 from virtiomem.control import places
 from virtiomem.control.metrics_port import MetricsPort
 from virtiomem.control.server import ControlServer
@@ -37,6 +38,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", default="vm0", metavar="NAME", help="of the device and its socket (default: vm0)")
     parser.add_argument("--socket", type=Path, metavar="FILE", help="the control socket (default: by the name)")
     parser.add_argument("--metrics", type=int, metavar="PORT", help="serve metrics on 127.0.0.1; 0: any port")
+    add_record(parser)
 
 
 def _run(options: argparse.Namespace, output: Output) -> int:
@@ -65,6 +67,7 @@ def _run(options: argparse.Namespace, output: Output) -> int:
                     requested_size=options.requested,
                     one_container=options.one_container,
                     exercise=options.exercise,
+                    record=stack.enter_context(recording(options)),
                 ),
                 control.changed,
             )

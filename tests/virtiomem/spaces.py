@@ -1,0 +1,80 @@
+"""An address space without a kernel, for whatever is above one."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from pyvfio.address_space import Access, IovaRange, MappedRun
+from pyvfio.errors import AlreadyMapped, NotMapped
+from pyvfio.kernel import LinuxKernel
+from pyvfio.map_errors import check_map_arguments, map_failure
+from pyvfio.mappings import MappingTable
+from pyvfio.memory import Memory
+from virtiomem.trace import DmaLog
+
+
+class RecordingAddressSpace:
+    """An AddressSpace of type1v2's rules without a device: it tells its log what it would ask of a kernel."""
+
+    page_sizes = (4096,)
+    iova_ranges = (IovaRange(0, (1 << 64) - 1),)
+
+    def __init__(self, mapper: int, log: DmaLog, mapping_limit: int | None = None) -> None:
+        self.name = f"address space {mapper}"
+        self._mapper = mapper
+        self._log = log
+        self._limit = mapping_limit
+        self._table = MappingTable()
+        self._kernel = LinuxKernel()
+
+    def map_dma(
+        self,
+        iova: int,
+        memory: Memory,
+        offset: int,
+        size: int,
+        access: Access = Access.READ_WRITE,
+        *,
+        granularity: int | None = None,
+    ) -> None:
+        run = MappedRun(iova, size, memory, offset, access, granularity)
+        check_map_arguments(run, self.page_sizes[0], self.iova_ranges)
+        if self._table.overlapping(iova, size):
+            raise AlreadyMapped(errno.EEXIST, "map_dma", {"iova": iova, "size": size})
+        count = self._table.count
+        for part in run.parts():
+            for start in part:
+                try:
+                    if count == self._limit:
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                    self._log.map(self._mapper, start, part.step)
+                except OSError as error:
+                    if start > iova:
+                        self._log.unmap(self._mapper, iova, start - iova)
+                    raise map_failure(error, run, start, part.step, count, self._kernel) from error
+                count += 1
+        self._table.add(run)
+
+    def unmap_dma(self, iova: int, size: int) -> int:
+        covered = self._table.covered(iova, size)
+        if not covered or self._table.bisected(iova, size):
+            raise NotMapped(errno.ENOENT, "unmap_dma", {"iova": iova, "size": size})
+        self._log.unmap(self._mapper, iova, size)
+        self._table.remove(iova, size)
+        return covered
+
+    def unmap_all(self) -> int:
+        runs = self._table.runs()
+        return self.unmap_dma(runs[0].iova, runs[-1].end - runs[0].iova) if runs else 0
+
+    def mappings(self) -> tuple[MappedRun, ...]:
+        return self._table.runs()
+
+    @property
+    def mapping_count(self) -> int:
+        return self._table.count
+
+    @property
+    def mappings_left(self) -> int | None:
+        return None if self._limit is None else self._limit - self._table.count

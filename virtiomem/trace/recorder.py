@@ -1,0 +1,163 @@
+"""RecordedVirtioMem: writes down what its guest and its host ask, as a trace to replay."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+from typing import TextIO
+
+from pyvfio.errors import InvalidArgument
+from virtiomem.config import USABLE_EXTENT, Feature, usable_region_size
+from virtiomem.device import VirtioMem
+from virtiomem.errors import BusyReason, DeviceBusy, ProtocolViolation
+from virtiomem.requests import RESPONSE_SIZE, Request, RequestType
+
+_log = logging.getLogger(__name__)
+
+
+class RecordedVirtioMem(VirtioMem):
+    """A VirtioMem. From record() on every line is written as soon as what it tells is done, so a crash loses none.
+
+    A replay gives the same answers, but for unplugs that the host refused, for which there is no line. A plug that it
+    refused is one whose first map is refused there, whatever it was that failed. Features are those that were
+    negotiated when the first request came.
+    """
+
+    _file: TextIO | None = None
+    _mappers = 0
+    _waiting: list[str] | None = None
+    """What came before the first request: the features are not known yet."""
+    _resetting = False
+    _failure: DeviceBusy | None = None
+
+    def record(self, file: TextIO, *, mappers: int = 1) -> None:
+        """Begin a trace in file, which stays the caller's. mappers: how many address spaces a replay shall have.
+        A file that cannot be written any more ends the trace, with a word in the log.
+
+        Raises InvalidArgument for a device that a guest has used, or whose usable_extent is not the usual one: a trace
+        has no word for these.
+        """
+        with self._lock:
+            config = self.config
+            usual = usable_region_size(config.region_size, config.requested_size, config.block_size, USABLE_EXTENT)
+            if config.plugged_size or config.usable_region_size != usual:
+                raise InvalidArgument(
+                    errno.EINVAL,
+                    "record",
+                    {"plugged size": config.plugged_size, "usable region size": config.usable_region_size},
+                    "a trace begins with a device as it is made, with nothing plugged",
+                    "Record from the start",
+                )
+            self._file = file
+            self._mappers = mappers
+            self._initial = config
+            self._waiting = []
+
+    def close(self) -> None:
+        with self._lock:
+            self._begin()
+            self._file = None
+        super().close()
+
+    def handle(self, request: bytes, response_size: int = RESPONSE_SIZE) -> bytes:
+        line: dict[str, object] = {"op": "request", "hex": request.hex()}
+        if response_size != RESPONSE_SIZE:
+            line["response_size"] = response_size
+        with self._lock:
+            self._begin()
+            self._take_failure()
+            try:
+                response = super().handle(request, response_size)
+            except ProtocolViolation:
+                self._write(line)
+                raise
+            failure = self._take_failure()
+            plug = Request.parse(request, response_size).type is RequestType.PLUG
+            if plug and failure and failure.reason is not BusyReason.MIGRATING and self._mappers:
+                cause = failure.__cause__
+                code = cause.errno if isinstance(cause, OSError) and cause.errno else errno.ENOMEM
+                self._write({"op": "refuse_map", "mapper": 0, "nth": 0, "errno": code})
+            self._write(line)
+            return response
+
+    def resize(self, requested_size: int) -> None:
+        with self._lock:
+            super().resize(requested_size)
+            self._write({"op": "resize", "requested_size": requested_size})
+
+    def device_reset(self) -> None:
+        with self._lock:
+            super().device_reset()
+            if not self._resetting:
+                self._write({"op": "device_reset"})
+
+    def system_reset(self) -> None:
+        with self._lock:
+            self._resetting = True
+            try:
+                super().system_reset()
+            finally:
+                self._resetting = False
+                self._write({"op": "system_reset"})
+
+    @property
+    def migrating(self) -> bool:
+        return super().migrating
+
+    @migrating.setter
+    def migrating(self, migrating: bool) -> None:
+        with self._lock:
+            self._migrating = migrating
+            self._write({"op": "migrating", "on": migrating})
+
+    def load(self, state: bytes) -> None:
+        with self._lock:
+            super().load(state)
+            self._write({"op": "load", "hex": state.hex()})
+
+    def _note_busy(self, error: DeviceBusy) -> None:
+        super()._note_busy(error)
+        self._failure = error
+
+    def _take_failure(self) -> DeviceBusy | None:
+        """Why the device was busy since the last call."""
+        failure, self._failure = self._failure, None
+        return failure
+
+    def _begin(self) -> None:
+        """Write what has waited until the features are known."""
+        if self._file is not None and self._waiting is not None:
+            waiting, self._waiting = self._waiting, None
+            for line in (json.dumps(self._init_line()), *waiting):
+                self._append(line)
+
+    def _write(self, line: dict[str, object]) -> None:
+        if self._waiting is not None:
+            self._waiting.append(json.dumps(line))
+        elif self._file is not None:
+            self._append(json.dumps(line))
+
+    def _append(self, line: str) -> None:
+        if self._file is not None:
+            try:
+                print(line, file=self._file, flush=True)
+            except OSError as error:
+                # The guest shall not suffer for a full disk.
+                _log.error("%s: the trace ends here, it cannot be written: %s", self.name, error)
+                self._file = None
+
+    def _init_line(self) -> dict[str, object]:
+        config = self._initial
+        line: dict[str, object] = {
+            "op": "init",
+            "block_size": config.block_size,
+            "addr": config.addr,
+            "region_size": config.region_size,
+            "requested_size": config.requested_size,
+            "features": int(self.negotiated or self.features),
+            "mappers": self._mappers,
+        }
+        if self.features & Feature.ACPI_PXM:
+            line["node_id"] = config.node_id
+        return line
