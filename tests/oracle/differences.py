@@ -18,6 +18,9 @@ class Difference(enum.Enum):
     ORDER_OF_LISTENERS = "order-of-listeners"
     ORDER_OF_UNMAPS = "order-of-unmaps"
     UNMAP_OF_NOTHING = "unmap-of-nothing"
+    DISCARD_BEFORE_UNMAP = "discard-before-unmap"
+    FAILED_UNMAP = "failed-unmap"
+    FAILED_JOIN = "failed-join"
 
 
 def documented() -> list[str]:

@@ -54,6 +54,10 @@ class QemuDevice:
     def config(self) -> bytes:
         return self._emulator.qtest.read(self.pci.config, _CONFIG_SIZE)
 
+    def plug_in(self, driver: str, bus: str, **properties: object) -> None:
+        """Add a device while the machine runs. Raises QmpError."""
+        self._emulator.qmp.execute("device_add", driver=driver, bus=bus, id=f"late-{driver}", **properties)
+
     def play(self, line: Line) -> Observation:
         response: bytes | None = None
         refused = False

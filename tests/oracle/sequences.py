@@ -92,6 +92,10 @@ class RandomTrace:
         return self._request(RequestType.PLUG, first, count)
 
     def _unplug(self) -> Line:
+        if len(self._asked) > 1 and self._chance(0.1):
+            # From within one range to within another, and what lies between them.
+            (first, _), (start, count) = sorted(self._random.sample(self._asked, 2))
+            return self._request(RequestType.UNPLUG, first, start + self._random.randint(1, count) - first)
         if self._asked and self._chance(0.8):
             first, count = self._asked.pop(self._random.randrange(len(self._asked)))
             if count > 1 and self._chance(0.3):
@@ -186,6 +190,9 @@ class RandomTrace:
     def _some_range(self) -> tuple[int, int]:
         """Block and count, nearly always within the region, mostly small."""
         first = self._random.randrange(self._blocks)
+        if self._asked and self._chance(0.3):
+            # Right behind another range, so that runs grow together.
+            first = min(sum(self._random.choice(self._asked)), self._blocks - 1)
         most = self._blocks - first if self._chance(0.15) else min(self._blocks - first, 4)
         return first, self._random.randint(1, most) + self._chance(0.03)
 

@@ -40,7 +40,6 @@ COMMAND = Command(
     examples=(
         ("virtiomem record trace.jsonl -- demo --plug 64M", "the guest's requests of the demonstration"),
         ("virtiomem record trace.jsonl -- run --region 1G", "those of a managed device, until it is stopped"),
-        ("virtiomem replay trace.jsonl", "what they lead to"),
     ),
     json=None,
 )
