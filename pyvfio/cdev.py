@@ -11,7 +11,7 @@ from pyvfio.device import Device
 from pyvfio.errors import DeviceBusy, DeviceNotBound, VfioError
 from pyvfio.host.pci import DEVICES, blocking_members, vfio_device
 from pyvfio.hw_info import HardwareInfo, hardware_info
-from pyvfio.iommufd import Iommufd, explain
+from pyvfio.iommufd import Iommufd, explain_iommufd
 from pyvfio.kernel import Kernel
 from pyvfio.open_errors import open_failure
 from pyvfio.resource import Resource
@@ -95,7 +95,7 @@ class CdevDevice(Device):
             try:
                 self.kernel.ioctl(self.fd, vfio.VFIO_DEVICE_ATTACH_IOMMUFD_PT, argument)
             except OSError as error:
-                raise explain(error, f"attach {self.address} to {target.name}", {}, _ATTACH) from error
+                raise explain_iommufd(error, f"attach {self.address} to {target.name}", {}, _ATTACH) from error
             self._moved(target)
 
     def detach(self) -> None:
@@ -111,7 +111,7 @@ class CdevDevice(Device):
             try:
                 self.kernel.ioctl(self.fd, vfio.VFIO_DEVICE_DETACH_IOMMUFD_PT, argument)
             except OSError as error:
-                raise explain(error, f"detach {self.address}") from error
+                raise explain_iommufd(error, f"detach {self.address}") from error
             self._moved(None)
 
     def _moved(self, target: Ioas | HwPageTable | None) -> None:
@@ -175,4 +175,4 @@ def _bind_failure(error: OSError, kernel: Kernel, address: str) -> VfioError:
         case errno.EACCES:
             return VfioError(code, operation, meaning="its PF wants a VF token", advice="Open it through its group")
         case _:
-            return explain(error, operation)
+            return explain_iommufd(error, operation)

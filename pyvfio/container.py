@@ -13,11 +13,14 @@ from typing import Self
 from pyvfio.abi import vfio
 from pyvfio.address_space import IovaRange, MappedRun
 from pyvfio.capabilities import chain, query
+from pyvfio.container_errors import ATTACH, GET_INFO, SET_IOMMU
 from pyvfio.device import Device
 from pyvfio.errors import VfioError
+from pyvfio.explain import explain
 from pyvfio.group import Group
 from pyvfio.host.pci import vfio_device
 from pyvfio.kernel import Kernel, LinuxKernel
+from pyvfio.map_errors import map_failure
 from pyvfio.mapping_space import END, MapCall, MappingSpace
 from pyvfio.noiommu import no_iommu
 from pyvfio.open_errors import open_failure
@@ -31,7 +34,7 @@ _LAST = END - 0x1_0000 - 1
 
 
 class IommuType(enum.IntEnum):
-    """Which rules a container follows; the values of VFIO_SET_IOMMU."""
+    """Which rules a container follows; the values of VFIOSET_IOMMU."""
 
     TYPE1 = vfio.VFIO_TYPE1_IOMMU
     TYPE1v2 = vfio.VFIO_TYPE1v2_IOMMU
@@ -41,7 +44,7 @@ class IommuType(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class IommuInfo:
-    """What VFIO_IOMMU_GET_INFO says. Sizes in bytes.
+    """What VFIO_IOMMUGET_INFO says. Sizes in bytes.
 
     mappings_left: None where the kernel sets no limit or, before Linux 5.10, does not tell. dirty_page_size and
     largest_dirty_bitmap: None without dirty tracking.
@@ -153,7 +156,7 @@ class Container(MappingSpace):
         """Put the group's devices behind this container; the first group also chooses the IOMMU type.
 
         Existing mappings are entered for the new group too. A failure leaves the group out.
-        Raises GroupNotViable. Source: VFIO_GROUP_SET_CONTAINER, VFIO_SET_IOMMU.
+        Raises GroupNotViable. Source: VFIO_GROUP_SET_CONTAINER, VFIOSET_IOMMU.
         """
         self._check_open()
         with self._lock:
@@ -196,6 +199,11 @@ class Container(MappingSpace):
         call = MapCall(self.fd, vfio.VFIO_IOMMU_MAP_DMA, argument, "vaddr", "size")
         return call, run.memory.address + run.offset
 
+    def _map_failure(self, error: OSError, run: MappedRun, iova: int, size: int, count: int) -> VfioError:
+        # Only a container of iommufd's tells no size of dirty bitmaps.
+        is_iommufd = self._info is not None and self._info.largest_dirty_bitmap is None
+        return map_failure(error, run, iova, size, count, self.kernel, per_user=is_iommufd)
+
     def _unmap_ioctl(self, iova: int, size: int) -> int:
         # Source: drivers/vfio/vfio_iommu_type1.c, vfio_dma_do_unmap.
         argument = vfio.vfio_iommu_type1_dma_unmap(iova=iova, size=size)
@@ -233,26 +241,15 @@ class Container(MappingSpace):
                 try:
                     self.kernel.ioctl(self.fd, vfio.VFIO_SET_IOMMU, kind)
                 except OSError as error:
-                    advice = ""
-                    if error.errno == errno.EPERM:
-                        advice = (
-                            "The platform cannot remap interrupts; if every device is trusted, as root: "
-                            "echo 1 > /sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts"
-                        )
-                    raise VfioError(error.errno or errno.EIO, f"set IOMMU {kind.name}", advice=advice) from error
+                    raise explain(error, f"set IOMMU {kind.name}", {}, SET_IOMMU) from error
                 return kind
-        raise VfioError(
-            errno.ENODEV,
-            "set IOMMU",
-            meaning="no type1 IOMMU driver",
-            advice="As root: modprobe vfio_iommu_type1",
-        )
+        raise VfioError(errno.ENODEV, "set IOMMU", {}, *SET_IOMMU[errno.ENODEV])
 
     def _query_info(self) -> IommuInfo:
         try:
             info, data = query(self.kernel, self.fd, vfio.VFIO_IOMMU_GET_INFO, vfio.vfio_iommu_type1_info)
         except OSError as error:
-            raise VfioError(error.errno or errno.EIO, "get IOMMU info") from error
+            raise explain(error, "get IOMMU info", {}, GET_INFO) from error
         ranges: list[IovaRange] = []
         left = dirty_page_size = largest_dirty_bitmap = None
         for capability in chain(data, info.cap_offset if info.flags & vfio.VFIO_IOMMU_INFO_CAPS else 0):
@@ -281,11 +278,7 @@ class Container(MappingSpace):
         code = error.errno or errno.EIO
         if code in (errno.EPERM, errno.EBUSY) and not group.viable:
             return group.not_viable()
-        meaning = {
-            errno.EINVAL: "the group is in a container already, or its IOMMU reserves addresses that are mapped here",
-            errno.EPERM: "the group has no IOMMU and this container has, or a member is claimed elsewhere",
-        }.get(code, "")
-        return VfioError(code, f"attach group {group.number}", meaning=meaning)
+        return explain(error, f"attach group {group.number}", {}, ATTACH)
 
     def _child_closed(self, child: Resource) -> None:
         if isinstance(child, Group) and not any(isinstance(other, Group) for other in self._children):

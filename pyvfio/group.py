@@ -6,11 +6,12 @@ import ctypes
 import errno
 import os
 import uuid
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from pyvfio.abi import vfio
 from pyvfio.device import Device
 from pyvfio.errors import DeviceNotBound, GroupBusy, GroupNotViable, VfioError, VfTokenRefused
+from pyvfio.explain import Meanings, explain
 from pyvfio.host.pci import blocking_members, group_members
 from pyvfio.kernel import Kernel, LinuxKernel
 from pyvfio.resource import Resource
@@ -38,6 +39,33 @@ class Group(Resource):
         except BaseException:
             self.kernel.close(self.fd)
             raise
+
+    @classmethod
+    def from_fd(
+        cls,
+        fd: int,
+        number: int,
+        *,
+        kernel: Kernel | None = None,
+        container: Container | None = None,
+        is_noiommu: bool = False,
+    ) -> Self:
+        """A group of a descriptor that is open already, received from another process for example.
+
+        Takes fd over: it is closed with the group, or here when this fails. number: the group's; container: whose
+        child it is, attached or not.
+        """
+        group = cls.__new__(cls)
+        group.kernel = kernel or (container.kernel if container else LinuxKernel())
+        group.fd, group.number, group.is_noiommu = fd, number, is_noiommu
+        group.path = f"/dev/vfio/{'noiommu-' if is_noiommu else ''}{number}"
+        try:
+            Resource.__init__(group, container)
+        except BaseException:
+            group._closed = True
+            group.kernel.close(fd)
+            raise
+        return group
 
     @property
     def viable(self) -> bool:
@@ -98,18 +126,24 @@ class Group(Resource):
                     meaning="wrong VF token" if vf_token else "it needs a VF token",
                     advice="The program that holds the physical function set it: features.set_vf_token()",
                 ) from error
-            meaning = ""
+            if code == errno.EPERM and not self.viable:
+                # Only iommufd's compatibility finds out so late.
+                raise self.not_viable() from error
+            refused = {**_OPEN_DEVICE}
             if code == errno.EINVAL and not self.attached:
-                meaning = "the group is not attached to a container"
+                refused[code] = ("the group is not attached to a container", "Container.attach() it first")
             elif code == errno.EINVAL and vf_token:
-                meaning = "it takes no VF token"
-            raise VfioError(code, f"open device {address}", meaning=meaning) from error
+                refused[code] = ("it takes no VF token", "Open it without")
+            raise explain(error, f"open device {address}", {}, refused) from error
         return Device(fd, address, group=self)
 
     def _status(self) -> int:
         self._check_open()
         status = vfio.vfio_group_status()
-        self.kernel.ioctl(self.fd, vfio.VFIO_GROUP_GET_STATUS, status)
+        try:
+            self.kernel.ioctl(self.fd, vfio.VFIO_GROUP_GET_STATUS, status)
+        except OSError as error:
+            raise explain(error, f"status of group {self.number}") from error
         return status.flags
 
     def _open(self) -> int:
@@ -151,11 +185,36 @@ class Group(Resource):
                     meaning=f"no permission for {self.path}",
                     advice=f"As root: chown $USER {self.path}",
                 )
+            case errno.ENODEV:
+                meaning = "its last device was taken from the VFIO driver just now"
+                return DeviceNotBound(code, operation, meaning=meaning, advice="pyvfio list shows what is bound")
             case _:
-                return VfioError(code, operation, {"node": self.path})
+                return explain(error, operation, {"node": self.path})
 
     def _release(self) -> None:
         self.kernel.close(self.fd)
 
     def __repr__(self) -> str:
         return f"<Group {self.number}{' closed' if self._closed else ''}>"
+
+
+_OPEN_DEVICE: Meanings = {
+    errno.EINVAL: (
+        "its driver cannot open it, or another device of its group is attached to another address space",
+        "The kernel's log may say more: dmesg",
+    ),
+    errno.EPERM: (
+        "it has no IOMMU and this process no CAP_SYS_RAWIO, or the platform cannot remap interrupts",
+        "Run it as root; if every device is trusted: modprobe iommufd allow_unsafe_interrupts=1",
+    ),
+    errno.EBUSY: ("something else uses it, or has it as one of several that are reset together", "Close it there"),
+    errno.EADDRINUSE: (
+        "its IOMMU reserves addresses that are mapped in the container already",
+        "Open devices first, then map inside iova_ranges",
+    ),
+    errno.EFAULT: ("some of what is mapped in the container cannot be pinned for it", "Populate memory before mapping"),
+    errno.ENOMEM: (
+        "pinning what is mapped in the container exceeds RLIMIT_MEMLOCK or the memory there is",
+        "Unmap some, or raise the limit: ulimit -l, LimitMEMLOCK= or prlimit --memlock",
+    ),
+}

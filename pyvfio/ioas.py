@@ -11,12 +11,12 @@ from itertools import pairwise
 from pyvfio.abi import iommufd as abi
 from pyvfio.address_space import Access, IovaRange, MappedRun
 from pyvfio.cdev import CdevDevice
-from pyvfio.errors import AlreadyMapped, InvalidArgument, MemlockExceeded, NotMapped, VfioError
+from pyvfio.errors import AlreadyMapped, InvalidArgument, NotMapped, VfioError
 from pyvfio.hw_page_table import HwPageTable
 from pyvfio.iommufd import Iommufd
 from pyvfio.kernel import Kernel
-from pyvfio.limits import host_page_size, memlock
-from pyvfio.map_errors import check_map_arguments
+from pyvfio.limits import host_page_size
+from pyvfio.map_errors import check_map_arguments, map_failure
 from pyvfio.mapping_space import END, MapCall, MappingSpace
 from pyvfio.memory import Memory
 
@@ -265,17 +265,7 @@ class Ioas(MappingSpace):
             raise
 
     def _map_failure(self, error: OSError, run: MappedRun, iova: int, size: int, count: int) -> VfioError:
-        limit = memlock(self.kernel)
-        if error.errno == errno.ENOMEM and not limit.exempt and limit.limit is not None:
-            return MemlockExceeded(
-                errno.ENOMEM,
-                "map_dma",
-                {"iova": iova, "size": size},
-                f"{size:#_x} bytes more are needed; RLIMIT_MEMLOCK is {limit.limit:#_x} for what all processes of this "
-                "user have pinned through iommufd and io_uring together, a sum that the kernel shows nowhere",
-                "Raise it: ulimit -l, LimitMEMLOCK= or prlimit --memlock; or, as root, set rlimit_mode to PROCESS",
-            )
-        return super()._map_failure(error, run, iova, size, count)
+        return map_failure(error, run, iova, size, count, self.kernel, per_user=True)
 
     def _devices_changed(self, device: CdevDevice) -> None:
         """Called by a device that comes or goes."""

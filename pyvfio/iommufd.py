@@ -11,20 +11,16 @@ from typing import Self
 
 from pyvfio.abi import iommufd
 from pyvfio.errors import VfioError
+from pyvfio.explain import Meanings, explain
 from pyvfio.kernel import Kernel, LinuxKernel
 from pyvfio.open_errors import open_failure
 from pyvfio.resource import Resource
-
-Meanings = Mapping[int, tuple[str, str]]
-"""By errno: what it means for one operation, and what to do about it."""
 
 _MEANINGS: Meanings = {
     errno.ENOTTY: ("this kernel's iommufd does not offer it", "A newer kernel does: linux/iommufd.h tells since when"),
     errno.EOPNOTSUPP: ("this kernel, or the IOMMU behind the device, does not offer it", "See HardwareInfo"),
     errno.ENOENT: ("the object is gone from the iommufd", "It was destroyed through another copy of the descriptor"),
     errno.EBUSY: ("something else still uses it", "Close that first"),
-    errno.ENOMEM: ("no memory left for it", "Free memory, or raise the limit of this process's memory cgroup"),
-    errno.EPERM: ("a capability is missing", "Run it as root"),
 }
 
 
@@ -126,14 +122,14 @@ class Iommufd(Resource):
         try:
             self.kernel.ioctl(self.fd, request, argument)
         except OSError as error:
-            raise explain(error, operation, arguments, meanings) from error
+            raise explain_iommufd(error, operation, arguments, meanings) from error
 
     def destroy(self, object_id: int, what: str) -> None:
         """Destroy an object. Raises VfioError (EBUSY) while another uses it. Source: IOMMU_DESTROY."""
         try:
             self.kernel.ioctl(self.fd, iommufd.IOMMU_DESTROY, iommufd.iommu_destroy(id=object_id))
         except OSError as error:
-            raise explain(error, f"destroy {what}", {"id": object_id}) from error
+            raise explain_iommufd(error, f"destroy {what}", {"id": object_id}) from error
 
     def _release(self) -> None:
         self.kernel.close(self.fd)
@@ -142,14 +138,11 @@ class Iommufd(Resource):
         return f"<Iommufd {self.path}{' closed' if self._closed else ''}>"
 
 
-def explain(
+def explain_iommufd(
     error: OSError,
     operation: str,
     arguments: Mapping[str, object] | None = None,
     meanings: Meanings | None = None,
 ) -> VfioError:
     """What an errno of iommufd's means, by meanings or by what holds for all of its ioctls."""
-    code = error.errno or errno.EIO
-    unknown = (f"the kernel refused ({os.strerror(code)})", "The kernel's log may say more: dmesg")
-    meaning, advice = {**_MEANINGS, **(meanings or {})}.get(code, unknown)
-    return VfioError(code, operation, arguments, meaning, advice)
+    return explain(error, operation, arguments, {**_MEANINGS, **(meanings or {})})

@@ -9,13 +9,13 @@ Source: drivers/vfio/vfio_iommu_type1.c, VFIO_UPDATE_VADDR.
 from __future__ import annotations
 
 import errno
-import os
 from dataclasses import replace
 
 from pyvfio.abi import vfio
 from pyvfio.address_space import Access, MappedRun
 from pyvfio.container import Container
 from pyvfio.errors import NotMapped, VfioError
+from pyvfio.explain import explain
 from pyvfio.map_errors import check_map_arguments
 from pyvfio.memory import Memory
 
@@ -34,12 +34,7 @@ def invalidate_vaddrs(container: Container) -> int:
         try:
             container.kernel.ioctl(container.fd, vfio.VFIO_IOMMU_UNMAP_DMA, argument)
         except OSError as error:
-            code = error.errno or errno.EIO
-            meaning = {
-                errno.EINVAL: "some addresses are invalid already",
-                errno.EBUSY: "a mediated device, which pins by address, is in the container",
-            }.get(code, f"the kernel refused ({os.strerror(code)})")
-            raise VfioError(code, "invalidate_vaddrs", {}, meaning, "Nothing has changed") from error
+            raise explain(error, "invalidate_vaddrs", {}, _INVALIDATE) from error
         return argument.size
 
 
@@ -86,3 +81,12 @@ def _require_updates(container: Container, operation: str) -> None:
     if not container.kernel.ioctl(container.fd, vfio.VFIO_CHECK_EXTENSION, vfio.VFIO_UPDATE_VADDR):
         meaning = "this container cannot: it is iommufd's compatibility, has mediated devices, or the kernel is old"
         raise VfioError(errno.EOPNOTSUPP, operation, {}, meaning, "An iommufd has change_process() instead")
+
+
+_INVALIDATE = {
+    errno.EINVAL: ("some addresses are invalid already", "Nothing has changed; update_vaddr() them first"),
+    errno.EBUSY: (
+        "a mediated device, which pins by address, is in the container",
+        "Close it first",
+    ),
+}

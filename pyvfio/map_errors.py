@@ -45,8 +45,13 @@ def check_map_arguments(run: MappedRun, page_size: int, iova_ranges: tuple[IovaR
         )
 
 
-def map_failure(error: OSError, run: MappedRun, iova: int, size: int, count: int, kernel: Kernel) -> VfioError:
-    """The kernel's refusal of one mapping of run, at iova, in words. count: mappings the address space holds then."""
+def map_failure(
+    error: OSError, run: MappedRun, iova: int, size: int, count: int, kernel: Kernel, *, per_user: bool = False
+) -> VfioError:
+    """The kernel's refusal of one mapping of run, at iova, in words.
+
+    count: mappings the address space holds then. per_user: what is pinned may be charged to the user, as by iommufd.
+    """
     code = error.errno or errno.EIO
     arguments = {"iova": iova, "size": size}
 
@@ -76,10 +81,18 @@ def map_failure(error: OSError, run: MappedRun, iova: int, size: int, count: int
                     f"{size:#_x} more are needed (a page that is mapped twice is charged twice)",
                     f"Raise it to {lock.charged + run.size:#_x} or more: ulimit -l, LimitMEMLOCK= or prlimit --memlock",
                 )
+            if per_user and lock is not None and lock.limit is not None and not lock.exempt:
+                return refusal(
+                    MemlockExceeded,
+                    f"{size:#_x} bytes more are needed; RLIMIT_MEMLOCK is {lock.limit:#_x} for what all processes of "
+                    "this user have pinned through iommufd and io_uring together, a sum that the kernel shows nowhere",
+                    "Raise it: ulimit -l, LimitMEMLOCK= or prlimit --memlock; or, as root, have the process charged: "
+                    "Iommufd.rlimit_mode",
+                )
             return refusal(
                 MemoryUnavailable,
-                "no memory left to pin the pages, or for the IOMMU's page tables",
-                "Free memory, or raise the limit of this process's memory cgroup",
+                "no memory left for the pages, or for the IOMMU's page tables",
+                "Populate the memory first, which says what is missing; or raise this memory cgroup's limit",
             )
         case errno.EFAULT:
             return refusal(

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from pyvfio.abi import vfio
 from pyvfio.abi.types import Argsz, struct, u32, u64
 from pyvfio.dirty import DirtyBitmap, DirtyTracking, bitmap_size, bits_of, stretches
-from pyvfio.errors import NotMapped, VfioError
+from pyvfio.errors import NotMapped
+from pyvfio.explain import explain
 
 if TYPE_CHECKING:
     from pyvfio.container import Container
@@ -83,8 +84,7 @@ class ContainerDirtyTracking(DirtyTracking):
         try:
             self._container.kernel.ioctl(self._container.fd, vfio.VFIO_IOMMU_DIRTY_PAGES, argument)
         except OSError as error:
-            meaning, advice = _MEANINGS.get(error.errno or 0, (f"the kernel refused ({error.strerror})", ""))
-            raise VfioError(error.errno or errno.EIO, operation, arguments, meaning, advice) from error
+            raise explain(error, operation, arguments, _MEANINGS) from error
 
     def _release(self) -> None:
         if not self._inherited:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import re
 import resource
-import struct
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -23,11 +21,11 @@ from pyvfio.limits import memlock
 from pyvfio.sim import SimKernel
 from pyvfio.sim.pci import VFIO_DRIVER, PciFunction
 from tests.conformance.case import Version
+from tests.memlock import CAP_IPC_LOCK, set_effective
 
 _PAGE = 4096
 _ANONYMOUS = mman.MAP_PRIVATE | mman.MAP_ANONYMOUS
 _READ_WRITE = mman.PROT_READ | mman.PROT_WRITE
-_CAP_IPC_LOCK = 14
 ALLOW_UNSAFE_INTERRUPTS = "/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts"
 
 
@@ -123,10 +121,10 @@ class RealMachine(Machine):
 
         def restore_limit() -> None:
             resource.setrlimit(resource.RLIMIT_MEMLOCK, before)
-            _set_effective(_CAP_IPC_LOCK, True)
+            set_effective(CAP_IPC_LOCK, True)
 
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (size, max(size, before[1])))
-        _set_effective(_CAP_IPC_LOCK, exempt)
+        set_effective(CAP_IPC_LOCK, exempt)
         return restore_limit
 
 
@@ -208,16 +206,3 @@ def _iommu_model(kernel: Kernel) -> str:
     names = kernel.listdir("/sys/class/iommu")
     prefixes = {"dmar": "intel", "ivhd": "amd", "virtio": "virtio"}
     return next((model for prefix, model in prefixes.items() if any(each.startswith(prefix) for each in names)), "none")
-
-
-def _set_effective(capability: int, there: bool) -> None:
-    """Of the calling thread; what was permitted stays so. Source: capget(2), version 3."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    header = ctypes.create_string_buffer(struct.pack("<Ii", 0x2008_0522, 0))
-    data = ctypes.create_string_buffer(24)
-    if libc.capget(header, data):
-        raise OSError(ctypes.get_errno(), "capget")
-    words = list(struct.unpack("<6I", data.raw[:24]))
-    words[0] = words[0] | 1 << capability if there else words[0] & ~(1 << capability)
-    if libc.capset(header, struct.pack("<6I", *words)):
-        raise OSError(ctypes.get_errno(), "capset")

@@ -1,0 +1,130 @@
+"""What the host lacks is a clear error, and nothing is left behind: no mapping, no descriptor, no pinned page."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from pyvfio import (
+    Container,
+    DeviceNotBound,
+    GroupNotViable,
+    Ioas,
+    Kernel,
+    MappingLimitReached,
+    MemlockExceeded,
+    Memory,
+    MemoryKind,
+    MemoryUnavailable,
+    VfioError,
+)
+from pyvfio.files import read_text, write_text
+from pyvfio.host.bind import bind, restore, unbind
+from pyvfio.limits import DMA_ENTRY_LIMIT, huge_pages
+from pyvfio.sim import PciFunction, SimKernel
+from tests.kernel.conftest import IOVA, MEBIBYTE, Testbed
+from tests.kernel.modes import Mode, Space
+from tests.memlock import memlock_limited
+
+BLOCK = 2 * MEBIBYTE
+
+
+@contextmanager
+def nothing_left(kernel: Kernel, mode: Mode | None = None) -> Iterator[None]:
+    """No descriptor more than before, and nothing charged."""
+    before = len(os.listdir("/proc/self/fd")), mode.charged(kernel) if mode else 0
+    yield
+    assert (len(os.listdir("/proc/self/fd")), mode.charged(kernel) if mode else 0) == before
+
+
+def test_a_limit_on_locked_memory(space: Space, memory: Memory, mode: Mode, kernel: Kernel) -> None:
+    with nothing_left(kernel, mode), memlock_limited(kernel, 2 * BLOCK):
+        with pytest.raises(MemlockExceeded, match="RLIMIT_MEMLOCK is") as caught:
+            space.map_dma(IOVA, memory, 0, 4 * BLOCK, granularity=BLOCK)
+        assert caught.value.errno == errno.ENOMEM
+        assert "ulimit -l" in caught.value.advice
+        assert space.mappings() == ()
+        space.map_dma(IOVA, memory, 0, 2 * BLOCK, granularity=BLOCK)
+        with pytest.raises(MemlockExceeded):
+            space.map_dma(IOVA + 2 * BLOCK, memory, 0, 4096)
+        assert space.unmap_all() == 2 * BLOCK
+
+
+def test_a_device_that_is_not_bound(mode: Mode, testbed: Testbed) -> None:
+    kernel, address = testbed.kernel, testbed.devices[0]
+    before = bind(kernel, address)
+    unbind(kernel, address)
+    try:
+        with (
+            nothing_left(kernel, mode),
+            mode.open(kernel) as space,
+            pytest.raises(DeviceNotBound, match=f"pyvfio bind {address}"),
+        ):
+            space.open_device(address)
+    finally:
+        bind(kernel, address)
+        restore(kernel, before)
+
+
+def test_a_limit_on_mappings(testbed: Testbed, memory: Memory) -> None:
+    kernel = testbed.kernel
+    before = read_text(kernel, DMA_ENTRY_LIMIT)
+    write_text(kernel, DMA_ENTRY_LIMIT, "3")
+    try:
+        with Container(kernel=kernel) as container:
+            container.open_device(testbed.devices[0])
+            with pytest.raises(MappingLimitReached, match=r"It has 3 left.*blocks of 0x40_0000 or more"):
+                container.map_dma(IOVA, memory, 0, memory.size, granularity=BLOCK)
+            assert (container.mappings(), container.mappings_left) == ((), 3)
+            container.map_dma(IOVA, memory, 0, memory.size, granularity=2 * BLOCK)
+    finally:
+        write_text(kernel, DMA_ENTRY_LIMIT, before)
+
+
+def test_no_huge_pages(kernel: Kernel) -> None:
+    if kernel.name == "simulated":
+        kernel = SimKernel()
+    size = (huge_pages(BLOCK, kernel).free + 1) * BLOCK
+    with (
+        nothing_left(kernel),
+        pytest.raises(MemoryUnavailable, match="huge pages of 2048 KiB needed"),
+        Memory.allocate(MemoryKind.HUGETLB, size, kernel=kernel) as memory,
+    ):
+        memory.populate(0, size)
+
+
+def test_memory_that_cannot_be_had_is_found_out_while_mapping(space: Space, kernel: Kernel) -> None:
+    if kernel.name == "simulated":
+        # Ordinary pages stand in for huge ones there, and do not run out.
+        return
+    size = (huge_pages(BLOCK, kernel).free + 1) * BLOCK
+    with Memory.allocate(MemoryKind.HUGETLB, size, kernel=kernel) as memory:
+        with pytest.raises(MemoryUnavailable, match="Populate the memory first"):
+            space.map_dma(0, memory, 0, size, granularity=BLOCK)
+        assert space.mappings() == ()
+
+
+@pytest.fixture
+def shared_group() -> SimKernel:
+    """A device whose group has a member in a host driver's hands."""
+    kernel = SimKernel.with_edu_devices(1)
+    kernel.add(PciFunction("0000:00:03.1", 3, 0x8086, 0x2668, 0x040300, host_driver="snd_hda", driver="snd_hda"))
+    return kernel
+
+
+def test_a_group_that_is_not_viable(shared_group: SimKernel) -> None:
+    with nothing_left(shared_group):
+        with (
+            Container(kernel=shared_group) as container,
+            pytest.raises(GroupNotViable, match=r"0000:00:03\.1 is bound to snd_hda.*bind --group 0000:00:03\.1"),
+        ):
+            container.open_device("0000:00:03.0")
+        with (
+            Ioas(kernel=shared_group) as ioas,
+            pytest.raises(VfioError, match=r"0000:00:03\.1 is bound to snd_hda.*pyvfio bind --group"),
+        ):
+            ioas.open_device("0000:00:03.0")
