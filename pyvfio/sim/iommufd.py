@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -36,7 +37,6 @@ class IommufdState:
         self.holders = 1
         self.compatible: IoasState | None = None
         self._objects: dict[int, IommufdObject] = {}
-        self._next_id = 1
         self._bound: dict[DeviceState, BoundDevice] = {}
         self._vfio = VfioCompatibility(self)
         self._commands: dict[int, Callable[[UserMemory], int]] = {
@@ -97,7 +97,7 @@ class IommufdState:
     def bind(self, device: DeviceState) -> BoundDevice:
         """Raises OSError(EPERM) if something else has a member of the device's group."""
         self.kernel.ownership.claim(device.address, self)
-        bound = BoundDevice(self._next_id, device.address)
+        bound = BoundDevice(self._free_id(), device.address)
         self.add(bound)
         self._bound[device] = bound
         self.holders += 1
@@ -150,7 +150,7 @@ class IommufdState:
     def add_table(self, ioas: IoasState, *, automatic: bool, tracks_dirty: bool = False) -> PageTableState:
         ioas.add_domain()
         ioas.users += 1
-        table = PageTableState(self._next_id, ioas, automatic, tracks_dirty)
+        table = PageTableState(self._free_id(), ioas, automatic, tracks_dirty)
         self.add(table)
         return table
 
@@ -238,10 +238,12 @@ class IommufdState:
         return 0
 
     def add(self, thing: IommufdObject) -> int:
-        number = self._next_id
-        self._next_id += 1
+        number = self._free_id()
         self._objects[number] = thing
         return number
+
+    def _free_id(self) -> int:
+        return next(number for number in itertools.count(1) if number not in self._objects)
 
     def ioas(self, number: int) -> IoasState:
         thing = self._objects.get(number)

@@ -114,7 +114,10 @@ class VfioCompatibility:
             if not ioas.large_pages and size:
                 ioas.cut(iova)
                 ioas.cut(iova + size)
-            gone, code = ioas.unmap_range(iova, size)
+            try:
+                gone, code = ioas.unmap_range(iova, size)
+            except OSError as error:
+                gone, code = 0, error.errno or errno.EINVAL
         # Written back even when it failed half-way.
         user.write(struct.pack("<Q", gone), 16)
         if code:

@@ -78,6 +78,8 @@ class PageTableCommands:
         if not isinstance(self._iommufd.find(command.dev_id), BoundDevice):
             raise fail(errno.ENOENT)
         parent = self._iommufd.find(command.pt_id)
+        # Nesting takes an IOMMU with two stages, and data.
+        refuse(isinstance(parent, PageTableState))
         if not isinstance(parent, IoasState):
             raise fail(errno.EINVAL)
         tracks = command.flags & abi.IOMMU_HWPT_ALLOC_DIRTY_TRACKING

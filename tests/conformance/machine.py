@@ -84,8 +84,10 @@ class SimulatedMachine(Machine):
         self.simulated.add(
             PciFunction("0000:02:02.0", 10, 0x1AF4, 0x1005, host_driver="virtio-pci", driver="virtio-pci")
         )
-        remapping = "remapping" if self.simulated.remaps_interrupts else "no-remapping"
-        super().__init__(self.simulated, version, iommu, _edus(self.simulated), {remapping})
+        features = {"remapping" if self.simulated.remaps_interrupts else "no-remapping"}
+        features |= {"iommufd"} if version >= (6, 2) else set()
+        features |= {"cdev"} if version >= (6, 6) else set()
+        super().__init__(self.simulated, version, iommu, _edus(self.simulated), features)
 
     def charged(self) -> int:
         # Not through /proc, where the running kernel has to be asked: this is done before and after every call.

@@ -7,12 +7,15 @@ from collections.abc import Mapping, Sequence
 from tests.conformance.areas import (
     accounting,
     attach,
+    cdev,
+    compat,
     container,
     device_info,
     dirty,
     features,
     group,
     info,
+    iommufd,
     iova,
     irqs,
     map_dma,
@@ -43,4 +46,7 @@ AREAS: Mapping[str, Sequence[Case]] = {
     "irqs": irqs.CASES,
     "reset": reset.CASES,
     "features": features.CASES,
+    "iommufd": iommufd.CASES,
+    "cdev": cdev.CASES,
+    "compat": compat.CASES,
 }

@@ -1,0 +1,171 @@
+"""Calls on an iommufd, and on a device opened by its own node."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+from collections.abc import Sequence
+
+from pyvfio.abi import iommufd as abi
+from pyvfio.abi import vfio
+from pyvfio.cdev import cdev_node
+from tests.conformance.bench import PAGE, Bench
+from tests.conformance.calls.container import IOVA
+from tests.conformance.calls.group import find
+from tests.conformance.step import Reply, call
+
+READABLE, WRITEABLE = abi.IOMMU_IOAS_MAP_READABLE, abi.IOMMU_IOAS_MAP_WRITEABLE
+FIXED = abi.IOMMU_IOAS_MAP_FIXED_IOVA | READABLE | WRITEABLE
+"""At an iova of one's own choice, for reading and writing."""
+
+
+@call
+def open_iommufd(bench: Bench, *, name: str = "iommufd") -> Reply:
+    return bench.open(name, lambda: bench.kernel.open("/dev/iommu", os.O_RDWR))
+
+
+@call
+def open_node(bench: Bench, *, edu: str = "0", name: str = "node") -> Reply:
+    node = cdev_node(bench.kernel, find(bench, edu).address)
+    return bench.open(name, lambda: bench.kernel.open(node, os.O_RDWR))
+
+
+@call
+def bind(bench: Bench, *, argsz: int = 16, flags: int = 0, iommufd: str | int = "iommufd", node: str = "node") -> Reply:
+    """iommufd: a descriptor by name, or the number of none."""
+    fd = bench.fds[iommufd] if isinstance(iommufd, str) else iommufd
+    argument = vfio.vfio_device_bind_iommufd(argsz=argsz, flags=flags, iommufd=fd)
+    return _only(bench.ioctl(node, vfio.VFIO_DEVICE_BIND_IOMMUFD, argument), "out_devid")
+
+
+@call
+def attach_pt(bench: Bench, *, pt_id: int, argsz: int = 12, flags: int = 0, node: str = "node") -> Reply:
+    argument = vfio.vfio_device_attach_iommufd_pt(argsz=argsz, flags=flags, pt_id=pt_id)
+    return _only(bench.ioctl(node, vfio.VFIO_DEVICE_ATTACH_IOMMUFD_PT, argument), "pt_id")
+
+
+@call
+def detach_pt(bench: Bench, *, argsz: int = 8, flags: int = 0, node: str = "node") -> Reply:
+    argument = vfio.vfio_device_detach_iommufd_pt(argsz=argsz, flags=flags)
+    return _only(bench.ioctl(node, vfio.VFIO_DEVICE_DETACH_IOMMUFD_PT, argument))
+
+
+@call
+def get_node_info(bench: Bench, *, node: str = "node") -> Reply:
+    return _only(bench.ioctl(node, vfio.VFIO_DEVICE_GET_INFO, vfio.vfio_device_info()), "num_regions")
+
+
+@call
+def unknown_iommufd_ioctl(bench: Bench, *, request: int) -> Reply:
+    return _only(bench.ioctl("iommufd", request, abi.iommu_destroy()))
+
+
+@call
+def destroy(bench: Bench, *, id: int, size: int = 8, data: str = "") -> Reply:  # noqa: A002
+    """data: what follows the struct, in hex."""
+    return _only(bench.ioctl("iommufd", abi.IOMMU_DESTROY, abi.iommu_destroy(size=size, id=id), bytes.fromhex(data)))
+
+
+@call
+def ioas_alloc(bench: Bench, *, size: int = 12, flags: int = 0, reach: int | None = None) -> Reply:
+    argument = abi.iommu_ioas_alloc(size=size, flags=flags)
+    return _only(bench.ioctl("iommufd", abi.IOMMU_IOAS_ALLOC, argument, reach=reach), "out_ioas_id")
+
+
+@call
+def iova_ranges(bench: Bench, *, ioas: int = 1, room: int = 8) -> Reply:
+    """The ranges come back as out."""
+    address = bench.address("bitmap", 0)
+    ctypes.memset(address, 0, PAGE)
+    argument = abi.iommu_ioas_iova_ranges(ioas_id=ioas, num_iovas=room, allowed_iovas=address)
+    reply = _only(bench.ioctl("iommufd", abi.IOMMU_IOAS_IOVA_RANGES, argument), "num_iovas", "out_iova_alignment")
+    pairs = list(struct.iter_unpack("<QQ", ctypes.string_at(address, 16 * room)))
+    return Reply(reply.error, reply.value, {**reply.out, "ranges": [list(pair) for pair in pairs if any(pair)]})
+
+
+@call
+def allow_iovas(bench: Bench, *, ranges: Sequence[Sequence[int]], ioas: int = 1) -> Reply:
+    address = bench.address("bitmap", 0)
+    data = b"".join(struct.pack("<QQ", *pair) for pair in ranges)
+    ctypes.memmove(address, data, len(data))
+    argument = abi.iommu_ioas_allow_iovas(ioas_id=ioas, num_iovas=len(ranges), allowed_iovas=address)
+    return _only(bench.ioctl("iommufd", abi.IOMMU_IOAS_ALLOW_IOVAS, argument))
+
+
+@call
+def ioas_map(
+    bench: Bench,
+    *,
+    ioas: int = 1,
+    iova: int = IOVA,
+    size: int = PAGE,
+    memory: str = "anon",
+    offset: int = 0,
+    user_va: int | None = None,
+    flags: int = FIXED,
+    argsz: int = 40,
+) -> Reply:
+    """user_va: instead of an offset in memory."""
+    argument = abi.iommu_ioas_map(size=argsz, flags=flags, ioas_id=ioas, length=size, iova=iova)
+    argument.user_va = bench.address(memory, offset) if user_va is None else user_va
+    return _only(bench.ioctl("iommufd", abi.IOMMU_IOAS_MAP, argument), "iova")
+
+
+@call
+def ioas_unmap(bench: Bench, *, ioas: int = 1, iova: int = IOVA, size: int = PAGE) -> Reply:
+    argument = abi.iommu_ioas_unmap(ioas_id=ioas, iova=iova, length=size)
+    return _only(bench.ioctl("iommufd", abi.IOMMU_IOAS_UNMAP, argument), "length")
+
+
+@call
+def ioas_copy(
+    bench: Bench,
+    *,
+    source: int = 1,
+    target: int = 2,
+    iova: int = IOVA,
+    to: int = IOVA,
+    size: int = PAGE,
+    flags: int = FIXED,
+) -> Reply:
+    argument = abi.iommu_ioas_copy(flags=flags, dst_ioas_id=target, src_ioas_id=source, length=size)
+    argument.dst_iova, argument.src_iova = to, iova
+    return _only(bench.ioctl("iommufd", abi.IOMMU_IOAS_COPY, argument), "dst_iova")
+
+
+@call
+def option(bench: Bench, *, option_id: int, op: int, object_id: int = 0, value: int = 0) -> Reply:
+    argument = abi.iommu_option(option_id=option_id, op=op, object_id=object_id, val64=value)
+    return _only(bench.ioctl("iommufd", abi.IOMMU_OPTION, argument), "val64")
+
+
+@call
+def vfio_ioas(bench: Bench, *, op: int, ioas: int = 0) -> Reply:
+    argument = abi.iommu_vfio_ioas(op=op, ioas_id=ioas)
+    return _only(bench.ioctl("iommufd", abi.IOMMU_VFIO_IOAS, argument), "ioas_id")
+
+
+@call
+def hwpt_alloc(
+    bench: Bench, *, device: int = 1, pt_id: int = 2, flags: int = 0, data_type: int = 0, data_len: int = 0
+) -> Reply:
+    argument = abi.iommu_hwpt_alloc(flags=flags, dev_id=device, pt_id=pt_id, data_type=data_type, data_len=data_len)
+    return _only(bench.ioctl("iommufd", abi.IOMMU_HWPT_ALLOC, argument), "out_hwpt_id")
+
+
+@call
+def hw_info(bench: Bench, *, device: int = 1, flags: int = 0) -> Reply:
+    argument = abi.iommu_hw_info(dev_id=device, flags=flags)
+    return _only(bench.ioctl("iommufd", abi.IOMMU_GET_HW_INFO, argument), "data_len")
+
+
+@call
+def set_dirty_tracking(bench: Bench, *, hwpt: int, flags: int = abi.IOMMU_HWPT_DIRTY_TRACKING_ENABLE) -> Reply:
+    argument = abi.iommu_hwpt_set_dirty_tracking(hwpt_id=hwpt, flags=flags)
+    return _only(bench.ioctl("iommufd", abi.IOMMU_HWPT_SET_DIRTY_TRACKING, argument))
+
+
+def _only(reply: Reply, *names: str) -> Reply:
+    """What a struct holds besides addresses and descriptors of this process."""
+    return Reply(reply.error, reply.value, {name: reply.out[name] for name in names} if reply.error is None else {})
