@@ -95,7 +95,9 @@ class IommufdState:
     # Devices.
 
     def bind(self, device: DeviceState) -> BoundDevice:
-        """Raises OSError(EPERM) if something else has a member of the device's group."""
+        """Raises OSError(EPERM) if something else has a member of the device's group, or it could forge interrupts."""
+        if not self.kernel.remaps_interrupts and not self.kernel.sysfs.iommufd_allows_unsafe_interrupts:
+            raise fail(errno.EPERM)
         self.kernel.ownership.claim(device.address, self)
         bound = BoundDevice(self._free_id(), device.address)
         self.add(bound)

@@ -18,6 +18,7 @@ _DRIVERS = "/sys/bus/pci/drivers"
 _GROUPS = "/sys/kernel/iommu_groups"
 _TYPE1 = "/sys/module/vfio_iommu_type1/parameters"
 _CORE = "/sys/module/vfio/parameters"
+_IOMMUFD = "/sys/module/iommufd/parameters"
 _VFIO = "/dev/vfio"
 _CLASSES = {"/sys/class/net": "interfaces", "/sys/class/block": "disks"}
 
@@ -65,24 +66,32 @@ class Sysfs:
         self._functions = functions
         self._cdev = cdev and iommu
         self._iommu = iommu
-        # Of the module vfio, with their own directory.
-        self.vfio_parameters = {"enable_unsafe_noiommu_mode": "N"}
         self.parameters = {"dma_entry_limit": str(dma_entry_limit), "allow_unsafe_interrupts": "N"}
+        self.modules = {
+            _TYPE1: self.parameters,
+            _CORE: {"enable_unsafe_noiommu_mode": "N"},
+            _IOMMUFD: {"allow_unsafe_interrupts": "N"},
+        }
+        """Parameters of modules, by their directory."""
 
     @property
     def allows_unsafe_interrupts(self) -> bool:
-        return self.parameters["allow_unsafe_interrupts"][:1] in ("1", "Y", "y")
+        return _is_on(self.parameters["allow_unsafe_interrupts"])
+
+    @property
+    def iommufd_allows_unsafe_interrupts(self) -> bool:
+        return _is_on(self.modules[_IOMMUFD]["allow_unsafe_interrupts"])
 
     @property
     def allows_noiommu(self) -> bool:
-        return self.vfio_parameters["enable_unsafe_noiommu_mode"][:1] in ("1", "Y", "y")
+        return _is_on(self.modules[_CORE]["enable_unsafe_noiommu_mode"])
 
     def node(self, group: int) -> str:
         """Its name in /dev/vfio."""
         return f"{group}" if self._iommu else f"noiommu-{group}"
 
     def covers(self, path: str) -> bool:
-        return path.startswith(("/sys/bus/pci", _GROUPS, "/sys/module/vfio", _VFIO, *_CLASSES))
+        return path.startswith(("/sys/bus/pci", _GROUPS, "/sys/module/vfio", "/sys/module/iommufd", _VFIO, *_CLASSES))
 
     def members(self, group: int) -> list[PciFunction]:
         return [function for function in self._functions.values() if function.group == group]
@@ -101,10 +110,8 @@ class Sysfs:
 
     def read(self, path: str) -> str:
         parent, _, name = path.rpartition("/")
-        if parent == _TYPE1 and name in self.parameters:
-            return self.parameters[name] + "\n"
-        if parent == _CORE and name in self.vfio_parameters:
-            return self.vfio_parameters[name] + "\n"
+        if name in self.modules.get(parent, {}):
+            return self.modules[parent][name] + "\n"
         function = self._functions.get(parent.rpartition("/")[2])
         if not parent.startswith(_DEVICES) or function is None:
             raise fail(errno.ENOENT)
@@ -127,10 +134,8 @@ class Sysfs:
         text = text.strip()
         if path == "/sys/bus/pci/drivers_probe":
             self._probe(self._function(text))
-        elif parent == _TYPE1 and name in self.parameters:
-            self.parameters[name] = text
-        elif parent == _CORE and name in self.vfio_parameters:
-            self.vfio_parameters[name] = text
+        elif name in self.modules.get(parent, {}):
+            self.modules[parent][name] = text
         elif name == "driver_override" and parent.rpartition("/")[2] in self._functions:
             self._functions[parent.rpartition("/")[2]].override = text or None
         elif name in ("bind", "unbind") and parent.rpartition("/")[2] in self._drivers():
@@ -159,8 +164,8 @@ class Sysfs:
         if path == _VFIO:
             devices = ["devices"] if self.nodes() else []
             return [*devices, "vfio", *(self.node(group) for group in groups if self.has_node(group))]
-        if path == _TYPE1:
-            return sorted(self.parameters)
+        if path in self.modules:
+            return sorted(self.modules[path])
         if path.startswith(_GROUPS) and parts[0].isdigit() and parts[1:] == ["devices"] and int(parts[0]) in groups:
             return sorted(function.address for function in self.members(int(parts[0])))
         if path == f"{_VFIO}/devices" and self.nodes():
@@ -208,3 +213,7 @@ class Sysfs:
             ):
                 raise fail(errno.EINVAL)
             function.driver = driver
+
+
+def _is_on(parameter: str) -> bool:
+    return parameter[:1] in ("1", "Y", "y")

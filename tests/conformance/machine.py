@@ -26,6 +26,7 @@ from tests.memlock import CAP_IPC_LOCK, set_effective
 _PAGE = 4096
 _ANONYMOUS = mman.MAP_PRIVATE | mman.MAP_ANONYMOUS
 _READ_WRITE = mman.PROT_READ | mman.PROT_WRITE
+IOMMUFD_ALLOW_UNSAFE_INTERRUPTS = "/sys/module/iommufd/parameters/allow_unsafe_interrupts"
 ALLOW_UNSAFE_INTERRUPTS = "/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts"
 
 
@@ -80,7 +81,8 @@ class SimulatedMachine(Machine):
         )
         for address, group in (("0000:01:01.0", 9), ("0000:01:02.0", 9), ("0000:02:01.0", 10)):
             self.simulated.add(PciFunction(address, group, driver=VFIO_DRIVER))
-        self.simulated.sysfs.parameters["allow_unsafe_interrupts"] = "Y"
+        for module in self.simulated.sysfs.modules.values():
+            module.update({name: "Y" for name in module if name == "allow_unsafe_interrupts"})
         self.simulated.add(
             PciFunction("0000:02:02.0", 10, 0x1AF4, 0x1005, host_driver="virtio-pci", driver="virtio-pci")
         )
@@ -154,6 +156,8 @@ def _remaps_interrupts(kernel: Kernel) -> bool:
             return False
         finally:
             write_text(kernel, ALLOW_UNSAFE_INTERRUPTS, "1")
+            with suppress(FileNotFoundError):
+                write_text(kernel, IOMMUFD_ALLOW_UNSAFE_INTERRUPTS, "1")
     return True
 
 
