@@ -91,7 +91,7 @@ def map_failure(
                 )
             return refusal(
                 MemoryUnavailable,
-                "no memory left for the pages, or for the IOMMU's page tables",
+                "no memory left to pin the pages, or for the IOMMU's page tables",
                 "Populate the memory first, which says what is missing; or raise this memory cgroup's limit",
             )
         case errno.EFAULT:
