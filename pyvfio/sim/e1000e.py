@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pyvfio.abi import vfio
 from pyvfio.sim.config import SimConfig, msi, msix, pci_express, power_management
 from pyvfio.sim.migration import SimMigration
-from pyvfio.sim.model import Bus, SimRegion
+from pyvfio.sim.model import READ_WRITE, Bus, SimRegion
 
 IDS = (0x8086, 0x10D3)
 CLASS_CODE = 0x020000
@@ -23,6 +23,9 @@ _MAC = bytes.fromhex("525400123456")
 # Cause: where its vector is in IVAR.
 _CAUSES = {1 << 20: 0, 1 << 21: 4, 1 << 22: 8, 1 << 23: 12, 1 << 24: 16}
 _VALID = 0x8
+# The registers again, one at a time, through I/O ports.
+_PORTS, _PORT_ADDRESS, _PORT_DATA = 2, 0, 4
+_ROM = b"\x55\xaa"
 
 
 def _at_reset() -> dict[int, int]:
@@ -48,7 +51,13 @@ class E1000e:
     )
     registers: dict[int, int] = field(default_factory=_at_reset)
     regions: Mapping[int, SimRegion] = field(
-        default_factory=lambda: {0: SimRegion(0x20000), 1: SimRegion(0x20000), 3: SimRegion(0x4000)}
+        default_factory=lambda: {
+            0: SimRegion(0x20000),
+            1: SimRegion(0x20000),
+            2: SimRegion(32, READ_WRITE),
+            3: SimRegion(0x4000),
+            vfio.VFIO_PCI_ROM_REGION_INDEX: SimRegion(0x40000, vfio.VFIO_REGION_INFO_FLAG_READ),
+        }
     )
     vectors: Mapping[int, int] = field(
         default_factory=lambda: {
@@ -61,11 +70,16 @@ class E1000e:
     resettable: bool = True
     has_vfs: bool = False
     migration: SimMigration | None = None
+    _port: int = 0
 
     def reset(self) -> None:
         self.registers = _at_reset()
 
     def load(self, region: int, offset: int, width: int) -> int:
+        if region == vfio.VFIO_PCI_ROM_REGION_INDEX:
+            return int.from_bytes(_ROM[offset : offset + width], "little")
+        if region == _PORTS and offset in (_PORT_ADDRESS, _PORT_DATA):
+            return self._port if offset == _PORT_ADDRESS else self.load(0, self._port, width)
         if region or width != 4:
             return 0
         value = self.registers.get(offset, 0)
@@ -74,6 +88,10 @@ class E1000e:
         return value
 
     def store(self, region: int, offset: int, width: int, value: int) -> None:
+        if region == _PORTS and offset == _PORT_ADDRESS:
+            self._port = value
+        elif region == _PORTS and offset == _PORT_DATA:
+            self.store(0, self._port, width, value)
         if region or width != 4:
             return
         mask = self.registers.get(_IMS, 0)

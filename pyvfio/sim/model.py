@@ -10,7 +10,8 @@ from pyvfio.abi import vfio
 from pyvfio.sim.config import SimConfig
 from pyvfio.sim.migration import SimMigration
 
-REGISTERS = vfio.VFIO_REGION_INFO_FLAG_READ | vfio.VFIO_REGION_INFO_FLAG_WRITE | vfio.VFIO_REGION_INFO_FLAG_MMAP
+READ_WRITE = vfio.VFIO_REGION_INFO_FLAG_READ | vfio.VFIO_REGION_INFO_FLAG_WRITE
+REGISTERS = READ_WRITE | vfio.VFIO_REGION_INFO_FLAG_MMAP
 
 
 @dataclass(frozen=True, slots=True)

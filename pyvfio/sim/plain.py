@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from pyvfio.abi import vfio
 from pyvfio.sim.config import SimConfig, msi, msix, pci_express, power_management
 from pyvfio.sim.migration import SimMigration
-from pyvfio.sim.model import Bus, SimRegion
+from pyvfio.sim.model import READ_WRITE, Bus, SimRegion
 
 _READ_ONLY = vfio.VFIO_REGION_INFO_FLAG_READ
-_READ_WRITE = _READ_ONLY | vfio.VFIO_REGION_INFO_FLAG_WRITE
 IDS = (0x1AF4, 0x10FF)
 ROM = b"\x55\xaa" + bytes(510)
 _MSIX_TABLE = 0x2000
@@ -42,9 +41,9 @@ class PlainDevice:
             0: SimRegion(0x4000),
             2: SimRegion(0x8000, areas=((0x1000, 0x1000), (0x4000, 0x2000))),
             vfio.VFIO_PCI_ROM_REGION_INDEX: SimRegion(len(ROM), _READ_ONLY),
-            vfio.VFIO_PCI_VGA_REGION_INDEX: SimRegion(0xC0000, _READ_WRITE),
+            vfio.VFIO_PCI_VGA_REGION_INDEX: SimRegion(0xC0000, READ_WRITE),
             vfio.VFIO_PCI_NUM_REGIONS: SimRegion(
-                0x1000, _READ_WRITE, type=(vfio.VFIO_REGION_TYPE_PCI_VENDOR_TYPE | IDS[0], 7)
+                0x1000, READ_WRITE, type=(vfio.VFIO_REGION_TYPE_PCI_VENDOR_TYPE | IDS[0], 7)
             ),
         }
     )

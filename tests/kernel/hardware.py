@@ -14,6 +14,7 @@ from pyvfio.sim import PciFunction, SimKernel
 from pyvfio.sim.e1000e import E1000e
 from pyvfio.sim.model import Bus, Model
 from pyvfio.sim.nvme import Nvme
+from pyvfio.sim.plain import PlainDevice
 from tests.kernel.conftest import Testbed
 
 
@@ -41,6 +42,7 @@ class Kind:
 
 
 NVME = Kind((0x1B36, 0x0010), 0x010802, "0000:02:00.0", 11, Nvme)
+VGA = Kind((0x1234, 0x1111), 0x030000, "0000:00:0a.0", 14, PlainDevice)
 E1000E = Kind((0x8086, 0x10D3), 0x020000, "0000:03:00.0", 12, E1000e)
 
 

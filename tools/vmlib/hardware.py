@@ -72,6 +72,7 @@ PARTS = {
             "a network controller that virtio-pci holds, with function level reset",
             ("pcie-root-port,id=virtio-net-port,chassis=3", "virtio-net-pci,bus=virtio-net-port,romfile="),
         ),
+        Part("vga", "a VGA with the firmware's text on its screen, which no driver of the guest holds", ("VGA",)),
     )
 }
 

@@ -24,7 +24,7 @@ class Kernel:
     name: str
     suite: str | None
     version: str = ""
-    features: frozenset[str] = frozenset({"type1"})
+    features: frozenset[str] = frozenset({"type1", "vga"})
     iommus: tuple[str, ...] = ("intel", "amd", "virtio")
     config: tuple[str, ...] = ()
 
