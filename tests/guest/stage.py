@@ -13,7 +13,7 @@ from typing import Self
 from vmlib.guest import Guest
 from vmlib.kernels import Image
 
-from pyvfio import SharedMemory, VfioError
+from pyvfio import Kernel, SharedMemory, VfioError
 from tests.guest.view import View, expected, total
 from virtiomem import Config, Events, Request, RequestType, Response, ResponseType, Run, VirtioMem
 from virtiomem.event_loop import EventLoop
@@ -35,8 +35,15 @@ class Stage(FrontEndEvents, Events):
     """
 
     def __init__(
-        self, directory: Path, say: Callable[[str], None], *, block_size: int = 2 << 20, packed: bool = True
+        self,
+        directory: Path,
+        say: Callable[[str], None],
+        *,
+        block_size: int = 2 << 20,
+        packed: bool = True,
+        kernel: Kernel | None = None,
     ) -> None:
+        """kernel: of what the region is to be mapped into."""
         self.exchanges: list[Exchange] = []
         self.words: list[str] = []
         self.booted_with = 0
@@ -48,7 +55,7 @@ class Stage(FrontEndEvents, Events):
             stack.callback(os.close, self._file)
             os.ftruncate(self._file, SIZE)
             changes = stack.enter_context(ConfigChanges(self))
-            memory = stack.enter_context(SharedMemory(SIZE))
+            memory = stack.enter_context(SharedMemory(SIZE, kernel=kernel))
             self.memory = memory
             self.device = stack.enter_context(
                 VirtioMem(memory, address=ADDRESS, block_size=block_size, events=changes, prealloc=False)
