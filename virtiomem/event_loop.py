@@ -40,11 +40,15 @@ class EventLoop(Resource):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """clock: the one of the sources."""
-        self._sources = tuple(sources)
+        self._sources = [*sources]
         self._kernel = kernel or LinuxKernel()
         self._clock = clock
         self._stop = EventFd(self._kernel, "stop")
         super().__init__()
+
+    def add(self, source: Source) -> None:
+        """Serve this one too. Not while run() does, but from its own turns."""
+        self._sources.append(source)
 
     def run(self) -> None:
         while self.turn():

@@ -8,6 +8,7 @@ import os
 import socket
 import struct
 from collections.abc import Sequence
+from typing import Protocol
 
 from pyvfio import SharedMemory
 from virtiomem import VirtioMem
@@ -76,8 +77,27 @@ class Heard(FrontEndEvents):
         return next(said for said in reversed(self.words) if said.startswith(word))
 
 
+class Backend(Protocol):
+    """Whoever serves path. settle() returns when nothing is left to do, or at once where that is not known."""
+
+    @property
+    def path(self) -> str: ...
+
+    def settle(self) -> None: ...
+
+
+class Elsewhere:
+    """A Backend in another process."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def settle(self) -> None:
+        """Replies are waited for."""
+
+
 class Bench:
-    """A device at a socket, served turn by turn in this thread."""
+    """A Backend: a device at a socket, served turn by turn in this thread."""
 
     def __init__(self, path: str, *, requested: int = REGION_SIZE, block_size: int = BLOCK) -> None:
         self.heard = Heard()
@@ -92,6 +112,10 @@ class Bench:
         )
         self.served = VhostUserDevice(path, self.device, self.memory, self.changes, self.heard)
         self.server = EventLoop([self.served])
+
+    @property
+    def path(self) -> str:
+        return self.served.path
 
     def settle(self) -> None:
         """Serve until nothing is left to do."""
@@ -125,19 +149,19 @@ class Shared:
 
 
 class FrontEnd:
-    """Sends messages to a bench's device and reads its replies; ram is at guest address 0, region at the region's."""
+    """Sends messages to a device and reads its replies; ram is at guest address 0, region at the region's."""
 
-    def __init__(self, bench: Bench, protocol_features: int = int(ALL), region: Shared | None = None) -> None:
-        self.bench = bench
+    def __init__(self, backend: Backend, protocol_features: int = int(ALL), region: Shared | None = None) -> None:
+        self.backend = backend
         self.protocol_features = protocol_features
         self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.connect(bench.served.path)
+        self.socket.connect(backend.path)
         self.ram = Shared(RAM_SIZE)
         self.region = region or Shared(REGION_SIZE)
         self.kick, self.call, self.error = (os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(3))
         self.channel, theirs = socket.socketpair()
         self._theirs: socket.socket | None = theirs
-        bench.settle()
+        backend.settle()
 
     def close(self) -> None:
         self.vanish()
@@ -154,14 +178,14 @@ class FrontEnd:
         self.ram.close()
         for fd in (self.kick, self.call, self.error):
             os.close(fd)
-        self.bench.settle()
+        self.backend.settle()
 
     def send(self, request: int, payload: bytes = b"", fds: Sequence[int] = (), flags: int = 0) -> None:
         header = VhostUserHeader(request=request, flags=abi.VHOST_USER_VERSION | flags, size=len(payload))
         data = bytes(header) + payload
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack(f"{len(fds)}i", *fds))] if fds else []
         self.socket.sendmsg([data], ancillary)
-        self.bench.settle()
+        self.backend.settle()
 
     def reply(self) -> tuple[int, bytes]:
         """Request and payload."""
@@ -199,7 +223,7 @@ class FrontEnd:
 
     def changes(self) -> int:
         """How many config changes have come since this was last asked."""
-        self.bench.settle()
+        self.backend.settle()
         self.channel.setblocking(False)
         try:
             data = self.channel.recv(4096)
@@ -261,7 +285,7 @@ class FrontEnd:
     def notify(self) -> None:
         """The driver kicks, and the device does all there is to do."""
         os.eventfd_write(self.kick, 1)
-        self.bench.settle()
+        self.backend.settle()
 
     def called(self) -> bool:
         return _signalled(self.call)

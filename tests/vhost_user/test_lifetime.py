@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import threading
 from pathlib import Path
 
 import pytest
 
-from pyvfio import Container
+from pyvfio import Container, LinuxKernel
 from pyvfio.sim import SimKernel
 from tests.vhost_user.driver import ask, restarted, started
 from tests.vhost_user.front_end import (
@@ -26,7 +27,10 @@ from tests.vhost_user.front_end import (
 )
 from virtiomem import DmaMapper, RequestType, Response, ResponseType
 from virtiomem import Request as GuestRequest
+from virtiomem.coordination import DiscardCoordination
+from virtiomem.trace import replay
 from virtiomem.vhost_user.messages import ProtocolFeature
+from virtiomem.vhost_user.served_region import ServedRegion, ServedRegionOptions
 
 ACK, NACK, BUSY = Response(ResponseType.ACK), Response(ResponseType.NACK), Response(ResponseType.BUSY)
 PLUG, UNPLUG, UNPLUG_ALL, STATE = RequestType
@@ -238,6 +242,54 @@ def test_two_devices_at_one_server(tmp_path: Path) -> None:
     for front, bench in zip(fronts, benches, strict=True):
         front.close()
         bench.close()
+
+
+def test_a_guest_keeps_its_memory_when_its_server_ends(tmp_path: Path) -> None:
+    kernel = SimKernel.with_edu_devices(1)
+    told: list[str] = []
+    path = str(tmp_path / "socket")
+    with Container(kernel=kernel) as container:
+        container.open_device("0000:00:03.0")
+        trace = io.StringIO()
+        options = ServedRegionOptions(
+            path, "vm0", REGION_ADDRESS, REGION_SIZE, BLOCK, requested_size=REGION_SIZE, record=trace
+        )
+        served = ServedRegion(
+            options, [container], kernel=kernel, coordination=DiscardCoordination(), changed=list, say=told.append
+        )
+        backend = Turns(path, served)
+        front_end = FrontEnd(backend)
+        assert ask(started(front_end, "split"), PLUG, REGION_ADDRESS, 2) == ACK
+        front_end.region.bytes[:5] = b"guest"
+        assert container.mapping_count == 2
+        served.managed.device.migrating = True
+        assert ask(restarted(front_end, "packed"), UNPLUG_ALL) == BUSY
+        assert served.managed.guest.waiting_for == "unplug all: migrating"
+        served.close()
+        served.close()
+        assert front_end.gone()
+        assert (container.mapping_count, front_end.region.resident()) == (0, 2 * BLOCK)
+        assert front_end.region.bytes[:5] == b"guest"
+        front_end.close()
+    assert told[:2] == ["vm0: a front end has connected", "vm0: 32 MiB of the front end's memory are the region"]
+    assert "vm0: UNPLUG_ALL answered BUSY: unplug all: migrating" in told
+    assert [*tmp_path.iterdir()] == []
+    steps = [*replay(trace.getvalue().splitlines())]
+    assert [len(step["dma"]) for step in steps if step["dma"]] == [2]
+
+
+class Turns:
+    """A Backend: a served region, turn by turn in this thread."""
+
+    def __init__(self, path: str, served: ServedRegion) -> None:
+        self.path = path
+        self._source = served.source
+
+    def settle(self) -> None:
+        while fds := LinuxKernel().poll(self._source.descriptors, 0):
+            for fd in fds:
+                if fd in self._source.descriptors:
+                    self._source.ready(fd)
 
 
 def test_base_of_a_ring_that_never_ran(front_end: FrontEnd) -> None:

@@ -130,7 +130,7 @@ def test_a_message_may_come_in_pieces_or_never(bench: Bench, front_end: FrontEnd
 def test_a_message_in_pieces_is_one(front_end: FrontEnd) -> None:
     for byte in header(Request.GET_FEATURES, 0):
         front_end.socket.send(bytes([byte]))
-        front_end.bench.settle()
+        front_end.backend.settle()
     assert front_end.reply()[0] == Request.GET_FEATURES
 
 

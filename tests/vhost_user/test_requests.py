@@ -101,12 +101,12 @@ def test_many_requests_for_one_kick(front_end: FrontEnd, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", DRIVERS)
-def test_another_back_end_goes_on_where_this_one_stopped(front_end: FrontEnd, kind: str) -> None:
+def test_another_back_end_goes_on_where_this_one_stopped(bench: Bench, front_end: FrontEnd, kind: str) -> None:
     driver = started(front_end, kind)
     for _ in range(QUEUE_SIZE + 1):
         assert ask(driver, UNPLUG_ALL) == Response(ACK)
     base = front_end.stop()
-    features = int(front_end.bench.heard.last("started").split()[1], 16)
+    features = int(bench.heard.last("started").split()[1], 16)
     front_end.start(features, base=base)
     assert ask(driver, UNPLUG_ALL) == Response(ACK)
 

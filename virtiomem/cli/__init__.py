@@ -11,11 +11,12 @@ from virtiomem.cli.record import COMMAND as RECORD
 from virtiomem.cli.replay import COMMAND as REPLAY
 from virtiomem.cli.resize import COMMAND as RESIZE
 from virtiomem.cli.run import COMMAND as RUN
+from virtiomem.cli.serve import COMMAND as SERVE
 from virtiomem.cli.show import COMMAND as SHOW
 from virtiomem.cli.stats import COMMAND as STATS
 from virtiomem.cli.stop import COMMAND as STOP
 
-COMMANDS = (DEMO, PLAN, RUN, RESIZE, SHOW, STATS, STOP, RECORD, REPLAY)
+COMMANDS = (DEMO, PLAN, RUN, SERVE, RESIZE, SHOW, STATS, STOP, RECORD, REPLAY)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -7,8 +7,9 @@ import argparse
 from pyvfio.commandline import Command, Failure, Output, Program
 from virtiomem.cli.demo import COMMAND as DEMO
 from virtiomem.cli.run import COMMAND as RUN
+from virtiomem.cli.serve import COMMAND as SERVE
 
-RECORDABLE = (DEMO, RUN)
+RECORDABLE = (DEMO, RUN, SERVE)
 """Commands that have --record."""
 
 

@@ -14,6 +14,9 @@ def add_record(parser: argparse.ArgumentParser) -> None:
 
 def recording(options: argparse.Namespace) -> AbstractContextManager[TextIO | None]:
     """The file of --record, to be written from its start; None without the option."""
-    if options.record is None:
-        return nullcontext()
-    return Path(options.record).open("w", encoding="utf-8")
+    return trace_file(options.record)
+
+
+def trace_file(path: str | None) -> AbstractContextManager[TextIO | None]:
+    """The file at path, to be written from its start; None without a path."""
+    return nullcontext() if path is None else Path(path).open("w", encoding="utf-8")

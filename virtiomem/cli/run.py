@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 from pyvfio.commandline import Command, Output, size
@@ -15,6 +13,7 @@ from pyvfio.sim import SimKernel
 from pyvfio.units import format_size
 from virtiomem.cli.memory import MemoryChoice, add_memory
 from virtiomem.cli.recording import add_record, recording
+from virtiomem.cli.signals import ending
 from virtiomem.control import places
 from virtiomem.control.metrics_port import MetricsPort
 from virtiomem.control.server import ControlServer
@@ -77,7 +76,7 @@ def _run(options: argparse.Namespace, output: Output) -> int:
         metrics = None if options.metrics is None else MetricsPort(options.metrics, control.metrics)
         if metrics is not None:
             stack.enter_context(metrics)
-        reason = stack.enter_context(_signals(loop))
+        reason = stack.enter_context(ending(loop))
         url = None if metrics is None else metrics.url
         output.record(
             {"event": "ready", "socket": str(socket), "metrics": url, "pid": os.getpid(), "devices": list(devices)}
@@ -99,23 +98,6 @@ def _machine(options: argparse.Namespace) -> tuple[Kernel, list[str]]:
         return LinuxKernel(), options.device
     simulated = SimKernel.with_edu_devices(1 if options.simulate is None else options.simulate)
     return simulated, sorted(simulated.functions)
-
-
-@contextmanager
-def _signals(loop: EventLoop) -> Iterator[list[str]]:
-    """SIGTERM and SIGINT end the loop; the last of the list says what did."""
-    reasons = ["the stop command"]
-
-    def end(number: int, _: object) -> None:
-        reasons.append(signal.Signals(number).name)
-        loop.stop()
-
-    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield reasons
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 COMMAND = Command(

@@ -1,0 +1,116 @@
+"""virtiomem serve, as a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.vhost_user.front_end import BLOCK, MIB, Elsewhere, FrontEnd, Request, u64
+from virtiomem.cli import main
+from virtiomem.control import ControlClient
+
+GIB = 1 << 30
+PROGRAM = "import sys; from virtiomem.cli import main; sys.exit(main())"
+
+
+@contextmanager
+def serving(directory: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """Ready to be used; ended at the end, if it has not."""
+    command = [sys.executable, "-c", PROGRAM, "serve", "--json", "--socket", str(directory / "control"), *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "COVERAGE": ""}) as process:
+        assert process.stdout is not None
+        try:
+            assert json.loads(process.stdout.readline())["event"] == "ready"
+            yield process
+        finally:
+            process.kill()
+
+
+def requested(path: Path) -> int:
+    """What a front end reads there."""
+    front_end = FrontEnd(Elsewhere(str(path)))
+    try:
+        return int.from_bytes(front_end.config(8, 48), "little")
+    finally:
+        front_end.close()
+
+
+def test_two_devices_for_two_front_ends(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    common = ["--region", "1G", "--block-size", "2M", "--name", "vm7"]
+    with serving(
+        tmp_path, *common, "--vhost-user", str(one), "--vhost-user", f"{two},requested=4M,name=far,node=1,ring=split"
+    ) as process:
+        assert [stat.S_IMODE(path.stat().st_mode) for path in (one, two, tmp_path / "control")] == [0o600] * 3
+        assert (requested(one), requested(two)) == (0, 4 * MIB)
+        with ControlClient(tmp_path / "control") as client:
+            client.resize(2 * BLOCK, "vm7-0")
+            _, devices = client.show()
+            assert [(device.name, device.address, device.node_id) for device in devices] == [
+                ("vm7-0", 4 * GIB, None),
+                ("far", 5 * GIB, 1),
+            ]
+            assert devices[0].guest == "vhost-user: no front end"
+        assert (requested(one), requested(two)) == (2 * BLOCK, 4 * MIB)
+        front_end = FrontEnd(Elsewhere(str(two)))
+        assert not front_end.number(Request.GET_FEATURES) & 1 << 34
+        # One that breaks the protocol, and goes without a word.
+        front_end.send(Request.SET_FEATURES, u64(1 << 63))
+        assert front_end.gone()
+        front_end.close()
+        assert requested(two) == 4 * MIB
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout is not None
+        assert json.loads(process.stdout.read()) == {"event": "stopped", "reason": "SIGTERM"}
+        assert process.wait() == 0
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_the_stop_command_ends_it(tmp_path: Path) -> None:
+    with serving(tmp_path, "--vhost-user", str(tmp_path / "one"), "--region", "1G") as process:
+        with ControlClient(tmp_path / "control") as client:
+            client.stop()
+        assert process.wait() == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meaning"),
+    [
+        (["--vhost-user", "a"], "how large is the region of a?"),
+        (["--vhost-user", "a", "--vhost-user", "a", "--region", "1G"], "a is there twice"),
+        (["--vhost-user", "a,name=x", "--vhost-user", "b,name=x", "--region", "1G"], "x is there twice"),
+        (
+            ["--device", "03:00.0", "--vhost-user", "a", "--vhost-user", "b,address=4G", "--region", "1G"],
+            "overlap at 0x100000000",
+        ),
+        (["--vhost-user", "a", "--region", "3M", "--block-size", "2M"], "would fit"),
+        (["--vhost-user", "/nowhere/a", "--region", "1G"], "No such file"),
+    ],
+)
+def test_what_does_not_go_together(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    arguments: list[str],
+    meaning: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["serve", "--socket", "control", *arguments]) == 1
+    assert meaning in capsys.readouterr().err
+    assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize("socket", ["", "a,region", "a,colour=red", "a,region=x", "a,ring=round", "a,node=x"])
+def test_sockets_that_make_no_sense(capsys: pytest.CaptureFixture[str], socket: str) -> None:
+    with pytest.raises(SystemExit):
+        main(["serve", "--vhost-user", socket, "--region", "1G"])
+    assert "virtiomem serve --help" in capsys.readouterr().err

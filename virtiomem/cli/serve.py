@@ -1,0 +1,209 @@
+"""virtiomem serve"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from itertools import pairwise
+from pathlib import Path
+
+from pyvfio.commandline import Command, Failure, Output, size
+from pyvfio.container import Container
+from pyvfio.host.pci import full_address
+from pyvfio.kernel import LinuxKernel
+from pyvfio.units import format_size, parse_size
+from virtiomem.cli.recording import add_record, trace_file
+from virtiomem.cli.signals import ending
+from virtiomem.control import places
+from virtiomem.control.server import ControlServer
+from virtiomem.coordination import DiscardCoordination
+from virtiomem.event_loop import EventLoop
+from virtiomem.planner import Limits, plan
+from virtiomem.vhost_user.served_region import ServedRegion, ServedRegionOptions
+
+_SIZES = ("region", "block-size", "requested", "address", "page-size")
+_PROPERTIES = (*_SIZES, "name", "node", "ring", "record")
+
+
+def _configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--vhost-user",
+        action="append",
+        required=True,
+        type=_socket,
+        metavar="SOCKET[,KEY=VALUE...]",
+        help=f"serve a device here; repeat for more. Its own {', '.join(_PROPERTIES)} go before those below",
+    )
+    parser.add_argument(
+        "--region", type=size, metavar="SIZE", help="of the region: that of the front end's memory for it"
+    )
+    parser.add_argument("--block-size", type=size, metavar="SIZE", help="default: the smallest that fits, as plan says")
+    parser.add_argument("--requested", type=size, default=0, metavar="SIZE", help="to begin with (default: nothing)")
+    parser.add_argument("--address", type=size, help="guest-physical (default: 4G, and then one after the other)")
+    parser.add_argument("--page-size", type=size, metavar="SIZE", help="of the front end's memory, for huge pages")
+    add_record(parser)
+    parser.add_argument("--device", action="append", default=[], metavar="BDF", help="bound to VFIO; repeat for more")
+    parser.add_argument("--one-container", action="store_true", help="all devices in one address space")
+    parser.add_argument("--name", default="vm0", metavar="NAME", help="of the control socket (default: vm0)")
+    parser.add_argument("--socket", type=Path, metavar="FILE", help="the control socket (default: by the name)")
+
+
+def _run(options: argparse.Namespace, output: Output) -> int:
+    kernel = LinuxKernel()
+    spaces = min(len(options.device), 1) if options.one_container else len(options.device)
+    if options.socket is None:
+        places.make_directory()
+    socket = options.socket or places.socket_path(options.name)
+    with ExitStack() as stack:
+        regions = _regions(options, spaces, kernel, stack)
+        loop = stack.enter_context(EventLoop([], kernel=kernel))
+        control = stack.enter_context(ControlServer(str(socket), loop.stop))
+        coordination = DiscardCoordination()
+        containers = _containers(options.device, stack, kernel, one=options.one_container)
+        for region in regions:
+            served = stack.enter_context(
+                ServedRegion(
+                    region,
+                    containers,
+                    kernel=kernel,
+                    coordination=coordination,
+                    changed=control.changed,
+                    say=lambda line: _say(output, line),
+                )
+            )
+            control.manage(served.managed)
+            stack.callback(control.forget, region.name)
+            loop.add(served.source)
+        reason = stack.enter_context(ending(loop))
+        output.record(
+            {
+                "event": "ready",
+                "socket": str(socket),
+                "pid": os.getpid(),
+                "vhost_user": [region.path for region in regions],
+                "devices": list(options.device),
+            }
+        )
+        for region in regions:
+            output.text(
+                f"{region.name}: {format_size(region.region_size)} at {region.address:#x}, "
+                f"blocks of {format_size(region.block_size)}, for a front end at {region.path}"
+            )
+        output.text(
+            f"mapped into {spaces} address space{'' if spaces == 1 else 's'}: {', '.join(options.device) or 'none'}"
+        )
+        output.text(f"ready: virtiomem show, resize, stats, stop at {socket}; Ctrl-C ends it")
+        loop.run()
+    output.record({"event": "stopped", "reason": reason[-1]})
+    output.text(f"stopped by {reason[-1]}: nothing is plugged, mapped or listening any more")
+    return 0
+
+
+def _say(output: Output, line: str) -> None:
+    # Whoever reads may have gone: the guest's memory outlives that.
+    with suppress(OSError):
+        output.text(line)
+
+
+def _containers(devices: Sequence[str], stack: ExitStack, kernel: LinuxKernel, *, one: bool) -> list[Container]:
+    containers: list[Container] = []
+    for device in devices:
+        if not containers or not one:
+            containers.append(stack.enter_context(Container(kernel=kernel)))
+        containers[-1].open_device(full_address(device))
+    return containers
+
+
+def _regions(
+    options: argparse.Namespace, spaces: int, kernel: LinuxKernel, files: ExitStack
+) -> list[ServedRegionOptions]:
+    """One for each socket. Raises Failure for what does not go together."""
+    if options.record and len(options.vhost_user) > 1:
+        raise Failure("each device has a trace of its own: say SOCKET,record=FILE instead of --record")
+    regions: list[ServedRegionOptions] = []
+    following = options.address or 0x1_0000_0000
+    for number, (path, own) in enumerate(options.vhost_user):
+        name = own.get("name", options.name if len(options.vhost_user) == 1 else f"{options.name}-{number}")
+        sizes = {key: parse_size(own[key]) for key in _SIZES if key in own}
+        region_size = sizes.get("region", options.region)
+        if region_size is None:
+            raise Failure(f"how large is the region of {path}? Say --region SIZE, or {path},region=SIZE")
+        page_size = sizes.get("page-size", options.page_size)
+        limits = Limits.of_host(page_size=page_size, kernel=kernel)
+        block_size = sizes.get("block-size", options.block_size)
+        block_size = block_size or plan(region_size, limits=limits, address_spaces=spaces).block_size
+        address = sizes.get("address", -(-following // block_size) * block_size)
+        following = address + region_size
+        record = own.get("record", options.record)
+        regions.append(
+            ServedRegionOptions(
+                path=path,
+                name=name,
+                address=address,
+                region_size=region_size,
+                block_size=block_size,
+                requested_size=sizes.get("requested", options.requested),
+                page_size=page_size,
+                node_id=int(own["node"]) if "node" in own else None,
+                packed=own.get("ring") != "split",
+                record=files.enter_context(trace_file(record)),
+            )
+        )
+    _check_distinct(regions, mapped=bool(options.device))
+    return regions
+
+
+def _check_distinct(regions: Sequence[ServedRegionOptions], *, mapped: bool) -> None:
+    for key in ("name", "path"):
+        values = [str(getattr(region, key)) for region in regions]
+        if twice := {value for value in values if values.count(value) > 1}:
+            raise Failure(f"every device has a {key} of its own, and {', '.join(sorted(twice))} is there twice")
+    ordered = sorted(regions, key=lambda region: region.address)
+    for left, right in pairwise(ordered):
+        # In different virtual machines they may; a device's container has but one of every address.
+        if mapped and right.address < left.address + left.region_size:
+            raise Failure(
+                f"{left.name} and {right.name} overlap at {right.address:#x}: regions that are mapped into the same "
+                "devices have addresses of their own. Say address=… for each"
+            )
+
+
+def _socket(text: str) -> tuple[str, dict[str, str]]:
+    path, *words = text.split(",")
+    own: dict[str, str] = {}
+    for word in words:
+        key, separator, value = word.partition("=")
+        if not separator or key not in _PROPERTIES:
+            raise argparse.ArgumentTypeError(f"{word!r} is none of {', '.join(f'{key}=…' for key in _PROPERTIES)}")
+        if key in _SIZES:
+            size(value)
+        if key == "ring" and value not in ("split", "packed"):
+            raise argparse.ArgumentTypeError(f"a ring is split or packed, not {value!r}")
+        if key == "node" and not value.isdecimal():
+            raise argparse.ArgumentTypeError(f"a node is a number, not {value!r}")
+        own[key] = value
+    if not path:
+        raise argparse.ArgumentTypeError("the socket has no name")
+    return path, own
+
+
+COMMAND = Command(
+    "serve",
+    "serve the device to a virtual machine monitor over vhost-user",
+    _run,
+    _configure,
+    description="Be the virtio-mem device of a guest that QEMU, or another front end, runs: each --vhost-user is a\n"
+    "socket for one. Its memory for the region comes from the front end; each plugged block of it is\n"
+    "mapped into every --device's container. A front end that goes leaves everything as it is.\n"
+    "docs/vhost-user.md has QEMU's command line. Both sockets are their owner's alone.",
+    examples=(
+        ("virtiomem serve --vhost-user /run/vm/mem.sock --region 2G", "one device"),
+        (
+            "virtiomem serve --region 8G --device 03:00.0 --vhost-user a.sock --vhost-user b.sock,address=16G,node=1",
+            "two of one guest, whose plugged blocks a device may reach",
+        ),
+    ),
+    json="a line when it is ready, and one when it has stopped",
+)

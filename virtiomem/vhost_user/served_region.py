@@ -1,0 +1,158 @@
+"""ServedRegion: a device with all that belongs to it, from its socket to its address spaces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TextIO
+
+from pyvfio.address_space import AddressSpace
+from pyvfio.errors import VfioError
+from pyvfio.kernel import Kernel
+from pyvfio.resource import Resource
+from pyvfio.shared_memory import SharedMemory
+from pyvfio.units import format_size
+from virtiomem.config import Config
+from virtiomem.control.managed import ManagedDevice
+from virtiomem.coordination import DiscardCoordination
+from virtiomem.dma import DmaMapper
+from virtiomem.errors import DeviceBusy, ProtocolViolation
+from virtiomem.events import Events
+from virtiomem.requests import Request
+from virtiomem.trace import RecordedVirtioMem
+from virtiomem.vhost_user.device import VhostUserDevice
+from virtiomem.vhost_user.events import ConfigChanges, FrontEndEvents
+
+
+@dataclass(frozen=True, slots=True)
+class ServedRegionOptions:
+    """path: of the vhost-user socket. Sizes and address (guest-physical) in bytes. page_size: of the front end's
+    memory; None for the host's. record: where the trace of the guest's requests goes."""
+
+    path: str
+    name: str
+    address: int
+    region_size: int
+    block_size: int
+    requested_size: int = 0
+    page_size: int | None = None
+    node_id: int | None = None
+    packed: bool = True
+    record: TextIO | None = None
+
+
+class ServedRegion(Resource):
+    """Listens from the beginning until close(): nothing is mapped or open then. A guest that still runs keeps what it
+    has plugged, and nobody to give it back to.
+
+    source: for an EventLoop; managed: for a control socket.
+    """
+
+    def __init__(
+        self,
+        options: ServedRegionOptions,
+        address_spaces: Sequence[AddressSpace],
+        *,
+        kernel: Kernel,
+        coordination: DiscardCoordination,
+        changed: Callable[[], object],
+        say: Callable[[str], object],
+    ) -> None:
+        """Plugged blocks are mapped into address_spaces, which stay the caller's. changed() is called after every
+        change that a status shows, from any thread; say, with what happens between front end, guest and device.
+
+        Raises what SharedMemory, VirtioMem, DmaMapper and VhostUserDevice raise; nothing is left then.
+        """
+        spaces = tuple(address_spaces)
+        guest = _Guest(changed, lambda line: say(f"{options.name}: {line}"))
+        with ExitStack() as stack:
+            memory = stack.enter_context(SharedMemory(options.region_size, page_size=options.page_size, kernel=kernel))
+            changes = stack.enter_context(ConfigChanges(guest, kernel=kernel))
+            device = stack.enter_context(
+                RecordedVirtioMem(
+                    memory,
+                    address=options.address,
+                    block_size=options.block_size,
+                    requested_size=options.requested_size,
+                    node_id=options.node_id,
+                    coordination=coordination,
+                    events=changes,
+                    name=options.name,
+                )
+            )
+            if options.record is not None:
+                device.record(options.record, mappers=len(spaces))
+            # At the end, before the device discards what is plugged: a guest may still live in it.
+            stack.callback(memory.detach)
+            for space in spaces:
+                mapper = stack.enter_context(DmaMapper(space, coordination))
+                device.discards.register(mapper, device.section)
+                stack.callback(device.discards.unregister, mapper)
+            self.source = stack.enter_context(
+                VhostUserDevice(options.path, device, memory, changes, guest, packed=options.packed)
+            )
+            self.managed = ManagedDevice(device, guest, "vhost-user", memory.page_size, lambda: spaces)
+            super().__init__()
+            self._stack = stack.pop_all()
+
+    def _release(self) -> None:
+        self._stack.close()
+
+    def __repr__(self) -> str:
+        return f"<ServedRegion {self.managed.name}>"
+
+
+class _Guest(FrontEndEvents, Events):
+    """A control socket's Guest: who drives the device, and how that goes."""
+
+    def __init__(self, changed: Callable[[], object], say: Callable[[str], object]) -> None:
+        self._changed = changed
+        self._say = say
+        self._state = "no front end"
+        self.waiting_for: str | None = None
+
+    @property
+    def state(self) -> str:
+        return f"vhost-user: {self._state}"
+
+    def connected(self) -> None:
+        self._become("a front end, no driver", "a front end has connected")
+
+    def disconnected(self, reason: str) -> None:
+        self._become("no front end", f"the front end has left: {reason}")
+
+    def attached(self, size: int) -> None:
+        self._say(f"{format_size(size)} of the front end's memory are the region")
+
+    def started(self, features: int) -> None:
+        self._become("its driver runs", f"the guest's driver runs, features {features:#_x}")
+
+    def stopped(self) -> None:
+        self._become("a front end, no driver", "the guest's driver has stopped")
+
+    def refused(self, operation: str, error: VfioError) -> None:
+        self.waiting_for = str(error)
+        self._say(f"{operation} refused: {error}")
+
+    def broken(self, error: ProtocolViolation) -> None:
+        self._become("its driver broke the protocol", f"served no more until a reset: {error}")
+
+    def config_changed(self, config: Config) -> None:
+        self._say(f"asks the guest for {format_size(config.requested_size)}")
+        self._changed()
+
+    def size_changed(self, plugged_size: int) -> None:
+        self.waiting_for = None
+        self._say(f"{format_size(plugged_size)} plugged")
+        self._changed()
+
+    def busy(self, request: Request, error: DeviceBusy) -> None:
+        self.waiting_for = str(error.__cause__ or error)
+        self._say(f"{request.type.name} answered BUSY: {self.waiting_for}")
+        self._changed()
+
+    def _become(self, state: str, line: str) -> None:
+        self._state = state
+        self._say(line)
+        self._changed()
