@@ -64,6 +64,7 @@ class CdevState:
             self._kernel.ownership.unblock_group(self.address)
             raise
         device.translate = bound.translate
+        device.iommufd, device.iommufd_id = iommufd, bound.id
         device.opened()
         self._device, self._iommufd = device, iommufd
         user.write(struct.pack("<I", bound.id), 12)

@@ -21,6 +21,7 @@ from pyvfio.sim.user import UserMemory, fail
 
 if TYPE_CHECKING:
     from pyvfio.sim.group import GroupState
+    from pyvfio.sim.iommufd import IommufdState
     from pyvfio.sim.kernel import SimKernel
     from pyvfio.sim.pci import PciFunction
 
@@ -65,6 +66,9 @@ class DeviceState:
         self.address = function.address
         self.group = group
         self.translate: Translate = _no_translation
+        self.iommufd: IommufdState | None = None
+        """Which it is bound to, with what number there, where it was opened by its own node."""
+        self.iommufd_id = 0
         self.opens = 0
         self._kernel = kernel
         self._ioeventfds: dict[tuple[int, int, int, int], int] = {}

@@ -25,6 +25,7 @@ from pyvfio import (
     InterruptFlags,
     InterruptIndex,
     InvalidArgument,
+    Ioas,
     Memory,
     MmapArea,
     Msix,
@@ -274,6 +275,15 @@ def test_a_reset_stops_the_controller_and_keeps_its_interrupts(
 def test_a_hot_reset_tells_what_it_affects(device: Device) -> None:
     assert device.group is not None
     assert device.affected_by_hot_reset() == (AffectedDevice(device.address, device.group.number, held=True),)
+
+
+@pytest.mark.needs("iommufd", "cdev")
+def test_a_hot_reset_of_what_an_iommufd_holds(testbed: Testbed) -> None:
+    with bound(testbed, NVME) as address, Ioas(kernel=testbed.kernel) as space:
+        device = space.open_device(address)
+        assert device.affected_by_hot_reset() == (AffectedDevice(address, None, held=True),)
+        device.hot_reset()
+        assert device.region(RegionIndex.BAR0).read32(VERSION) == 0x0001_0400
 
 
 @pytest.mark.parametrize("how", ["decoding", "power"])

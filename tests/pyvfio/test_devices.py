@@ -15,6 +15,7 @@ from pyvfio import (
     FeatureUnsupported,
     InterruptIndex,
     InvalidArgument,
+    Ioas,
     IovaRange,
     Memory,
     MemoryKind,
@@ -124,6 +125,19 @@ def test_a_hot_reset_names_what_it_would_reset_without_asking(container: Contain
     neighbour.region(0).write32(0, 0x5678)
     device.hot_reset()
     assert (device.region(0).read32(0), neighbour.region(0).read32(0)) == (0, 0)
+
+
+def test_an_iommufd_knows_what_it_holds_of_a_bus(kernel: SimKernel) -> None:
+    with Ioas(kernel=kernel) as space:
+        device = space.open_device(ADDRESSES[0])
+        held = [(found.address, found.group, found.held) for found in device.affected_by_hot_reset()]
+        assert held == [(ADDRESSES[0], None, True), (ADDRESSES[1], None, True), (ADDRESSES[2], None, False)]
+        with pytest.raises(VfioError, match=r"0000:05:01\.0, which is not open here"):
+            device.hot_reset()
+        neighbour = space.open_device(ADDRESSES[2])
+        neighbour.region(0).write32(0, 0x5678)
+        device.hot_reset()
+        assert neighbour.region(0).read32(0) == 0
 
 
 def test_a_state_that_is_none_stops_the_device_for_good(device: Device) -> None:
