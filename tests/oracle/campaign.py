@@ -72,12 +72,19 @@ def mappings(program: Path, *, seed: int, sequences: int, steps: int) -> Campaig
 
 
 def _judged(trace: Callable[[int], Sequence[Line]], compare: Compare, seed: int, sequences: int) -> Campaign:
+    def judged(number: int) -> Comparison:
+        try:
+            return compare(trace(number))
+        except Exception as error:
+            error.add_note(f"seed {number}")
+            raise
+
     campaign, started = Campaign(), time.monotonic()
     seeds = count(seed)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         while campaign.complete < sequences:
             batch = list(islice(seeds, sequences - campaign.complete))
-            results = pool.map(lambda number: compare(trace(number)), batch)
+            results = pool.map(judged, batch)
             for number, comparison in zip(batch, results, strict=True):
                 campaign.add(comparison)
                 if comparison.disagreement:

@@ -76,7 +76,7 @@ def compare_mappings(lines: Sequence[Line], program: Path) -> Comparison:
             our_calls, their_calls = ours.step["dma"], qemu.take_calls()
             found, expected = explained(their_calls)
             if our != (their or our) or our_calls != expected:
-                ends = [{"dma": our_calls, **our.fields}, {"dma": their_calls, **(their or our).fields}]
+                ends = [{"dma": our_calls, **our.fields}, {"dma": expected, **(their or our).fields}]
                 return Comparison(number - 1, answers, calls, differences, disagreement=Disagreement(number, *ends))
             differences.update(found)
             answers[asked(line), answered(our)] += 1

@@ -27,9 +27,8 @@ class OurDevice:
         )
 
     def states(self) -> list[bytes | None]:
-        return [
-            self.player.device.handle(bytes(request)) for request in usable_blocks(bytes(self.player.device.config))
-        ]
+        requests = usable_blocks(bytes(self.player.device.config))
+        return [self.play({"op": "request", "hex": bytes(request).hex()}).response for request in requests]
 
     def close(self) -> None:
         self.player.close()
