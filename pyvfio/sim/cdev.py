@@ -74,9 +74,10 @@ class CdevState:
         argument = user.struct(vfio.vfio_device_attach_iommufd_pt, 12)
         if argument.argsz < 12:
             raise fail(errno.EINVAL)
-        if argument.flags & vfio.VFIO_DEVICE_ATTACH_PASID and self._kernel.version >= (6, 15):
-            raise fail(errno.EOPNOTSUPP)
-        if argument.flags:
+        if argument.flags & ~(vfio.VFIO_DEVICE_ATTACH_PASID if self._kernel.version >= (6, 15) else 0):
+            raise fail(errno.EINVAL)
+        # A process address space: 0 stands for none, and no page table here can hold another.
+        if argument.flags and (argument.argsz < 16 or int.from_bytes(user.read(4, 12), "little")):
             raise fail(errno.EINVAL)
         assert self._iommufd is not None
         user.write(struct.pack("<I", self._iommufd.attach(self.device, argument.pt_id)), 8)

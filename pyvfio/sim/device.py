@@ -113,6 +113,9 @@ class DeviceState:
                 return self._set_ioeventfd(user)
             case vfio.VFIO_DEVICE_FEATURE:
                 return self.features.ioctl(user)
+            case vfio.VFIO_DEVICE_BIND_IOMMUFD if self._kernel.sysfs.nodes():
+                # Only a device's own node can be bound, and this one was opened through its group.
+                raise fail(errno.EINVAL)
             case _:
                 raise fail(errno.ENOTTY)
 
@@ -251,6 +254,7 @@ class DeviceState:
         if (
             argument.argsz < 28
             or width not in (1, 2, 4, 8)
+            or (width == 8 and (6, 18) <= self._kernel.version < (7, 0))
             or argument.fd < -1
             or offset + width > size
             or self._is_msix_table(index, offset)

@@ -29,7 +29,7 @@ class GroupState:
     @property
     def is_mediated(self) -> bool:
         """Whether its devices have no IOMMU, and their driver pins memory only when it needs it."""
-        return False
+        return all(member.is_mediated for member in self._kernel.sysfs.members(self.number))
 
     @property
     def reserved(self) -> tuple[Span, ...]:

@@ -34,27 +34,32 @@ class Source:
 
 
 class PageSet:
-    """The pages of one map call. They are pinned, and charged once, while any address space with a domain maps them."""
+    """The pages of one map call: pinned while any address space with a domain maps some of them, and charged as far as
+    one does, once."""
 
     def __init__(self, kernel: SimKernel, source: Source, *, writable: bool, per_process: bool) -> None:
         self._kernel = kernel
         self._account = Account.NONE if kernel.charges.exempt else Account.PROCESS if per_process else Account.USER
-        self._users = 0
+        self._used: list[tuple[int, int]] = []
         self.source = source
         self.writable = writable
         self.pin: Pin | None = None
 
-    def use(self) -> None:
+    def use(self, offset: int, size: int) -> None:
         """Raises OSError(EFAULT) where no page can be had, OSError(ENOMEM) beyond the limit."""
-        if not self._users:
+        if self.pin is None:
             self.pin = self._kernel.pinning.for_iommufd(self.source, self._account, write=self.writable)
-        self._users += 1
+        self._used.append((offset, size))
+        self._kernel.pinning.recharge_iommufd(self.pin, self._account, _covered(self._used))
 
-    def drop(self) -> None:
-        self._users -= 1
-        if not self._users and self.pin is not None:
-            self._kernel.pinning.release_iommufd(self.pin, self._account)
-            self.pin = None
+    def drop(self, offset: int, size: int) -> None:
+        """What use() was called with."""
+        self._used.remove((offset, size))
+        if self.pin is not None:
+            self._kernel.pinning.recharge_iommufd(self.pin, self._account, _covered(self._used))
+            if not self._used:
+                self._kernel.pinning.release_iommufd(self.pin, self._account)
+                self.pin = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +79,13 @@ class Area:
     @property
     def pin(self) -> Pin | None:
         return self.pages.pin
+
+    def use(self) -> None:
+        """A domain holds it. Raises OSError as PageSet.use does."""
+        self.pages.use(self.offset, self.size)
+
+    def drop(self) -> None:
+        self.pages.drop(self.offset, self.size)
 
 
 class IoasState:
@@ -123,11 +135,11 @@ class IoasState:
             done: list[Area] = []
             try:
                 for area in self._areas:
-                    area.pages.use()
+                    area.use()
                     done.append(area)
             except OSError:
                 for area in done:
-                    area.pages.drop()
+                    area.drop()
                 raise
         self.domains += 1
 
@@ -135,7 +147,7 @@ class IoasState:
         self.domains -= 1
         if not self.domains:
             for area in self._areas:
-                area.pages.drop()
+                area.drop()
 
     def insert(self, areas: list[Area]) -> None:
         """Enter areas that follow one another. Raises OSError as iopt_map_pages does; nothing is entered then."""
@@ -156,11 +168,11 @@ class IoasState:
         done: list[Area] = []
         try:
             for area in areas if self.domains else ():
-                area.pages.use()
+                area.use()
                 done.append(area)
         except OSError:
             for area in done:
-                area.pages.drop()
+                area.drop()
             raise
         index = bisect_left(self._starts, first)
         self._areas[index:index] = areas
@@ -191,7 +203,7 @@ class IoasState:
                 break
             gone += area.size
             if self.domains:
-                area.pages.drop()
+                area.drop()
             index += 1
         del self._areas[start:index], self._starts[start:index]
         return gone, 0 if index == stop else errno.ENOENT
@@ -211,10 +223,15 @@ class IoasState:
             return
         area = self._areas[index]
         head = iova - area.iova
+        parts = [
+            replace(area, size=head),
+            replace(area, iova=iova, size=area.size - head, offset=area.offset + head),
+        ]
         if self.domains:
-            area.pages.use()
-        rest = replace(area, iova=iova, size=area.size - head, offset=area.offset + head)
-        self._areas[index : index + 1] = [replace(area, size=head), rest]
+            for part in parts:
+                part.use()
+            area.drop()
+        self._areas[index : index + 1] = parts
         self._starts.insert(index + 1, iova)
 
     def slices(self, first: int, last: int) -> list[Area]:
@@ -251,6 +268,15 @@ class IoasState:
             if position <= end:
                 holes.append((position, end))
         return holes
+
+
+def _covered(ranges: list[tuple[int, int]]) -> int:
+    """Bytes that lie in any of the ranges of (offset, size)."""
+    covered = reached = 0
+    for offset, size in sorted(ranges):
+        covered += max(0, offset + size - max(offset, reached))
+        reached = max(reached, offset + size)
+    return covered
 
 
 def _inside(ranges: tuple[tuple[int, int], ...], first: int, last: int) -> bool:

@@ -39,6 +39,8 @@ def iommu_model(name: str, version: Version) -> IommuModel:
     """QEMU's "intel", "amd" and "virtio" as this version's drivers show them; "none". Raises KeyError."""
     amd_last = (1 << 48) - 1 if version >= (6, 18) else ALL_ADDRESSES[1]
     amd_sizes = 0xF_FF7F_FFFF_F000 if version >= (6, 12) else 0xFFFF_FF7F_FFFF_F000
+    if version >= (7, 0):
+        amd_sizes = 0x7F7F_FFFF_F000
     models = {
         "intel": IommuModel(0x4020_1000, (0, (1 << 39) - 1), (_MSI,), False, True),
         "amd": IommuModel(amd_sizes, (0, amd_last), (_MSI, _HYPERTRANSPORT), True, True),

@@ -30,7 +30,8 @@ class PciFunction:
     model: what the device does. host_vectors: how many message interrupts the host has for it. logs_dma: whether it can
     note what it writes. physical_function: the address of the one whose virtual function it is. interfaces and disks:
     the network interfaces and block devices the host driver makes of it. reserved: device addresses, first and last of
-    each span, that must not be mapped for it besides those of the IOMMU (RMRRs).
+    each span, that must not be mapped for it besides those of the IOMMU (RMRRs). is_mediated: a mediated device, whose
+    address is a UUID: it has no IOMMU, its driver pins memory only when it needs it, and it is on no PCI bus.
     """
 
     address: str
@@ -45,6 +46,7 @@ class PciFunction:
     interfaces: tuple[str, ...] = ()
     disks: tuple[str, ...] = ()
     reserved: tuple[Span, ...] = ()
+    is_mediated: bool = False
     model: Callable[[Bus], Model] = Edu
     host_vectors: int = 256
     physical_function: str | None = None
@@ -154,7 +156,7 @@ class Sysfs:
         parts = path.removeprefix(_GROUPS).strip("/").split("/")
         groups = sorted({function.group for function in self._functions.values()})
         if path == _DEVICES:
-            return sorted(self._functions)
+            return sorted(address for address, function in self._functions.items() if not function.is_mediated)
         if path == _DRIVERS:
             return sorted(self._drivers())
         if path in _CLASSES:

@@ -47,7 +47,7 @@ class Pinning:
         else:
             pin = self._pages.pin(source.start, source.size, write=write, unshares=True)
         try:
-            self._charges.pin(account, pin.size)
+            self._charges.pin(account, pin.charged)
         except OSError:
             self._pages.unpin(pin)
             raise
@@ -55,7 +55,15 @@ class Pinning:
 
     def release_iommufd(self, pin: Pin, account: Account) -> None:
         self._pages.unpin(pin)
-        self._charges.unpin(account, pin.size)
+        self._charges.unpin(account, pin.charged)
+
+    def recharge_iommufd(self, pin: Pin, account: Account, size: int) -> None:
+        """Charge size bytes for the pin from now on. Raises OSError(ENOMEM)."""
+        if size > pin.charged:
+            self._charges.pin(account, size - pin.charged)
+        else:
+            self._charges.unpin(account, pin.charged - size)
+        pin.charged = size
 
     def source_in_file(self, fd: int, start: int, size: int) -> Source:
         """Raises OSError(EBADF) for no descriptor, OSError(EINVAL) for one of no memory file."""

@@ -74,7 +74,7 @@ class Type1:
             case vfio.VFIO_UPDATE_VADDR:
                 return not self.has_mediated
             case vfio.VFIO_DMA_CC_IOMMU:
-                return bool(self._translated_groups) and self._kernel.iommu_model.coherent
+                return not self._translated_groups or self._kernel.iommu_model.coherent
             case _:
                 return False
 

@@ -18,10 +18,11 @@ ARENA = 4 * PAGE
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """left: mappings the container can still take, None before SET_IOMMU. locked: pages charged to the process."""
+    """left: mappings the container can still take, None before SET_IOMMU. locked: VmLck, pinned: VmPin, in pages."""
 
     left: int | None
     locked: int
+    pinned: int
 
 
 class Bench:
@@ -45,7 +46,8 @@ class Bench:
         for undo in reversed(self._undo):
             undo()
         self.fds, self.mapped, self._undo = {}, {}, []
-        return self.state().locked
+        state = self.state()
+        return state.locked + state.pinned
 
     def undo_at_end(self, action: Callable[[], object]) -> None:
         self._undo.append(action)
@@ -62,7 +64,8 @@ class Bench:
                 pass
             else:
                 left = _dma_avail(buffer.raw)
-        return State(left, self.machine.charged() // PAGE)
+        locked, pinned = self.machine.charged()
+        return State(left, locked // PAGE, pinned // PAGE)
 
     def address(self, memory: str, offset: int) -> int:
         """Of the machine's memory of that name."""

@@ -6,21 +6,26 @@ import errno
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tests.conformance.step import Reply, Step
+from tests.conformance.step import CHANGES, Reply, Step
 
 Version = tuple[int, int]
+
+_NEEDS = {"open_iommufd": "iommufd", "open_node": "cdev"}
+"""What steps need of a machine wherever they stand."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ok:
     """Success. out: what the call must return (value) and write (a struct's fields), as far as named here.
 
-    mapped: how many more mappings the container holds after it; locked: how many more pages are charged (VmLck).
+    mapped: how many more mappings the container holds after it; locked, pinned: how many more pages are charged, by
+    type1 (VmLck) and by iommufd (VmPin; None if it is not what the case is about).
     """
 
     out: Mapping[str, object] = field(default_factory=dict)
     mapped: int = 0
     locked: int = 0
+    pinned: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +43,11 @@ class ByIommu:
 
 
 Expected = int | Ok | ByVersion | ByIommu
-"""An int is the errno of a failure, which must have changed nothing: neither mappings nor charged pages."""
+"""An int is the errno of a failure, which must have changed nothing: neither mappings nor charges."""
 
 
-def ok(*, mapped: int = 0, locked: int = 0, **out: object) -> Ok:
-    return Ok(out, mapped, locked)
+def ok(*, mapped: int = 0, locked: int = 0, pinned: int | None = None, **out: object) -> Ok:
+    return Ok(out, mapped, locked, pinned)
 
 
 def since(answers: Mapping[Version, Expected]) -> ByVersion:
@@ -74,7 +79,11 @@ class Case:
     def runs_on(self, version: Version, iommu: str, features: frozenset[str]) -> bool:
         first, last = self.versions
         is_model = not self.models or iommu in self.models
-        return is_model and first <= version <= last and features.issuperset(self.needs)
+        steps = (*self.setup, self.call)
+        needs = {*self.needs, *(_NEEDS[step.name] for step in steps if step.name in _NEEDS)}
+        needs |= {"mdev"} if any(step.arguments.get("device") == "mdev" for step in steps) else set()
+        is_without = "noiommu" in needs
+        return is_model and first <= version <= last and needs <= features and is_without == ("noiommu" in features)
 
     def disagreements(self, replies: Sequence[Reply], version: Version, iommu: str) -> list[str]:
         """How the replies to the call and to the steps after it differ from what is expected of them."""
@@ -90,7 +99,7 @@ def describe(expected: Expected, version: Version, iommu: str) -> str:
     plain = _resolve(expected, version, iommu)
     if isinstance(plain, int):
         return errno.errorcode[plain]
-    changes = {name: value for name, value in (("mapped", plain.mapped), ("locked", plain.locked)) if value}
+    changes = {name: value for name in CHANGES if (value := getattr(plain, name))}
     return str(Reply(out=dict(plain.out) | changes))
 
 
@@ -108,10 +117,10 @@ def _resolve(expected: Expected, version: Version, iommu: str) -> int | Ok:
 
 def _agrees(expected: int | Ok, reply: Reply) -> bool:
     if isinstance(expected, int):
-        return reply.error == errno.errorcode[expected] and not reply.mapped and not reply.locked
+        return reply.error == errno.errorcode[expected] and not any(getattr(reply, name) for name in CHANGES)
     seen = {"value": reply.value, **reply.out}
     return (
         reply.error is None
         and all(name in seen and seen[name] == value for name, value in expected.out.items())
-        and (reply.mapped, reply.locked) == (expected.mapped, expected.locked)
+        and all(getattr(expected, name) in (None, getattr(reply, name)) for name in CHANGES)
     )

@@ -19,7 +19,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     bad = count = 0
     with real_machine() as real:
         features = real.features
-        simulated = SimulatedMachine(real.version, real.iommu, remaps_interrupts="remapping" in features)
+        simulated = SimulatedMachine(
+            real.version, real.iommu, remaps_interrupts="remapping" in features, iommufd="iommufd" in features
+        )
         subject = Subject(os.uname().release, real.version, real.iommu, sorted(features & simulated.features))
         print(as_line(subject) if options.json else subject, flush=True)
         for finding in _findings(options, real, simulated):

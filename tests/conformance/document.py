@@ -26,6 +26,8 @@ TARGETS = (
     "debian-6.1-amd",
     "debian-7-amd",
     "debian-6.12-virtio",
+    "built-intel",
+    "built-none",
 )
 
 _HEAD = """# Conformance

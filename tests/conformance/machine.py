@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pyvfio import Container, DeviceNotBound, Kernel, LinuxKernel
 from pyvfio.abi import mman
 from pyvfio.drivers.edu import DEVICE_ID, VENDOR_ID
-from pyvfio.files import exists, read_text, write_text
+from pyvfio.files import exists, link_name, read_text, write_text
 from pyvfio.host.bind import bind, restore
 from pyvfio.host.pci import group_members, pci_device, pci_devices
 from pyvfio.limits import memlock
@@ -27,6 +27,9 @@ _PAGE = 4096
 _ANONYMOUS = mman.MAP_PRIVATE | mman.MAP_ANONYMOUS
 _READ_WRITE = mman.PROT_READ | mman.PROT_WRITE
 IOMMUFD_ALLOW_UNSAFE_INTERRUPTS = "/sys/module/iommufd/parameters/allow_unsafe_interrupts"
+_MDEV_TYPES = "/sys/class/mdev_bus/mtty/mdev_supported_types"
+ENABLE_NOIOMMU = "/sys/module/vfio/parameters/enable_unsafe_noiommu_mode"
+MDEV = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001"
 ALLOW_UNSAFE_INTERRUPTS = "/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts"
 
 
@@ -50,7 +53,8 @@ class Edu:
 
 class Machine(ABC):
     """edus: edu devices by what cases call them: "0", "1", ... in groups of their own; "pair0" and "pair1" in one;
-    "blocked" in a group with a device that a host driver has. features: what else there is, and "pair", "blocked"."""
+    "blocked" in a group with a device that a host driver has; "mdev", a mediated device and no edu. features: what else
+    there is, and the names of those that not every machine has."""
 
     def __init__(
         self, kernel: Kernel, version: Version, iommu: str, edus: Mapping[str, Edu], features: set[str]
@@ -63,8 +67,8 @@ class Machine(ABC):
         self.memory = _memory(kernel)
 
     @abstractmethod
-    def charged(self) -> int:
-        """Bytes that count towards RLIMIT_MEMLOCK, VmLck; only differences matter."""
+    def charged(self) -> tuple[int, int]:
+        """VmLck and VmPin in bytes, what type1 and iommufd have charged; only differences matter."""
 
     @abstractmethod
     def limit_memlock(self, room: int, *, exempt: bool) -> Callable[[], object]:
@@ -75,9 +79,21 @@ class Machine(ABC):
 
 
 class SimulatedMachine(Machine):
-    def __init__(self, version: Version, iommu: str, *, remaps_interrupts: bool | None = None) -> None:
+    def __init__(
+        self,
+        version: Version,
+        iommu: str,
+        *,
+        remaps_interrupts: bool | None = None,
+        iommufd: bool = True,
+    ) -> None:
+        """As SimKernel."""
         self.simulated = SimKernel.with_edu_devices(
-            3, version=version, iommu=iommu, remaps_interrupts=remaps_interrupts
+            3,
+            version=version,
+            iommu=iommu,
+            remaps_interrupts=remaps_interrupts,
+            iommufd=iommufd,
         )
         for address, group in (("0000:01:01.0", 9), ("0000:01:02.0", 9), ("0000:02:01.0", 10)):
             self.simulated.add(PciFunction(address, group, driver=VFIO_DRIVER))
@@ -86,14 +102,17 @@ class SimulatedMachine(Machine):
         self.simulated.add(
             PciFunction("0000:02:02.0", 10, 0x1AF4, 0x1005, host_driver="virtio-pci", driver="virtio-pci")
         )
-        features = {"remapping" if self.simulated.remaps_interrupts else "no-remapping"}
-        features |= {"iommufd"} if version >= (6, 2) else set()
-        features |= {"cdev"} if version >= (6, 6) else set()
-        super().__init__(self.simulated, version, iommu, _edus(self.simulated), features)
+        remapping = "remapping" if self.simulated.remaps_interrupts else "no-remapping"
+        if iommu == "none":
+            write_text(self.simulated, ENABLE_NOIOMMU, "1")
+        self.simulated.add(PciFunction(MDEV, 11, driver=VFIO_DRIVER, is_mediated=True))
+        features = _features(self.simulated) | {remapping}
+        edus = {**_edus(self.simulated), "mdev": Edu(MDEV, 11)}
+        super().__init__(self.simulated, version, iommu, edus, features)
 
-    def charged(self) -> int:
+    def charged(self) -> tuple[int, int]:
         # Not through /proc, where the running kernel has to be asked: this is done before and after every call.
-        return self.simulated.locked_bytes
+        return self.simulated.charges.locked, self.simulated.charges.pinned
 
     def limit_memlock(self, room: int, *, exempt: bool) -> Callable[[], object]:
         kernel, before = self.simulated, (self.simulated.charges.limit, self.simulated.charges.exempt)
@@ -106,21 +125,20 @@ class SimulatedMachine(Machine):
 
 
 class RealMachine(Machine):
-    def __init__(self, kernel: LinuxKernel, *, remaps_interrupts: bool) -> None:
+    def __init__(self, kernel: LinuxKernel, *, remaps_interrupts: bool, mdev: Edu | None) -> None:
         found = re.match(r"(\d+)\.(\d+)", os.uname().release)
         assert found is not None
-        features = {"cdev"} if exists(kernel, "/dev/vfio/devices") else set()
-        features |= {"iommufd"} if exists(kernel, "/dev/iommu") else set()
-        features |= {"remapping" if remaps_interrupts else "no-remapping"}
+        features = _features(kernel) | {"remapping" if remaps_interrupts else "no-remapping"}
         version = int(found[1]), int(found[2])
-        super().__init__(kernel, version, _iommu_model(kernel), _edus(kernel), features)
+        edus = {**_edus(kernel), **({"mdev": mdev} if mdev else {})}
+        super().__init__(kernel, version, _iommu_model(kernel), edus, features)
 
-    def charged(self) -> int:
-        found = re.search(r"VmLck:\s*(\d+)", read_text(self.kernel, "/proc/self/status"))
-        return int(found[1]) << 10 if found else 0
+    def charged(self) -> tuple[int, int]:
+        found = re.findall(r"Vm(?:Lck|Pin):\s*(\d+)", read_text(self.kernel, "/proc/self/status"))
+        return int(found[0]) << 10, int(found[1]) << 10
 
     def limit_memlock(self, room: int, *, exempt: bool) -> Callable[[], object]:
-        size = self.charged() + room
+        size = self.charged()[0] + room
         before = resource.getrlimit(resource.RLIMIT_MEMLOCK)
 
         def restore_limit() -> None:
@@ -141,11 +159,28 @@ def real_machine() -> Iterator[RealMachine]:
             # A virtual IOMMU may not cover all: those have no group, and cases go without them.
             with suppress(DeviceNotBound):
                 stack.callback(restore, kernel, bind(kernel, address))
-        yield RealMachine(kernel, remaps_interrupts=_remaps_interrupts(kernel))
+        remaps = _remaps_interrupts(kernel)
+        mdev = None if _is_noiommu(kernel) else _create_mdev(kernel)
+        if mdev is not None:
+            stack.callback(write_text, kernel, f"/sys/bus/mdev/devices/{MDEV}/remove", "1")
+        yield RealMachine(kernel, remaps_interrupts=remaps, mdev=mdev)
+
+
+def _create_mdev(kernel: Kernel) -> Edu | None:
+    """With the kernel's sample of a driver for mediated devices, if it is loaded."""
+    try:
+        (kind, *_) = kernel.listdir(_MDEV_TYPES)
+    except FileNotFoundError:
+        return None
+    write_text(kernel, f"{_MDEV_TYPES}/{kind}/create", MDEV)
+    group = link_name(kernel, f"/sys/bus/mdev/devices/{MDEV}/iommu_group")
+    return Edu(MDEV, int(group)) if group else None
 
 
 def _remaps_interrupts(kernel: Kernel) -> bool:
     """Whether a container takes a group without being told to trust its interrupts; here it is told so afterwards."""
+    if _is_noiommu(kernel):
+        return True
     write_text(kernel, ALLOW_UNSAFE_INTERRUPTS, "0")
     with Container(kernel=kernel) as container:
         try:
@@ -182,6 +217,21 @@ def _memory(kernel: Kernel) -> TestMemory:
     return TestMemory(places, arena)
 
 
+def _features(kernel: Kernel) -> set[str]:
+    """What not every kernel is configured for."""
+    features = {"cdev"} if exists(kernel, "/dev/vfio/devices") else set()
+    features |= {"noiommu"} if _is_noiommu(kernel) else set()
+    with suppress(FileNotFoundError):
+        kernel.close(kernel.open("/dev/iommu", os.O_RDWR))
+        features.add("iommufd")
+    return features
+
+
+def _is_noiommu(kernel: Kernel) -> bool:
+    """Whether groups have been made for devices that have no IOMMU."""
+    return any(name.startswith("noiommu-") for name in kernel.listdir("/dev/vfio"))
+
+
 def _edu_functions(kernel: Kernel) -> list[str]:
     """Addresses, also of those that share a group."""
     return [each.address for each in pci_devices(kernel) if (each.vendor_id, each.device_id) == (VENDOR_ID, DEVICE_ID)]
@@ -208,7 +258,10 @@ def _edus(kernel: Kernel) -> dict[str, Edu]:
 
 
 def _iommu_model(kernel: Kernel) -> str:
-    """By the names of /sys/class/iommu."""
+    """By the names of /sys/class/iommu; a virtio IOMMU has none there, but groups."""
     names = kernel.listdir("/sys/class/iommu")
-    prefixes = {"dmar": "intel", "ivhd": "amd", "virtio": "virtio"}
-    return next((model for prefix, model in prefixes.items() if any(each.startswith(prefix) for each in names)), "none")
+    prefixes = {"dmar": "intel", "ivhd": "amd"}
+    if _is_noiommu(kernel):
+        return "none"
+    others = "virtio" if kernel.listdir("/sys/kernel/iommu_groups") else "none"
+    return next((model for prefix, model in prefixes.items() if any(each.startswith(prefix) for each in names)), others)

@@ -22,7 +22,7 @@ class Record:
 def run_case(case: Case, machine: Machine) -> Record:
     """On a bench of its own, which must leave nothing charged."""
     bench = Bench(machine)
-    before = bench.state().locked
+    state = bench.state()
     trouble: list[str] = []
     replies: list[Reply] = []
     try:
@@ -33,7 +33,7 @@ def run_case(case: Case, machine: Machine) -> Record:
         replies = [step.run(bench) for step in (case.call, *(step for step, _ in case.after))]
         trouble += case.disagreements(replies, machine.version, machine.iommu)
     finally:
-        left = bench.close() - before
+        left = bench.close() - state.locked - state.pinned
     if left != case.leaks:
         trouble.append(f"{left} pages stayed charged after everything was closed")
     return Record(replies, trouble)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Concatenate, ParamSpec
 
 if TYPE_CHECKING:
@@ -12,12 +12,15 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 
+CHANGES = ("mapped", "locked", "pinned")
+
 
 @dataclass(frozen=True, slots=True)
 class Reply:
     """error: name of the errno, None on success. value: what the call returned. out: the argument's fields after it.
 
-    mapped, locked: what the call changed: mappings of the container, and pages charged to the process.
+    mapped, locked, pinned: what the call changed: mappings of the container, and pages charged to the process, by type1
+    (VmLck) and by iommufd (VmPin).
     """
 
     error: str | None = None
@@ -25,14 +28,12 @@ class Reply:
     out: Mapping[str, object] = field(default_factory=dict)
     mapped: int = 0
     locked: int = 0
-
-    def as_json(self) -> dict[str, object]:
-        return asdict(self)
+    pinned: int = 0
 
     def __str__(self) -> str:
         parts = [self.error or f"{self.value}"]
         parts += [f"{name}={_hex(value)}" for name, value in self.out.items()]
-        parts += [f"{name} {value:+d}" for name in ("mapped", "locked") if (value := getattr(self, name))]
+        parts += [f"{name} {value:+d}" for name in CHANGES if (value := getattr(self, name))]
         return " ".join(parts)
 
 
@@ -47,7 +48,8 @@ class Step:
         reply = CALLS[self.name](bench, **self.arguments)
         after = bench.state()
         mapped = before.left - after.left if before.left is not None and after.left is not None else 0
-        return replace(reply, mapped=mapped, locked=after.locked - before.locked)
+        locked, pinned = after.locked - before.locked, after.pinned - before.pinned
+        return replace(reply, mapped=mapped, locked=locked, pinned=pinned)
 
     def __str__(self) -> str:
         return f"{self.name}({', '.join(f'{name}={_hex(value)}' for name, value in self.arguments.items())})"

@@ -32,6 +32,7 @@ _EXTENSIONS: dict[str, tuple[int, Expected, Expected]] = {
     "cache coherency": (vfio.VFIO_DMA_CC_IOMMU, _NO, by_iommu(intel=_NO, amd=_YES, virtio=_YES)),
     "EEH": (vfio.VFIO_EEH, _NO, _NO),
     "nesting": (vfio.VFIO_TYPE1_NESTING_IOMMU, _NESTING, _NESTING),
+    "noiommu, which is not allowed": (vfio.VFIO_NOIOMMU_IOMMU, _NO, _NO),
     "SPAPR v2": (vfio.VFIO_SPAPR_TCE_v2_IOMMU, _NO, _NO),
     "UNMAP_ALL": (vfio.VFIO_UNMAP_ALL, _YES, _YES),
     "UPDATE_VADDR": (vfio.VFIO_UPDATE_VADDR, _NO, _YES),

@@ -12,7 +12,7 @@ from tests.conformance.case import Case, Expected, Version, by_iommu, ok, since
 _ALIGNED: Version = (6, 6)
 _PAGE_SIZES: dict[str, dict[Version, int]] = {
     "intel": {(6, 1): 0x4020_1000},
-    "amd": {(6, 1): 0xFFFF_FF7F_FFFF_F000, (6, 12): 0xF_FF7F_FFFF_F000},
+    "amd": {(6, 1): 0xFFFF_FF7F_FFFF_F000, (6, 12): 0xF_FF7F_FFFF_F000, (7, 0): 0x7F7F_FFFF_F000},
     "virtio": {(6, 1): 0xFFFF_FFFF_FFFF_F000},
 }
 _LOW = [0, 0xFEDF_FFFF]

@@ -8,7 +8,7 @@ from tests.conformance.calls.container import open_container, set_iommu
 from tests.conformance.calls.device import get_hot_reset_info, get_info, hot_reset, reset, set_ioeventfd
 from tests.conformance.calls.group import get_device_fd, open_group, set_container
 from tests.conformance.calls.process import open_eventfd, open_file
-from tests.conformance.case import Case, ok
+from tests.conformance.case import Case, ok, since
 
 _PAIR = [
     open_container(),
@@ -23,6 +23,8 @@ _8, _16 = vfio.VFIO_DEVICE_IOEVENTFD_8, vfio.VFIO_DEVICE_IOEVENTFD_16
 _32, _64 = vfio.VFIO_DEVICE_IOEVENTFD_32, vfio.VFIO_DEVICE_IOEVENTFD_64
 _SET = [*_EVENT, set_ioeventfd(flags=_32)]
 BAR_SIZE = 1 << 20
+# As measured: 6.18 has no 8-byte write of its own for it.
+_EIGHT_BYTES = since({(6, 1): ok(), (6, 18): EINVAL, (7, 0): ok()})
 
 CASES = [
     Case("reset on the root bus", DEVICE, reset(), EINVAL),
@@ -64,7 +66,7 @@ CASES = [
     Case("ioeventfd", _EVENT, set_ioeventfd(flags=_32), ok()),
     Case("ioeventfd of a byte", _EVENT, set_ioeventfd(flags=_8), ok()),
     Case("ioeventfd of two bytes", _EVENT, set_ioeventfd(flags=_16, offset=2), ok()),
-    Case("ioeventfd of eight bytes", _EVENT, set_ioeventfd(flags=_64), ok()),
+    Case("ioeventfd of eight bytes", _EVENT, set_ioeventfd(flags=_64), _EIGHT_BYTES),
     Case("ioeventfd of no size", _EVENT, set_ioeventfd(flags=0), EINVAL),
     Case("ioeventfd of two sizes", _EVENT, set_ioeventfd(flags=_8 | _32), EINVAL),
     Case("ioeventfd, unknown flag", _EVENT, set_ioeventfd(flags=_32 | 16), EINVAL),

@@ -14,7 +14,8 @@ from tests.conformance.step import Reply, call
 @call
 def open_group(bench: Bench, *, device: str = "0", name: str = "group") -> Reply:
     """device: whose group: see Machine.edus."""
-    return bench.open(name, lambda: bench.kernel.open(f"/dev/vfio/{find(bench, device).group}", os.O_RDWR))
+    prefix = "noiommu-" if bench.machine.iommu == "none" else ""
+    return bench.open(name, lambda: bench.kernel.open(f"/dev/vfio/{prefix}{find(bench, device).group}", os.O_RDWR))
 
 
 @call
