@@ -4,7 +4,7 @@ PYTHON = .venv/bin/python
 # Compiled files are wanted, whatever the user's habit: making them takes a virtual machine long.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: help demo test test-fast test-matrix conformance check format bench bench-vm clean
+.PHONY: help demo test test-fast test-matrix conformance check docs format bench bench-vm clean
 
 help:  ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,10 +29,13 @@ conformance: .venv/dev  ## every case of the kernel interface on every kernel: w
 	@tools/setup machine
 	PYTHONPATH=tools $(PYTHON) -m tests.conformance.document
 
-check: .venv/dev  ## ruff and mypy --strict
+check: .venv/dev docs  ## ruff, mypy --strict, and the documentation without a warning
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
+
+docs: .venv/dev  ## the documentation as a site, in build/site; any warning is an error
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
 
 format: .venv/dev  ## put the code in ruff's format, and the reference page in step with its docstrings
 	.venv/bin/ruff check --fix

@@ -44,7 +44,7 @@ def _summary(status: DeviceStatus) -> str:
 
 
 def _cells(status: DeviceStatus, cell_size: int) -> Iterator[str]:
-    """Runs of equal cells of a row are one rectangle with gaps over it, so that large regions stay small pictures."""
+    """Runs of equal cells of a row are one rectangle, with gaps over all rows: large regions stay small pictures."""
     region = Run(status.address, status.region_size)
     row_size = _COLUMNS * cell_size
     usable = Run(status.address, status.usable_size)
@@ -65,9 +65,9 @@ def _cells(status: DeviceStatus, cell_size: int) -> Iterator[str]:
             for run in runs:
                 x, length = _LEFT + (run.start - start) * step / cell_size, run.size * step / cell_size
                 yield f'<rect x="{x:g}" y="{y}" width="{length:g}" height="{_CELL}" fill="{colour}"/>'
-        for column in range(1, -(-row.size // cell_size) + 1):
-            x = _LEFT + column * step - _GAP
-            yield f'<rect x="{x}" y="{y}" width="{_GAP}" height="{_CELL}" fill="#ffffff"/>'
+    height = -(-region.size // row_size) * step
+    for column in range(1, _COLUMNS + 1):
+        yield f'<rect x="{_LEFT + column * step - _GAP}" y="{_TOP}" width="{_GAP}" height="{height}" fill="#ffffff"/>'
 
 
 def _legend(status: DeviceStatus, cell_size: int, y: int) -> Iterator[str]:

@@ -16,6 +16,7 @@ import pytest
 from pyvfio import abi_check
 from pyvfio.abi.types import Argsz, FlexibleArray, Overlay, s32, struct, u8, u16, u32, u64
 from pyvfio.abi_check import MIRRORS, AbiCheckError, Kind, Mirror, Status, check
+from tests.schemas import checked
 
 HEADER = "linux/example.h"
 MODULE = "example_mirror"
@@ -269,6 +270,7 @@ def test_json_has_every_name(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     write(tmp_path / "linux/falloc.h", WRONG_FALLOC)
     assert run("--include", str(tmp_path), "--json") == 1
     report = json.loads(capsys.readouterr().out)
+    checked("pyvfio-abi-check", report)
     assert report["include"] == str(tmp_path)
     assert report["differs"] is True
     (header,) = (header for header in report["headers"] if header["header"] == "linux/falloc.h")

@@ -15,6 +15,7 @@ import pytest
 from pyvfio.cli import COMMANDS as PYVFIO
 from pyvfio.cli import main as pyvfio
 from pyvfio.commandline import Command, Failure, Output, Program, Style
+from tests.schemas import DIRECTORY
 from virtiomem.cli import COMMANDS as VIRTIOMEM
 from virtiomem.cli import main as virtiomem
 
@@ -83,6 +84,14 @@ def test_help_has_examples_that_parse(
         words = line.partition("|")[0].split()
         assert words[0] == name
         assert parser.parse_args(words[1:]).command.name == command.name
+
+
+def test_what_json_prints_has_a_schema() -> None:
+    """Every command's, and no schema is left over."""
+    programs = {"pyvfio": PYVFIO, "virtiomem": VIRTIOMEM}
+    names = {f"{program}-{each.name}" for program, commands in programs.items() for each in commands if each.json}
+    names.add("pyvfio-abi-check")  # it has a --json of its own
+    assert names == {path.stem for path in DIRECTORY.glob("*.json")}
 
 
 def test_nobody_reads() -> None:

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from pyvfio.commandline import Command, Output, size
+from pyvfio.host.pci import full_address
 from pyvfio.kernel import Kernel, LinuxKernel
 from pyvfio.sim import SimKernel
 from pyvfio.units import format_size
@@ -95,7 +96,7 @@ def _run(options: argparse.Namespace, output: Output) -> int:
 def _machine(options: argparse.Namespace) -> tuple[Kernel, list[str]]:
     """The kernel, and the PCI addresses of the devices."""
     if options.device:
-        return LinuxKernel(), options.device
+        return LinuxKernel(), [full_address(device) for device in options.device]
     simulated = SimKernel.with_edu_devices(1 if options.simulate is None else options.simulate)
     return simulated, sorted(simulated.functions)
 
