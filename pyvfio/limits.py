@@ -59,6 +59,14 @@ def memlock(kernel: Kernel | None = None) -> Memlock:
     )
 
 
+def memlock_if_known(kernel: Kernel) -> Memlock | None:
+    """memlock(), or None where it cannot be read: explaining a failure must not become one."""
+    try:
+        return memlock(kernel)
+    except OSError:
+        return None
+
+
 def host_page_size() -> int:
     """Bytes of the smallest page of this machine."""
     return os.sysconf("SC_PAGE_SIZE")

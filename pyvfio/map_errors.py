@@ -18,7 +18,7 @@ from pyvfio.errors import (
     VfioError,
 )
 from pyvfio.kernel import Kernel
-from pyvfio.limits import Memlock, memlock
+from pyvfio.limits import memlock_if_known
 
 
 def check_map_arguments(run: MappedRun, page_size: int, iova_ranges: tuple[IovaRange, ...]) -> None:
@@ -73,7 +73,7 @@ def map_failure(
                 "Another user of the same descriptor has mapped it: agree on addresses, or unmap_everything()",
             )
         case errno.ENOMEM:
-            lock = _memlock(kernel)
+            lock = memlock_if_known(kernel)
             if lock is not None and not lock.allows(size):
                 return refusal(
                     MemlockExceeded,
@@ -154,11 +154,3 @@ def _nearest(run: MappedRun, page_size: int, iova_ranges: tuple[IovaRange, ...])
         return "No range is large enough"
     nearest = min(candidates, key=lambda candidate: abs(candidate - run.iova))
     return f"The nearest address with room for {run.size:#_x} bytes is {nearest:#_x}"
-
-
-def _memlock(kernel: Kernel) -> Memlock | None:
-    """None if it cannot be read: explaining a failure must not become one."""
-    try:
-        return memlock(kernel)
-    except OSError:
-        return None

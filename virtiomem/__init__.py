@@ -4,7 +4,7 @@ from virtiomem.blocks import BlockMap
 from virtiomem.config import Config, Feature
 from virtiomem.coordination import DiscardCoordination, DiscardUse
 from virtiomem.device import VirtioMem
-from virtiomem.dirty import DirtySpace, DirtyTracker
+from virtiomem.dirty import DirtyLog, DirtyTracker, TracksDirty
 from virtiomem.discard import RamDiscardManager
 from virtiomem.dma import DmaMapper
 from virtiomem.errors import (
@@ -34,7 +34,7 @@ __all__ = [
     "BusyReason",
     "Config",
     "DeviceBusy",
-    "DirtySpace",
+    "DirtyLog",
     "DirtyTracker",
     "DiscardCoordination",
     "DiscardRefused",
@@ -65,6 +65,7 @@ __all__ = [
     "Section",
     "StateRefused",
     "Statistics",
+    "TracksDirty",
     "Verdict",
     "VirtioMem",
     "plan",

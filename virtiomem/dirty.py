@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Iterator
+from collections.abc import Mapping
 from contextlib import ExitStack
-from typing import Final, Protocol, runtime_checkable
+from typing import Protocol
 
 from pyvfio.address_space import Access, AddressSpace, MappedRun
+from pyvfio.dirty import DirtyBitmap
 from pyvfio.errors import InvalidArgument, VfioError
 from pyvfio.limits import host_page_size
 from virtiomem.discard import RamDiscardManager
@@ -16,68 +17,63 @@ from virtiomem.runs import Run, intersect
 
 _log = logging.getLogger(__name__)
 
-LARGEST_QUERY: Final = 1 << 36
-"""Bytes that are asked for at a time: 64 GiB, a bitmap of 2 MiB. type1 answers up to 8 TiB."""
+
+class DirtyLog(Protocol):
+    """What an address space's devices write, noted until close(); pyvfio.dirty.DirtyTracking is one."""
+
+    def read(self, iova: int, size: int) -> DirtyBitmap:
+        """What was written since the last read of it. The range cuts no mapping. Raises VfioError."""
+
+    def close(self) -> None: ...
 
 
-@runtime_checkable
-class DirtySpace(Protocol):
-    """An address space that logs which pages its devices write."""
+class TracksDirty(Protocol):
+    """Can note what devices write: a Container of type1v2, an HwPageTable of an Ioas."""
 
-    def start_dirty_tracking(self) -> None:
-        """Begin, with nothing dirty. Raises VfioError; nothing is logged then."""
-
-    def stop_dirty_tracking(self) -> None:
-        """End."""
-
-    def dirty_bitmap(self, iova: int, size: int, page_size: int) -> bytes:
-        """One bit for each page of the range, least significant first, set if it was written since the last question;
-        it is clean from now on. The range cuts no mapping. Raises VfioError."""
+    def track_dirty(self) -> DirtyLog:
+        """Raises VfioError."""
 
 
 class DirtyTracker:
     """The dirty pages of a manager's region, as devices write to it through any number of address spaces.
 
     Only what is plugged can be dirty. Every address space is asked for what it maps of the region, one question for
-    each run of mappings, wherever they lie: DMA mappers and guest IOMMUs alike. One that logs nothing, or fails to
-    answer, may have written everything it maps. The guest's own writes are not seen here. Safe from any thread.
+    each run of mappings, wherever they lie: DMA mappers and guest IOMMUs alike. One without a log, or whose log fails
+    to answer, may have written everything it maps. The guest's own writes are not seen here. Safe from any thread.
     """
 
     def __init__(self, discards: RamDiscardManager, page_size: int | None = None) -> None:
         """page_size: bytes for each bit, a power of two; default the host's."""
         self._discards = discards
         self.page_size = page_size or host_page_size()
-        self._spaces: list[AddressSpace] = []
+        self._logs: list[tuple[AddressSpace, DirtyLog | None]] = []
         self._bits = bytearray(-(-discards.region.size // self.page_size // 8))
 
-    def start(self, *spaces: AddressSpace) -> None:
-        """Begin to track, with nothing dirty. Raises VfioError if one refuses: none tracks then."""
+    def start(self, spaces: Mapping[AddressSpace, TracksDirty | None]) -> None:
+        """Begin to track, with nothing dirty. spaces: what notes for each; None where nothing can.
+
+        Raises VfioError if one refuses: none tracks then.
+        """
         with self._discards.lock, ExitStack() as undo:
-            if self._spaces:
+            if self._logs:
                 raise InvalidArgument(errno.EBUSY, "track dirty pages", meaning="it does already")
-            for space in spaces:
-                if isinstance(space, DirtySpace):
-                    space.start_dirty_tracking()
-                    undo.callback(space.stop_dirty_tracking)
+            for space, tracks in spaces.items():
+                self.join(space, tracks)
+                undo.callback(self._forget, space)
             undo.pop_all()
-            self._spaces = [*spaces]
             self._bits = bytearray(len(self._bits))
 
-    def join(self, space: AddressSpace) -> None:
+    def join(self, space: AddressSpace, tracks: TracksDirty | None) -> None:
         """space has joined the region while it is tracked. Raises VfioError, with space not tracked."""
         with self._discards.lock:
-            if isinstance(space, DirtySpace):
-                space.start_dirty_tracking()
-            self._spaces.append(space)
+            self._logs.append((space, None if tracks is None else tracks.track_dirty()))
 
     def leave(self, space: AddressSpace) -> None:
         """space is about to leave the region: its log goes with its mappings, so all it maps may be dirty."""
         with self._discards.lock:
             for run in self._writable(space):
                 self.mark(Run(run.offset, run.size))
-            self._spaces = [other for other in self._spaces if other is not space]
-            if isinstance(space, DirtySpace):
-                space.stop_dirty_tracking()
+            self._forget(space)
 
     def mark(self, run: Run) -> None:
         """These bytes of the memory may have been written, by a device whose mapping of them is to go for example."""
@@ -88,10 +84,9 @@ class DirtyTracker:
     def sync(self) -> None:
         """Ask every address space what its devices have written since the last time."""
         with self._discards.lock:
-            for space in self._spaces:
+            for space, log in self._logs:
                 for run in self._writable(space):
-                    for part in _questions(run):
-                        self._set(Run(part.offset, part.size), self._ask(space, part))
+                    self._ask(space, log, run)
 
     def take(self, run: Run | None = None) -> bytes:
         """The dirty pages of these bytes of the memory (default: of the region), one bit each, least significant first;
@@ -118,27 +113,39 @@ class DirtyTracker:
     def stop(self) -> None:
         """End. What is dirty can still be taken. Every address space is told to stop; raises the first failure."""
         with self._discards.lock, ExitStack() as stack:
-            for space in self._spaces:
-                if isinstance(space, DirtySpace):
-                    stack.callback(space.stop_dirty_tracking)
-            self._spaces = []
+            for _, log in self._logs:
+                if log is not None:
+                    stack.callback(log.close)
+            self._logs = []
+
+    def _forget(self, space: AddressSpace) -> None:
+        leaving = [log for known, log in self._logs if known is space]
+        self._logs = [(known, log) for known, log in self._logs if known is not space]
+        for log in leaving:
+            if log is not None:
+                log.close()
 
     def _writable(self, space: AddressSpace) -> list[MappedRun]:
         memory = self._discards.memory
         return [run for run in space.mappings() if run.memory is memory and run.access & Access.WRITE]
 
-    def _ask(self, space: AddressSpace, part: MappedRun) -> int:
-        pages = part.size // self.page_size
-        everything = (1 << pages) - 1
-        if not isinstance(space, DirtySpace):
-            return everything
+    def _ask(self, space: AddressSpace, log: DirtyLog | None, run: MappedRun) -> None:
+        memory = Run(run.offset, run.size)
+        if log is None:
+            self.mark(memory)
+            return
         try:
-            bitmap = space.dirty_bitmap(part.iova, part.size, self.page_size)
+            bitmap = log.read(run.iova, run.size)
         except VfioError as error:
             # Bits that were asked for may be gone: a page too many is sent again, one too few is lost.
-            _log.warning("all of %#x-%#x in %s is taken as dirty: %s", part.iova, part.end - 1, space.name, error)
-            return everything
-        return int.from_bytes(bitmap, "little") & everything
+            _log.warning("all of %#x-%#x in %s is taken as dirty: %s", run.iova, run.end - 1, space.name, error)
+            self.mark(memory)
+            return
+        if bitmap.page_size == self.page_size:
+            self._set(memory, bitmap.bits & (1 << run.size // self.page_size) - 1)
+        else:
+            for dirty in bitmap.runs():
+                self.mark(Run(run.offset + dirty.start - run.iova, dirty.last + 1 - dirty.start))
 
     def _set(self, run: Run, bits: int) -> None:
         """Enter the bits of run's pages, of which only those that are populated count."""
@@ -153,17 +160,3 @@ class DirtyTracker:
             start, end = page // 8, -(-(page + pages) // 8)
             known = int.from_bytes(self._bits[start:end], "little")
             self._bits[start:end] = (known | wanted << page % 8).to_bytes(end - start, "little")
-
-
-def _questions(run: MappedRun) -> Iterator[MappedRun]:
-    """The run in parts that are asked for at a time: none cuts a mapping."""
-    unit = run.granularity
-    if unit is None or run.size <= LARGEST_QUERY:
-        yield run
-        return
-    step = max(LARGEST_QUERY // unit, 1) * unit
-    offset = run.offset
-    while offset < run.offset + run.size:
-        end = min(offset // step * step + step, run.offset + run.size)
-        yield MappedRun(run.iova + offset - run.offset, end - offset, run.memory, offset, run.access, unit)
-        offset = end

@@ -6,13 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from examples import e1000e_interrupts, edu_transfer, nvme_read_write
+from examples import discards, e1000e_interrupts, edu_transfer, nvme_read_write
 from tests.kernel.conftest import Testbed
 from tests.kernel.hardware import E1000E, NVME, bound
 from tests.kernel.modes import Mode
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 LONGEST = 150
+
+
+def test_discards(capsys: pytest.CaptureFixture[str]) -> None:
+    discards.main()
+    assert capsys.readouterr().out.splitlines()[-1] == "the balloon took pages [1, 4]"
 
 
 def test_edu_transfer(testbed: Testbed, capsys: pytest.CaptureFixture[str]) -> None:

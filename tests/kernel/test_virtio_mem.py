@@ -19,6 +19,7 @@ from tests.kernel.conftest import IOVA, MEBIBYTE, MEMORY_KINDS, Testbed
 from virtiomem import (
     BusyReason,
     DeviceBusy,
+    DirtyTracker,
     DmaMapper,
     Events,
     GuestIommu,
@@ -142,6 +143,26 @@ def test_a_guests_mapping_is_out_of_reach_before_its_memory_is_gone(testbed: Tes
     assert memory.read(MEBIBYTE, 20) == bytes(20)
     assert memlock(testbed.kernel).charged == charged + 2 * PAGE
     assert [mapping.iova for mapping in iommu.mappings] == [0x8000]
+
+
+def test_only_what_is_plugged_can_be_dirty(testbed: Testbed, stack: ExitStack) -> None:
+    """type1v2 has no help from hardware: whatever is mapped reads as dirty, and nothing else does."""
+    memory = stack.enter_context(Memory.allocate(MemoryKind.ANONYMOUS, 8 * MEBIBYTE, kernel=testbed.kernel))
+    device = stack.enter_context(VirtioMem(memory, address=IOVA, block_size=MEBIBYTE, requested_size=memory.size))
+    container = stack.enter_context(Container(kernel=testbed.kernel))
+    container.open_device(testbed.devices[0])
+    mapper = stack.enter_context(DmaMapper(container))
+    device.discards.register(mapper, device.section)
+    stack.callback(device.discards.unregister, mapper)
+    assert ask(device, PLUG, 1, 2) is ACK
+    assert ask(device, PLUG, 5, 1) is ACK
+    tracker = DirtyTracker(device.discards)
+    tracker.start({container: container})
+    tracker.sync()
+    block = (1 << MEBIBYTE // PAGE) - 1
+    expected = sum(block << number * MEBIBYTE // PAGE for number in (1, 2, 5))
+    assert int.from_bytes(tracker.take(), "little") == expected
+    tracker.stop()
 
 
 KILLED = """

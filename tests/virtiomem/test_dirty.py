@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pyvfio.dirty import DirtyBitmap
 from pyvfio.errors import InvalidArgument
 from pyvfio.memory import Memory, MemoryKind
 from tests.virtiomem.fakes import ADDRESS, BLOCK, failure
 from tests.virtiomem.spaces import RecordingAddressSpace
-from virtiomem import dirty
 from virtiomem.device import VirtioMem
 from virtiomem.dirty import DirtyTracker
 from virtiomem.dma import DmaMapper
@@ -29,35 +29,38 @@ PAGE = 4096
 
 
 class LoggingSpace(RecordingAddressSpace):
-    """written: device addresses of pages. fails: what raises, of "start" and "bitmap"."""
+    """written: device addresses of pages. fails: what raises, of "start" and "read". unit: bytes of the log's pages."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, unit: int = PAGE) -> None:
         super().__init__(number, DmaLog())
+        self.unit = unit
         self.written: set[int] = set()
         self.tracking = False
         self.questions: list[tuple[int, int]] = []
         self.fails = ""
 
-    def start_dirty_tracking(self) -> None:
+    def track_dirty(self) -> LoggingSpace:
         if self.fails == "start":
             raise failure("start")
         self.tracking = True
         self.written.clear()
+        return self
 
-    def stop_dirty_tracking(self) -> None:
+    def close(self) -> None:
         self.tracking = False
 
-    def dirty_bitmap(self, iova: int, size: int, page_size: int) -> bytes:
+    def read(self, iova: int, size: int) -> DirtyBitmap:
         assert self.tracking
         assert not self._table.bisected(iova, size)
         self.questions.append((iova, size))
-        if self.fails == "bitmap":
-            raise failure("bitmap")
+        if self.fails == "read":
+            raise failure("read")
         inside = {page for page in self.written if iova <= page < iova + size}
         self.written -= inside
-        # Bits past the range are nobody's: they must not be believed.
-        bits = sum(1 << (page - iova) // page_size for page in inside) | 1 << size // page_size
-        return bits.to_bytes(size // page_size // 8 + 8, "little")
+        bits = 0
+        for page in inside:
+            bits |= 1 << (page - iova) // self.unit
+        return DirtyBitmap(iova, size, self.unit, bits)
 
 
 class World:
@@ -99,7 +102,7 @@ def test_each_address_space_is_asked_once_for_each_run_and_for_itself(stack: Exi
     """Each for itself: QEMU asks one object about another's pages."""
     first, second = LoggingSpace(0), LoggingSpace(1)
     world = World(stack, first, second)
-    world.tracker.start(first, second)
+    world.tracker.start({first: first, second: second})
     first.written = {ADDRESS + 2 * BLOCK, ADDRESS + 5 * BLOCK - PAGE}
     second.written = {ADDRESS + 8 * BLOCK + 3 * PAGE}
     world.tracker.sync()
@@ -117,7 +120,7 @@ def test_each_address_space_is_asked_once_for_each_run_and_for_itself(stack: Exi
 def test_who_logs_nothing_may_have_written_all_it_maps(stack: ExitStack) -> None:
     silent = RecordingAddressSpace(0, DmaLog())
     world = World(stack, silent)
-    world.tracker.start(silent)
+    world.tracker.start({silent: None})
     world.tracker.sync()
     assert world.dirty() == pages(2, 3, 4, 8)
 
@@ -125,8 +128,8 @@ def test_who_logs_nothing_may_have_written_all_it_maps(stack: ExitStack) -> None
 def test_who_fails_to_answer_may_have_written_it(stack: ExitStack, caplog: pytest.LogCaptureFixture) -> None:
     space = LoggingSpace(0)
     world = World(stack, space)
-    world.tracker.start(space)
-    space.fails = "bitmap"
+    world.tracker.start({space: space})
+    space.fails = "read"
     world.tracker.sync()
     assert world.dirty() == pages(2, 3, 4, 8)
     assert len(caplog.records) == 2
@@ -137,12 +140,12 @@ def test_nobody_tracks_if_one_cannot(stack: ExitStack) -> None:
     world = World(stack, first, second)
     second.fails = "start"
     with pytest.raises(OSError, match="injected"):
-        world.tracker.start(first, second)
+        world.tracker.start({first: first, second: second})
     assert not first.tracking
     second.fails = ""
-    world.tracker.start(first, second)
+    world.tracker.start({first: first, second: second})
     with pytest.raises(InvalidArgument, match="already"):
-        world.tracker.start(first)
+        world.tracker.start({first: first})
 
 
 def test_reading_dirties_nothing_and_sections_may_lie_anywhere(stack: ExitStack) -> None:
@@ -155,7 +158,7 @@ def test_reading_dirties_nothing_and_sections_may_lie_anywhere(stack: ExitStack)
         mapper = DmaMapper(space)
         world.device.discards.register(mapper, section)
         stack.callback(world.device.discards.unregister, mapper)
-    world.tracker.start(reader, elsewhere)
+    world.tracker.start({reader: reader, elsewhere: elsewhere})
     reader.written = {3 * BLOCK}
     elsewhere.written = {PAGE, 5 * PAGE}
     world.tracker.sync()
@@ -183,7 +186,7 @@ def test_a_guest_iommus_mappings_are_asked_for_where_they_lie(stack: ExitStack) 
     iommu.join(space)
     iommu.map(0x7000, 2 * BLOCK + 3 * PAGE, 5 * PAGE)
     iommu.map(0x1_0000, 8 * BLOCK, 2 * PAGE)
-    world.tracker.start(space)
+    world.tracker.start({space: space})
     space.written = {0x7000, 0x8000, 0xB000}
     world.tracker.sync()
     start = 2 * BLOCK + 3 * PAGE
@@ -195,10 +198,10 @@ def test_a_guest_iommus_mappings_are_asked_for_where_they_lie(stack: ExitStack) 
 def test_address_spaces_come_and_go_while_tracked(stack: ExitStack) -> None:
     first, late = LoggingSpace(0), LoggingSpace(1)
     world = World(stack, first)
-    world.tracker.start(first)
+    world.tracker.start({first: first})
     mapper = DmaMapper(late)
     world.device.discards.register(mapper, Section(world.memory, 8 * BLOCK, 0, BLOCK))
-    world.tracker.join(late)
+    world.tracker.join(late, late)
     late.written = {PAGE}
     world.tracker.sync()
     assert world.dirty() == {8 * BLOCK + PAGE}
@@ -213,22 +216,22 @@ def test_address_spaces_come_and_go_while_tracked(stack: ExitStack) -> None:
 def test_what_is_not_plugged_is_never_dirty(stack: ExitStack) -> None:
     space = LoggingSpace(0)
     world = World(stack, space)
-    world.tracker.start(space)
+    world.tracker.start({space: space})
     world.tracker.mark(Run(0, BLOCKS * BLOCK))
     assert world.dirty() == pages(2, 3, 4, 8)
 
 
-def test_large_runs_are_asked_for_in_parts_that_cut_no_mapping(
-    stack: ExitStack, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    space = LoggingSpace(0)
+@pytest.mark.parametrize("unit", [PAGE // 4, 4 * PAGE])
+def test_a_log_of_other_pages(stack: ExitStack, unit: int) -> None:
+    space = LoggingSpace(0, unit)
     world = World(stack, space)
-    monkeypatch.setattr(dirty, "LARGEST_QUERY", 5 * BLOCK // 2)
-    world.tracker.start(space)
-    space.written = {ADDRESS + block * BLOCK for block in (2, 3, 4, 8)}
+    world.tracker.start({space: space})
+    space.written = {ADDRESS + 3 * BLOCK, ADDRESS + 8 * BLOCK + 5 * PAGE}
     world.tracker.sync()
-    assert [(iova - ADDRESS) // BLOCK for iova, _ in space.questions] == [2, 4, 8]
-    assert world.dirty() == {block * BLOCK for block in (2, 3, 4, 8)}
+    pages = range(4 * PAGE // PAGE if unit > PAGE else 1)
+    assert world.dirty() == {
+        start + page * PAGE for page in pages for start in (3 * BLOCK, 8 * BLOCK + 5 * PAGE // unit * unit)
+    }
 
 
 @pytest.mark.parametrize("run", [Run(PAGE, 8 * PAGE), Run(0, PAGE), Run(-BLOCK, BLOCK), Run(0, 17 * BLOCK)])
@@ -246,7 +249,7 @@ def test_any_pages_anywhere(written: set[int], shift: int) -> None:
         world = World(stack)
         mapper = DmaMapper(space)
         world.device.discards.register(mapper, Section(world.memory, 2 * BLOCK + shift * PAGE, 0, 4 * BLOCK))
-        world.tracker.start(space)
+        world.tracker.start({space: space})
         space.written = {page * PAGE for page in written}
         world.tracker.sync()
         expected = {page * PAGE + 2 * BLOCK + shift * PAGE for page in written}

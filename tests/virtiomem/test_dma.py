@@ -239,6 +239,39 @@ def test_a_mapper_keeps_uncoordinated_discards_away_until_it_is_closed() -> None
     coordination.hold(DiscardUse.REQUIRE, "balloon").release()
 
 
+def test_two_devices_one_mapper_and_an_unmap_that_fails(world: World, stack: ExitStack) -> None:
+    """The other device works on, and so does this one afterwards."""
+    memory = stack.enter_context(Memory.allocate(MemoryKind.ANONYMOUS, 16 * BLOCK))
+    address = ADDRESS + (4 << 30)
+    other = stack.enter_context(
+        VirtioMem(
+            memory,
+            address=address,
+            block_size=BLOCK,
+            requested_size=memory.size,
+            prealloc=False,
+            coordination=world.coordination,
+            name="the other",
+        )
+    )
+    other.discards.register(world.mapper, other.section)
+    stack.callback(other.discards.unregister, world.mapper)
+
+    def ask(kind: RequestType, count: int) -> ResponseType:
+        return Response.parse(other.handle(bytes(Request(kind, address, count)))).type
+
+    assert (world.ask(PLUG, 0, 4), ask(PLUG, 3)) == (ACK, ACK)
+    for failures in (["refused"], ["short"]):
+        world.space.unmaps = failures
+        assert world.ask(UNPLUG, 0, 2) is BUSY
+        assert ask(UNPLUG, 3) is ACK
+        assert world.mapped() == [Run(ADDRESS, 4 * BLOCK)]
+        assert ask(PLUG, 3) is ACK
+    other.system_reset()
+    assert world.mapped() == [Run(ADDRESS, 4 * BLOCK)]
+    assert world.ask(UNPLUG_ALL) is ACK
+
+
 def test_a_mapper_in_use_is_not_closed(world: World) -> None:
     world.ask(PLUG, 0, 4)
     with pytest.raises(VfioError, match="it maps 0x80_0000 bytes"):

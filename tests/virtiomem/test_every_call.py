@@ -13,12 +13,14 @@ from dataclasses import dataclass
 
 import pytest
 
-from pyvfio import Container, Memory, MemoryKind, VfioError
-from pyvfio.abi import vfio
+from pyvfio import Container, Ioas, Memory, MemoryKind, VfioError
+from pyvfio.abi import iommufd, vfio
 from pyvfio.drivers.edu import edu_addresses
 from pyvfio.faults import Call, Fault, FaultyKernel, Rule, ShortUnmap
+from pyvfio.faults.rules import UNMAPS
 from pyvfio.limits import memlock
 from pyvfio.sim import SimKernel
+from pyvfio.sim.container import ContainerState
 from tests.virtiomem.fakes import ADDRESS, MIB
 from virtiomem.device import VirtioMem
 from virtiomem.dma import DmaMapper
@@ -33,6 +35,8 @@ PLUGGED = ((2, 3), (6, 1))
 """First block and count of the runs that are plugged between operations."""
 
 EHWPOISON = 133
+IOAS_MAP, IOAS_MAP_FILE = iommufd.IOMMU_IOAS_MAP, iommufd.IOMMU_IOAS_MAP_FILE
+IOAS_UNMAP, IOAS_RANGES = iommufd.IOMMU_IOAS_UNMAP, iommufd.IOMMU_IOAS_IOVA_RANGES
 MAP, UNMAP, INFO = vfio.VFIO_IOMMU_MAP_DMA, vfio.VFIO_IOMMU_UNMAP_DMA, vfio.VFIO_IOMMU_GET_INFO
 ERRNOS: dict[Call, tuple[int, ...]] = {
     # drivers/vfio/vfio_iommu_type1.c, vfio_dma_do_map and what pins and maps below it.
@@ -50,6 +54,26 @@ ERRNOS: dict[Call, tuple[int, ...]] = {
     # The same, vfio_dma_do_unmap; EIO stands for what a driver below may give.
     Call("ioctl", UNMAP): (errno.EFAULT, errno.EINVAL, errno.EOVERFLOW, errno.EBUSY, errno.ENOMEM, errno.EIO),
     Call("ioctl", INFO): (errno.EFAULT, errno.EINVAL, errno.ENOMEM),
+    # drivers/iommu/iommufd/ioas.c and io_pagetable.c. EBUSY and EDEADLK may come when some of it is unmapped already.
+    Call("ioctl", IOAS_MAP): (
+        errno.EFAULT,
+        errno.EINVAL,
+        errno.EOVERFLOW,
+        errno.EEXIST,
+        errno.ENOMEM,
+        errno.EOPNOTSUPP,
+        errno.ENOENT,
+    ),
+    Call("ioctl", IOAS_MAP_FILE): (
+        errno.EBADF,
+        errno.EINVAL,
+        errno.EOVERFLOW,
+        errno.EEXIST,
+        errno.ENOMEM,
+        errno.EFAULT,
+    ),
+    Call("ioctl", IOAS_UNMAP): (errno.EINVAL, errno.EOVERFLOW, errno.ENOENT, errno.EBUSY, errno.EDEADLK, errno.ENOMEM),
+    Call("ioctl", IOAS_RANGES): (errno.EFAULT, errno.EINVAL, errno.ENOENT, errno.ENOMEM),
     # mm/madvise.c: populate (EINTR is no failure, the call is made again) and discard.
     Call("madvise"): (errno.EINVAL, errno.ENOMEM, errno.EFAULT, EHWPOISON, errno.EAGAIN),
     # mm/shmem.c, mm/hugetlb.c and fs/open.c below fallocate.
@@ -71,19 +95,21 @@ ERRNOS: dict[Call, tuple[int, ...]] = {
 class World:
     """A region of 16 blocks over memory of a kind, in as many address spaces as joined, and one that has not."""
 
-    def __init__(self, stack: ExitStack, kind: MemoryKind, joined: int) -> None:
-        self.simulated = SimKernel.with_edu_devices(joined + 1, populate_on_pin=False)
+    def __init__(self, stack: ExitStack, way: str, kind: MemoryKind, joined: int) -> None:
+        self.simulated = SimKernel.with_edu_devices(joined + 1, populate_on_pin=False, version=VERSIONS[way])
         self.kernel = FaultyKernel(self.simulated)
         self.memory = stack.enter_context(Memory.allocate(kind, BLOCKS * BLOCK, kernel=self.kernel))
-        self.device = stack.enter_context(
+        self.device: VirtioMem = stack.enter_context(
             VirtioMem(self.memory, address=ADDRESS, block_size=BLOCK, requested_size=BLOCKS * BLOCK)
         )
-        self.mappers = []
+        self.spaces: list[Container | Ioas] = []
         for address in edu_addresses(self.simulated):
-            container = stack.enter_context(Container(kernel=self.kernel))
-            container.open_device(address)
-            self.mappers.append(DmaMapper(container))
-        self.newcomer = self.mappers[-1]
+            space = WAYS[way](self.kernel)
+            stack.callback(space.close)
+            space.open_device(address)
+            self.spaces.append(space)
+        self.mappers: list[DmaMapper] = [DmaMapper(space) for space in self.spaces]
+        self.newcomer: DmaMapper = self.mappers[-1]
         for mapper in self.mappers[:-1]:
             self.join(mapper)
         stack.callback(self.kernel.arm)
@@ -111,11 +137,8 @@ class World:
         return [(run.start // BLOCK, run.size // BLOCK) for run in plugged]
 
     def mapped(self) -> list[list[tuple[int, int, int]]]:
-        """What each simulated container holds: iova, size, address of the memory."""
-        return [
-            [(mapping.iova, mapping.size, mapping.vaddr) for mapping in container.mappings]
-            for container in self.simulated.containers
-        ]
+        """What each simulated address space holds: iova, size, where in the memory."""
+        return [held_by(self.simulated, space, self.memory) for space in self.spaces]
 
     def state(self) -> object:
         """Nothing of this may differ after a failure."""
@@ -129,18 +152,22 @@ class World:
             self.mapped(),
             content,
             self.simulated.mincore(self.memory.address, self.memory.size),
-            self.simulated.locked_bytes,
-            memlock(self.simulated).charged,
+            self.charged(),
             self.device.discards.divergences,
         )
+
+    def charged(self) -> int:
+        """Bytes pinned, by whichever way."""
+        lock = memlock(self.simulated)
+        return max(lock.charged, lock.pinned)
 
     def expect_mirrored(self, spaces: int) -> None:
         """What so many containers hold, page by page, is what is plugged, and charged as often."""
         blocks = [block for start, count in self.runs() for block in range(start, start + count)]
-        expected = [(ADDRESS + block * BLOCK, BLOCK, self.memory.address + block * BLOCK) for block in blocks]
+        expected = [(ADDRESS + block * BLOCK, BLOCK, block * BLOCK) for block in blocks]
         assert sorted(map(len, self.mapped())) == sorted([len(blocks)] * spaces + [0] * (len(self.mappers) - spaces))
         assert all(held in (expected, []) for held in self.mapped())
-        assert self.simulated.locked_bytes == spaces * len(blocks) * BLOCK
+        assert self.charged() == spaces * len(blocks) * BLOCK
         assert self.memory.resident(0, self.memory.size) == len(blocks) * BLOCK
         assert self.device.discards.divergences == ()
 
@@ -170,8 +197,35 @@ OPERATIONS = {
     "join": Operation(lambda world: world.join(world.newcomer), lambda world: world.leave(world.newcomer), 1),
     "leave": Operation(lambda world: world.leave(world.mappers[0]), lambda world: world.join(world.mappers[0]), -1),
 }
-KINDS = [MemoryKind.ANONYMOUS, MemoryKind.MEMFD]
-SPACES = [1, 2, 3]
+WAYS: dict[str, Callable[[FaultyKernel], Container | Ioas]] = {
+    "container": lambda kernel: Container(kernel=kernel),
+    "iommufd": lambda kernel: Ioas(kernel=kernel),
+}
+VERSIONS: dict[str, tuple[int, int]] = {"container": (6, 12), "iommufd": (7, 2)}
+"""Of Linux: the newer maps files as such."""
+ANONYMOUS, MEMFD = MemoryKind.ANONYMOUS, MemoryKind.MEMFD
+WORLDS = [
+    ("container", ANONYMOUS, 1),
+    ("container", ANONYMOUS, 2),
+    ("container", MEMFD, 3),
+    ("iommufd", MEMFD, 1),
+    ("iommufd", ANONYMOUS, 2),
+    ("iommufd", ANONYMOUS, 3),
+]
+"""By which way so many address spaces hold memory of a kind."""
+
+
+def held_by(kernel: SimKernel, space: Container | Ioas, memory: Memory) -> list[tuple[int, int, int]]:
+    if isinstance(space, Ioas):
+        areas = kernel.iommufd_of(space.iommufd.fd).ioas(space.id).areas
+        base = {False: memory.address, True: 0}
+        return [
+            (area.iova, area.size, area.pages.source.start + area.offset - base[area.pages.source.file is not None])
+            for area in areas
+        ]
+    state = kernel.container_of(space.fd)
+    assert isinstance(state, ContainerState)
+    return [(mapping.iova, mapping.size, mapping.vaddr - memory.address) for mapping in state.mappings]
 
 
 def refill(world: World) -> None:
@@ -180,9 +234,9 @@ def refill(world: World) -> None:
 
 
 @contextmanager
-def a_world(kind: MemoryKind, spaces: int) -> Iterator[World]:
+def a_world(way: str, kind: MemoryKind, spaces: int) -> Iterator[World]:
     with ExitStack() as stack:
-        world = World(stack, kind, spaces)
+        world = World(stack, way, kind, spaces)
         for mapper in world.mappers:
             stack.callback(leave_if_joined, world, mapper)
         yield world
@@ -194,7 +248,9 @@ def leave_if_joined(world: World, mapper: DmaMapper) -> None:
 
 
 def calls_of(world: World, operation: Operation) -> list[Call]:
-    """What the operation asks of the kernel when nothing fails."""
+    """What the operation asks of the kernel when nothing fails, beyond what is only asked once."""
+    assert operation.succeeds(world)
+    operation.undo(world)
     world.kernel.arm()
     assert operation.succeeds(world)
     calls = [*world.kernel.calls]
@@ -208,20 +264,19 @@ def failures_of(operation: Operation, calls: list[Call]) -> Iterator[Rule]:
     for nth, call in enumerate(calls):
         for code in ERRNOS[call]:
             yield Fault(nth, errno=code)
-        if call.request == UNMAP:
+        if call.request in UNMAPS:
             for blocks in range(operation.unmapped):
                 yield ShortUnmap(unmaps, size=blocks * BLOCK)
             unmaps += 1
 
 
-@pytest.mark.parametrize("spaces", SPACES)
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.value)
+@pytest.mark.parametrize(("way", "kind", "spaces"), WORLDS)
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_a_call_that_fails_changes_nothing_and_the_next_try_succeeds(
-    name: str, kind: MemoryKind, spaces: int, count_case: Callable[[str], None]
+    way: str, name: str, kind: MemoryKind, spaces: int, count_case: Callable[[str], None]
 ) -> None:
     operation = OPERATIONS[name]
-    with a_world(kind, spaces) as world:
+    with a_world(way, kind, spaces) as world:
         calls = calls_of(world, operation)
         before = world.state()
         for failure in failures_of(operation, calls):
@@ -236,14 +291,14 @@ def test_a_call_that_fails_changes_nothing_and_the_next_try_succeeds(
             count_case("all or nothing, one failing call")
 
 
-@pytest.mark.parametrize("spaces", SPACES)
+@pytest.mark.parametrize(("way", "spaces"), [("container", 1), ("container", 2), ("container", 3), ("iommufd", 2)])
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_a_second_call_that_fails_on_the_way_back_is_reported_and_repaired(
-    name: str, spaces: int, count_case: Callable[[str], None]
+    way: str, name: str, spaces: int, count_case: Callable[[str], None]
 ) -> None:
     """The first failure is on the way forward, the second anywhere after it."""
     operation = OPERATIONS[name]
-    with a_world(MemoryKind.ANONYMOUS, spaces) as world:
+    with a_world(way, ANONYMOUS, spaces) as world:
         calls = calls_of(world, operation)
         before, plugged = world.state(), world.runs()
         for first in range(len(calls)):
@@ -271,7 +326,7 @@ def leave_nothing_behind(world: World) -> None:
 
 
 def test_an_interrupted_populate_is_made_again() -> None:
-    with a_world(MemoryKind.ANONYMOUS, 1) as world:
+    with a_world("container", ANONYMOUS, 1) as world:
         world.kernel.arm(Fault(0, "madvise", errno=errno.EINTR))
         assert world.ask(PLUG, 8, 3) is ACK
         world.expect_mirrored(1)
@@ -280,9 +335,10 @@ def test_an_interrupted_populate_is_made_again() -> None:
 def test_every_call_has_its_errnos() -> None:
     """The table above names every call that is made, and no other."""
     made: set[Call] = set()
-    for kind in KINDS:
-        with a_world(kind, 1) as world:
-            for operation in OPERATIONS.values():
-                made |= set(calls_of(world, operation))
+    for way in WAYS:
+        for kind in (ANONYMOUS, MEMFD):
+            with a_world(way, kind, 1) as world:
+                for operation in OPERATIONS.values():
+                    made |= set(calls_of(world, operation))
     assert made == set(ERRNOS)
     assert all(os.strerror(code) for codes in ERRNOS.values() for code in codes)
