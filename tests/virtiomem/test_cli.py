@@ -154,6 +154,18 @@ def test_replay(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["replay", str(trace)]) == 0
 
 
+def test_a_replay_says_in_its_answers_what_the_device_would_log(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    trace = tmp_path / "trace"
+    init = {"op": "init", "block_size": 1 << 20, "addr": 1 << 32, "region_size": 1 << 30, "requested_size": 1 << 30}
+    lines = [init, {"op": "request", "hex": "09"}, {"op": "device_reset"}, {"op": "request", "hex": "09"}]
+    trace.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    assert main(["replay", str(trace)]) == 0
+    assert capsys.readouterr().out.count("no answer") == 2
+    assert caplog.records == []
+
+
 @pytest.mark.parametrize("text", ["", "not json\n", '{"op":"request","hex":"00"}\n'])
 def test_a_trace_that_is_none(capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str) -> None:
     trace = tmp_path / "trace"

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import TextIO
 
+import virtiomem
 from pyvfio.commandline import Command, Output
 from virtiomem import trace
 
@@ -16,12 +20,28 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace, output: Output) -> int:
-    with nullcontext(sys.stdin) if options.file == "-" else Path(options.file).open(encoding="utf-8") as lines:
+    with _unlogged(), _opened(options.file) as lines:
         for answer in trace.replay(lines):
             output.record(answer)
             if not output.json:
                 output.text(trace.describe(answer))
     return 0
+
+
+def _opened(file: str) -> AbstractContextManager[TextIO]:
+    return nullcontext(sys.stdin) if file == "-" else Path(file).open(encoding="utf-8")
+
+
+@contextmanager
+def _unlogged() -> Iterator[None]:
+    """What the device would log is what the answers say."""
+    logger = logging.getLogger(virtiomem.__name__)
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 COMMAND = Command(
