@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
+import uuid
 from typing import TYPE_CHECKING
 
 from pyvfio.abi import vfio
 from pyvfio.device import Device
-from pyvfio.errors import DeviceBusy, DeviceNotBound, VfioError
+from pyvfio.errors import DeviceBusy, DeviceNotBound, VfioError, VfTokenRefused
 from pyvfio.host.pci import DEVICES, blocking_members, vfio_device
 from pyvfio.hw_info import HardwareInfo, hardware_info
 from pyvfio.iommufd import Iommufd, explain_iommufd
@@ -52,10 +54,13 @@ class CdevDevice(Device):
     the IOMMU stops all of it.
     """
 
-    def __init__(self, iommufd: Iommufd, address: str, *, parent: Resource | None = None) -> None:
+    def __init__(
+        self, iommufd: Iommufd, address: str, *, vf_token: uuid.UUID | None = None, parent: Resource | None = None
+    ) -> None:
         """Open the device and bind it to iommufd, whose child it is unless parent says otherwise. Not attached yet.
 
-        Raises DeviceNotBound, DeviceBusy, or VfioError that says what stands in the way; nothing stays open then.
+        vf_token: see Group.open_device; Linux 6.17. Raises DeviceNotBound, DeviceBusy, VfTokenRefused, or VfioError
+        that says what stands in the way; nothing stays open then.
         Source: VFIO_DEVICE_BIND_IOMMUFD; drivers/vfio/device_cdev.c.
         """
         kernel = iommufd.kernel
@@ -67,11 +72,14 @@ class CdevDevice(Device):
         except OSError as error:
             raise open_failure(error, f"open device {address}", node, "vfio-pci") from error
         bind = vfio.vfio_device_bind_iommufd(iommufd=iommufd.fd)
+        token = ctypes.create_string_buffer(vf_token.bytes if vf_token else b"", 16)
+        if vf_token:
+            bind.flags, bind.token_uuid_ptr = vfio.VFIO_DEVICE_BIND_FLAG_TOKEN, ctypes.addressof(token)
         try:
             kernel.ioctl(fd, vfio.VFIO_DEVICE_BIND_IOMMUFD, bind)
         except OSError as error:
             kernel.close(fd)
-            raise _bind_failure(error, kernel, address) from error
+            raise _bind_failure(error, kernel, address, vf_token) from error
         self.iommufd = iommufd
         self.id = bind.out_devid
         self.attached: Ioas | HwPageTable | None = None
@@ -151,7 +159,7 @@ _ATTACH = {
 }
 
 
-def _bind_failure(error: OSError, kernel: Kernel, address: str) -> VfioError:
+def _bind_failure(error: OSError, kernel: Kernel, address: str, vf_token: uuid.UUID | None) -> VfioError:
     code = error.errno or errno.EIO
     operation = f"open device {address}"
     group = vfio_device(kernel, address).group
@@ -159,6 +167,9 @@ def _bind_failure(error: OSError, kernel: Kernel, address: str) -> VfioError:
         case errno.EBUSY:
             meaning = f"its group {group} is open as /dev/vfio/{group}, here or in another process"
             return DeviceBusy(code, operation, meaning=meaning, advice="Close it there: a device is opened in one way")
+        case errno.EINVAL if vf_token:
+            meaning = "it is open already, it takes no VF token, or nodes take none on this kernel (before Linux 6.17)"
+            return VfioError(code, operation, meaning=meaning)
         case errno.EINVAL:
             meaning = "it is open already, here or in another process, or its DMA is not coherent with the caches"
             return DeviceBusy(code, operation, meaning=meaning, advice="Close it there: a node gives one user access")
@@ -173,6 +184,6 @@ def _bind_failure(error: OSError, kernel: Kernel, address: str) -> VfioError:
             )
             return VfioError(code, operation, meaning=meaning, advice=advice)
         case errno.EACCES:
-            return VfioError(code, operation, meaning="its PF wants a VF token", advice="Open it through its group")
+            return VfTokenRefused.at_open(address, given=vf_token is not None)
         case _:
             return explain_iommufd(error, operation)

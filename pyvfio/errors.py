@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno as errno_codes
 import os
 from collections.abc import Mapping
+from typing import Self
 
 
 class VfioError(OSError):
@@ -60,6 +61,15 @@ class FeatureUnsupported(VfioError):
 
 class VfTokenRefused(VfioError):
     """The device needs the VF token of its physical function, or another one than was given."""
+
+    @classmethod
+    def at_open(cls, address: str, *, given: bool) -> Self:
+        return cls(
+            errno_codes.EACCES,
+            f"open device {address}",
+            meaning="wrong VF token" if given else "it needs a VF token",
+            advice="The program that holds the physical function set it: features.set_vf_token()",
+        )
 
 
 class NoIommuError(VfioError):

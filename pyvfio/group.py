@@ -120,12 +120,7 @@ class Group(Resource):
                     advice=f"pyvfio bind {address}",
                 ) from error
             if code == errno.EACCES:
-                raise VfTokenRefused(
-                    code,
-                    f"open device {address}",
-                    meaning="wrong VF token" if vf_token else "it needs a VF token",
-                    advice="The program that holds the physical function set it: features.set_vf_token()",
-                ) from error
+                raise VfTokenRefused.at_open(address, given=vf_token is not None) from error
             if code == errno.EPERM and not self.viable:
                 # Only iommufd's compatibility finds out so late.
                 raise self.not_viable() from error

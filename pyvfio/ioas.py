@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -77,13 +78,14 @@ class Ioas(MappingSpace):
         """Those that are attached, directly or through a page table."""
         return tuple(self._attached)
 
-    def open_device(self, address: str) -> CdevDevice:
+    def open_device(self, address: str, *, vf_token: uuid.UUID | None = None) -> CdevDevice:
         """Open a device by its PCI address, and attach it. It is the address space's child.
 
-        Raises DeviceNotBound, DeviceBusy, or VfioError that says what stands in the way.
+        vf_token: see CdevDevice. Raises DeviceNotBound, DeviceBusy, VfTokenRefused, or VfioError that says what stands
+        in the way.
         """
         self._check_open()
-        device = CdevDevice(self.iommufd, address, parent=self)
+        device = CdevDevice(self.iommufd, address, vf_token=vf_token, parent=self)
         try:
             device.attach(self)
         except BaseException:

@@ -7,7 +7,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from pyvfio.abi import vfio
-from pyvfio.sim.user import UserMemory, fail
+from pyvfio.sim.user import UserMemory, fail, read_memory
 
 if TYPE_CHECKING:
     from pyvfio.sim.device import DeviceState
@@ -51,14 +51,17 @@ class CdevState:
 
     def _bind(self, user: UserMemory) -> int:
         argument = user.struct(vfio.vfio_device_bind_iommufd, 16)
-        if argument.argsz < 16 or argument.flags or argument.iommufd < 0:
+        known = vfio.VFIO_DEVICE_BIND_FLAG_TOKEN if self._kernel.version >= (6, 17) else 0
+        if argument.argsz < 16 or argument.flags & ~known or argument.iommufd < 0:
             raise fail(errno.EINVAL)
         self._kernel.ownership.block_group(self.address)
         try:
             if self._device is not None:
                 raise fail(errno.EINVAL)
+            token = read_memory(struct.unpack("<Q", user.read(8, 16))[0], 16) if argument.flags else None
+            device = self._kernel.ownership.new_device(self.address, token)
             iommufd = self._kernel.iommufd_of(argument.iommufd)
-            device = self._kernel.ownership.idle_device(self.address)
+            self._kernel.ownership.hand_out(device)
             bound = iommufd.bind(device)
         except OSError:
             self._kernel.ownership.unblock_group(self.address)

@@ -78,12 +78,19 @@ class Ownership:
             self._check_vf_token(function, device, vf_token)
         return device
 
-    def idle_device(self, address: str) -> DeviceState:
-        """A device to be opened by its own node. Raises OSError(EINVAL) if it is open already."""
-        if self.opened_device(address):
+    def new_device(self, address: str, vf_token: bytes | None) -> DeviceState:
+        """A device to be opened by its own node. Raises OSError(EACCES, EINVAL) for a token that is not right."""
+        device = DeviceState(self._kernel, self._functions[address])
+        # Before that a node could be opened without.
+        if self._kernel.version >= (6, 17):
+            self._check_vf_token(self._functions[address], device, vf_token)
+        return device
+
+    def hand_out(self, device: DeviceState) -> None:
+        """To who opened its node. Raises OSError(EINVAL) if it is open already."""
+        if self.opened_device(device.address):
             raise fail(errno.EINVAL)
-        self._devices[address] = DeviceState(self._kernel, self._functions[address])
-        return self._devices[address]
+        self._devices[device.address] = device
 
     def block_group(self, address: str) -> None:
         """A node is being bound. Raises OSError(EBUSY) if the device's group is open."""

@@ -39,6 +39,7 @@ from pyvfio import (
     VfTokenRefused,
 )
 from pyvfio.abi import pci_regs
+from pyvfio.sim import SimKernel
 from tests.kernel.conftest import Testbed
 from tests.kernel.hardware import NVME, bound, virtual_function
 
@@ -396,6 +397,24 @@ def test_virtual_functions_need_the_token(testbed: Testbed, device: Device, othe
         assert caught.value.errno == errno.EPERM
         assert virtual.address in str(caught.value)
         virtual.close()
+
+
+@pytest.mark.needs("iommufd", "cdev")
+def test_a_node_needs_the_token_too(testbed: Testbed) -> None:
+    if isinstance(testbed.kernel, SimKernel):
+        testbed.kernel.version = (7, 3)
+    with bound(testbed, NVME) as address, Ioas(kernel=testbed.kernel) as space:
+        device = space.open_device(address)
+        device.features.set_vf_token(TOKEN)
+        with virtual_function(testbed, address) as virtual:
+            with pytest.raises(VfTokenRefused, match="it needs a VF token"):
+                space.open_device(virtual)
+            with pytest.raises(VfTokenRefused, match="wrong VF token"):
+                space.open_device(virtual, vf_token=uuid.uuid4())
+            space.open_device(virtual, vf_token=TOKEN).close()
+        with pytest.raises(VfioError, match="it takes no VF token") as caught:
+            space.open_device(testbed.devices[0], vf_token=TOKEN)
+        assert caught.value.errno == errno.EINVAL
 
 
 def test_what_has_no_token_refuses_one(testbed: Testbed) -> None:
