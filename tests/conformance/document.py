@@ -23,11 +23,11 @@ TARGETS = (
     "debian-6.12-intel",
     "debian-6.18-intel",
     "debian-7-intel",
+    "built-intel",
+    "built-none",
     "debian-6.1-amd",
     "debian-7-amd",
     "debian-6.12-virtio",
-    "built-intel",
-    "built-none",
 )
 
 _HEAD = """# Conformance

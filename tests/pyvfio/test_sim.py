@@ -1,0 +1,77 @@
+"""What the simulated kernel can show and the test machines cannot, or only at the price of a machine each."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from pyvfio import Access, Container, Memory, MemoryKind, OutsideIovaRanges, VfioError
+from pyvfio.drivers.edu import Edu, edu_addresses
+from pyvfio.sim import PciFunction, SimKernel
+from pyvfio.sim.pci import VFIO_DRIVER
+
+IOVA = 0x1_0000_0000
+MEBIBYTE = 1 << 20
+WINDOW = (0x2000_0000, 0x200F_FFFF)
+
+
+def kernel_with_reserved_window() -> SimKernel:
+    """One edu, and another that does not let a window be mapped."""
+    kernel = SimKernel.with_edu_devices(1)
+    kernel.add(PciFunction("0000:00:10.0", group=16, driver=VFIO_DRIVER, reserved=(WINDOW,)))
+    return kernel
+
+
+def test_what_a_device_reserves_cannot_be_mapped_while_it_is_there() -> None:
+    kernel = kernel_with_reserved_window()
+    with (
+        Container(kernel=kernel) as container,
+        Memory.allocate(MemoryKind.ANONYMOUS, MEBIBYTE, kernel=kernel) as memory,
+    ):
+        container.open_device("0000:00:03.0")
+        container.map_dma(WINDOW[0], memory, 0, MEBIBYTE)
+        container.unmap_all()
+        reserving = container.open_device("0000:00:10.0")
+        with pytest.raises(OutsideIovaRanges):
+            container.map_dma(WINDOW[0], memory, 0, MEBIBYTE)
+        assert reserving.group is not None
+        reserving.group.close()
+
+
+def test_a_device_does_not_join_where_its_window_is_mapped() -> None:
+    kernel = kernel_with_reserved_window()
+    with (
+        Container(kernel=kernel) as container,
+        Memory.allocate(MemoryKind.ANONYMOUS, MEBIBYTE, kernel=kernel) as memory,
+    ):
+        container.open_device("0000:00:03.0")
+        container.map_dma(WINDOW[0], memory, 0, MEBIBYTE)
+        with pytest.raises(VfioError) as caught:
+            container.open_device("0000:00:10.0")
+        assert caught.value.errno == errno.EINVAL
+        assert container.unmap_all() == MEBIBYTE
+
+
+@pytest.mark.parametrize(("version", "seen"), [((6, 1), bytes(8)), ((6, 2), b"new text")])
+def test_memory_never_written_is_the_devices_zero_page_until_6_2(version: tuple[int, int], seen: bytes) -> None:
+    kernel = SimKernel.with_edu_devices(1, version=version)
+    with (
+        Container(kernel=kernel) as container,
+        Memory.allocate(MemoryKind.ANONYMOUS, MEBIBYTE, kernel=kernel) as memory,
+    ):
+        edu = Edu(container.open_device(edu_addresses(kernel)[0]))
+        container.map_dma(IOVA, memory, 0, 4096, Access.READ)
+        container.map_dma(IOVA + 4096, memory, 4096, 4096)
+        memory.write(0, b"new text")
+        edu.fetch(IOVA, 8)
+        edu.store(IOVA + 4096, 8)
+        assert memory.read(4096, 8) == seen
+        edu.close()
+
+
+def test_a_mediated_device_is_in_no_bus() -> None:
+    kernel = SimKernel()
+    kernel.add(PciFunction("83b8f4f2-509f-382f-3c1e-e6bfe0fa1001", 11, driver=VFIO_DRIVER, is_mediated=True))
+    assert kernel.listdir("/sys/bus/pci/devices") == []
+    assert "11" in kernel.listdir("/dev/vfio")
