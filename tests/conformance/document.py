@@ -55,7 +55,7 @@ list of calls.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0 if all agree; the document is written in any case."""
+    """0 if all agree; the document is written anew after each kernel, in any case."""
     options = _parser().parse_args(arguments)
     reports = []
     for target in options.target or TARGETS:
@@ -66,8 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{len(reports[-1].findings)} run, {len(bad)} disagree")
         for finding in bad:
             print(finding)
-    text = document(reports, options.sequences, datetime.datetime.now(datetime.UTC).date())
-    options.output.write_text(text)
+        text = document(reports, options.sequences, datetime.datetime.now(datetime.UTC).date())
+        options.output.write_text(text)
     return int(any(finding.trouble for report in reports for finding in report.findings))
 
 
