@@ -10,7 +10,7 @@ from pyvfio.commandline import Command, Output
 from pyvfio.host.bind import bind
 from pyvfio.host.network import LinuxNetwork
 from pyvfio.host.pci import pci_device
-from pyvfio.host.rebind import Change, perform, plan_bind, require_expected, require_not_needed
+from pyvfio.host.rebind import Change, perform, plan_bind, require_not_needed
 from pyvfio.host.uevents import LinuxUevents, wait_for_node
 from pyvfio.host.undo import UndoFile
 from pyvfio.kernel import Kernel, LinuxKernel
@@ -29,8 +29,6 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 def _run(options: argparse.Namespace, output: Output) -> int:
     kernel = LinuxKernel()
     addresses = named_addresses(kernel, options)
-    if options.expect:
-        require_expected(kernel, addresses, options.expect)
     changes = plan_bind(kernel, addresses, options.driver)
     if not options.force:
         require_not_needed(kernel, LinuxNetwork(), [change.before.address for change in changes if change.writes])

@@ -9,7 +9,7 @@ from pathlib import Path
 from pyvfio.commandline import Output
 from pyvfio.host.bind import group_addresses
 from pyvfio.host.pci import pci_device
-from pyvfio.host.rebind import Change
+from pyvfio.host.rebind import Change, require_expected
 from pyvfio.host.undo import DEFAULT
 from pyvfio.kernel import Kernel
 
@@ -39,10 +39,15 @@ def add_safety(parser: argparse.ArgumentParser) -> None:
 
 
 def named_addresses(kernel: Kernel, options: argparse.Namespace) -> list[str]:
-    """The full addresses of the devices, each once. Raises DeviceNotBound for one there is not."""
+    """The full addresses of the devices, each once.
+
+    Raises DeviceNotBound for one there is not, InvalidArgument for one that is not as expected.
+    """
     addresses = [pci_device(kernel, address).address for address in options.address]
     if options.group:
         addresses = [member for address in addresses for member in group_addresses(kernel, address)]
+    if options.expect:
+        require_expected(kernel, addresses, options.expect)
     return list(dict.fromkeys(addresses))
 
 

@@ -10,7 +10,7 @@ from pyvfio.commandline import Command, Output
 from pyvfio.host.bind import unbind
 from pyvfio.host.network import LinuxNetwork
 from pyvfio.host.pci import pci_device
-from pyvfio.host.rebind import perform, plan_unbind, require_expected, require_not_needed
+from pyvfio.host.rebind import perform, plan_unbind, require_not_needed
 from pyvfio.host.undo import UndoFile
 from pyvfio.kernel import LinuxKernel
 
@@ -23,8 +23,6 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 def _run(options: argparse.Namespace, output: Output) -> int:
     kernel = LinuxKernel()
     addresses = named_addresses(kernel, options)
-    if options.expect:
-        require_expected(kernel, addresses, options.expect)
     changes = plan_unbind(kernel, addresses)
     if not options.force:
         require_not_needed(kernel, LinuxNetwork(), addresses)

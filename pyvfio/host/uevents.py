@@ -8,12 +8,12 @@ import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Protocol, Self
 
 from pyvfio.errors import VfioError
 from pyvfio.files import exists
 from pyvfio.kernel import Kernel
+from pyvfio.resource import Resource
 
 _NETLINK_KOBJECT_UEVENT = 15
 _FROM_KERNEL = 1
@@ -53,8 +53,8 @@ class Uevents(Protocol):
         """The next event, waiting for it; None when timeout seconds have passed."""
 
 
-class LinuxUevents:
-    """The running kernel's events of this network namespace. Close it, or use it with "with".
+class LinuxUevents(Resource):
+    """The running kernel's events of this network namespace.
 
     A plain netlink socket: these messages are text without netlink attributes, and pyroute2's socket keeps back
     messages that have arrived while its descriptor says that there is nothing to read (0.9.7).
@@ -70,9 +70,11 @@ class LinuxUevents:
         except OSError:
             self._socket.close()
             raise
+        super().__init__()
 
     def next(self, timeout: float | None = None) -> Uevent | None:
         """See Uevents. Raises VfioError (ENOBUFS) once if more has come than could be kept; go on calling then."""
+        self._check_open()
         end = None if timeout is None else time.monotonic() + timeout
         while True:
             left = None if end is None else max(0.0, end - time.monotonic())
@@ -87,16 +89,11 @@ class LinuxUevents:
             if sender == 0:
                 return Uevent.parse(message)
 
-    def close(self) -> None:
+    def _release(self) -> None:
         self._socket.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    def __repr__(self) -> str:
+        return f"<LinuxUevents{' closed' if self.closed else ''}>"
 
 
 def wait_for_node(kernel: Kernel, path: str, events: Uevents, timeout: float) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.schemas import checked
 from tests.vhost_user.front_end import BLOCK, MIB, Elsewhere, FrontEnd, Request, u64
 from virtiomem.cli import main
 from virtiomem.control import ControlClient
@@ -29,7 +30,9 @@ def serving(directory: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "COVERAGE": ""}) as process:
         assert process.stdout is not None
         try:
-            assert json.loads(process.stdout.readline())["event"] == "ready"
+            ready = checked("virtiomem-serve", json.loads(process.stdout.readline()))
+            assert isinstance(ready, dict)
+            assert ready["event"] == "ready"
             yield process
         finally:
             process.kill()
@@ -70,7 +73,10 @@ def test_two_devices_for_two_front_ends(tmp_path: Path) -> None:
         assert requested(two) == 4 * MIB
         process.send_signal(signal.SIGTERM)
         assert process.stdout is not None
-        assert json.loads(process.stdout.read()) == {"event": "stopped", "reason": "SIGTERM"}
+        assert checked("virtiomem-serve", json.loads(process.stdout.read())) == {
+            "event": "stopped",
+            "reason": "SIGTERM",
+        }
         assert process.wait() == 0
     assert [*tmp_path.iterdir()] == []
 

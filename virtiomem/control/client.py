@@ -6,10 +6,9 @@ import errno
 import socket
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from pyvfio.errors import VfioError
+from pyvfio.resource import Resource
 from virtiomem.control.protocol import ProtocolError, line_of, read_object
 from virtiomem.control.status import DeviceStatus
 
@@ -21,7 +20,7 @@ class ControlRefused(OSError):
         return str(self.strerror)
 
 
-class ControlClient:
+class ControlClient(Resource):
     """One connection; one request at a time."""
 
     def __init__(self, path: Path) -> None:
@@ -42,6 +41,7 @@ class ControlClient:
                 "Start one: virtiomem run" if nobody else "",
             ) from error
         self._answers = self._socket.makefile("rb")
+        super().__init__()
 
     def show(self, *, after: int | None = None, timeout: float = 0.0) -> tuple[int, list[DeviceStatus]]:
         """A revision, and the devices. after: a revision; wait up to timeout seconds until there is a later one."""
@@ -66,6 +66,7 @@ class ControlClient:
 
     def request(self, command: str, **arguments: object) -> dict[str, object]:
         """The result of any command of the protocol. Raises ControlRefused, or VfioError if the manager is gone."""
+        self._check_open()
         try:
             self._socket.sendall(line_of({"command": command, **arguments}))
             answer = read_object(self._answers)
@@ -81,17 +82,12 @@ class ControlClient:
         result = answer.get("result")
         return result if isinstance(result, dict) else {}
 
-    def close(self) -> None:
+    def _release(self) -> None:
         self._answers.close()
         self._socket.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    def __repr__(self) -> str:
+        return f"<ControlClient {self.path}>"
 
 
 def _revision(result: dict[str, object]) -> int:

@@ -22,7 +22,7 @@ def read_object(stream: BinaryIO, largest: int = -1) -> dict[str, object] | None
         raise ProtocolError("the line does not end, or is too long")
     try:
         value = json.loads(line)
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ProtocolError(f"not JSON: {error}") from error
     if not isinstance(value, dict):
         raise ProtocolError("not a JSON object")
