@@ -111,7 +111,7 @@ class DirtyTracker:
             return int.from_bytes(self._bits, "little").bit_count() * self.page_size
 
     def stop(self) -> None:
-        """End. What is dirty can still be taken. Every address space is told to stop; raises the first failure."""
+        """End. What is dirty can still be taken. Every log is closed, also if one fails: that is raised."""
         with self._discards.lock, ExitStack() as stack:
             for _, log in self._logs:
                 if log is not None:
