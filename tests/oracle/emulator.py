@@ -15,6 +15,9 @@ from typing import Self, TextIO
 from tests.oracle.qmp import Qmp
 from tests.oracle.qtest import Qtest
 
+_PATIENCE = 120.0
+"""Seconds for an answer, which takes milliseconds: a QEMU that hangs must not hang its tests."""
+
 
 class Emulator:
     """One QEMU whose processors never run. Its memory and devices are the caller's, as if by the guest, over qtest.
@@ -49,13 +52,15 @@ class Emulator:
             cleanup.callback(self._end)
             theirs_qtest.close()
             theirs_qmp.close()
+            qtest.settimeout(_PATIENCE)
+            qmp.settimeout(_PATIENCE)
             try:
                 lines = [end.makefile("rw", encoding="utf-8") for end in (qtest, qmp)]
                 for connection in lines:
                     cleanup.callback(_close, connection)
                 self.qtest, self.qmp = Qtest(lines[0]), Qmp(lines[1])
             except OSError as error:
-                self._process.wait()
+                self._end()
                 complaints.seek(0)
                 raise OSError(f"{program} ended: {complaints.read().decode(errors='replace').strip()}") from error
             self._cleanup = cleanup.pop_all()

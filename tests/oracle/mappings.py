@@ -89,6 +89,8 @@ def explained(calls: list[Call]) -> tuple[list[Difference], list[Call]]:
     differences = []
     maps = [call for call in calls if call[1] == "map"]
     unmaps = [call for call in calls if call[1] == "unmap"]
+    if calls != [*maps, *unmaps]:
+        return [], calls
     if maps and unmaps:
         needed = _of_something(maps, unmaps)
         if needed != unmaps:

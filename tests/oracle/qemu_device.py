@@ -124,7 +124,7 @@ class QemuDevice:
         # Nobody reads what it sends, so it goes on until it is cancelled.
         if on:
             self._emulator.qmp.execute("migrate", uri=f"unix:{self._migration}")
-            self._emulator.qmp.wait_for("MIGRATION", "active")
+            self._emulator.qmp.wait_for("MIGRATION", "active", "failed")
         else:
             self._emulator.qmp.execute("migrate_cancel")
             self._emulator.qmp.wait_for("MIGRATION", "cancelled", "failed")
