@@ -134,22 +134,25 @@ def _fish(program: str, subcommands: list[_Subcommand]) -> str:
         begin = f"complete -c {program} -n {_quoted(f'__fish_seen_subcommand_from {each.name}')}"
         for word in each.words:
             names = " ".join(f"-l {name[2:]}" if name.startswith("--") else f"-s {name[1:]}" for name in word.names)
-            required = "" if word.values is None else "-x " if word.names else ""
-            values = _fish_values(word.values)
-            lines += [f"{begin} {required}{names} {values} -d {_quoted(word.help)}".replace("  ", " ")]
+            values = _fish_values(word.values, option=bool(word.names))
+            lines += [" ".join(filter(None, (begin, names, values, "-d", _quoted(word.help))))]
     return "\n".join(lines)
 
 
-def _fish_values(values: str | None) -> str:
+def _fish_values(values: str | None, *, option: bool) -> str:
+    """-x: an option's value comes after it, and nothing else does; -r: files do too."""
+    required = "-x " if option else ""
     match values:
-        case None | "":
+        case None:
             return ""
+        case "":
+            return required.strip()
         case "FILE":
-            return "-F"
+            return "-r -F" if option else "-F"
         case "BDF":
-            return f"-a {_quoted(f'(ls {_PCI} 2> /dev/null)')}"
+            return f"{required}-a {_quoted(f'(ls {_PCI} 2> /dev/null)')}"
         case _:
-            return f"-a {_quoted(values)}"
+            return f"{required}-a {_quoted(values)}"
 
 
 def _quoted(text: str) -> str:

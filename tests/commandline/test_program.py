@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -174,14 +175,24 @@ def test_bash_completes(capsys: pytest.CaptureFixture[str], words: list[str], of
     assert set(completed(capsys.readouterr().out, words)) == offered
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+LOAD = {
+    "bash": ["bash", "--norc", "-c", 'source "$0"'],
+    "zsh": ["zsh", "-f", "-c", 'autoload -Uz compinit && compinit -u -D && source "$0"'],
+    "fish": ["fish", "--no-config", "-c", "source $argv[1]"],
+}
+
+
+@pytest.mark.parametrize("shell", LOAD)
 @pytest.mark.parametrize("main", [pyvfio, virtiomem])
-def test_each_shell_can_read_its_script(
-    capsys: pytest.CaptureFixture[str], shell: str, main: Callable[[list[str]], int]
+def test_each_shell_takes_its_script(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, shell: str, main: Callable[[list[str]], int]
 ) -> None:
+    """Without a word, where the shell is there."""
     assert main(["completion", shell]) == 0
     script = capsys.readouterr().out
-    assert all(name in script for name in (command.name for command in (PYVFIO if main is pyvfio else VIRTIOMEM)))
+    assert all(command.name in script for command in (PYVFIO if main is pyvfio else VIRTIOMEM))
     if shutil.which(shell):
-        done = subprocess.run([shell, "-n", "/dev/stdin"], input=script, capture_output=True, text=True, check=False)
-        assert (done.returncode, done.stderr) == (0, "")
+        path = tmp_path / "script"
+        path.write_text(script)
+        done = subprocess.run([*LOAD[shell], str(path)], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
