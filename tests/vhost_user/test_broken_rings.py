@@ -237,6 +237,18 @@ def test_a_broken_ring_is_repaired_by_reset_device_too(bench: Bench, front_end: 
     assert not bench.device.broken
 
 
+@pytest.mark.parametrize("buffer", [Buffer(NO_MEMORY, 24), Buffer(REQUEST, 23)], ids=["ring", "request"])
+def test_a_broken_ring_is_repaired_by_an_end_and_a_start(front_end: FrontEnd, buffer: Buffer) -> None:
+    """All that QEMU tells of a guest that resets its device."""
+    driver = started(front_end, "split")
+    assert ask(driver, UNPLUG_ALL, buffers=[buffer, USUAL[1]]) is None
+    front_end.ask(Request.GET_VRING_BASE, state(0))
+    front_end.ram.bytes[:TABLE] = bytes(TABLE)
+    front_end.start()
+    assert ask(SplitDriver(front_end), UNPLUG_ALL) == ACK
+    assert not front_end.number(Request.GET_STATUS) & NEEDS_RESET
+
+
 def test_an_event_descriptor_that_is_none(bench: Bench, front_end: FrontEnd) -> None:
     """A pipe whose other end is closed is readable for ever."""
     driver = started(front_end, "split")

@@ -33,7 +33,6 @@ _TRANSPORT_FEATURES: Final = (
 )
 _F_PROTOCOL_FEATURES: Final = 1 << vhost_user.VHOST_USER_F_PROTOCOL_FEATURES
 _PROTOCOL_FEATURES: Final = ProtocolFeature(sum(ProtocolFeature))
-_TELLS_OF_RESETS: Final = ProtocolFeature.STATUS | ProtocolFeature.RESET_DEVICE
 _MEMORY_SLOTS: Final = 64
 
 
@@ -269,10 +268,9 @@ class Session:
 
     def _get_vring_base(self, message: Message) -> bytes:
         state = self._ring_state(message)
-        self._service.stop()
+        # QEMU tells of a driver's reset in no other way. One that was only paused is negotiated with anew.
+        self._service.reset()
         self._service.vring.close()
-        if not self._protocol_features & _TELLS_OF_RESETS:
-            self._service.reset()
         return bytes(vhost_vring_state(index=state.index, num=self._service.vring.base))
 
     def _set_vring_kick(self, message: Message) -> None:
