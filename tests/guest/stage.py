@@ -8,16 +8,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Self
+from typing import Self, TextIO
 
 from vmlib.guest import Guest
 from vmlib.kernels import Image
 
 from pyvfio import Kernel, SharedMemory, VfioError
 from tests.guest.view import View, expected, total
-from virtiomem import Config, Events, Request, RequestType, Response, ResponseType, Run, VirtioMem
+from virtiomem import Config, Events, Request, RequestType, Response, ResponseType, Run
 from virtiomem.event_loop import EventLoop
 from virtiomem.runs import subtract
+from virtiomem.trace import RecordedVirtioMem
 from virtiomem.vhost_user import ConfigChanges, FrontEndEvents, VhostUserDevice
 
 ADDRESS = 0x1_0000_0000
@@ -42,8 +43,10 @@ class Stage(FrontEndEvents, Events):
         block_size: int = 2 << 20,
         packed: bool = True,
         kernel: Kernel | None = None,
+        record: TextIO | None = None,
     ) -> None:
-        """kernel: of what the region is to be mapped into."""
+        """kernel: of what the region is to be mapped into. record: where a trace of what the guest asks goes, to be
+        replayed with one address space."""
         self.exchanges: list[Exchange] = []
         self.words: list[str] = []
         self.booted_with = 0
@@ -58,8 +61,10 @@ class Stage(FrontEndEvents, Events):
             memory = stack.enter_context(SharedMemory(SIZE, kernel=kernel))
             self.memory = memory
             self.device = stack.enter_context(
-                VirtioMem(memory, address=ADDRESS, block_size=block_size, events=changes, prealloc=False)
+                RecordedVirtioMem(memory, address=ADDRESS, block_size=block_size, events=changes, prealloc=False)
             )
+            if record is not None:
+                self.device.record(record)
             served = stack.enter_context(
                 VhostUserDevice(self._socket, self.device, memory, changes, self, packed=packed)
             )
