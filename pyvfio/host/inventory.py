@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pyvfio.files import read_text
+from pyvfio.files import text_or_empty
 from pyvfio.host.attached import block_devices, character_device, interfaces
 from pyvfio.host.network import InterfaceUse, Network
 from pyvfio.host.pci import DEVICES, PciDevice, blocking_members, pci_devices
@@ -56,7 +56,7 @@ def inventory(kernel: Kernel, network: Network, devices: Iterable[PciDevice] | N
 
 
 def _entry(kernel: Kernel, network: Network, names: PciIds, device: PciDevice) -> Entry:
-    override = read_text(kernel, f"{DEVICES}/{device.address}/driver_override")
+    override = text_or_empty(kernel, f"{DEVICES}/{device.address}/driver_override")
     return Entry(
         device,
         kind(device.class_code),

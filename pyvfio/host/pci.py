@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from pyvfio.errors import DeviceNotBound, InvalidArgument
-from pyvfio.files import link_name, read_text
+from pyvfio.files import link_name, read_text, text_or_empty
 from pyvfio.kernel import Kernel
 
 DEVICES = "/sys/bus/pci/devices"
@@ -73,7 +74,10 @@ def pci_device(kernel: Kernel, address: str) -> PciDevice:
         vendor, device, class_code = (
             int(read_text(kernel, f"{directory}/{name}"), 16) for name in ("vendor", "device", "class")
         )
-    except FileNotFoundError as error:
+    except OSError as error:
+        # ENODEV: the attribute was opened, and the device has gone since.
+        if error.errno not in (errno.ENOENT, errno.ENODEV):
+            raise
         raise DeviceNotBound(
             errno.ENODEV,
             f"PCI device {address}",
@@ -81,10 +85,7 @@ def pci_device(kernel: Kernel, address: str) -> PciDevice:
             advice="pyvfio list shows all",
         ) from error
     group = link_name(kernel, f"{directory}/iommu_group")
-    try:
-        node = int(read_text(kernel, f"{directory}/numa_node"))
-    except FileNotFoundError:
-        node = -1
+    node = int(text_or_empty(kernel, f"{directory}/numa_node") or -1)
     return PciDevice(
         address,
         vendor,
@@ -116,7 +117,7 @@ def pci_devices(kernel: Kernel) -> list[PciDevice]:
         addresses = kernel.listdir(DEVICES)
     except FileNotFoundError:
         return []
-    return [pci_device(kernel, address) for address in sorted(addresses)]
+    return list(_present(kernel, addresses))
 
 
 def group_members(kernel: Kernel, number: int) -> list[PciDevice]:
@@ -125,9 +126,18 @@ def group_members(kernel: Kernel, number: int) -> list[PciDevice]:
         names = kernel.listdir(f"{GROUPS}/{number}/devices")
     except FileNotFoundError:
         return []
-    return [pci_device(kernel, name) for name in sorted(names) if _ADDRESS.fullmatch(name)]
+    return list(_present(kernel, filter(_ADDRESS.fullmatch, names)))
 
 
 def blocking_members(kernel: Kernel, number: int) -> list[PciDevice]:
     """The members of a group whose host drivers keep it from being used."""
     return [member for member in group_members(kernel, number) if member.blocks_group]
+
+
+def _present(kernel: Kernel, addresses: Iterable[str]) -> Iterator[PciDevice]:
+    """In order of address, without those that have gone since they were listed."""
+    for address in sorted(addresses):
+        try:
+            yield pci_device(kernel, address)
+        except DeviceNotBound:
+            continue

@@ -7,11 +7,13 @@ from collections.abc import Mapping
 import pytest
 
 from pyvfio import Kernel
-from pyvfio.faults import Fault, FaultyKernel
+from pyvfio.faults import Before, Fault, FaultyKernel
 from pyvfio.host.doctor import Check, Needs, Status, examine
 from pyvfio.host.doctor.iommu import check_groups, check_interrupt_remapping, check_iommu
 from pyvfio.host.doctor.limits import check_huge_pages, check_mapping_limit, check_memlock, check_transparent_huge_pages
 from pyvfio.host.doctor.nodes import check_group_nodes, check_modules
+from pyvfio.host.inventory import inventory
+from pyvfio.host.network import InterfaceUse
 from pyvfio.host.pci_ids import PciIds, kind
 from pyvfio.sim import SimKernel
 from pyvfio.sim.pci import PciFunction
@@ -204,3 +206,19 @@ def test_names_of_devices(vendor: int, device: int, name: str) -> None:
 )
 def test_kinds_of_devices(class_code: int, word: str) -> None:
     assert kind(class_code) == word
+
+
+class NoNetwork:
+    def use(self, interface: str) -> InterfaceUse:
+        return InterfaceUse(interface, link=False)
+
+
+@pytest.mark.parametrize("nth", range(40))
+def test_a_device_that_goes_while_all_are_listed_spoils_nothing(nth: int) -> None:
+    kernel = SimKernel.with_edu_devices(2)
+
+    def pull() -> None:
+        kernel.functions.pop("0000:00:03.0", None)
+
+    entries = inventory(FaultyKernel(kernel, Before(nth=nth, action=pull)), NoNetwork())
+    assert [entry.device.address for entry in entries][-1] == "0000:00:04.0"
