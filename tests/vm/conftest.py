@@ -30,7 +30,8 @@ def start(vm_kernel: str, tmp_path: Path) -> Start:
         pytest.skip(f"no virtual machine: {error}")
 
     def start(*arguments: str) -> subprocess.Popen[str]:
-        command = [sys.executable, f"{ROOT}/tools/vm", "--kernel", vm_kernel, *arguments]
+        # Also where this session ignores Ctrl-C, as one in the background does.
+        command = ["env", "--default-signal=INT", sys.executable, f"{ROOT}/tools/vm", "--kernel", vm_kernel, *arguments]
         environment = {**os.environ, "TMPDIR": str(tmp_path)}
         return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

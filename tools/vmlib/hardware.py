@@ -20,8 +20,15 @@ class Iommu:
 
 IOMMUS = {
     "intel": Iommu(("-device", "intel-iommu,intremap=on,caching-mode=on"), "intel_iommu=on iommu=nopt"),
-    # The built kernel finds no remapping of interrupts on the first, and the second has none: init allows unsafe ones.
-    "amd": Iommu(("-device", "amd-iommu,intremap=on"), "iommu=nopt vm.unsafe_interrupts"),
+    # Linux 7 remaps interrupts only if the IOAPIC of QEMU's table, 00:14.0, is a southbridge by its class.
+    "amd": Iommu(
+        (
+            *("-device", "amd-iommu,intremap=on", "-drive", "driver=null-co,if=none,id=southbridge"),
+            *("-device", "virtio-blk-pci,class=0x0c05,drive=southbridge,addr=14.0"),
+        ),
+        "iommu=nopt",
+    ),
+    # It cannot remap interrupts: init allows unsafe ones.
     "virtio": Iommu(("-device", "virtio-iommu-pci"), "vm.unsafe_interrupts"),
     "none": Iommu((), "vfio.enable_unsafe_noiommu_mode=1"),
 }

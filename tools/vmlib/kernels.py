@@ -29,6 +29,8 @@ class Kernel:
     config: tuple[str, ...] = ()
 
 
+# Linux 7.3 takes devices back out of their groups under the virtio-iommu of QEMU 7.2.
+_IOMMUS_OF_7 = ("intel", "amd")
 _BUILT = frozenset({"iommufd", "cdev", "noiommu", "mdev", "iommufd-test"})
 
 KERNELS = {
@@ -38,17 +40,19 @@ KERNELS = {
         Kernel("debian-6.1", "bookworm", iommus=("intel", "amd")),
         Kernel("debian-6.12", "trixie"),
         Kernel("debian-6.18", "trixie-backports", "6.18"),
-        Kernel("debian-7", "trixie-backports"),
+        Kernel("debian-7", "trixie-backports", iommus=_IOMMUS_OF_7),
         Kernel(
             "built",
             "trixie-backports",
             features=_BUILT | {"type1"},
+            iommus=_IOMMUS_OF_7,
             config=("built.config",),
         ),
         Kernel(
             "built-compat",
             "trixie-backports",
             features=_BUILT | {"compat"},
+            iommus=_IOMMUS_OF_7,
             config=("built.config", "built-compat.config"),
         ),
     )
