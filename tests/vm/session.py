@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import queue
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 
 import pytest
 
@@ -28,7 +29,7 @@ class Session:
     def reports(self, item: pytest.Item) -> Iterator[pytest.TestReport]:
         """The reports of one test, waiting for the machine to make them."""
         reports = self._reports[item.nodeid]
-        while not (complete := any(data["when"] == "teardown" for data in reports)) and self._end is None:
+        while not (complete := _complete(reports)) and self._end is None:
             self._take(self._events.get())
         for data in reports:
             report = item.config.hook.pytest_report_from_serializable(config=item.config, data=dict(data))
@@ -39,8 +40,11 @@ class Session:
 
     def summary(self) -> str:
         """How long it took, and for what."""
-        while self._end is None and not self._events.empty():
-            self._take(self._events.get())
+        # A machine that has done its work takes a moment to end; one that has not is not waited for.
+        patience = 10 if all(map(_complete, self._reports.values())) else 0
+        with suppress(queue.Empty):
+            while self._end is None:
+                self._take(self._events.get(timeout=patience))
         took = self._end.took if self._end else {}
         spans = ", ".join(f"{what} {seconds:.0f} s" for what, seconds in took.items() if seconds >= 0.5)
         return f"{self._task.target:<20} {len(self._reports):>4} tests: {spans or 'not ended'}"
@@ -65,3 +69,8 @@ class Session:
         text = text.splitlines()[0] if self._blamed else f"{text}\n{end.output}"
         self._blamed = True
         return pytest.TestReport(item.nodeid, item.location, dict(item.keywords), "failed", text, "call")
+
+
+def _complete(reports: Sequence[Mapping[str, object]]) -> bool:
+    """Whether the reports of a test are all there."""
+    return any(data["when"] == "teardown" for data in reports)
