@@ -16,6 +16,7 @@ from pyvfio.faults import Fault, FaultyKernel
 from pyvfio.limits import huge_pages, memlock
 from pyvfio.sim import SimKernel
 from tests.kernel.conftest import IOVA, MEBIBYTE, MEMORY_KINDS, Testbed
+from tests.kernel.modes import Mode
 from virtiomem import (
     BusyReason,
     DeviceBusy,
@@ -117,21 +118,24 @@ def test_a_shortage_of_huge_pages_is_busy_and_loses_nothing(testbed: Testbed, st
         assert huge_pages(HUGE, kernel).free == free
 
 
-def test_a_guests_mapping_is_out_of_reach_before_its_memory_is_gone(testbed: Testbed, stack: ExitStack) -> None:
+def test_a_guests_mapping_is_out_of_reach_before_its_memory_is_gone(
+    mode: Mode, testbed: Testbed, stack: ExitStack
+) -> None:
     memory = stack.enter_context(Memory.allocate(MemoryKind.MEMFD, 8 * MEBIBYTE, kernel=testbed.kernel))
     device = stack.enter_context(VirtioMem(memory, address=IOVA, block_size=MEBIBYTE, requested_size=memory.size))
-    container = stack.enter_context(Container(kernel=testbed.kernel))
-    engine = stack.enter_context(Edu(container.open_device(testbed.devices[0])))
+    space = mode.open(testbed.kernel)
+    stack.callback(space.close)
+    engine = stack.enter_context(Edu(space.open_device(testbed.devices[0])))
     iommu = stack.enter_context(GuestIommu(device.discards, device.section, max_bytes=memory.size, max_mappings=8))
-    iommu.join(container)
-    stack.callback(iommu.leave, container)
-    charged = memlock(testbed.kernel).charged
+    iommu.join(space)
+    stack.callback(iommu.leave, space)
+    charged = mode.charged(testbed.kernel)
     with pytest.raises(GuestMappingRefused, match="not plugged"):
         iommu.map(0x4000, MEBIBYTE, PAGE)
     assert ask(device, PLUG, 0, 3) is ACK
     iommu.map(0x4000, MEBIBYTE, PAGE)
     iommu.map(0x8000, 0, 2 * PAGE)
-    assert memlock(testbed.kernel).charged == charged + 3 * PAGE
+    assert mode.charged(testbed.kernel) == charged + 3 * PAGE
     memory.write(0, b"written by the guest")
     engine.fetch(0x8000, 20)
     engine.store(0x4000, 20)
@@ -141,7 +145,7 @@ def test_a_guests_mapping_is_out_of_reach_before_its_memory_is_gone(testbed: Tes
     assert ask(device, PLUG, 1, 1) is ACK
     engine.store(0x4000, 20)
     assert memory.read(MEBIBYTE, 20) == bytes(20)
-    assert memlock(testbed.kernel).charged == charged + 2 * PAGE
+    assert mode.charged(testbed.kernel) == charged + 2 * PAGE
     assert [mapping.iova for mapping in iommu.mappings] == [0x8000]
 
 
