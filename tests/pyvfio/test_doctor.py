@@ -88,6 +88,15 @@ def test_nodes_that_may_not_be_opened() -> None:
     assert (container.status, container.found) == (Status.FAIL, "/dev/vfio/vfio: Permission denied")
 
 
+@pytest.mark.parametrize(("iommufd", "status"), [(True, "WARN"), (False, "FAIL")])
+def test_without_containers_iommufd_serves(iommufd: bool, status: str) -> None:
+    files = {"/dev/iommu": ""} if iommufd else {}
+    kernel = OverlayKernel(SimKernel(), files, hidden=("/dev/vfio/vfio", "/sys/module", "/dev/iommu"))
+    vfio, type1, _ = check_modules(kernel)
+    assert (vfio.status, type1.status) == (status, status)
+    assert vfio.fix == "as root: modprobe vfio"
+
+
 @pytest.mark.parametrize(
     ("kernel", "needs", "status", "found"),
     [

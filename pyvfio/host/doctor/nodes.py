@@ -16,18 +16,20 @@ _IOMMUFD = "/dev/iommu"
 
 def check_modules(kernel: Kernel) -> Iterator[Check]:
     """Whether containers, type1 and vfio-pci are there, loaded or built in."""
+    # A kernel may have iommufd alone: then only programs that need a container have a problem.
+    missing = Status.WARN if _open(kernel, _IOMMUFD) is None else Status.FAIL
     failure = _open(kernel, _CONTAINER)
     if failure is None:
         yield Check("vfio", Status.OK, f"{_CONTAINER} can be opened")
     elif failure in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
-        yield Check("vfio", Status.FAIL, f"no {_CONTAINER}", "as root: modprobe vfio")
+        yield Check("vfio", missing, f"no {_CONTAINER}", "as root: modprobe vfio")
     else:
         fix = f"as root: chmod 0666 {_CONTAINER} (it gives no rights to devices)"
         yield Check("vfio", Status.FAIL, f"{_CONTAINER}: {os.strerror(failure)}", fix)
     if exists(kernel, "/sys/module/vfio_iommu_type1"):
         yield Check("type1", Status.OK, "vfio_iommu_type1 is there")
     else:
-        yield Check("type1", Status.FAIL, "no IOMMU driver for containers", "as root: modprobe vfio_iommu_type1")
+        yield Check("type1", missing, "no IOMMU driver for containers", "as root: modprobe vfio_iommu_type1")
     if exists(kernel, "/sys/bus/pci/drivers/vfio-pci"):
         yield Check("vfio-pci", Status.OK, "the driver is there")
     else:
