@@ -90,13 +90,25 @@ class Device(Resource):
         self._interrupts: dict[int, Interrupts] = {}
         self._is_decoding = True
         try:
-            info, data = query(self.kernel, fd, vfio.VFIO_DEVICE_GET_INFO, vfio.vfio_device_info)
-            self.info = device_info(info, data)
+            self.info = self._ask_info()
+            self.features = Features(self)
             super().__init__(parent or group)
         except BaseException:
             self.kernel.close(fd)
             raise
-        self.features = Features(self)
+
+    def _ask_info(self) -> DeviceInfo:
+        try:
+            info, data = query(self.kernel, self.fd, vfio.VFIO_DEVICE_GET_INFO, vfio.vfio_device_info)
+        except VfioError:
+            raise
+        except OSError as error:
+            meaning = {
+                errno.ENOTTY: "it is no VFIO device",
+                errno.EINVAL: "it is no VFIO device, or not bound to an iommufd yet",
+            }.get(error.errno or 0, "")
+            raise VfioError(error.errno or errno.EIO, f"open device {self.address}", meaning=meaning) from error
+        return device_info(info, data)
 
     def region(self, index: int) -> Region:
         """A region, for PCI a RegionIndex or one beyond. The same object every time.
@@ -180,7 +192,10 @@ class Device(Resource):
         self._is_decoding = bool(config.command & PciCommand.MEMORY) and not (power and power.state)
 
     def _release(self) -> None:
-        self.kernel.close(self.fd)
+        try:
+            self.features.release()
+        finally:
+            self.kernel.close(self.fd)
 
     def __repr__(self) -> str:
         return f"<Device {self.address}{' closed' if self._closed else ''}>"

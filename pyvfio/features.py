@@ -109,9 +109,7 @@ class Features:
         """Wake the device up. Does nothing for one that is awake."""
         self.set(Feature.LOW_POWER_EXIT)
         self.is_asleep = False
-        if self._wakeup is not None:
-            self._wakeup.close()
-            self._wakeup = None
+        self.release()
 
     def set_bus_master(self, enabled: bool) -> None:
         """For devices that are not PCI (CDX). A PCI device has config.enable_bus_master()."""
@@ -138,6 +136,12 @@ class Features:
     def set(self, feature: Feature | int, data: bytes = b"") -> bytes:
         """Hand data, the feature's struct, to the kernel: what the struct is afterwards."""
         return self._call(feature, vfio.VFIO_DEVICE_FEATURE_SET, data)
+
+    def release(self) -> None:
+        """Close the wakeup event, if there is one. Called with the device's close."""
+        if self._wakeup is not None:
+            self._wakeup.close()
+            self._wakeup = None
 
     def _enter_low_power(self, feature: Feature, data: bytes) -> None:
         was_asleep = self.is_asleep

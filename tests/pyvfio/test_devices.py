@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import struct
 from collections.abc import Iterator
 
@@ -10,6 +11,7 @@ import pytest
 
 from pyvfio import (
     AffectedDevice,
+    ClosedError,
     Container,
     Device,
     FeatureUnsupported,
@@ -151,6 +153,22 @@ def test_a_state_that_is_none_stops_the_device_for_good(device: Device) -> None:
         migration.enter(MigrationState.STOP)
     device.reset()
     assert migration.state is MigrationState.RUNNING
+
+
+def test_closing_a_sleeping_device_closes_its_wakeup(device: Device) -> None:
+    event = device.features.enter_low_power_with_wakeup()
+    device.close()
+    with pytest.raises(ClosedError):
+        event.pending()
+
+
+def test_a_descriptor_that_is_no_device(kernel: SimKernel) -> None:
+    fd = os.open(os.devnull, os.O_RDWR)
+    with pytest.raises(VfioError, match="open device mine: it is no VFIO device") as caught:
+        Device(fd, "mine", kernel=kernel)
+    assert caught.value.errno == errno.ENOTTY
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
 
 
 def test_a_device_notes_what_it_writes(kernel: SimKernel) -> None:
