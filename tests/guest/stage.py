@@ -23,7 +23,7 @@ from virtiomem.vhost_user import ConfigChanges, FrontEndEvents, VhostUserDevice
 
 ADDRESS = 0x1_0000_0000
 SIZE = 2 << 30
-PATIENCE = 90.0
+PATIENCE = 300.0
 """Seconds until what is waited for has failed to come."""
 
 Exchange = tuple[Request, Response]

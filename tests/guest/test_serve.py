@@ -30,7 +30,7 @@ def test_a_guest_follows_the_command_line(
         guest.wait_until_booted()
         booted_with = total(guest)
         for size in (256, 128):
-            assert main(["resize", f"{size}M", "--timeout", "90", "--socket", str(control)]) == 0
+            assert main(["resize", f"{size}M", "--timeout", "300", "--socket", str(control)]) == 0
             # The driver has yet to online, or remove, what was answered last.
             assert any(total(guest) - booted_with == size * MIB for _ in range(2000))
             assert memory(guest) == (Run(ADDRESS, size * MIB),)

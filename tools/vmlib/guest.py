@@ -38,7 +38,7 @@ class Guest:
         devices: Sequence[str] = (),
         accelerator: str = "tcg,thread=multi",
         cpu: str = "max",
-        timeout: float = 120,
+        timeout: float = 300,
     ) -> None:
         """device: the socket. address, size: of the device's region, in bytes, which backend holds.
 
