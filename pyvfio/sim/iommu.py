@@ -13,14 +13,13 @@ ALL_PAGE_SIZES = 0xFFFF_FFFF_FFFF_F000
 
 _MSI: Span = (0xFEE0_0000, 0xFEEF_FFFF)
 _HYPERTRANSPORT: Span = (0xFD_0000_0000, 0xFF_FFFF_FFFF)
-_SOFTWARE_MSI: Span = (0x0800_0000, 0x080F_FFFF)
 
 
 @dataclass(frozen=True, slots=True)
 class IommuModel:
     """page_sizes: a bit for each; aperture: what the IOMMU translates; reserved: what of it must not be mapped.
 
-    coherent: it makes devices' accesses coherent with caches. remaps_interrupts: without, VFIO must be told to trust.
+    coherent: it can make accesses coherent with caches. remaps_interrupts: without, VFIO must be told to trust.
     """
 
     page_sizes: int
@@ -44,7 +43,7 @@ def iommu_model(name: str, version: Version) -> IommuModel:
     models = {
         "intel": IommuModel(0x4020_1000, (0, (1 << 39) - 1), (_MSI,), False, True),
         "amd": IommuModel(amd_sizes, (0, amd_last), (_MSI, _HYPERTRANSPORT), True, True),
-        "virtio": IommuModel(ALL_PAGE_SIZES, ALL_ADDRESSES, (_SOFTWARE_MSI,), True, False),
+        "virtio": IommuModel(ALL_PAGE_SIZES, ALL_ADDRESSES, (_MSI,), False, False),
         "none": IommuModel(ALL_PAGE_SIZES, ALL_ADDRESSES, (), True, False),
     }
     return models[name]

@@ -53,7 +53,7 @@ CASES = [
         "coherency",
         READY,
         check_extension(extension=vfio.VFIO_DMA_CC_IOMMU),
-        by_iommu(intel=ok(value=0), amd=ok(value=1), virtio=ok(value=1)),
+        by_iommu(intel=ok(value=0), amd=ok(value=1), virtio=ok(value=0)),
     ),
     # Before there is an address space.
     compat_case("SET_IOMMU without a group", OPEN, set_iommu(), ENODEV),

@@ -29,7 +29,7 @@ _EXTENSIONS: dict[str, tuple[int, Expected, Expected]] = {
     "type1": (vfio.VFIO_TYPE1_IOMMU, _YES, _YES),
     "SPAPR": (vfio.VFIO_SPAPR_TCE_IOMMU, _NO, _NO),
     "type1v2": (vfio.VFIO_TYPE1v2_IOMMU, _YES, _YES),
-    "cache coherency": (vfio.VFIO_DMA_CC_IOMMU, _NO, by_iommu(intel=_NO, amd=_YES, virtio=_YES)),
+    "cache coherency": (vfio.VFIO_DMA_CC_IOMMU, _NO, by_iommu(intel=_NO, amd=_YES, virtio=_NO)),
     "EEH": (vfio.VFIO_EEH, _NO, _NO),
     "nesting": (vfio.VFIO_TYPE1_NESTING_IOMMU, _NESTING, _NESTING),
     "noiommu, which is not allowed": (vfio.VFIO_NOIOMMU_IOMMU, _NO, _NO),

@@ -22,7 +22,7 @@ _RANGES: dict[str, dict[Version, list[list[int]]]] = {
         (6, 1): [_LOW, [0xFEF0_0000, 0xFC_FFFF_FFFF], [0x100_0000_0000, (1 << 64) - 1]],
         (6, 18): [_LOW, [0xFEF0_0000, 0xFC_FFFF_FFFF], [0x100_0000_0000, (1 << 48) - 1]],
     },
-    "virtio": {(6, 1): [[0, 0x07FF_FFFF], [0x0810_0000, (1 << 64) - 1]]},
+    "virtio": {(6, 1): [_LOW, [0xFEF0_0000, (1 << 64) - 1]]},
 }
 
 

@@ -104,7 +104,7 @@ CASES = [
         "both: extension cache coherency",
         _MIXED,
         check_extension(extension=vfio.VFIO_DMA_CC_IOMMU),
-        by_iommu(intel=ok(value=0), amd=ok(value=1), virtio=ok(value=1)),
+        by_iommu(intel=ok(value=0), amd=ok(value=1), virtio=ok(value=0)),
     ),
     Case(
         "both: all is dirty",
