@@ -49,7 +49,8 @@ class Report:
     def parse(cls, lines: Iterable[str]) -> Self:
         """What as_line() made: the subject first. Raises ValueError for anything else."""
         subject, *findings = (json.loads(line) for line in lines)
-        return cls(Subject(**subject), [Finding(**finding) for finding in findings])
+        major, minor = subject.pop("version")
+        return cls(Subject(version=(major, minor), **subject), [Finding(**finding) for finding in findings])
 
     def troubled(self, area: str) -> list[Finding]:
         return [finding for finding in self.findings if finding.area == area and finding.trouble]
