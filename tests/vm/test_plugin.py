@@ -26,7 +26,8 @@ def test_a_machine_that_ends_in_the_middle_is_shown_against_the_test_it_ran(vm_k
     assert "the machine ended during this test" in panics
     assert "sysrq triggered crash" in panics
     assert too_late.startswith("the machine ended before this test")
-    assert "sysrq" not in too_late
+    # The summary at the end repeats every failure, in full where CI is set.
+    assert "sysrq" not in too_late.partition("short test summary")[0]
     assert f"{vm_kernel}-intel " in ended.stdout
 
 
