@@ -21,6 +21,7 @@ from pyvfio.drivers.edu import edu_addresses
 from pyvfio.files import exists
 from pyvfio.host.bind import Binding, binding
 from pyvfio.host.pci import pci_device
+from pyvfio.limits import dma_entry_limit
 from tests.schemas import checked
 from virtiomem.cli import main as virtiomem
 
@@ -163,3 +164,15 @@ def test_one_container_for_both(host: Host, tmp_path: Path, capsys: pytest.Captu
         run.process.send_signal(signal.SIGINT)
         assert run.line() == {"event": "stopped", "reason": "SIGINT"}
         assert run.process.wait(30) == 0
+
+
+@pytest.mark.parametrize(("blocks", "fits"), [("2M", True), ("1M", False)])
+@pytest.mark.usefixtures("kernel_name")
+def test_a_plan_knows_the_hosts_limit(blocks: str, fits: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    limit = dma_entry_limit()
+    arguments = ["plan", "--json", "--no-measure", "--region", str(limit * 2 * MIB), "--block-size", blocks]
+    assert virtiomem(arguments) == (0 if fits else 1)
+    plan: Any = checked("virtiomem-plan", json.loads(capsys.readouterr().out))
+    mappings = next(row for row in plan["limits"] if row["limit"] == "mappings")
+    assert (mappings["need"], mappings["available"]) == (limit * 2 * MIB // (MIB if blocks == "1M" else BLOCK), limit)
+    assert plan["fitting_block_size"] == BLOCK
