@@ -35,11 +35,13 @@ from pyvfio.hw_page_table import HwPageTable
 from pyvfio.ioas import Ioas, IoasInfo
 from pyvfio.ioeventfd import IoEventFd
 from pyvfio.iommufd import Iommufd, RlimitMode
+from pyvfio.iommufd_device import IommufdDevice
 from pyvfio.iova import Fit, IovaAllocator
 from pyvfio.irq import InterruptFlags, InterruptIndex, InterruptInfo, Interrupts
 from pyvfio.kernel import Kernel, LinuxKernel
 from pyvfio.memory import Memory, MemoryKind
 from pyvfio.migration import Migration, MigrationKinds, MigrationState, MigrationStream, PrecopyInfo
+from pyvfio.page_table_dirty import PageTableDirtyTracking
 from pyvfio.pci import ConfigSpace, PciCommand, PciStatus
 from pyvfio.pci_capabilities import Msi, Msix, PciCapability, PciExpress, PowerManagement, Sriov
 from pyvfio.region import Region, RegionIndex
@@ -90,6 +92,7 @@ __all__ = [
     "IommuInfo",
     "IommuType",
     "Iommufd",
+    "IommufdDevice",
     "IovaAllocator",
     "IovaRange",
     "Kernel",
@@ -110,6 +113,7 @@ __all__ = [
     "NoIommuError",
     "NotMapped",
     "OutsideIovaRanges",
+    "PageTableDirtyTracking",
     "PciAtomics",
     "PciCapability",
     "PciCommand",

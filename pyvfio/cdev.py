@@ -6,21 +6,16 @@ import ctypes
 import errno
 import os
 import uuid
-from typing import TYPE_CHECKING
 
 from pyvfio.abi import vfio
 from pyvfio.device import Device
 from pyvfio.errors import DeviceBusy, DeviceNotBound, VfioError, VfTokenRefused
 from pyvfio.host.pci import DEVICES, blocking_members, vfio_device
-from pyvfio.hw_info import HardwareInfo, hardware_info
 from pyvfio.iommufd import Iommufd, explain_iommufd
+from pyvfio.iommufd_device import IommufdDevice
 from pyvfio.kernel import Kernel
 from pyvfio.open_errors import open_failure
 from pyvfio.resource import Resource
-
-if TYPE_CHECKING:
-    from pyvfio.hw_page_table import HwPageTable
-    from pyvfio.ioas import Ioas
 
 NODES = "/dev/vfio/devices"
 
@@ -47,12 +42,8 @@ def cdev_node(kernel: Kernel, address: str) -> str:
     return f"{NODES}/{nodes[0]}"
 
 
-class CdevDevice(Device):
-    """A Device of an iommufd: no group is needed, and it may move from one address space to another while open.
-
-    id: its number in the iommufd. attached: the address space or page table its DMA goes through, None for none: then
-    the IOMMU stops all of it.
-    """
+class CdevDevice(Device, IommufdDevice):
+    """A Device of an iommufd: no group is needed, and it may move from one address space to another while open."""
 
     def __init__(
         self, iommufd: Iommufd, address: str, *, vf_token: uuid.UUID | None = None, parent: Resource | None = None
@@ -80,83 +71,26 @@ class CdevDevice(Device):
         except OSError as error:
             kernel.close(fd)
             raise _bind_failure(error, kernel, address, vf_token) from error
-        self.iommufd = iommufd
-        self.id = bind.out_devid
-        self.attached: Ioas | HwPageTable | None = None
+        self._bound(iommufd, bind.out_devid)
         super().__init__(fd, address, kernel=kernel, parent=parent or iommufd)
 
-    def hardware_info(self) -> HardwareInfo:
-        """What the IOMMU behind the device can do. Source: IOMMU_GET_HW_INFO."""
-        self._check_open()
-        return hardware_info(self.iommufd, self.id)
+    def _attach_ioctl(self, target_id: int, pasid: int | None) -> None:
+        argument = vfio.vfio_device_attach_iommufd_pt(pt_id=target_id)
+        if pasid is not None:
+            argument.flags, argument.pasid = vfio.VFIO_DEVICE_ATTACH_PASID, pasid
+        self.kernel.ioctl(self.fd, vfio.VFIO_DEVICE_ATTACH_IOMMUFD_PT, argument)
 
-    def attach(self, target: Ioas | HwPageTable) -> None:
-        """Let the device's DMA go through target; at once instead of what it went through before, if anything.
-
-        What target maps already is pinned now, if it was not. A failure leaves the device where it was.
-        Raises VfioError. Source: VFIO_DEVICE_ATTACH_IOMMUFD_PT.
-        """
-        self._check_open()
-        target._check_open()
-        argument = vfio.vfio_device_attach_iommufd_pt(pt_id=target.id)
-        with self._lock:
-            try:
-                self.kernel.ioctl(self.fd, vfio.VFIO_DEVICE_ATTACH_IOMMUFD_PT, argument)
-            except OSError as error:
-                raise explain_iommufd(error, f"attach {self.address} to {target.name}", {}, _ATTACH) from error
-            self._moved(target)
-
-    def detach(self) -> None:
-        """Stop the device's DMA: it goes nowhere until it is attached again. Detaching twice is harmless.
-
-        Source: VFIO_DEVICE_DETACH_IOMMUFD_PT.
-        """
-        self._check_open()
-        with self._lock:
-            if self.attached is None:
-                return
-            argument = vfio.vfio_device_detach_iommufd_pt()
-            try:
-                self.kernel.ioctl(self.fd, vfio.VFIO_DEVICE_DETACH_IOMMUFD_PT, argument)
-            except OSError as error:
-                raise explain_iommufd(error, f"detach {self.address}") from error
-            self._moved(None)
-
-    def _moved(self, target: Ioas | HwPageTable | None) -> None:
-        before, self.attached = self.attached, target
-        for place in (before, target):
-            if place is not None:
-                place._devices_changed(self)
+    def _detach_ioctl(self, pasid: int | None) -> None:
+        argument = vfio.vfio_device_detach_iommufd_pt()
+        if pasid is not None:
+            argument.flags, argument.pasid = vfio.VFIO_DEVICE_DETACH_PASID, pasid
+        self.kernel.ioctl(self.fd, vfio.VFIO_DEVICE_DETACH_IOMMUFD_PT, argument)
 
     def _release(self) -> None:
         try:
             super()._release()
         finally:
-            self._moved(None)
-
-
-_ATTACH = {
-    errno.EADDRINUSE: (
-        "its IOMMU reserves addresses that are mapped already, or wants larger units than are",
-        "Unmap what lies outside the ranges of a device attached alone; or attach first, then map",
-    ),
-    errno.EFAULT: (
-        "some of what is mapped cannot be pinned for it: no page is there and none to be had",
-        "Populate mapped memory before the first device is attached",
-    ),
-    errno.ENOMEM: (
-        "pinning what is mapped exceeds RLIMIT_MEMLOCK or the memory there is",
-        "Unmap some, or raise the limit: ulimit -l, LimitMEMLOCK= or prlimit --memlock",
-    ),
-    errno.EINVAL: (
-        "another device of its IOMMU group is attached elsewhere, or the page table is of another kind of IOMMU",
-        "Devices of one group go to one address space",
-    ),
-    errno.EBUSY: (
-        "its IOMMU group is in use by something else",
-        "Every device of a group must be bound to a VFIO driver or to none",
-    ),
-}
+            self._gone()
 
 
 def _bind_failure(error: OSError, kernel: Kernel, address: str, vf_token: uuid.UUID | None) -> VfioError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -74,11 +74,14 @@ class DirtyTracking(Resource, ABC):
         """
         self._check_open()
         with self._lock:
-            self._check_range(iova, size)
-            bits = 0
-            for start, length in stretches(self.space._table.parts(iova, size), self._largest):
-                bits |= self._read(start, length) << (start - iova) // self.page_size
-            return DirtyBitmap(iova, size, self.page_size, bits)
+            return self._collect(iova, size, self._read)
+
+    def _collect(self, iova: int, size: int, ask: Callable[[int, int], int]) -> DirtyBitmap:
+        self._check_range(iova, size)
+        bits = 0
+        for start, length in stretches(self.space._table.parts(iova, size), self._largest):
+            bits |= ask(start, length) << (start - iova) // self.page_size
+        return DirtyBitmap(iova, size, self.page_size, bits)
 
     def _check_range(self, iova: int, size: int) -> None:
         arguments = {"iova": iova, "size": size}

@@ -10,14 +10,14 @@ from pyvfio.page_table_dirty import PageTableDirtyTracking
 from pyvfio.resource import Resource
 
 if TYPE_CHECKING:
-    from pyvfio.cdev import CdevDevice
     from pyvfio.ioas import Ioas
+    from pyvfio.iommufd_device import IommufdDevice
 
 
 class HwPageTable(Resource):
     """Holds all that its address space maps, for devices behind one kind of IOMMU. Attach them with device.attach()."""
 
-    def __init__(self, ioas: Ioas, device: CdevDevice, *, dirty_tracking: bool, nest_parent: bool) -> None:
+    def __init__(self, ioas: Ioas, device: IommufdDevice, *, dirty_tracking: bool, nest_parent: bool) -> None:
         """See Ioas.page_table."""
         self.ioas = ioas
         self.iommufd = ioas.iommufd
@@ -48,14 +48,13 @@ class HwPageTable(Resource):
         self._check_open()
         return PageTableDirtyTracking(self)
 
-    def _devices_changed(self, device: CdevDevice) -> None:
+    def _devices_changed(self, device: IommufdDevice) -> None:
         self.ioas._devices_changed(device)
 
     def _release(self) -> None:
         if not self._inherited:
-            for device in self.ioas.devices:
-                if device.attached is self:
-                    device.detach()
+            for device in tuple(self.ioas._attached):
+                device._leave(self)
             self.iommufd.destroy(self.id, self.name)
 
     def __repr__(self) -> str:

@@ -15,6 +15,7 @@ from pyvfio.cdev import CdevDevice
 from pyvfio.errors import AlreadyMapped, InvalidArgument, NotMapped, VfioError
 from pyvfio.hw_page_table import HwPageTable
 from pyvfio.iommufd import Iommufd
+from pyvfio.iommufd_device import IommufdDevice
 from pyvfio.kernel import Kernel
 from pyvfio.limits import host_page_size
 from pyvfio.map_errors import check_map_arguments, map_failure
@@ -52,7 +53,7 @@ class Ioas(MappingSpace):
         self.kernel = self.iommufd.kernel
         self._info: IoasInfo | None = None
         self._maps_files: bool | None = None
-        self._attached: list[CdevDevice] = []
+        self._attached: list[IommufdDevice] = []
         argument = abi.iommu_ioas_alloc()
         try:
             self.iommufd.call(abi.IOMMU_IOAS_ALLOC, argument, "allocate address space")
@@ -76,7 +77,7 @@ class Ioas(MappingSpace):
     @property
     def devices(self) -> tuple[CdevDevice, ...]:
         """Those that are attached, directly or through a page table."""
-        return tuple(self._attached)
+        return tuple(device for device in self._attached if isinstance(device, CdevDevice))
 
     def open_device(self, address: str, *, vf_token: uuid.UUID | None = None) -> CdevDevice:
         """Open a device by its PCI address, and attach it. It is the address space's child.
@@ -93,7 +94,9 @@ class Ioas(MappingSpace):
             raise
         return device
 
-    def page_table(self, device: CdevDevice, *, dirty_tracking: bool = False, nest_parent: bool = False) -> HwPageTable:
+    def page_table(
+        self, device: IommufdDevice, *, dirty_tracking: bool = False, nest_parent: bool = False
+    ) -> HwPageTable:
         """Make an IO page table of its own for devices like device, which holds all this address space maps.
 
         Attach devices to it with device.attach(). It is the address space's child.
@@ -269,18 +272,19 @@ class Ioas(MappingSpace):
     def _map_failure(self, error: OSError, run: MappedRun, iova: int, size: int, count: int) -> VfioError:
         return map_failure(error, run, iova, size, count, self.kernel, per_user=True)
 
-    def _devices_changed(self, device: CdevDevice) -> None:
+    def _devices_changed(self, device: IommufdDevice) -> None:
         """Called by a device that comes or goes."""
         self._info = None
         self._attached = [other for other in self._attached if other is not device]
-        if device.attached is self or (isinstance(device.attached, HwPageTable) and device.attached.ioas is self):
+        places = device._translations.values()
+        if any(place is self or (not isinstance(place, Ioas) and place.ioas is self) for place in places):
             self._attached.append(device)
 
     def _release(self) -> None:
         try:
             if not self._inherited:
-                for device in self.devices:
-                    device.detach()
+                for device in tuple(self._attached):
+                    device._leave(self)
                 self._destroy()
         finally:
             self._table.clear()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import errno
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pyvfio.abi import iommufd as abi
-from pyvfio.dirty import DirtyTracking, bitmap_size, bits_of
+from pyvfio.dirty import DirtyBitmap, DirtyTracking, bitmap_size, bits_of
 
 if TYPE_CHECKING:
     from pyvfio.hw_page_table import HwPageTable
@@ -24,11 +25,23 @@ class PageTableDirtyTracking(DirtyTracking):
         self._set(table, abi.IOMMU_HWPT_DIRTY_TRACKING_ENABLE, "start dirty tracking")
         super().__init__(table, table.ioas, table.ioas.page_sizes[0], _LARGEST)
 
+    def peek(self, iova: int, size: int) -> DirtyBitmap:
+        """What read() would tell, and tells again then: nothing is cleared.
+
+        Source: IOMMU_HWPT_GET_DIRTY_BITMAP_NO_CLEAR.
+        """
+        self._check_open()
+        with self._lock:
+            return self._collect(iova, size, partial(self._ask, flags=abi.IOMMU_HWPT_GET_DIRTY_BITMAP_NO_CLEAR))
+
     def _read(self, iova: int, size: int) -> int:
+        return self._ask(iova, size)
+
+    def _ask(self, iova: int, size: int, flags: int = 0) -> int:
         table = self._table_tracked
         buffer = ctypes.create_string_buffer(bitmap_size(size, self.page_size))
         argument = abi.iommu_hwpt_get_dirty_bitmap(hwpt_id=table.id, iova=iova, length=size, page_size=self.page_size)
-        argument.data = ctypes.addressof(buffer)
+        argument.flags, argument.data = flags, ctypes.addressof(buffer)
         arguments = {"iova": iova, "size": size}
         table.iommufd.call(abi.IOMMU_HWPT_GET_DIRTY_BITMAP, argument, "read dirty bitmap", arguments)
         return bits_of(buffer.raw, size, self.page_size)

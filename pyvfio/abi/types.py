@@ -88,6 +88,8 @@ def _ctype(annotation: object) -> tuple[type, bool]:
     if get_origin(declared) is ctypes.Array:
         (element,) = get_args(declared)
         return element * metadata[0], is_overlay
+    if metadata == [_OVERLAY]:
+        return cast("type", declared), True
     return metadata[0], is_overlay
 
 

@@ -10,6 +10,7 @@ from pyvfio.abi import vfio
 from pyvfio.sim.user import UserMemory, fail, read_memory
 
 if TYPE_CHECKING:
+    from pyvfio.sim.attachment import BoundDevice
     from pyvfio.sim.device import DeviceState
     from pyvfio.sim.iommufd import IommufdState
     from pyvfio.sim.kernel import SimKernel
@@ -77,19 +78,32 @@ class CdevState:
         argument = user.struct(vfio.vfio_device_attach_iommufd_pt, 12)
         if argument.argsz < 12:
             raise fail(errno.EINVAL)
-        if argument.flags & ~(vfio.VFIO_DEVICE_ATTACH_PASID if self._kernel.version >= (6, 15) else 0):
+        if argument.flags & ~self._flags(vfio.VFIO_DEVICE_ATTACH_PASID):
             raise fail(errno.EINVAL)
-        # A process address space: 0 stands for none, and no page table here can hold another.
-        if argument.flags and (argument.argsz < 16 or int.from_bytes(user.read(4, 12), "little")):
-            raise fail(errno.EINVAL)
-        assert self._iommufd is not None
-        user.write(struct.pack("<I", self._iommufd.attach(self.device, argument.pt_id)), 8)
+        pasid = self._pasid(argument.argsz, argument.flags, 12, user)
+        user.write(struct.pack("<I", self._bound.attach_or_replace(argument.pt_id, pasid)), 8)
         return 0
 
     def _detach(self, user: UserMemory) -> int:
         argument = user.struct(vfio.vfio_device_detach_iommufd_pt, 8)
-        if argument.argsz < 8 or argument.flags:
+        if argument.argsz < 8 or argument.flags & ~self._flags(vfio.VFIO_DEVICE_DETACH_PASID):
             raise fail(errno.EINVAL)
-        assert self._iommufd is not None
-        self._iommufd.detach(self.device)
+        self._bound.detach(self._pasid(argument.argsz, argument.flags, 8, user))
         return 0
+
+    @property
+    def _bound(self) -> BoundDevice:
+        assert self._iommufd is not None
+        return self._iommufd.bound(self.device)
+
+    def _flags(self, pasid: int) -> int:
+        """The flags that this version knows."""
+        return pasid if self._kernel.version >= (6, 15) else 0
+
+    def _pasid(self, argsz: int, flags: int, offset: int, user: UserMemory) -> int | None:
+        """The process address space that is meant; None for none. 0 stands for none, but cannot be asked for."""
+        if not flags:
+            return None
+        if argsz < offset + 4:
+            raise fail(errno.EINVAL)
+        return user.u32(offset)

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import errno
 from bisect import bisect_left, bisect_right
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from pyvfio.abi import vfio
 from pyvfio.sim.charges import Account
+from pyvfio.sim.iommu import ALL_ADDRESSES, Span, common
+from pyvfio.sim.iommufd_object import IommufdObject
 from pyvfio.sim.pages import Pin
 from pyvfio.sim.user import fail
 
@@ -88,21 +90,37 @@ class Area:
         self.pages.drop(self.offset, self.size)
 
 
-class IoasState:
-    """One address space. domains: page tables that hold its areas; with none, nothing is pinned."""
+@dataclass(eq=False, slots=True)
+class Domain:
+    """What an IOMMU translates for one page table. ranges: the addresses it takes; alignment: its smallest page, bytes.
 
-    def __init__(self, kernel: SimKernel) -> None:
-        self._kernel = kernel
+    dirty: numbers of pages of 4 KiB that devices have written.
+    """
+
+    ranges: tuple[Span, ...]
+    alignment: int
+    dirty: set[int] = field(default_factory=set)
+
+
+class IoasState(IommufdObject):
+    """One address space. domains: of the page tables that hold its areas; with none, nothing is pinned.
+
+    locked: addresses that hardware queues use, first and last of each: they stay mapped as long.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
         self._starts: list[int] = []
         self._areas: list[Area] = []
-        self.domains = 0
-        self.users = 0
+        self.domains: list[Domain] = []
+        self.locked: list[Span] = []
         self.large_pages = True
         self.allowed: list[tuple[int, int]] = []
 
     @property
     def alignment(self) -> int:
-        return PAGE if self.domains or not self.large_pages else 1
+        unit = PAGE if self.locked or not self.large_pages else 1
+        return max(unit, *(domain.alignment for domain in self.domains), 1)
 
     @property
     def areas(self) -> tuple[Area, ...]:
@@ -111,7 +129,10 @@ class IoasState:
 
     def ranges(self) -> tuple[tuple[int, int], ...]:
         """What no device reserves: first and last of each."""
-        return self._kernel.iova_ranges if self.domains else ((0, _LAST),)
+        ranges: tuple[Span, ...] = (ALL_ADDRESSES,)
+        for domain in self.domains:
+            ranges = common(ranges, domain.ranges)
+        return ranges
 
     def translate(self, iova: int, size: int, flag: int) -> list[tuple[Area, int, int]] | None:
         """Area, offset in its pages and length of each part of a transfer; None if the IOMMU stops it anywhere."""
@@ -126,12 +147,13 @@ class IoasState:
             iova, size = iova + length, size - length
         return parts
 
-    def add_domain(self) -> None:
+    def add_domain(self, domain: Domain) -> None:
         """A page table more. Raises OSError(EADDRINUSE) for what it cannot hold, and what pinning raises."""
+        for area in self._areas:
+            is_outside = not _inside(domain.ranges, area.iova, area.end - 1)
+            if is_outside or (area.iova | area.size) % domain.alignment:
+                raise fail(errno.EADDRINUSE)
         if not self.domains:
-            for area in self._areas:
-                if not _inside(self._kernel.iova_ranges, area.iova, area.end - 1) or (area.iova | area.size) % PAGE:
-                    raise fail(errno.EADDRINUSE)
             done: list[Area] = []
             try:
                 for area in self._areas:
@@ -141,10 +163,10 @@ class IoasState:
                 for area in done:
                     area.drop()
                 raise
-        self.domains += 1
+        self.domains.append(domain)
 
-    def remove_domain(self) -> None:
-        self.domains -= 1
+    def remove_domain(self, domain: Domain) -> None:
+        self.domains.remove(domain)
         if not self.domains:
             for area in self._areas:
                 area.drop()
@@ -193,20 +215,28 @@ class IoasState:
         raise fail(errno.ENOSPC)
 
     def unmap(self, first: int, last: int) -> tuple[int, int]:
-        """Take areas off until one reaches over an end: the bytes that are gone, and 0 or ENOENT."""
+        """Take areas off until one is in use, EBUSY, or reaches over an end, ENOENT: the bytes that are gone, and that
+        or 0."""
         start, stop = self._span(first, last)
-        gone = 0
+        gone = code = 0
         index = start
         while index < stop:
             area = self._areas[index]
-            if area.iova < first or area.end - 1 > last:
+            if any(begin < area.end and area.iova <= end for begin, end in self.locked):
+                code = errno.EBUSY
+            elif area.iova < first or area.end - 1 > last:
+                code = errno.ENOENT
+            if code:
                 break
             gone += area.size
             if self.domains:
                 area.drop()
+            for domain in self.domains:
+                if domain.dirty:
+                    domain.dirty.difference_update(range(area.iova // PAGE, -(-area.end // PAGE)))
             index += 1
         del self._areas[start:index], self._starts[start:index]
-        return gone, 0 if index == stop else errno.ENOENT
+        return gone, code
 
     def unmap_range(self, iova: int, length: int) -> tuple[int, int]:
         """The same, with the range checked as iopt_unmap_iova does."""

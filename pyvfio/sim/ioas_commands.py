@@ -39,7 +39,7 @@ class IoasCommands:
     def _ioas_alloc(self, user: UserMemory) -> int:
         command = command_in(user, abi.iommu_ioas_alloc, 12)
         refuse(command.flags)
-        user.write(struct.pack("<I", self._iommufd.add(IoasState(self._iommufd.kernel))), 8)
+        user.write(struct.pack("<I", self._iommufd.add(IoasState())), 8)
         return 0
 
     def _iova_ranges(self, user: UserMemory) -> int:

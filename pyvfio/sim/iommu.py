@@ -55,3 +55,9 @@ def without(spans: tuple[Span, ...], reserved: tuple[Span, ...]) -> tuple[Span, 
         parts = [((start, min(end, first - 1)), (max(start, last + 1), end)) for start, end in spans]
         spans = tuple(part for pair in parts for part in pair if part[0] <= part[1])
     return spans
+
+
+def common(spans: tuple[Span, ...], others: tuple[Span, ...]) -> tuple[Span, ...]:
+    """What lies in both."""
+    pairs = [(max(a[0], b[0]), min(a[1], b[1])) for a in spans for b in others]
+    return tuple(sorted(pair for pair in pairs if pair[0] <= pair[1]))

@@ -6,15 +6,22 @@ import errno
 import itertools
 import struct
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from pyvfio.abi import iommufd as abi
+from pyvfio.sim.attachment import BoundDevice
 from pyvfio.sim.command import command_in, refuse
+from pyvfio.sim.fault_queue import FaultCommands
 from pyvfio.sim.ioas import WRITE, Area, IoasState, PageSet, Source
 from pyvfio.sim.ioas_commands import IoasCommands
+from pyvfio.sim.iommu_driver import MachineIommu
+from pyvfio.sim.iommufd_object import IommufdObject, Tombstone
 from pyvfio.sim.iommufd_vfio import VfioCompatibility
-from pyvfio.sim.page_table import BoundDevice, PageTableCommands, PageTableState
+from pyvfio.sim.mock_device import MockCommands
+from pyvfio.sim.nested import NestingCommands
+from pyvfio.sim.page_table import PageTableCommands
 from pyvfio.sim.user import UserMemory, fail
+from pyvfio.sim.viommu import ViommuCommands
 
 if TYPE_CHECKING:
     from pyvfio.sim.device import DeviceState, Translate
@@ -25,7 +32,7 @@ _LAST = (1 << 64) - 1
 _MAP_FLAGS = abi.IOMMU_IOAS_MAP_FIXED_IOVA | abi.IOMMU_IOAS_MAP_WRITEABLE | abi.IOMMU_IOAS_MAP_READABLE
 
 
-IommufdObject = IoasState | PageTableState | BoundDevice
+T = TypeVar("T", bound=IommufdObject)
 
 
 class IommufdState:
@@ -45,6 +52,10 @@ class IommufdState:
             abi.IOMMU_VFIO_IOAS: self._vfio_ioas,
             **IoasCommands(self).commands,
             **PageTableCommands(self).commands,
+            **NestingCommands(self).commands,
+            **FaultCommands(self).commands,
+            **ViommuCommands(self).commands,
+            **MockCommands(self).commands,
         }
         if kernel.version >= (6, 14):
             self._commands[abi.IOMMU_IOAS_CHANGE_PROCESS] = self._change_process
@@ -59,17 +70,15 @@ class IommufdState:
     def drop(self) -> None:
         """One of what holds the iommufd is gone."""
         self.holders -= 1
-        if not self.holders:
-            for thing in self._objects.values():
-                if isinstance(thing, IoasState):
-                    thing.release()
-            self._objects.clear()
+        while not self.holders and self._objects:
+            for thing in [thing for thing in self._objects.values() if not thing.users]:
+                self.remove(thing)
 
     # For groups, which take an iommufd where they would a container.
 
     def join(self, _group: GroupState) -> None:
         if self.compatible is None:
-            self.compatible = IoasState(self.kernel)
+            self.compatible = IoasState()
             self.add(self.compatible)
         self.holders += 1
 
@@ -82,7 +91,7 @@ class IommufdState:
         try:
             if self.compatible is None:
                 raise fail(errno.ENODEV)
-            self._attach(bound, self.compatible)
+            bound.attach(self.compatible.id)
         except OSError:
             self.unbind(device)
             raise
@@ -99,83 +108,36 @@ class IommufdState:
         if not self.kernel.remaps_interrupts and not self.kernel.sysfs.iommufd_allows_unsafe_interrupts:
             raise fail(errno.EPERM)
         self.kernel.ownership.claim(device.address, self)
-        bound = BoundDevice(self._free_id(), device.address)
+        bound = BoundDevice(self, MachineIommu(self.kernel))
         self.add(bound)
         self._bound[device] = bound
         self.holders += 1
         return bound
 
     def unbind(self, device: DeviceState) -> None:
-        bound = self._bound.pop(device)
-        self._detach(bound)
-        del self._objects[bound.id]
+        self.unbind_device(self._bound.pop(device))
         self.kernel.ownership.disclaim(device.address)
         self.drop()
 
-    def attach(self, device: DeviceState, target: int) -> int:
-        """Attach, or attach elsewhere: the id of the page table it uses then."""
-        table = self._attach(self._bound[device], self._objects.get(target))
-        return table.id
+    def unbind_device(self, bound: BoundDevice) -> None:
+        """It is gone, and with it what a virtual IOMMU called it by, whose number is not used again."""
+        bound.detach_all()
+        if bound.virtual is not None:
+            number = bound.virtual.id
+            self.remove(bound.virtual)
+            self._objects[number] = Tombstone()
+        self.remove(bound)
 
-    def detach(self, device: DeviceState) -> None:
-        self._detach(self._bound[device])
-
-    def _attach(self, bound: BoundDevice, target: IommufdObject | None) -> PageTableState:
-        match target:
-            case None:
-                raise fail(errno.ENOENT)
-            case IoasState():
-                table = self._automatic(target)
-            case PageTableState():
-                table = target
-            case _:
-                raise fail(errno.EINVAL)
-        if table is not bound.table:
-            table.users += 1
-            self._detach(bound)
-            bound.table = table
-        return table
-
-    def _detach(self, bound: BoundDevice) -> None:
-        table, bound.table = bound.table, None
-        if table is not None:
-            table.users -= 1
-            if table.automatic and not table.users:
-                self._remove_table(table)
-
-    def _automatic(self, ioas: IoasState) -> PageTableState:
-        for thing in self._objects.values():
-            if isinstance(thing, PageTableState) and thing.ioas is ioas and thing.automatic:
-                return thing
-        return self.add_table(ioas, automatic=True)
-
-    def add_table(self, ioas: IoasState, *, automatic: bool, tracks_dirty: bool = False) -> PageTableState:
-        ioas.add_domain()
-        ioas.users += 1
-        table = PageTableState(self._free_id(), ioas, automatic, tracks_dirty)
-        self.add(table)
-        return table
-
-    def _remove_table(self, table: PageTableState) -> None:
-        table.ioas.remove_domain()
-        table.ioas.users -= 1
-        del self._objects[table.id]
+    def bound(self, device: DeviceState) -> BoundDevice:
+        return self._bound[device]
 
     # Commands.
 
     def _destroy(self, user: UserMemory) -> int:
-        thing = self._objects.get(command_in(user, abi.iommu_destroy, 8).id)
-        if thing is None:
-            raise fail(errno.ENOENT)
+        thing = self.get(command_in(user, abi.iommu_destroy, 8).id, IommufdObject)
         if thing.users:
             raise fail(errno.EBUSY)
-        if isinstance(thing, PageTableState):
-            self._remove_table(thing)
-        elif isinstance(thing, IoasState):
-            thing.release()
-            self._objects = {key: other for key, other in self._objects.items() if other is not thing}
-            if self.compatible is thing:
-                self.compatible = None
+        self.remove(thing)
         return 0
 
     def map_into(self, ioas: IoasState, iova: int | None, source: Source, access: int) -> int:
@@ -234,33 +196,42 @@ class IommufdState:
 
     def _change_process(self, user: UserMemory) -> int:
         refuse(getattr(command_in(user, abi.iommu_ioas_change_process, 8), "__reserved"))
-        spaces = [thing for thing in self._objects.values() if isinstance(thing, IoasState)]
-        if any(area.pages.source.file is None for ioas in spaces for area in ioas.areas):
+        if any(area.pages.source.file is None for ioas in self.objects(IoasState) for area in ioas.areas):
             raise fail(errno.EINVAL)
         return 0
 
     def add(self, thing: IommufdObject) -> int:
-        number = self._free_id()
-        self._objects[number] = thing
-        return number
+        """Give it the lowest number that is free."""
+        thing.id = next(number for number in itertools.count(1) if number not in self._objects)
+        self._objects[thing.id] = thing
+        return thing.id
 
-    def _free_id(self) -> int:
-        return next(number for number in itertools.count(1) if number not in self._objects)
-
-    def ioas(self, number: int) -> IoasState:
-        thing = self._objects.get(number)
-        if not isinstance(thing, IoasState):
-            raise fail(errno.ENOENT)
-        return thing
+    def remove(self, thing: IommufdObject) -> None:
+        """Nothing uses it any more: it is destroyed."""
+        del self._objects[thing.id]
+        if thing is self.compatible:
+            self.compatible = None
+        thing.release()
 
     def find(self, number: int) -> IommufdObject | None:
-        return self._objects.get(number)
-
-    def table(self, number: int) -> PageTableState:
         thing = self._objects.get(number)
-        if not isinstance(thing, PageTableState):
+        return None if isinstance(thing, Tombstone) else thing
+
+    def get(self, number: int, kind: type[T]) -> T:
+        """Raises OSError(ENOENT) for none of its kind."""
+        thing = self.find(number)
+        if not isinstance(thing, kind):
             raise fail(errno.ENOENT)
         return thing
+
+    def objects(self, kind: type[T]) -> list[T]:
+        return [thing for thing in self._objects.values() if isinstance(thing, kind)]
+
+    def ioas(self, number: int) -> IoasState:
+        return self.get(number, IoasState)
+
+    def device(self, number: int) -> BoundDevice:
+        return self.get(number, BoundDevice)
 
 
 def _huge_pages(ioas: IoasState, wanted: int | None) -> int:

@@ -16,6 +16,7 @@ from pyvfio.sim.cdev import CdevState
 from pyvfio.sim.charges import Charges
 from pyvfio.sim.container import ContainerState
 from pyvfio.sim.device import DeviceState, DmaFault
+from pyvfio.sim.event_queue import EventQueue
 from pyvfio.sim.group import GroupState
 from pyvfio.sim.iommu import Span, iommu_model
 from pyvfio.sim.iommufd import IommufdState
@@ -51,7 +52,9 @@ class _Window:
     offset: int
 
 
-_File = _Text | ContainerState | GroupState | DeviceState | MigrationFile | IommufdState | CdevState | Pagemap
+_File = (
+    _Text | ContainerState | GroupState | DeviceState | MigrationFile | IommufdState | CdevState | EventQueue | Pagemap
+)
 
 
 class SimKernel:
@@ -64,7 +67,8 @@ class SimKernel:
     populate_on_pin: mapping takes real pages as Linux does; without, a region larger than the host can be mapped.
     host_huge_pages: hugetlb memory comes from the host's pool; without, ordinary pages stand in for it. iommufd: there
     are /dev/iommu and, from 6.6 on, nodes of devices; iommufd_container: and it provides /dev/vfio/vfio.
-    iommu_tracks_dirty: the IOMMU notes which pages devices write.
+    iommu_tracks_dirty: the IOMMU notes which pages devices write. iommufd_test: it has iommufd's test devices
+    (CONFIG_IOMMUFD_TEST), of Linux 7.3 in every version: pyvfio.drivers.iommufd_mock.
     Descriptors and memory are real; what is not VFIO's is done by the running kernel.
     """
 
@@ -83,6 +87,7 @@ class SimKernel:
         iommufd: bool = True,
         iommufd_container: bool = False,
         iommu_tracks_dirty: bool = False,
+        iommufd_test: bool = False,
     ) -> None:
         self.version = version
         self.iommu = iommu
@@ -93,6 +98,7 @@ class SimKernel:
         self._real = LinuxKernel()
         self.charges = Charges(memlock, ipc_lock, lambda: locked_by_program(self._real))
         self.iommu_tracks_dirty = iommu_tracks_dirty
+        self.iommufd_test = iommufd_test
         self.dma_faults: list[DmaFault] = []
         self.functions: dict[str, PciFunction] = {}
         self._has_iommufd = iommufd and version >= (6, 2)
@@ -158,7 +164,7 @@ class SimKernel:
             elif isinstance(file, DeviceState):
                 file.closed()
                 file.leave_group()
-            elif isinstance(file, CdevState):
+            elif isinstance(file, CdevState | EventQueue):
                 file.closed()
             elif isinstance(file, IommufdState):
                 file.drop()
@@ -170,7 +176,7 @@ class SimKernel:
                 data = file.content[file.position : file.position + size]
                 file.position += len(data)
                 return data
-            if isinstance(file, MigrationFile):
+            if isinstance(file, MigrationFile | EventQueue):
                 return file.read(size)
             if file is not None:
                 raise fail(errno.EINVAL)
@@ -182,7 +188,7 @@ class SimKernel:
             if isinstance(file, _Text):
                 self.sysfs.write(file.path, data.decode())
                 return len(data)
-            if isinstance(file, MigrationFile):
+            if isinstance(file, MigrationFile | EventQueue):
                 return file.write(data)
             if file is not None:
                 raise fail(errno.EINVAL)
@@ -314,9 +320,10 @@ class SimKernel:
             raise fail(errno.EBADFD)
         return file
 
-    def install(self, file: _File) -> int:
-        """A descriptor of file."""
-        fd = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    def install(self, file: _File, fd: int | None = None) -> int:
+        """A descriptor of file; fd: one of the running kernel's that it is to have."""
+        if fd is None:
+            fd = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         self._files[fd] = file
         return fd
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from pyvfio import Container, Device, Kernel, LinuxKernel, Memory, MemoryKind
+from pyvfio import Container, Device, Ioas, Kernel, LinuxKernel, Memory, MemoryKind
 from pyvfio.drivers.edu import Edu, edu_addresses
+from pyvfio.drivers.iommufd_mock import MockDevice
 from pyvfio.host.bind import bind, restore
 from pyvfio.sim import SimKernel
 from tests.interface import rows
@@ -18,6 +19,8 @@ from tests.kernel.modes import MODES, Mode, Space
 
 MEBIBYTE = 1 << 20
 IOVA = 0x1_0000_0000
+MOCK_IOVA = 0x100_0000
+"""The first address that the IOMMU of iommufd's test devices translates."""
 
 MEMORY_KINDS = [
     MemoryKind.ANONYMOUS,
@@ -76,6 +79,33 @@ def testbed(kernel_name: str, request: pytest.FixtureRequest) -> Iterator[Testbe
 @pytest.fixture
 def kernel(testbed: Testbed) -> Kernel:
     return testbed.kernel
+
+
+@pytest.fixture
+def mock_kernel(kernel_name: str) -> Kernel:
+    """A kernel with iommufd's test devices, which need neither hardware nor an IOMMU."""
+    if kernel_name == "simulated":
+        return SimKernel(version=(7, 3), iommufd_test=True)
+    return LinuxKernel()
+
+
+@pytest.fixture
+def mock_ioas(mock_kernel: Kernel) -> Iterator[Ioas]:
+    with Ioas(kernel=mock_kernel) as ioas:
+        yield ioas
+
+
+@pytest.fixture
+def mock_device(mock_ioas: Ioas) -> MockDevice:
+    """Attached to mock_ioas."""
+    return MockDevice(mock_ioas)
+
+
+@pytest.fixture
+def mock_memory(mock_kernel: Kernel) -> Iterator[Memory]:
+    """One MiB of 4 KiB pages, populated."""
+    with populated(mock_kernel, MemoryKind.ANONYMOUS, MEBIBYTE) as memory:
+        yield memory
 
 
 @pytest.fixture

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 
 from pyvfio import (
     Access,
     Container,
     DirtyBitmap,
+    HardwareCapabilities,
     InvalidArgument,
     Ioas,
     IovaRange,
@@ -18,8 +21,9 @@ from pyvfio import (
     VfioError,
 )
 from pyvfio.drivers.edu import Edu, edu_addresses
+from pyvfio.drivers.iommufd_mock import MockDevice, MockDeviceFlags
 from pyvfio.sim import SimKernel
-from tests.kernel.conftest import IOVA, MEBIBYTE
+from tests.kernel.conftest import IOVA, MEBIBYTE, MOCK_IOVA
 from tests.kernel.modes import Mode, Space
 
 PAGE = 4096
@@ -91,3 +95,45 @@ def test_an_iommu_that_tracks_tells_what_was_written() -> None:
             )
             assert [bitmap.is_dirty(IOVA + page * PAGE) for page in (3, 4, 7, 8)] == [False, True, False, True]
             assert tracking.read(IOVA, 3 * BLOCK) == DirtyBitmap(IOVA, 3 * BLOCK, PAGE, 0)
+
+
+@pytest.mark.needs("iommufd-test")
+def test_a_page_table_notes_what_a_device_writes(mock_ioas: Ioas, mock_device: MockDevice, mock_memory: Memory) -> None:
+    # A large page is dirty as a whole.
+    mock_ioas.huge_pages = False
+    mock_ioas.map_dma(MOCK_IOVA, mock_memory, 0, 16 * PAGE)
+    mock_ioas.map_dma(MOCK_IOVA + 64 * PAGE, mock_memory, 16 * PAGE, PAGE)
+    with mock_ioas.page_table(mock_device, dirty_tracking=True) as table:
+        mock_device.attach(table)
+        assert mock_device.reaches(table, MOCK_IOVA, mock_memory, 0, 16 * PAGE)
+        with table.track_dirty() as tracking:
+            assert mock_device.mark_dirty(table, MOCK_IOVA, PAGE, 1 << 70 | 1 << 64 | 0b1010) == 4
+            written = tracking.peek(MOCK_IOVA, 100 * PAGE)
+            # Page 70 is not mapped.
+            assert written.bits == 1 << 64 | 0b1010
+            assert tracking.read(MOCK_IOVA, 100 * PAGE) == written
+            assert tracking.read(MOCK_IOVA, 100 * PAGE).bits == 0
+            mock_device.mark_dirty(table, MOCK_IOVA, PAGE, 1)
+            mock_ioas.unmap_dma(MOCK_IOVA, 16 * PAGE)
+            mock_ioas.map_dma(MOCK_IOVA, mock_memory, 0, 16 * PAGE)
+            assert tracking.read(MOCK_IOVA, 16 * PAGE).bits == 0
+            mock_device.mark_dirty(table, MOCK_IOVA, PAGE, 1)
+        with table.track_dirty() as tracking:
+            assert tracking.read(MOCK_IOVA, 16 * PAGE).bits == 0
+        with pytest.raises(VfioError):
+            mock_device.mark_dirty(table, MOCK_IOVA, PAGE, 1)
+    assert mock_device.attached is mock_ioas
+
+
+@pytest.mark.needs("iommufd-test")
+def test_an_iommu_without_dirty_bits_refuses_to_track(mock_ioas: Ioas, mock_device: MockDevice) -> None:
+    blind = MockDevice(mock_ioas, MockDeviceFlags.NO_DIRTY)
+    assert HardwareCapabilities.DIRTY_TRACKING in mock_device.hardware_info().capabilities
+    assert HardwareCapabilities.DIRTY_TRACKING not in blind.hardware_info().capabilities
+    with pytest.raises(VfioError, match="has no such page table") as caught:
+        mock_ioas.page_table(blind, dirty_tracking=True)
+    assert caught.value.errno == errno.EOPNOTSUPP
+    with mock_ioas.page_table(mock_device, dirty_tracking=True) as table:
+        with pytest.raises(VfioError, match="of another kind of IOMMU"):
+            blind.attach(table)
+        assert blind.attached is mock_ioas

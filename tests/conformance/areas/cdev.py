@@ -10,6 +10,7 @@ from errno import (
     EINVAL,
     EMSGSIZE,
     ENOENT,
+    ENOTTY,
     EOPNOTSUPP,
 )
 
@@ -35,7 +36,7 @@ from tests.conformance.calls.iommufd import (
     option,
     set_dirty_tracking,
 )
-from tests.conformance.case import Case, Expected, ok
+from tests.conformance.case import Case, Expected, ok, since
 from tests.conformance.step import Step
 
 OPEN = [open_iommufd(), open_node()]
@@ -45,6 +46,7 @@ IOAS = [*BOUND, ioas_alloc()]
 """The address space is 2."""
 ATTACHED = [*IOAS, attach_pt(pt_id=2)]
 """Its page table is 3."""
+NO_TRACKING = since({(0, 0): ENOTTY, (6, 7): EOPNOTSUPP})
 HUGE, SET = abi.IOMMU_OPTION_HUGE_PAGES, abi.IOMMU_OPTION_OP_SET
 
 
@@ -138,7 +140,7 @@ CASES = [
     node_case("a page table with flags it does not know", IOAS, hwpt_alloc(flags=1 << 20), EOPNOTSUPP),
     node_case("a page table keeps its address space", [*IOAS, hwpt_alloc()], destroy(id=2), EBUSY),
     node_case("a page table is destroyed", [*IOAS, hwpt_alloc()], destroy(id=3), ok(), (destroy(id=2), ok())),
-    node_case("tracking in a page table that cannot", [*IOAS, hwpt_alloc()], set_dirty_tracking(hwpt=3), EOPNOTSUPP),
-    node_case("tracking with flags it does not know", IOAS, set_dirty_tracking(hwpt=3, flags=2), EOPNOTSUPP),
+    node_case("tracking in a page table that cannot", [*IOAS, hwpt_alloc()], set_dirty_tracking(hwpt=3), NO_TRACKING),
+    node_case("tracking with flags it does not know", IOAS, set_dirty_tracking(hwpt=3, flags=2), NO_TRACKING),
     node_case("hardware", BOUND, hw_info(), ok(data_len=24), models=("intel",)),
 ]

@@ -1,0 +1,127 @@
+"""MockDevice: the test device of the kernel's own iommufd tests, behind an IOMMU that has everything.
+
+It needs no hardware, only a kernel built with CONFIG_IOMMUFD_TEST, which is for testing: it taints the kernel. With it
+programs that nest, track dirty pages or handle page faults can be tried anywhere; SimKernel(iommufd_test=True) has
+one too. Source: drivers/iommu/iommufd/selftest.c of Linux 7.3.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+import errno
+from typing import TYPE_CHECKING
+
+from pyvfio.abi import iommufd_test as abi
+from pyvfio.errors import VfioError
+from pyvfio.explain import Meanings
+from pyvfio.iommufd_device import IommufdDevice
+
+if TYPE_CHECKING:
+    from pyvfio.hw_page_table import HwPageTable
+    from pyvfio.iommufd_device import Translation
+    from pyvfio.memory import Memory
+
+APERTURE = (abi.MOCK_APERTURE_START, abi.MOCK_APERTURE_LAST)
+"""The first and the last address that its IOMMU translates."""
+
+_MEANINGS: Meanings = {
+    errno.ENOTTY: ("this kernel has no test device", "It is built with CONFIG_IOMMUFD_TEST"),
+    errno.EINVAL: ("the test device refused", "drivers/iommu/iommufd/selftest.c tells what it takes"),
+}
+
+
+class MockDeviceFlags(enum.IntFlag):
+    """MOCK_FLAGS_DEVICE_*. NO_DIRTY: its IOMMU cannot track dirty pages. PASID: it has process address space ids."""
+
+    NO_DIRTY = abi.MOCK_FLAGS_DEVICE_NO_DIRTY
+    PASID = abi.MOCK_FLAGS_DEVICE_PASID
+
+
+class MockDevice(IommufdDevice):
+    """A device that does what is asked of it: it moves no data, but its IOMMU acts as if it had.
+
+    It is always attached to something: detach() takes it back to what it was made with, whose child it is.
+    """
+
+    def __init__(self, target: Translation, flags: MockDeviceFlags | None = None) -> None:
+        """A new device, attached to target. Raises VfioError (ENOTTY) where the kernel has no test device."""
+        self._home = target
+        self.kernel = target.kernel
+        self.iommufd = target.iommufd
+        command = abi.iommu_test_cmd(op=abi.IOMMU_TEST_OP_MOCK_DOMAIN_FLAGS, id=target.id)
+        command.mock_domain_flags.dev_flags = flags or 0
+        self._test(command, "make a test device")
+        answer = command.mock_domain_flags
+        self._object_id = answer.out_stdev_id
+        self.address = f"iommufd_mock {answer.out_idev_id}"
+        self._bound(target.iommufd, answer.out_idev_id)
+        super().__init__(target)
+        self._moved(None, target)
+
+    def mark_dirty(self, table: HwPageTable, iova: int, page_size: int, pages: int) -> int:
+        """Set the dirty bits of table as if the device had written; how many were set.
+
+        pages: bit i is the page of page_size at iova + i * page_size. Raises VfioError unless dirty pages are tracked.
+        """
+        count = pages.bit_length()
+        buffer = ctypes.create_string_buffer(pages.to_bytes(-(-count // 64) * 8, "little"))
+        command = abi.iommu_test_cmd(op=abi.IOMMU_TEST_OP_DIRTY, id=table.id)
+        dirty = command.dirty
+        dirty.iova, dirty.length, dirty.page_size = iova, count * page_size, page_size
+        dirty.uptr = ctypes.addressof(buffer)
+        self._test(command, "mark dirty")
+        return int(command.dirty.out_nr_dirty)
+
+    def reaches(self, table: HwPageTable, iova: int, memory: Memory, offset: int, size: int) -> bool:
+        """Whether table translates iova, for size bytes, to the pages of memory at offset."""
+        command = abi.iommu_test_cmd(op=abi.IOMMU_TEST_OP_MD_CHECK_MAP, id=table.id)
+        command.check_map.iova, command.check_map.length = iova, size
+        command.check_map.uptr = memory.address + offset
+        return self._holds(command, "compare pages")
+
+    def _holds(self, command: abi.iommu_test_cmd, operation: str) -> bool:
+        """What the kernel compares: EINVAL says that it differs."""
+        try:
+            self._test(command, operation)
+        except VfioError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            return False
+        return True
+
+    def _test(self, command: abi.iommu_test_cmd, operation: str) -> None:
+        self.iommufd.call(abi.IOMMU_TEST_CMD, command, operation, {}, _MEANINGS)
+
+    def _attach_ioctl(self, target_id: int, pasid: int | None) -> None:
+        command = abi.iommu_test_cmd(op=abi.IOMMU_TEST_OP_MOCK_DOMAIN_REPLACE, id=self._object_id)
+        command.mock_domain_replace.pt_id = target_id
+        if pasid is not None:
+            is_new = pasid not in self._translations
+            command.op = abi.IOMMU_TEST_OP_PASID_ATTACH if is_new else abi.IOMMU_TEST_OP_PASID_REPLACE
+            command.pasid_attach.pasid, command.pasid_attach.pt_id = pasid, target_id
+        self.kernel.ioctl(self.iommufd.fd, abi.IOMMU_TEST_CMD, command)
+
+    def detach(self, *, pasid: int | None = None) -> None:
+        """Take the device back to what it was made with; with a pasid, stop the DMA that carries it."""
+        if pasid is None:
+            self.attach(self._home)
+        else:
+            super().detach(pasid=pasid)
+
+    def _detach_ioctl(self, pasid: int | None) -> None:
+        command = abi.iommu_test_cmd(op=abi.IOMMU_TEST_OP_PASID_DETACH, id=self._object_id)
+        command.pasid_detach.pasid = pasid or 0
+        self.kernel.ioctl(self.iommufd.fd, abi.IOMMU_TEST_CMD, command)
+
+    def _release(self) -> None:
+        try:
+            if not self._inherited:
+                for pasid in self.pasids:
+                    self._detach_ioctl(pasid)
+                self.iommufd.destroy(self._object_id, self.address)
+        finally:
+            self._gone()
+
+    def __repr__(self) -> str:
+        return f"<MockDevice {self.id}{' closed' if self._closed else ''}>"
