@@ -53,6 +53,11 @@ class FaultyKernel:
         self._call("close", self.kernel.close, fd)
         self._devices.closed(fd)
 
+    def dup(self, fd: int) -> int:
+        other = self._call("dup", self.kernel.dup, fd)
+        self._devices.duplicated(fd, other)
+        return other
+
     def read(self, fd: int, size: int) -> bytes:
         return self._call("read", self.kernel.read, fd, size)
 

@@ -36,6 +36,10 @@ class OpenDevices:
         if request == vfio.VFIO_GROUP_GET_DEVICE_FD and isinstance(argument, ctypes.Array):
             self._addresses[result] = argument.value.decode().split()[0]
 
+    def duplicated(self, fd: int, other: int) -> None:
+        if fd in self._addresses:
+            self._addresses[other] = self._addresses[fd]
+
     def closed(self, fd: int) -> None:
         self._addresses.pop(fd, None)
 

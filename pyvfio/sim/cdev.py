@@ -61,7 +61,7 @@ class CdevState:
                 raise fail(errno.EINVAL)
             token = read_memory(struct.unpack("<Q", user.read(8, 16))[0], 16) if argument.flags else None
             device = self._kernel.ownership.new_device(self.address, token)
-            iommufd = self._kernel.iommufd_of(argument.iommufd)
+            iommufd = user.process.iommufd_of(argument.iommufd)
             self._kernel.ownership.hand_out(device)
             bound = iommufd.bind(device)
         except OSError:

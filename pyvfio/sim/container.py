@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pyvfio.sim.device import DeviceState, Translate
     from pyvfio.sim.group import GroupState
     from pyvfio.sim.kernel import SimKernel
+    from pyvfio.sim.process import Process
 
 # What VFIO_SET_IOMMU takes, and which rules of type1 it means.
 _TYPE1_VERSIONS = {vfio.VFIO_TYPE1_IOMMU: 1, vfio.VFIO_TYPE1v2_IOMMU: 2}
@@ -39,17 +40,17 @@ class ContainerState:
             case vfio.VFIO_CHECK_EXTENSION:
                 return int(self._has_extension(user.value))
             case vfio.VFIO_SET_IOMMU:
-                return self._set_iommu(user.value)
+                return self._set_iommu(user.value, user.process)
         if self.iommu is None:
             raise fail(errno.EINVAL)
         return self.iommu.ioctl(request, user)
 
-    def join(self, group: GroupState) -> None:
-        """The group's devices come behind this container. Raises OSError; nothing has changed then."""
+    def join(self, group: GroupState, process: Process) -> None:
+        """The group's devices come behind this container, as process asks. Raises OSError; nothing has changed then."""
         if not self._kernel.sysfs.viable(group.number):
             raise fail(errno.EPERM)
         if self.iommu is not None:
-            self.iommu.attach(group)
+            self.iommu.attach(group, process)
         self.groups.append(group)
 
     def admit(self, _device: DeviceState) -> Translate:
@@ -79,7 +80,7 @@ class ContainerState:
             offered.add(vfio.VFIO_TYPE1_NESTING_IOMMU)
         return extension in offered or (self.iommu is not None and self.iommu.has_extension(extension))
 
-    def _set_iommu(self, kind: int) -> int:
+    def _set_iommu(self, kind: int, process: Process) -> int:
         if not self.groups or self.iommu is not None:
             raise fail(errno.EINVAL)
         if not self._has_extension(kind):
@@ -92,6 +93,6 @@ class ContainerState:
             raise fail(errno.EINVAL)
         iommu = Type1(self._kernel, _TYPE1_VERSIONS[kind])
         for group in self.groups:
-            iommu.attach(group)
+            iommu.attach(group, process)
         self.iommu = iommu
         return 0

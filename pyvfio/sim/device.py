@@ -84,7 +84,7 @@ class DeviceState:
             is_dynamic=kernel.version >= (6, 5),
             is_master=lambda: config.is_bus_master,
         )
-        self.features = FeatureState(self.model, kernel.version, kernel.install, logs_dma=function.logs_dma)
+        self.features = FeatureState(self.model, kernel.version, logs_dma=function.logs_dma)
 
     @property
     def config(self) -> SimConfig:

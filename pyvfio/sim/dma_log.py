@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import struct
 
-from pyvfio.sim.user import UserMemory, fail
+from pyvfio.sim.user import fail, read_memory, write_memory
 
 _PAGE = 4096
 _MOST_RANGES = _PAGE // 16
@@ -28,7 +28,7 @@ class DmaLog:
             raise fail(errno.EINVAL)
         if count > _MOST_RANGES:
             raise fail(errno.E2BIG)
-        ranges = sorted(struct.iter_unpack("<QQ", UserMemory(address).read(16 * count)))
+        ranges = sorted(struct.iter_unpack("<QQ", read_memory(address, 16 * count)))
         end = 0
         for iova, length in ranges:
             if (iova | length) % _PAGE or iova < end:
@@ -61,9 +61,8 @@ class DmaLog:
             raise fail(errno.EINVAL)
         told = {page for page in self._written if iova <= page * _PAGE < iova + length}
         self._written -= told
-        bitmap = UserMemory(address)
         size = -(-length // page_size // 64) * 8
-        bits = int.from_bytes(bitmap.read(size), "little")
+        bits = int.from_bytes(read_memory(address, size), "little")
         for page in told:
             bits |= 1 << (page * _PAGE - iova) // page_size
-        bitmap.write(bits.to_bytes(size, "little"))
+        write_memory(address, bits.to_bytes(size, "little"))

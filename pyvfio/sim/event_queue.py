@@ -13,6 +13,7 @@ from pyvfio.sim.user import UserMemory, fail
 
 if TYPE_CHECKING:
     from pyvfio.sim.iommufd import IommufdState
+    from pyvfio.sim.process import Process
 
 
 class EventQueue(IommufdObject, ABC):
@@ -22,17 +23,19 @@ class EventQueue(IommufdObject, ABC):
         super().__init__()
         self._iommufd = iommufd
         self._fd = -1
+        """The queue's own; programs have duplicates."""
 
-    def open(self) -> int:
+    def open(self, process: Process) -> int:
         """A descriptor. Raises OSError where there can be no more."""
         self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._iommufd.kernel.install(self, self._fd)
+        fd = process.install(self, os.dup(self._fd))
         self.users += 1
         self._iommufd.holders += 1
-        return self._fd
+        return fd
 
     def closed(self) -> None:
         """The descriptor is."""
+        os.close(self._fd)
         self._fd = -1
         self.users -= 1
         self._iommufd.drop()

@@ -100,5 +100,5 @@ class FaultCommands:
         refuse(command_in(user, abi.iommu_fault_alloc, 16).flags)
         queue = FaultQueueState(self._iommufd)
         number = self._iommufd.add(queue)
-        user.write(struct.pack("<II", number, queue.open()), 8)
+        user.write(struct.pack("<II", number, queue.open(user.process)), 8)
         return 0

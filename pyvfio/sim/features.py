@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pyvfio.abi import vfio
@@ -14,7 +13,6 @@ from pyvfio.sim.eventfds import hold_eventfd
 from pyvfio.sim.user import UserMemory, fail
 
 if TYPE_CHECKING:
-    from pyvfio.sim.migration import MigrationFile
     from pyvfio.sim.model import Model
 
 _GET, _SET, _PROBE = (
@@ -42,15 +40,12 @@ _MIGRATION = {
 
 
 class FeatureState:
-    """install: gives a stream a descriptor."""
+    """Of one device while it is open."""
 
-    def __init__(
-        self, model: Model, version: tuple[int, int], install: Callable[[MigrationFile], int], *, logs_dma: bool
-    ) -> None:
+    def __init__(self, model: Model, version: tuple[int, int], *, logs_dma: bool) -> None:
         self.vf_token: bytes | None = bytes(16) if model.has_vfs else None
         self.dma_log = DmaLog()
         self._model = model
-        self._install = install
         self._is_asleep = False
         self._wakeup: int | None = None
         self._offered: dict[int, tuple[int, int]] = {}
@@ -127,7 +122,7 @@ class FeatureState:
         except OSError:
             user.write(struct.pack("<Ii", state, -1), _HEAD)
             raise
-        user.write(struct.pack("<Ii", state, -1 if stream is None else self._install(stream)), _HEAD)
+        user.write(struct.pack("<Ii", state, -1 if stream is None else user.process.install(stream)), _HEAD)
 
     def _sleep(self, data: bytes) -> None:
         wakeup = None

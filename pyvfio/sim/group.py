@@ -45,7 +45,7 @@ class GroupState:
             case vfio.VFIO_GROUP_UNSET_CONTAINER:
                 return self._unset_container()
             case vfio.VFIO_GROUP_GET_DEVICE_FD:
-                return self._kernel.open_device(self, user.string())
+                return self._open_device(user)
             case _:
                 raise fail(errno.ENOTTY)
 
@@ -70,14 +70,22 @@ class GroupState:
 
     def _set_container(self, user: UserMemory) -> int:
         (fd,) = struct.unpack("<i", user.read(4))
-        container = self._kernel.container_of(fd)
+        container = user.process.container_of(fd)
         if self.container is not None:
             raise fail(errno.EINVAL)
         if container is None:
             raise fail(errno.EBADFD if self._kernel.version >= (6, 2) else errno.EINVAL)
-        container.join(self)
+        container.join(self, user.process)
         self.container = container
         return 0
+
+    def _open_device(self, user: UserMemory) -> int:
+        """A new descriptor of a member: by its address, and perhaps " vf_token=UUID" behind it."""
+        device = self._kernel.ownership.open_in_group(self, user.string())
+        device.opened()
+        self.references += 1
+        self.open_devices += 1
+        return user.process.install(device)
 
     def _unset_container(self) -> int:
         if self.container is None:

@@ -54,7 +54,7 @@ def hot_reset(kernel: SimKernel, device: DeviceState, user: UserMemory) -> int:
         return _reset(kernel, affected)
     if not 0 < count <= len(affected):
         raise fail(errno.EINVAL)
-    groups = [kernel.group_of(fd) for fd in struct.unpack(f"<{count}i", user.read(4 * count, _INFO.size))]
+    groups = [user.process.group_of(fd) for fd in struct.unpack(f"<{count}i", user.read(4 * count, _INFO.size))]
     numbers = {group.number for group in groups}
     if any(function.group not in numbers for function in affected):
         raise fail(errno.EINVAL)

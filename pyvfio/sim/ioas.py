@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 from bisect import bisect_left, bisect_right
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from pyvfio.sim.user import fail
 
 if TYPE_CHECKING:
     from pyvfio.sim.kernel import SimKernel
+    from pyvfio.sim.process import Process
 
 PAGE = 4096
 _HUGE_PAGE = 2 << 20
@@ -28,8 +30,12 @@ READ, WRITE = vfio.VFIO_DMA_MAP_FLAG_READ, vfio.VFIO_DMA_MAP_FLAG_WRITE
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where pages come from: an address, or an offset in a file, which is known by device and inode."""
+    """Where pages come from: an address of a process, or an offset in a file, which is known by device and inode.
 
+    process: the one that has mapped them, whose limit they are charged against.
+    """
+
+    process: Process
     start: int
     size: int
     file: tuple[int, int] | None = None
@@ -41,7 +47,8 @@ class PageSet:
 
     def __init__(self, kernel: SimKernel, source: Source, *, writable: bool, per_process: bool) -> None:
         self._kernel = kernel
-        self._account = Account.NONE if kernel.charges.exempt else Account.PROCESS if per_process else Account.USER
+        is_exempt = source.process.charges.exempt
+        self._account = Account.NONE if is_exempt else Account.PROCESS if per_process else Account.USER
         self._used: list[tuple[int, int]] = []
         self.source = source
         self.writable = writable
@@ -52,16 +59,44 @@ class PageSet:
         if self.pin is None:
             self.pin = self._kernel.pinning.for_iommufd(self.source, self._account, write=self.writable)
         self._used.append((offset, size))
-        self._kernel.pinning.recharge_iommufd(self.pin, self._account, _covered(self._used))
+        self._kernel.pinning.recharge_iommufd(self.pin, self.source.process, self._account, _covered(self._used))
 
     def drop(self, offset: int, size: int) -> None:
         """What use() was called with."""
         self._used.remove((offset, size))
         if self.pin is not None:
-            self._kernel.pinning.recharge_iommufd(self.pin, self._account, _covered(self._used))
+            self._kernel.pinning.recharge_iommufd(self.pin, self.source.process, self._account, _covered(self._used))
             if not self._used:
-                self._kernel.pinning.release_iommufd(self.pin, self._account)
+                self._kernel.pinning.release_iommufd(self.pin, self.source.process, self._account)
                 self.pin = None
+
+    def charge_for(self, process: Process) -> tuple[Account, int]:
+        """Which account, and how many bytes process would be charged with if the pages were its own."""
+        is_moved = self._account is not Account.NONE and self.source.process is not process
+        return self._account, self.pin.charged if self.pin is not None and is_moved else 0
+
+    def hand_over(self, process: Process) -> None:
+        """process has been charged."""
+        self.source.process.charges.unpin(*self.charge_for(process))
+        self.source = replace(self.source, process=process)
+
+
+def change_process(pages: Collection[PageSet], process: Process) -> None:
+    """Pages in files are process's from now on. Raises OSError(ENOMEM); nothing has changed then.
+
+    For a moment both processes are charged, so what is counted for the user must have room for the pages twice.
+    """
+    charged: list[tuple[Account, int]] = []
+    try:
+        for each in pages:
+            process.charges.pin(*each.charge_for(process))
+            charged.append(each.charge_for(process))
+    except OSError:
+        for account, size in charged:
+            process.charges.unpin(account, size)
+        raise
+    for each in pages:
+        each.hand_over(process)
 
 
 @dataclass(frozen=True, slots=True)

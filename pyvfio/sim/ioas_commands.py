@@ -74,7 +74,7 @@ class IoasCommands:
     def _map(self, user: UserMemory) -> int:
         command = command_in(user, abi.iommu_ioas_map, 40)
         refuse(command.flags & ~_MAP_FLAGS | getattr(command, "__reserved"))
-        source = Source(command.user_va, command.length)
+        source = Source(user.process, command.user_va, command.length)
         iova = self._map_pages(command.ioas_id, command.flags, command.iova, source)
         user.write(struct.pack("<Q", iova), 32)
         return 0
@@ -82,7 +82,7 @@ class IoasCommands:
     def _map_file(self, user: UserMemory) -> int:
         command = command_in(user, abi.iommu_ioas_map_file, 40)
         refuse(command.flags & ~_MAP_FLAGS)
-        source = self._iommufd.kernel.pinning.source_in_file(command.fd, command.start, command.length)
+        source = self._iommufd.kernel.pinning.source_in_file(user.process, command.fd, command.start, command.length)
         iova = self._map_pages(command.ioas_id, command.flags, command.iova, source)
         user.write(struct.pack("<Q", iova), 32)
         return 0

@@ -12,7 +12,7 @@ from pyvfio.abi import iommufd as abi
 from pyvfio.sim.attachment import BoundDevice
 from pyvfio.sim.command import command_in, refuse
 from pyvfio.sim.fault_queue import FaultCommands
-from pyvfio.sim.ioas import WRITE, Area, IoasState, PageSet, Source
+from pyvfio.sim.ioas import WRITE, Area, IoasState, PageSet, Source, change_process
 from pyvfio.sim.ioas_commands import IoasCommands
 from pyvfio.sim.iommu_driver import MachineIommu
 from pyvfio.sim.iommufd_object import IommufdObject, Tombstone
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pyvfio.sim.device import DeviceState, Translate
     from pyvfio.sim.group import GroupState
     from pyvfio.sim.kernel import SimKernel
+    from pyvfio.sim.process import Process
 
 _LAST = (1 << 64) - 1
 _MAP_FLAGS = abi.IOMMU_IOAS_MAP_FIXED_IOVA | abi.IOMMU_IOAS_MAP_WRITEABLE | abi.IOMMU_IOAS_MAP_READABLE
@@ -76,7 +77,7 @@ class IommufdState:
 
     # For groups, which take an iommufd where they would a container.
 
-    def join(self, _group: GroupState) -> None:
+    def join(self, _group: GroupState, _process: Process) -> None:
         if self.compatible is None:
             self.compatible = IoasState()
             self.add(self.compatible)
@@ -196,8 +197,10 @@ class IommufdState:
 
     def _change_process(self, user: UserMemory) -> int:
         refuse(getattr(command_in(user, abi.iommu_ioas_change_process, 8), "__reserved"))
-        if any(area.pages.source.file is None for ioas in self.objects(IoasState) for area in ioas.areas):
+        pages = {area.pages for ioas in self.objects(IoasState) for area in ioas.areas}
+        if any(each.source.file is None for each in pages):
             raise fail(errno.EINVAL)
+        change_process(pages, user.process)
         return 0
 
     def add(self, thing: IommufdObject) -> int:

@@ -96,7 +96,7 @@ class VfioCompatibility:
         argument = user.struct(vfio.vfio_iommu_type1_dma_map, 32)
         if argument.argsz < 32 or argument.flags & ~(READ | WRITE):
             raise fail(errno.EINVAL)
-        source = Source(argument.vaddr, argument.size)
+        source = Source(user.process, argument.vaddr, argument.size)
         self._iommufd.map_into(self._ioas(), argument.iova, source, argument.flags)
         return 0
 

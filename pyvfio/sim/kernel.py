@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import os
 import re
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Self
 
 from pyvfio.abi import mman
@@ -26,35 +26,11 @@ from pyvfio.sim.ownership import Ownership
 from pyvfio.sim.pages import PageTracker
 from pyvfio.sim.pci import VFIO_DRIVER, PciFunction, Sysfs
 from pyvfio.sim.pinning import Pinning
+from pyvfio.sim.process import File, Process, Text, Window
 from pyvfio.sim.procfs import limits, locked_by_program, status
 from pyvfio.sim.user import UserMemory, fail
 
 _PAGE = 4096
-
-
-@dataclass(slots=True)
-class _Text:
-    """A file of text; path set: writing to it is an action."""
-
-    path: str
-    content: bytes
-    position: int = 0
-
-
-@dataclass(slots=True)
-class _Window:
-    """Where a device's registers are mapped, and from which of their offsets on."""
-
-    start: int
-    size: int
-    device: DeviceState
-    region: int
-    offset: int
-
-
-_File = (
-    _Text | ContainerState | GroupState | DeviceState | MigrationFile | IommufdState | CdevState | EventQueue | Pagemap
-)
 
 
 class SimKernel:
@@ -96,7 +72,7 @@ class SimKernel:
         self.page_sizes = self.iommu_model.page_sizes
         self.remaps_interrupts = self.iommu_model.remaps_interrupts if remaps_interrupts is None else remaps_interrupts
         self._real = LinuxKernel()
-        self.charges = Charges(memlock, ipc_lock, lambda: locked_by_program(self._real))
+        self.process = Process(Charges(memlock, ipc_lock, lambda: locked_by_program(self._real)))
         self.iommu_tracks_dirty = iommu_tracks_dirty
         self.iommufd_test = iommufd_test
         self.dma_faults: list[DmaFault] = []
@@ -109,10 +85,8 @@ class SimKernel:
         self.ownership = Ownership(self)
         self._host_huge_pages = host_huge_pages
         self._pages = PageTracker(self._real, populate_on_pin=populate_on_pin)
-        self.pinning = Pinning(self._pages, self.charges, lambda address: self._window(address) is not None, version)
+        self.pinning = Pinning(self._pages, version)
         self._lock = threading.RLock()
-        self._files: dict[int, _File] = {}
-        self._windows: list[_Window] = []
 
     @classmethod
     def with_edu_devices(cls, count: int, **options: object) -> Self:
@@ -121,6 +95,32 @@ class SimKernel:
         for number in range(count):
             kernel.add(PciFunction(f"0000:00:{3 + number:02x}.0", group=3 + number, driver=VFIO_DRIVER))
         return kernel
+
+    def spawn(self) -> Self:
+        """Another process on the same machine: a Kernel with descriptors and memory of its own, none at first.
+
+        Memory that one has mapped is not there for the other; a file that is passed on, each may map. Its limit, and
+        whether it has CAP_IPC_LOCK, are those of this process and go their own ways from here: charges. What it locks
+        with mlock() counts for this one.
+        """
+        other = copy.copy(self)
+        charges = self.charges
+        other.process = Process(Charges(charges.limit, charges.exempt, lambda: 0, user=charges.user))
+        return other
+
+    def send(self, fd: int, other: SimKernel) -> int:
+        """Pass a descriptor on to another process, as fork() and SCM_RIGHTS do: its number there."""
+        with self._lock:
+            return self._duplicate(fd, other.process)
+
+    def exit(self) -> None:
+        """The process ends: its descriptors are closed and its memory is gone, except for what devices have pinned."""
+        with self._lock:
+            for fd in list(self.process.files):
+                self.close(fd)
+            for start, size in self._pages.areas_of(self.process):
+                self.munmap(start, size)
+            self.process.has_ended = True
 
     def add(self, function: PciFunction) -> None:
         """Put a function into the machine."""
@@ -135,14 +135,20 @@ class SimKernel:
         return int(self.sysfs.parameters["dma_entry_limit"])
 
     @property
+    def charges(self) -> Charges:
+        """RLIMIT_MEMLOCK of this process, and what counts against it."""
+        return self.process.charges
+
+    @property
     def locked_bytes(self) -> int:
         """What is charged to this process for pinned pages."""
         return self.charges.locked
 
     @property
     def containers(self) -> list[ContainerState]:
-        """Those that are open."""
-        return [file for file in self._files.values() if isinstance(file, ContainerState)]
+        """Those that this process has open."""
+        opened = dict.fromkeys(self.process.files.values())
+        return [each.file for each in opened if isinstance(each.file, ContainerState)]
 
     # Files.
 
@@ -153,12 +159,18 @@ class SimKernel:
                 return self._real.open(path, flags)
             if isinstance(file, GroupState):
                 file.references += 1
-            return self.install(file)
+            return self.process.install(file)
 
     def close(self, fd: int) -> None:
         with self._lock:
-            file = self._files.pop(fd, None)
+            opened = self.process.files.pop(fd, None)
             self._real.close(fd)
+            if opened is None:
+                return
+            opened.descriptors -= 1
+            if opened.descriptors:
+                return
+            file = opened.file
             if isinstance(file, GroupState):
                 file.drop()
             elif isinstance(file, DeviceState):
@@ -169,10 +181,14 @@ class SimKernel:
             elif isinstance(file, IommufdState):
                 file.drop()
 
+    def dup(self, fd: int) -> int:
+        with self._lock:
+            return self._duplicate(fd, self.process)
+
     def read(self, fd: int, size: int) -> bytes:
         with self._lock:
-            file = self._files.get(fd)
-            if isinstance(file, _Text):
+            file = self.process.file(fd)
+            if isinstance(file, Text):
                 data = file.content[file.position : file.position + size]
                 file.position += len(data)
                 return data
@@ -184,8 +200,8 @@ class SimKernel:
 
     def write(self, fd: int, data: bytes) -> int:
         with self._lock:
-            file = self._files.get(fd)
-            if isinstance(file, _Text):
+            file = self.process.file(fd)
+            if isinstance(file, Text):
                 self.sysfs.write(file.path, data.decode())
                 return len(data)
             if isinstance(file, MigrationFile | EventQueue):
@@ -199,27 +215,27 @@ class SimKernel:
 
     def pread(self, fd: int, size: int, offset: int) -> bytes:
         with self._lock:
-            file = self._files.get(fd)
+            file = self.process.file(fd)
             if isinstance(file, Pagemap):
                 return file.pread(size, offset)
-            if device := self._device(fd):
+            if device := self.process.device(fd):
                 return device.pread(size, offset)
         return self._real.pread(fd, size, offset)
 
     def pwrite(self, fd: int, data: bytes, offset: int) -> int:
         with self._lock:
-            if device := self._device(fd):
+            if device := self.process.device(fd):
                 return device.pwrite(data, offset)
         return self._real.pwrite(fd, data, offset)
 
     def ioctl(self, fd: int, request: int, argument: IoctlArgument = 0) -> int:
         with self._lock:
-            file = self._files.get(fd)
+            file = self.process.file(fd)
             if file is None:
                 return self._real.ioctl(fd, request, argument)
-            if isinstance(file, _Text):
+            if isinstance(file, Text):
                 raise fail(errno.ENOTTY)
-            return file.ioctl(request, UserMemory(argument))
+            return file.ioctl(request, UserMemory(argument, self.process))
 
     def listdir(self, path: str) -> list[str]:
         return self.sysfs.listdir(path) if self.sysfs.covers(path) else self._real.listdir(path)
@@ -231,23 +247,23 @@ class SimKernel:
 
     def mmap(self, length: int, protection: int, flags: int, fd: int = -1, offset: int = 0, address: int = 0) -> int:
         with self._lock:
-            if device := self._device(fd):
+            if device := self.process.device(fd):
                 region, within = device.check_mmap(length, flags, offset)
                 # Only load and store may touch it.
                 start = self._real.mmap(length, mman.PROT_NONE, mman.MAP_PRIVATE | mman.MAP_ANONYMOUS)
-                self._windows.append(_Window(start, length, device, region, within))
+                self.process.windows.append(Window(start, length, device, region, within))
                 return start
             if flags & mman.MAP_HUGETLB and not self._host_huge_pages:
                 flags &= ~(mman.MAP_HUGETLB | mman.MAP_HUGE_MASK << mman.MAP_HUGE_SHIFT)
             if flags & mman.MAP_FIXED:
                 self._pages.unmapping(address, length)
             start = self._real.mmap(length, protection, flags, fd, offset, address)
-            self._pages.mapped(start, length, flags, fd, offset)
+            self._pages.mapped(self.process, start, length, flags, fd, offset)
             return start
 
     def munmap(self, address: int, length: int) -> None:
         with self._lock:
-            self._windows = [window for window in self._windows if window.start != address]
+            self.process.windows = [window for window in self.process.windows if window.start != address]
             self._pages.unmapping(address, length)
             self._real.munmap(address, length)
 
@@ -285,13 +301,13 @@ class SimKernel:
 
     def load(self, address: int, width: int) -> int:
         with self._lock:
-            if window := self._window(address):
+            if window := self.process.window(address):
                 return window.device.model.load(window.region, address - window.start + window.offset, width)
         return self._real.load(address, width)
 
     def store(self, address: int, width: int, value: int) -> None:
         with self._lock:
-            if window := self._window(address):
+            if window := self.process.window(address):
                 window.device.model.store(window.region, address - window.start + window.offset, width, value)
                 return
         self._real.store(address, width, value)
@@ -306,50 +322,18 @@ class SimKernel:
 
     # For the rest of the simulation; called with the lock held.
 
-    def container_of(self, fd: int) -> ContainerState | IommufdState | None:
-        """What a descriptor is of, None if of no container. Raises OSError(EBADF)."""
-        file = self._files.get(fd)
-        if file is None:
-            os.fstat(fd)
-        return file if isinstance(file, ContainerState | IommufdState) else None
-
-    def iommufd_of(self, fd: int) -> IommufdState:
-        """Raises OSError(EBADF) for no descriptor, OSError(EBADFD) for one of something else."""
-        file = self.container_of(fd)
-        if not isinstance(file, IommufdState):
-            raise fail(errno.EBADFD)
-        return file
-
-    def install(self, file: _File, fd: int | None = None) -> int:
-        """A descriptor of file; fd: one of the running kernel's that it is to have."""
-        if fd is None:
-            fd = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-        self._files[fd] = file
-        return fd
-
-    def group_of(self, fd: int) -> GroupState:
-        """Whose descriptor it is. Raises OSError: EBADF, EINVAL if no group's."""
-        file = self._files.get(fd)
-        if file is None:
-            os.fstat(fd)
-        if not isinstance(file, GroupState):
-            raise fail(errno.EINVAL)
-        return file
-
     def note_fault(self, address: str, iova: int, size: int, *, write: bool) -> None:
         """The IOMMU stopped a device."""
         self.dma_faults.append(DmaFault(address, iova, size, write))
 
-    def open_device(self, group: GroupState, name: str) -> int:
-        """A new descriptor of a member of group. name: its address, and perhaps " vf_token=UUID" behind it."""
-        device = self.ownership.open_in_group(group, name)
-        fd = self.install(device)
-        device.opened()
-        group.references += 1
-        group.open_devices += 1
-        return fd
+    def _duplicate(self, fd: int, process: Process) -> int:
+        other = self._real.dup(fd)
+        if opened := self.process.files.get(fd):
+            opened.descriptors += 1
+            process.files[other] = opened
+        return other
 
-    def _lookup(self, path: str, flags: int) -> _File | None:
+    def _lookup(self, path: str, flags: int) -> File | None:
         """What opening path gives; None if it is the real kernel's."""
         if path == "/dev/vfio/vfio":
             return IommufdState(self, per_process=True) if self._iommufd_container else ContainerState(self)
@@ -364,19 +348,11 @@ class SimKernel:
         if path == "/proc/self/pagemap" and self.iommu == "none":
             return Pagemap(self)
         if path == "/proc/self/status":
-            return _Text(path, status(self._real, self.charges))
+            return Text(path, status(self._real, self.charges))
         if path == "/proc/self/limits":
-            return _Text(path, limits(self._real, self.charges))
+            return Text(path, limits(self._real, self.charges))
         if not self.sysfs.covers(path):
             return None
         if flags & os.O_ACCMODE == os.O_WRONLY:
-            return _Text(path, b"")
-        return _Text(path, self.sysfs.read(path).encode())
-
-    def _device(self, fd: int) -> DeviceState | None:
-        """The device a descriptor is of. Raises OSError(EINVAL) for one that is not bound yet."""
-        file = self._files.get(fd)
-        return file.device if isinstance(file, CdevState) else file if isinstance(file, DeviceState) else None
-
-    def _window(self, address: int) -> _Window | None:
-        return next((window for window in self._windows if window.start <= address < window.start + window.size), None)
+            return Text(path, b"")
+        return Text(path, self.sysfs.read(path).encode())

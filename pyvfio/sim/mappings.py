@@ -5,9 +5,13 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pyvfio.sim.dirty import DirtyBitmap
 from pyvfio.sim.pages import Pin
+
+if TYPE_CHECKING:
+    from pyvfio.sim.process import Process
 
 
 @dataclass(slots=True)
@@ -16,12 +20,15 @@ class DmaMapping:
 
     is_entered: the IOMMU translates it; without an IOMMU (mediated devices) it is only recorded. has_vaddr: false
     between VFIO_DMA_UNMAP_FLAG_VADDR and VFIO_DMA_MAP_FLAG_VADDR. dirty: while dirty pages are tracked.
+    owner: the process whose address vaddr is, and which is charged; is_exempt: it had CAP_IPC_LOCK.
     """
 
     iova: int
     size: int
     vaddr: int
     flags: int
+    owner: Process
+    is_exempt: bool
     pin: Pin | None = None
     is_entered: bool = False
     has_vaddr: bool = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pyvfio.sim.mappings import DmaMapping
@@ -14,9 +15,18 @@ if TYPE_CHECKING:
     from pyvfio.sim.device import Part
     from pyvfio.sim.group import GroupState
     from pyvfio.sim.kernel import SimKernel
+    from pyvfio.sim.pages import Pin
+    from pyvfio.sim.process import Process
 
 _PAGE = 4096
 _PRESENT = 1 << 63
+
+
+@dataclass(frozen=True, slots=True)
+class _Physical:
+    """Memory that nothing translates to."""
+
+    pin: Pin | None
 
 
 class NoIommu:
@@ -35,7 +45,7 @@ class NoIommu:
     def has_extension(self, _extension: int) -> bool:
         return False
 
-    def attach(self, _group: GroupState) -> None:
+    def attach(self, _group: GroupState, _process: Process) -> None:
         """Nothing to put it behind."""
 
     def detach(self, _group: GroupState) -> None:
@@ -44,7 +54,7 @@ class NoIommu:
     def translate(self, address: int, size: int, _flag: int) -> Sequence[Part] | None:
         """None where there is no memory, which no real machine would be told of."""
         pin = self._kernel.pinning.physical(address, size)
-        return None if pin is None else [(DmaMapping(address, size, address, 0, pin), 0, size)]
+        return None if pin is None else [(_Physical(pin), 0, size)]
 
 
 class Pagemap:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import itertools
 import mmap as mmap_module
 import os
 import struct
@@ -16,12 +17,16 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pyvfio.abi import mman
 from pyvfio.kernel import LinuxKernel
 from pyvfio.sim.intervals import Intervals
+
+if TYPE_CHECKING:
+    from pyvfio.sim.process import Process
 
 PAGE = 4096
 
@@ -113,8 +118,9 @@ class Pin:
 
 @dataclass(frozen=True, slots=True)
 class _Area:
-    """A mapping made with mmap: of a shared file if file is set."""
+    """A mapping made with mmap by process: of a shared file if file is set."""
 
+    process: Process
     start: int
     size: int
     file: tuple[int, int] | None
@@ -126,7 +132,10 @@ class _Area:
 
 
 class PageTracker:
-    """Watches the memory calls of one process and the pins of its memory."""
+    """Watches the memory calls of processes and the pins of their memory.
+
+    Memory of one is not there for another; what nobody has mapped through the simulated kernel is there for all.
+    """
 
     def __init__(self, real: LinuxKernel, *, populate_on_pin: bool) -> None:
         self._real = real
@@ -136,15 +145,14 @@ class PageTracker:
         # By the address of private memory, and by the offset in each file.
         self._pins: defaultdict[tuple[int, int] | None, Intervals[Pin]] = defaultdict(Intervals)
 
-    def mapped(self, start: int, size: int, flags: int, fd: int, offset: int) -> None:
+    def mapped(self, process: Process, start: int, size: int, flags: int, fd: int, offset: int) -> None:
         """mmap has been made. A shared file is remembered by what it is, not by its descriptor."""
         self._forget(start, size)
         file = None
         if fd >= 0 and flags & mman.MAP_SHARED:
             file = self._remember(fd, os.fstat(fd))
-        self._areas.insert(
-            bisect_right(self._areas, start, key=lambda area: area.start), _Area(start, size, file, offset)
-        )
+        area = _Area(process, start, size, file, offset)
+        self._areas.insert(bisect_right(self._areas, start, key=lambda area: area.start), area)
 
     def unmapping(self, start: int, size: int) -> None:
         """munmap, or mmap with MAP_FIXED, is about to be made."""
@@ -166,19 +174,13 @@ class PageTracker:
         status = os.fstat(fd)
         self._orphan_file((status.st_dev, status.st_ino), offset, size)
 
-    def pin(self, address: int, size: int, *, write: bool, unshares: bool) -> Pin:
+    def pin(self, process: Process, address: int, size: int, *, write: bool, unshares: bool) -> Pin:
         """Raises OSError(EFAULT) where no page can be had for some of it.
 
         Private memory that was never written is the zero page of all. unshares: pinning it to be read gives the process
         a page of its own, as since Linux 6.2; without, the device stays on the zero page, which is not charged.
         """
-        if self._populate_on_pin:
-            try:
-                advice = mman.MADV_POPULATE_WRITE if write else mman.MADV_POPULATE_READ
-                self._real.madvise(address, size, advice)
-            except OSError as error:
-                raise OSError(errno.EFAULT, os.strerror(errno.EFAULT)) from error
-        elif not self._known(address, size):
+        if not self._is_there(process, address, size, write=write):
             raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
         pin = self._enter(Pin(size, self._segments(address, size)))
         if self._populate_on_pin and not write:
@@ -189,6 +191,17 @@ class PageTracker:
                     self._orphan_private(page, PAGE, only=pin)
                     pin.charged -= PAGE
         return pin
+
+    def reachable(self, process: Process, address: int, size: int, *, write: bool) -> int:
+        """How many bytes a pin gets before it comes to where no page can be had."""
+        there, absent = 0, size // PAGE + 1
+        while absent - there > 1:
+            middle = (there + absent) // 2
+            if self._is_there(process, address, middle * PAGE, write=write):
+                there = middle
+            else:
+                absent = middle
+        return there * PAGE
 
     def memory_file(self, fd: int) -> tuple[int, int]:
         """Which file a descriptor is of. Raises OSError(EBADF), OSError(EINVAL) if it is no file in memory."""
@@ -245,6 +258,33 @@ class PageTracker:
         pages = (address + number * PAGE for number, entry in enumerate(entries) if entry & _STATE == _PRESENT)
         return [page for page in pages if not any(ctypes.string_at(page, PAGE))]
 
+    def areas_of(self, process: Process) -> list[tuple[int, int]]:
+        """Address and size of what it has mapped."""
+        return [(area.start, area.size) for area in self._areas if area.process is process]
+
+    def _is_there(self, process: Process, address: int, size: int, *, write: bool) -> bool:
+        """Whether process has memory in all of a range; pages are taken where that is what pinning does."""
+        if self._is_anothers(process, address, size):
+            return False
+        if not self._populate_on_pin:
+            return self._known(address, size)
+        try:
+            self._real.madvise(address, size, mman.MADV_POPULATE_WRITE if write else mman.MADV_POPULATE_READ)
+        except OSError:
+            return False
+        return True
+
+    def _is_anothers(self, process: Process, address: int, size: int) -> bool:
+        """Whether any of a range has been mapped by another process."""
+        index = bisect_right(self._areas, address, key=lambda area: area.start)
+        start = index - 1 if index and address < self._areas[index - 1].end else index
+        for area in itertools.islice(self._areas, start, None):
+            if area.start >= address + size:
+                break
+            if area.process is not process:
+                return True
+        return False
+
     def _known(self, address: int, size: int) -> bool:
         position = address
         while position < address + size:
@@ -261,10 +301,11 @@ class PageTracker:
                 kept.append(area)
                 continue
             if area.start < start:
-                kept.append(_Area(area.start, start - area.start, area.file, area.offset))
+                kept.append(replace(area, size=start - area.start))
             if start + size < area.end:
                 moved = start + size - area.start
-                kept.append(_Area(start + size, area.end - start - size, area.file, area.offset + moved))
+                end = area.end
+                kept.append(replace(area, start=start + size, size=end - start - size, offset=area.offset + moved))
         self._areas = kept
 
     def _orphan_private(self, start: int, size: int, *, only: Pin | None = None) -> None:

@@ -3,71 +3,85 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from pyvfio.sim.charges import Account, Charges
+from pyvfio.sim.charges import Account
 from pyvfio.sim.ioas import Source
 from pyvfio.sim.pages import PageTracker, Pin
 from pyvfio.sim.user import fail
 
+if TYPE_CHECKING:
+    from pyvfio.sim.mappings import DmaMapping
+    from pyvfio.sim.process import Process
+
 
 class Pinning:
-    """is_register: whether a device's registers are mapped at an address, which are not memory."""
+    """Of the memory of all processes."""
 
-    def __init__(
-        self, pages: PageTracker, charges: Charges, is_register: Callable[[int], bool], version: tuple[int, int]
-    ) -> None:
+    def __init__(self, pages: PageTracker, version: tuple[int, int]) -> None:
         self._pages = pages
-        self._charges = charges
-        self._is_register = is_register
         self._version = version
 
-    def for_type1(self, vaddr: int, size: int, *, write: bool) -> Pin | None:
-        """None for a device's registers. Raises OSError: EFAULT, ENOMEM."""
-        if self._is_register(vaddr) and self._is_register(vaddr + size - 1):
+    def for_type1(self, mapping: DmaMapping, process: Process, *, write: bool) -> Pin | None:
+        """The pages at the mapping's address in process, which may be another than its owner, who is charged for them.
+
+        None for a device's registers. Raises OSError: EFAULT; ENOMEM beyond the limit of either.
+        Source: vfio_pin_pages_remote, vfio_lock_acct.
+        """
+        if process.window(mapping.vaddr) and process.window(mapping.vaddr + mapping.size - 1):
             return None
-        pin = self._pages.pin(vaddr, size, write=write, unshares=self._version >= (6, 2))
         try:
-            self._charges.lock(pin.charged)
+            pin = self._pages.pin(process, mapping.vaddr, mapping.size, write=write, unshares=self._version >= (6, 2))
+        except OSError:
+            # What lies before a hole is counted before the hole is found.
+            if not mapping.is_exempt:
+                process.charges.require_room(self._pages.reachable(process, mapping.vaddr, mapping.size, write=write))
+            raise
+        try:
+            if mapping.owner is not process and not mapping.is_exempt:
+                process.charges.require_room(pin.charged)
+            mapping.owner.charges.lock(pin.charged, exempt=mapping.is_exempt)
         except OSError:
             self._pages.unpin(pin)
             raise
         return pin
 
-    def release_type1(self, pin: Pin) -> None:
-        self._pages.unpin(pin)
-        self._charges.unlock(pin.charged)
+    def release_type1(self, mapping: DmaMapping) -> None:
+        if mapping.pin is not None:
+            self._pages.unpin(mapping.pin)
+            mapping.owner.charges.unlock(mapping.pin.charged)
 
     def for_iommufd(self, source: Source, account: Account, *, write: bool) -> Pin:
         """Raises OSError: EFAULT, also for a device's registers, and ENOMEM."""
+        process = source.process
         if source.file is not None:
             pin = self._pages.pin_file(source.file, source.start, source.size)
-        elif self._is_register(source.start):
+        elif process.has_ended or process.window(source.start):
             raise fail(errno.EFAULT)
         else:
-            pin = self._pages.pin(source.start, source.size, write=write, unshares=True)
+            pin = self._pages.pin(process, source.start, source.size, write=write, unshares=True)
         try:
-            self._charges.pin(account, pin.charged)
+            process.charges.pin(account, pin.charged)
         except OSError:
             self._pages.unpin(pin)
             raise
         return pin
 
-    def release_iommufd(self, pin: Pin, account: Account) -> None:
+    def release_iommufd(self, pin: Pin, process: Process, account: Account) -> None:
         self._pages.unpin(pin)
-        self._charges.unpin(account, pin.charged)
+        process.charges.unpin(account, pin.charged)
 
-    def recharge_iommufd(self, pin: Pin, account: Account, size: int) -> None:
+    def recharge_iommufd(self, pin: Pin, process: Process, account: Account, size: int) -> None:
         """Charge size bytes for the pin from now on. Raises OSError(ENOMEM)."""
         if size > pin.charged:
-            self._charges.pin(account, size - pin.charged)
+            process.charges.pin(account, size - pin.charged)
         else:
-            self._charges.unpin(account, pin.charged - size)
+            process.charges.unpin(account, pin.charged - size)
         pin.charged = size
 
-    def source_in_file(self, fd: int, start: int, size: int) -> Source:
+    def source_in_file(self, process: Process, fd: int, start: int, size: int) -> Source:
         """Raises OSError(EBADF) for no descriptor, OSError(EINVAL) for one of no memory file."""
-        return Source(start, size, self._pages.memory_file(fd))
+        return Source(process, start, size, self._pages.memory_file(fd))
 
     def physical(self, address: int, size: int) -> Pin | None:
         """What a device reaches at a physical address of a machine without an IOMMU; None where there is no memory."""

@@ -17,6 +17,7 @@ from pyvfio.sim.user import UserMemory, fail, is_user_range
 if TYPE_CHECKING:
     from pyvfio.sim.group import GroupState
     from pyvfio.sim.kernel import SimKernel
+    from pyvfio.sim.process import Process
 
 PAGE = 4096
 _LIMIT = 1 << 64
@@ -91,8 +92,11 @@ class Type1:
             case _:
                 raise fail(errno.ENOTTY)
 
-    def attach(self, group: GroupState) -> None:
-        """Put the group's devices behind this IOMMU. Raises OSError as vfio_iommu_type1_attach_group does."""
+    def attach(self, group: GroupState, process: Process) -> None:
+        """Put the group's devices behind this IOMMU, as process asks. Raises OSError as the kernel's attach_group does.
+
+        What was only recorded is pinned then, at the addresses of process, whoever recorded it.
+        """
         if self._without_vaddr:
             raise fail(errno.EBUSY)
         if group.is_mediated:
@@ -106,7 +110,7 @@ class Type1:
         if not self._kernel.remaps_interrupts and not self._kernel.sysfs.allows_unsafe_interrupts:
             raise fail(errno.EPERM)
         if not self._translated_groups:
-            self._enter_all()
+            self._enter_all(process)
         self._groups.append(group)
 
     def detach(self, group: GroupState) -> None:
@@ -120,26 +124,25 @@ class Type1:
             for mapping in self._mappings:
                 self._unpin(mapping)
 
-    def _enter_all(self) -> None:
+    def _enter_all(self, process: Process) -> None:
         """Pin what was only recorded. A failure leaves everything as it was."""
         entered: list[DmaMapping] = []
         try:
             for mapping in self._mappings:
-                self._enter(mapping)
+                self._enter(mapping, process)
                 entered.append(mapping)
         except OSError:
             for mapping in entered:
                 self._unpin(mapping)
             raise
 
-    def _enter(self, mapping: DmaMapping) -> None:
+    def _enter(self, mapping: DmaMapping, process: Process) -> None:
         is_written = bool(mapping.flags & vfio.VFIO_DMA_MAP_FLAG_WRITE)
-        mapping.pin = self._kernel.pinning.for_type1(mapping.vaddr, mapping.size, write=is_written)
+        mapping.pin = self._kernel.pinning.for_type1(mapping, process, write=is_written)
         mapping.is_entered = True
 
     def _unpin(self, mapping: DmaMapping) -> None:
-        if mapping.pin is not None:
-            self._kernel.pinning.release_type1(mapping.pin)
+        self._kernel.pinning.release_type1(mapping)
         mapping.pin, mapping.is_entered = None, False
 
     def _get_info(self, user: UserMemory) -> int:
@@ -182,7 +185,7 @@ class Type1:
         if bool(flags & _READ_WRITE) == sets_vaddr or not size or (size | iova | vaddr) % PAGE or wraps:
             raise fail(errno.EINVAL)
         if sets_vaddr:
-            self._set_vaddr(iova, size, vaddr)
+            self._set_vaddr(iova, size, vaddr, user.process)
             return 0
         # Before 6.18 a mapping that ends at 2^64 goes astray in the kernel's tree: pinned and charged for good.
         is_astray = iova + size == _LIMIT and self._kernel.version < (6, 18)
@@ -193,9 +196,9 @@ class Type1:
         ranges = self.iova_ranges
         if ranges and not _fits(ranges, iova, iova + size - 1):
             raise fail(errno.EINVAL)
-        mapping = DmaMapping(iova, size, vaddr, flags)
+        mapping = DmaMapping(iova, size, vaddr, flags, user.process, user.process.charges.exempt)
         if self._translated_groups:
-            self._enter(mapping)
+            self._enter(mapping, user.process)
         if self._tracks_dirty:
             try:
                 mapping.dirty = _new_bitmap(mapping)
@@ -207,12 +210,14 @@ class Type1:
             self._mappings.add(mapping)
         return 0
 
-    def _set_vaddr(self, iova: int, size: int, vaddr: int) -> None:
+    def _set_vaddr(self, iova: int, size: int, vaddr: int, process: Process) -> None:
         there = self._mappings.overlapping(iova, size)
         if not there:
             raise fail(errno.ENOENT)
         if len(there) > 1 or there[0].has_vaddr or (there[0].iova, there[0].size) != (iova, size):
             raise fail(errno.EINVAL)
+        if process is not there[0].owner:
+            _change_owner(there[0], process)
         there[0].vaddr, there[0].has_vaddr = vaddr, True
         self._without_vaddr -= 1
 
@@ -343,6 +348,14 @@ class Type1:
 
 def _fits(ranges: tuple[Span, ...], first: int, last: int) -> bool:
     return any(start <= first and last <= end for start, end in ranges)
+
+
+def _change_owner(mapping: DmaMapping, process: Process) -> None:
+    """Raises OSError(ENOMEM) beyond the limit of process. Source: vfio_change_dma_owner."""
+    charged, is_exempt = mapping.pin.charged if mapping.pin else 0, process.charges.exempt
+    process.charges.lock(charged, exempt=is_exempt)
+    mapping.owner.charges.unlock(charged)
+    mapping.owner, mapping.is_exempt = process, is_exempt
 
 
 def _new_bitmap(mapping: DmaMapping) -> DirtyBitmap:

@@ -7,9 +7,12 @@ import errno
 import functools
 import os
 from collections.abc import Callable
-from typing import TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from pyvfio.kernel import IoctlArgument
+
+if TYPE_CHECKING:
+    from pyvfio.sim.process import Process
 
 S = TypeVar("S", bound=ctypes.Structure)
 
@@ -22,9 +25,13 @@ def fail(code: int) -> OSError:
 
 
 class UserMemory:
-    """Reads and writes at an ioctl's argument, in place. What cannot be reached is EFAULT, as copy_from_user says."""
+    """Reads and writes at an ioctl's argument, in place. What cannot be reached is EFAULT, as copy_from_user says.
 
-    def __init__(self, argument: IoctlArgument) -> None:
+    process: the one that makes the call.
+    """
+
+    def __init__(self, argument: IoctlArgument, process: Process) -> None:
+        self.process = process
         # An object whose memory is its own is there; one that stands for an address may point anywhere.
         self._is_object = not isinstance(argument, int) and bool(argument._b_needsfree_)
         self._address = argument if isinstance(argument, int) else ctypes.addressof(argument)

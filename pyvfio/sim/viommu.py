@@ -189,7 +189,7 @@ class ViommuCommands:
             raise fail(errno.EEXIST)
         queue = VirtualEvents(self._iommufd, viommu, command.type, command.veventq_depth)
         number = self._iommufd.add(queue)
-        user.write(struct.pack("<II", number, queue.open()), 20)
+        user.write(struct.pack("<II", number, queue.open(user.process)), 20)
         return 0
 
     def _hw_queue_alloc(self, user: UserMemory) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pyvfio.abi import vfio
+from tests.conformance.child import Child
 from tests.conformance.machine import Machine
 from tests.conformance.step import Reply
 
@@ -34,20 +35,29 @@ class Bench:
         self.fds: dict[str, int] = {}
         self.mapped: dict[str, tuple[int, int]] = {}
         self.places = dict(machine.memory.places)
+        self.children: dict[str, Child] = {}
         self._arena = machine.memory.arena
         self._undo: list[Callable[[], object]] = []
 
     def close(self) -> int:
         """The pages that stay charged to the process, which should be none."""
+        for child in self.children.values():
+            child.end()
         for fd in self.fds.values():
             self.kernel.close(fd)
         for address, size in self.mapped.values():
             self.kernel.munmap(address, size)
         for undo in reversed(self._undo):
             undo()
-        self.fds, self.mapped, self._undo = {}, {}, []
+        self.children, self.fds, self.mapped, self._undo = {}, {}, {}, []
         state = self.state()
         return state.locked + state.pinned
+
+    def on(self, machine: Machine) -> Bench:
+        """The same memory, and nothing open, in another process."""
+        other = Bench(machine)
+        other.places = dict(self.places)
+        return other
 
     def undo_at_end(self, action: Callable[[], object]) -> None:
         self._undo.append(action)

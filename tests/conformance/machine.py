@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import os
 import re
@@ -10,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pyvfio import Container, DeviceNotBound, Kernel, LinuxKernel
 from pyvfio.abi import mman
@@ -21,7 +23,11 @@ from pyvfio.limits import memlock
 from pyvfio.sim import SimKernel
 from pyvfio.sim.pci import VFIO_DRIVER, PciFunction
 from tests.conformance.case import Version
+from tests.conformance.child import Child, ForkedChild, SimulatedChild
 from tests.memlock import CAP_IPC_LOCK, set_effective
+
+if TYPE_CHECKING:
+    from tests.conformance.bench import Bench
 
 _PAGE = 4096
 _ANONYMOUS = mman.MAP_PRIVATE | mman.MAP_ANONYMOUS
@@ -71,6 +77,10 @@ class Machine(ABC):
         """VmLck and VmPin in bytes, what type1 and iommufd have charged; only differences matter."""
 
     @abstractmethod
+    def child(self, bench: Bench) -> Child:
+        """A second process, with what the bench has open."""
+
+    @abstractmethod
     def limit_memlock(self, room: int, *, exempt: bool) -> Callable[[], object]:
         """Set RLIMIT_MEMLOCK so that there is room for that many bytes more, and whether CAP_IPC_LOCK is there.
 
@@ -110,6 +120,15 @@ class SimulatedMachine(Machine):
         edus = {**_edus(self.simulated), "mdev": Edu(MDEV, 11)}
         super().__init__(self.simulated, version, iommu, edus, features)
 
+    def spawn(self) -> SimulatedMachine:
+        """As another process sees it."""
+        other = copy.copy(self)
+        other.kernel = other.simulated = self.simulated.spawn()
+        return other
+
+    def child(self, bench: Bench) -> Child:
+        return SimulatedChild(bench, self)
+
     def charged(self) -> tuple[int, int]:
         # Not through /proc, where the running kernel has to be asked: this is done before and after every call.
         return self.simulated.charges.locked, self.simulated.charges.pinned
@@ -132,6 +151,9 @@ class RealMachine(Machine):
         version = int(found[1]), int(found[2])
         edus = {**_edus(kernel), **({"mdev": mdev} if mdev else {})}
         super().__init__(kernel, version, _iommu_model(kernel), edus, features)
+
+    def child(self, bench: Bench) -> Child:
+        return ForkedChild(bench)
 
     def charged(self) -> tuple[int, int]:
         found = re.findall(r"Vm(?:Lck|Pin):\s*(\d+)", read_text(self.kernel, "/proc/self/status"))

@@ -43,7 +43,7 @@ def nothing_left(kernel: Kernel, mode: Mode | None = None) -> Iterator[None]:
 
 def descriptors(kernel: Kernel) -> int:
     """How many are open: of the simulated kernel, without what other threads of this process have open."""
-    return len(kernel._files) if isinstance(kernel, SimKernel) else len(os.listdir("/proc/self/fd"))
+    return len(kernel.process.files) if isinstance(kernel, SimKernel) else len(os.listdir("/proc/self/fd"))
 
 
 def test_a_limit_on_locked_memory(space: Space, memory: Memory, mode: Mode, kernel: Kernel) -> None:

@@ -101,6 +101,7 @@ def test_a_slow_map_holds_up_its_caller_only(
 def test_a_device_is_pulled_out(faulty_container: Container, faulty: FaultyKernel, testbed: Testbed) -> None:
     device = faulty_container.open_device(testbed.devices[0])
     other = faulty_container.open_device(testbed.devices[1])
+    copy = faulty.dup(device.fd)
     bar = device.region(0)
     assert bar.read32(0) == 0x0100_00ED
     faulty.vanish(testbed.devices[0])
@@ -111,6 +112,8 @@ def test_a_device_is_pulled_out(faulty_container: Container, faulty: FaultyKerne
         device.reset()
     assert caught.value.errno == errno.ENODEV
     assert other.config.vendor_id == 0x1234
+    assert faulty.pread(copy, 2, 0) == b"\xff\xff"
+    faulty.close(copy)
     device.close()
 
 

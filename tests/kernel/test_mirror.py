@@ -80,7 +80,7 @@ class AddressSpace:
 
 def held_by(kernel: SimKernel, space: Space) -> list[tuple[int, int, int]]:
     """iova, size and address of each mapping, as the simulated kernel knows them."""
-    state = kernel.container_of(space.iommufd.fd if isinstance(space, Ioas) else space.fd)
+    state = kernel.process.container_of(space.iommufd.fd if isinstance(space, Ioas) else space.fd)
     if isinstance(state, ContainerState):
         return [(mapping.iova, mapping.size, mapping.vaddr) for mapping in state.mappings]
     assert state is not None

@@ -18,11 +18,11 @@ def files_of_the_document() -> dict[str, str]:
 
 def test_the_document_is_a_project_that_passes(pytester: pytest.Pytester) -> None:
     files = files_of_the_document()
-    assert list(files) == ["bounce.py", "conftest.py", "test_bounce.py"]
+    assert list(files) == ["bounce.py", "conftest.py", "test_bounce.py", "test_successor.py"]
     for name, text in files.items():
         pytester.path.joinpath(name).write_text(text)
     result = pytester.runpytest_inprocess("-q", "--strict-markers", "-W", "error", "-p", "no:cacheprovider")
-    result.assert_outcomes(passed=13)
+    result.assert_outcomes(passed=14)
 
 
 def test_the_mark_makes_the_machine(pytester: pytest.Pytester) -> None:

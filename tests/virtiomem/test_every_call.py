@@ -217,13 +217,13 @@ WORLDS = [
 
 def held_by(kernel: SimKernel, space: Container | Ioas, memory: Memory) -> list[tuple[int, int, int]]:
     if isinstance(space, Ioas):
-        areas = kernel.iommufd_of(space.iommufd.fd).ioas(space.id).areas
+        areas = kernel.process.iommufd_of(space.iommufd.fd).ioas(space.id).areas
         base = {False: memory.address, True: 0}
         return [
             (area.iova, area.size, area.pages.source.start + area.offset - base[area.pages.source.file is not None])
             for area in areas
         ]
-    state = kernel.container_of(space.fd)
+    state = kernel.process.container_of(space.fd)
     assert isinstance(state, ContainerState)
     return [(mapping.iova, mapping.size, mapping.vaddr - memory.address) for mapping in state.mappings]
 

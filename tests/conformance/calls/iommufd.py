@@ -113,6 +113,32 @@ def ioas_map(
 
 
 @call
+def ioas_map_file(
+    bench: Bench,
+    *,
+    ioas: int = 1,
+    iova: int = IOVA,
+    size: int = PAGE,
+    file: str | int = "memfd",
+    start: int = 0,
+    flags: int = FIXED,
+    argsz: int = 40,
+) -> Reply:
+    """file: a descriptor by name, or the number of none."""
+    fd = bench.fds[file] if isinstance(file, str) else file
+    argument = abi.iommu_ioas_map_file(size=argsz, flags=flags, ioas_id=ioas, fd=fd, start=start, length=size)
+    argument.iova = iova
+    return _only(bench.ioctl("iommufd", abi.IOMMU_IOAS_MAP_FILE, argument), "iova")
+
+
+@call
+def change_process(bench: Bench, *, size: int = 8, reserved: int = 0) -> Reply:
+    argument = abi.iommu_ioas_change_process(size=size)
+    setattr(argument, "__reserved", reserved)
+    return _only(bench.ioctl("iommufd", abi.IOMMU_IOAS_CHANGE_PROCESS, argument))
+
+
+@call
 def ioas_unmap(bench: Bench, *, ioas: int = 1, iova: int = IOVA, size: int = PAGE) -> Reply:
     argument = abi.iommu_ioas_unmap(ioas_id=ioas, iova=iova, length=size)
     return _only(bench.ioctl("iommufd", abi.IOMMU_IOAS_UNMAP, argument), "length")

@@ -11,7 +11,7 @@ from pyvfio.files import read_text, write_text
 from pyvfio.host.bind import bind, unbind
 from tests.conformance.bench import PAGE, Bench
 from tests.conformance.calls.group import find
-from tests.conformance.step import Reply, call
+from tests.conformance.step import Reply, Step, call
 
 TYPE1_PARAMETERS = "/sys/module/vfio_iommu_type1/parameters"
 
@@ -20,6 +20,44 @@ TYPE1_PARAMETERS = "/sys/module/vfio_iommu_type1/parameters"
 def close(bench: Bench, *, name: str) -> Reply:
     bench.kernel.close(bench.fds.pop(name))
     return Reply()
+
+
+@call
+def spawn(bench: Bench, *, name: str = "child") -> Reply:
+    """A second process with every descriptor that is open now."""
+    bench.children[name] = bench.machine.child(bench)
+    return Reply()
+
+
+@call
+def in_child(bench: Bench, *, step: Step, name: str = "child") -> Reply:
+    """What the step changed there is in out; nothing of it is what this process is charged with."""
+    reply = bench.children[name].run(step)
+    changed = {"child_locked": reply.locked, "child_pinned": reply.pinned}
+    return Reply(reply.error, reply.value, {**reply.out, **changed})
+
+
+@call
+def end_child(bench: Bench, *, name: str = "child") -> Reply:
+    bench.children.pop(name).end()
+    return Reply()
+
+
+@call
+def charges(bench: Bench) -> Reply:
+    """Pages that are charged to the process."""
+    state = bench.state()
+    return Reply(out={"vm_lck": state.locked, "vm_pin": state.pinned})
+
+
+@call
+def open_memfd(bench: Bench, *, pages: int, name: str = "memfd") -> Reply:
+    def opened() -> int:
+        fd = bench.kernel.memfd_create("case", 0)
+        bench.kernel.ftruncate(fd, pages * PAGE)
+        return fd
+
+    return bench.open(name, opened)
 
 
 @call

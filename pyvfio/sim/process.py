@@ -1,0 +1,105 @@
+"""Processes of a simulated machine: what each has open, and what is charged to it."""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass, field
+
+from pyvfio.sim.cdev import CdevState
+from pyvfio.sim.charges import Charges
+from pyvfio.sim.container import ContainerState
+from pyvfio.sim.device import DeviceState
+from pyvfio.sim.event_queue import EventQueue
+from pyvfio.sim.group import GroupState
+from pyvfio.sim.iommufd import IommufdState
+from pyvfio.sim.migration import MigrationFile
+from pyvfio.sim.noiommu import Pagemap
+from pyvfio.sim.user import fail
+
+
+@dataclass(slots=True)
+class Text:
+    """A file of text; path: writing to it is an action."""
+
+    path: str
+    content: bytes
+    position: int = 0
+
+
+@dataclass(slots=True)
+class Window:
+    """Where a device's registers are mapped, and from which of their offsets on."""
+
+    start: int
+    size: int
+    device: DeviceState
+    region: int
+    offset: int
+
+
+File = (
+    Text | ContainerState | GroupState | DeviceState | MigrationFile | IommufdState | CdevState | EventQueue | Pagemap
+)
+
+
+@dataclass(eq=False, slots=True)
+class OpenFile:
+    """What open() made. descriptors: how many there are of it, in all processes."""
+
+    file: File
+    descriptors: int = 1
+
+
+@dataclass(eq=False, slots=True)
+class Process:
+    """files: by descriptor. windows: where it has mapped registers. Its memory is the PageTracker's to know."""
+
+    charges: Charges
+    files: dict[int, OpenFile] = field(default_factory=dict)
+    windows: list[Window] = field(default_factory=list)
+    has_ended: bool = False
+
+    def file(self, fd: int) -> File | None:
+        """None for a descriptor that is none of the simulation's."""
+        opened = self.files.get(fd)
+        return None if opened is None else opened.file
+
+    def install(self, file: File, fd: int | None = None) -> int:
+        """A descriptor of a file that has just been opened; fd: one of the running kernel's that it is to have."""
+        if fd is None:
+            fd = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        self.files[fd] = OpenFile(file)
+        return fd
+
+    def device(self, fd: int) -> DeviceState | None:
+        """The device a descriptor is of. Raises OSError(EINVAL) for one that is not bound yet."""
+        file = self.file(fd)
+        return file.device if isinstance(file, CdevState) else file if isinstance(file, DeviceState) else None
+
+    def container_of(self, fd: int) -> ContainerState | IommufdState | None:
+        """What a descriptor is of, None if of no container. Raises OSError(EBADF)."""
+        file = self.file(fd)
+        if file is None:
+            os.fstat(fd)
+        return file if isinstance(file, ContainerState | IommufdState) else None
+
+    def iommufd_of(self, fd: int) -> IommufdState:
+        """Raises OSError(EBADF) for no descriptor, OSError(EBADFD) for one of something else."""
+        file = self.container_of(fd)
+        if not isinstance(file, IommufdState):
+            raise fail(errno.EBADFD)
+        return file
+
+    def group_of(self, fd: int) -> GroupState:
+        """Whose descriptor it is. Raises OSError: EBADF, EINVAL if no group's."""
+        file = self.file(fd)
+        if file is None:
+            os.fstat(fd)
+        if not isinstance(file, GroupState):
+            raise fail(errno.EINVAL)
+        return file
+
+    def window(self, address: int) -> Window | None:
+        """Where a device's registers are mapped at an address, which are not memory."""
+        return next((window for window in self.windows if window.start <= address < window.start + window.size), None)
