@@ -13,9 +13,9 @@ from typing import Self
 from pyvfio.abi import vfio
 from pyvfio.address_space import IovaRange, MappedRun
 from pyvfio.capabilities import chain, query
-from pyvfio.container_errors import ATTACH, GET_INFO, SET_IOMMU
+from pyvfio.container_errors import ATTACH, DETACH, GET_INFO, SET_IOMMU
 from pyvfio.device import Device
-from pyvfio.errors import VfioError
+from pyvfio.errors import InvalidArgument, VfioError
 from pyvfio.explain import explain
 from pyvfio.group import Group
 from pyvfio.host.pci import vfio_device
@@ -118,7 +118,7 @@ class Container(MappingSpace):
 
     @property
     def name(self) -> str:
-        groups = ", ".join(str(child.number) for child in self._children if isinstance(child, Group))
+        groups = ", ".join(str(group.number) for group in self.groups)
         return f"container of group {groups}" if groups else "container"
 
     def open_group(self, number: int) -> Group:
@@ -140,7 +140,7 @@ class Container(MappingSpace):
         self._check_open()
         info = vfio_device(self.kernel, address)
         assert info.group is not None
-        opened = {child.number: child for child in self._children if isinstance(child, Group)}
+        opened = {group.number: group for group in self.groups}
         group = opened.get(info.group) or self.open_group(info.group)
         try:
             device = group.open_device(info.address, vf_token=vf_token)
@@ -153,9 +153,10 @@ class Container(MappingSpace):
         return device
 
     def attach(self, group: Group) -> None:
-        """Put the group's devices behind this container; the first group also chooses the IOMMU type.
+        """Put the group's devices behind this container, whose child it is from now on; the first group also chooses
+        the IOMMU type.
 
-        Existing mappings are entered for the new group too. A failure leaves the group out.
+        Existing mappings are entered for the new group too. A failure leaves the group out, and whose child it was.
         Raises GroupNotViable. Source: VFIO_GROUP_SET_CONTAINER, VFIOSET_IOMMU.
         """
         self._check_open()
@@ -173,9 +174,37 @@ class Container(MappingSpace):
                 self._is_info_old = False
             except OSError:
                 self.kernel.ioctl(group.fd, vfio.VFIO_GROUP_UNSET_CONTAINER)
-                if not self._children or self._children == [group]:
+                if not any(other is not group for other in self.groups):
                     self.iommu_type = None
                 raise
+            if group._parent is not self:
+                group._move(self)
+
+    def detach(self, group: Group) -> None:
+        """Take a group whose devices are all closed out of the container. It stays open, a child of nobody.
+
+        attach() it again, here or elsewhere, or close it. As with closing it, mappings stay as long as other groups
+        do; with the last group go all of them and the choice of IOMMU type. A failure changes nothing.
+        Raises InvalidArgument if the group is not in this container, DeviceBusy while a device of it is open.
+        Source: VFIO_GROUP_UNSET_CONTAINER.
+        """
+        self._check_open()
+        with self._lock:
+            operation = f"detach group {group.number}"
+            if group not in self.groups:
+                raise InvalidArgument(errno.EINVAL, operation, meaning="it is not in this container")
+            group.require_no_devices(operation)
+            try:
+                self.kernel.ioctl(group.fd, vfio.VFIO_GROUP_UNSET_CONTAINER)
+            except OSError as error:
+                raise explain(error, operation, {}, DETACH) from error
+            group._move(None)
+            self._group_gone()
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """Those attached, and those made for it and not attached yet."""
+        return tuple(child for child in self._children if isinstance(child, Group))
 
     @property
     def mappings_left(self) -> int | None:
@@ -281,7 +310,13 @@ class Container(MappingSpace):
         return explain(error, f"attach group {group.number}", {}, ATTACH)
 
     def _child_closed(self, child: Resource) -> None:
-        if isinstance(child, Group) and not any(isinstance(other, Group) for other in self._children):
+        if isinstance(child, Group):
+            self._group_gone()
+
+    def _group_gone(self) -> None:
+        # What the group alone reserved can be used now.
+        self._is_info_old = self._info is not None
+        if not self.groups:
             # With its last group the container loses its IOMMU: the next one has to choose it again.
             self._forget_mappings()
             self.iommu_type = self._info = None

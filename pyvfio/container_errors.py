@@ -30,6 +30,10 @@ ATTACH: Meanings = {
         "Unmap memory before it is discarded",
     ),
 }
+DETACH: Meanings = {
+    errno.EINVAL: ("the group is not attached", "attach() it first"),
+    errno.EBUSY: ("a device of the group is open in another process", "Close it there"),
+}
 SET_IOMMU: Meanings = {
     errno.EPERM: (
         "the platform cannot remap interrupts, so a device could forge them",

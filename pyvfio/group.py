@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 
 from pyvfio.abi import vfio
 from pyvfio.device import Device
-from pyvfio.errors import DeviceNotBound, GroupBusy, GroupNotViable, VfioError, VfTokenRefused
+from pyvfio.errors import DeviceBusy, DeviceNotBound, GroupBusy, GroupNotViable, VfioError, VfTokenRefused
 from pyvfio.explain import Meanings, explain
 from pyvfio.host.pci import blocking_members, group_members
 from pyvfio.kernel import Kernel, LinuxKernel
@@ -98,6 +98,12 @@ class Group(Resource):
         if self._parent is None:
             return (self,)
         return tuple(child for child in self._parent._children if isinstance(child, Group))
+
+    def require_no_devices(self, operation: str) -> None:
+        """Raises DeviceBusy, naming them, while devices are open."""
+        device = next((child for child in self._children if isinstance(child, Device)), None)
+        if device is not None:
+            raise DeviceBusy(errno.EBUSY, operation, meaning=f"{device.address} is open", advice="Close it first")
 
     def open_device(self, address: str, *, vf_token: uuid.UUID | None = None) -> Device:
         """Open a member, by its name in sysfs: for PCI domain:bus:device.function, "0000:03:00.0".

@@ -57,6 +57,16 @@ class Resource:
     def _child_closed(self, child: Resource) -> None:
         """A child is closed, and gone from the children."""
 
+    def _move(self, parent: Resource | None) -> None:
+        """Be the child of another, or of none; shares that one's lock from now on. Must have no children itself."""
+        with self._lock:
+            if self._parent is not None:
+                self._parent._children.remove(self)
+            if parent is not None:
+                parent._children.append(self)
+            self._parent = parent
+        self._lock = parent._lock if parent else threading.RLock()
+
     @property
     def _inherited(self) -> bool:
         return self._process != os.getpid()

@@ -24,6 +24,9 @@ _TYPE1_VERSIONS = {vfio.VFIO_TYPE1_IOMMU: 1, vfio.VFIO_TYPE1v2_IOMMU: 2}
 class ContainerState:
     """Lives as long as its descriptor or a group attached to it."""
 
+    keeps_devices = False
+    """Whether a group may leave while devices of it are open."""
+
     def __init__(self, kernel: SimKernel) -> None:
         self._kernel = kernel
         self.groups: list[GroupState] = []

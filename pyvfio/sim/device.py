@@ -20,6 +20,7 @@ from pyvfio.sim.pages import Pin
 from pyvfio.sim.user import UserMemory, fail
 
 if TYPE_CHECKING:
+    from pyvfio.sim.container import ContainerState
     from pyvfio.sim.group import GroupState
     from pyvfio.sim.iommufd import IommufdState
     from pyvfio.sim.kernel import SimKernel
@@ -65,6 +66,8 @@ class DeviceState:
     def __init__(self, kernel: SimKernel, function: PciFunction, group: GroupState | None = None) -> None:
         self.address = function.address
         self.group = group
+        self.container: ContainerState | IommufdState | None = None
+        """The one it was opened in; its group may have left it."""
         self.translate: Translate = _no_translation
         self.iommufd: IommufdState | None = None
         """Which it is bound to, with what number there, where it was opened by its own node."""
@@ -188,8 +191,8 @@ class DeviceState:
     def leave_group(self) -> None:
         """A descriptor that was opened through a group is closed."""
         assert self.group is not None
-        if not self.opens and self.group.container is not None:
-            self.group.container.dismiss(self)
+        if not self.opens and self.container is not None:
+            self.container.dismiss(self)
         self.group.open_devices -= 1
         self.group.drop()
 

@@ -90,7 +90,7 @@ class GroupState:
     def _unset_container(self) -> int:
         if self.container is None:
             raise fail(errno.EINVAL)
-        if self.open_devices:
+        if self.open_devices and not self.container.keeps_devices:
             raise fail(errno.EBUSY)
         self.container.leave(self)
         self.container = None

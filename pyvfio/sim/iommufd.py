@@ -39,6 +39,9 @@ T = TypeVar("T", bound=IommufdObject)
 class IommufdState:
     """Lives as long as its descriptor, a group or a device holds it. per_process: whose limit pages are charged to."""
 
+    keeps_devices = True
+    """Whether a group may leave while devices of it are open."""
+
     def __init__(self, kernel: SimKernel, *, per_process: bool) -> None:
         self.kernel = kernel
         self.per_process = per_process

@@ -67,6 +67,7 @@ class Ownership:
         device = self.opened_device(address)
         if device is None:
             device = DeviceState(self._kernel, function, group)
+            device.container = group.container
             device.translate = group.container.admit(device)
             try:
                 self._check_vf_token(function, device, vf_token)

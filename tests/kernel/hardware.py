@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from pyvfio import LinuxKernel
+from pyvfio.drivers.edu import DEVICE_ID, VENDOR_ID
 from pyvfio.files import write_text
 from pyvfio.host.bind import bind, restore
-from pyvfio.host.pci import DEVICES, pci_devices
+from pyvfio.host.pci import DEVICES, group_members, pci_devices
 from pyvfio.sim import PciFunction, SimKernel
 from pyvfio.sim.e1000e import E1000e
 from pyvfio.sim.model import Bus, Model
@@ -43,7 +44,9 @@ class Kind:
 
 NVME = Kind((0x1B36, 0x0010), 0x010802, "0000:02:00.0", 11, Nvme)
 VGA = Kind((0x1234, 0x1111), 0x030000, "0000:00:0a.0", 14, PlainDevice)
+
 E1000E = Kind((0x8086, 0x10D3), 0x020000, "0000:03:00.0", 12, E1000e)
+_RNG = (0x1AF4, 0x1005)
 
 
 @contextmanager
@@ -58,6 +61,26 @@ def bound(testbed: Testbed, kind: Kind) -> Iterator[str]:
     before = bind(kernel, address)
     try:
         yield address
+    finally:
+        restore(kernel, before)
+
+
+@contextmanager
+def shared_group(testbed: Testbed) -> Iterator[tuple[str, str]]:
+    """The address of an edu device bound to vfio-pci, and of a virtio-rng in its group, which virtio-pci has."""
+    if isinstance(testbed.kernel, SimKernel):
+        edu, other = "0000:05:01.0", "0000:05:02.0"
+        testbed.kernel.add(PciFunction(edu, 13, driver="vfio-pci"))
+        testbed.kernel.add(PciFunction(other, 13, *_RNG, 0x00FF00, host_driver="virtio-pci", driver="virtio-pci"))
+        yield edu, other
+        return
+    kernel = LinuxKernel()
+    other, group = next((d.address, d.group) for d in pci_devices(kernel) if (d.vendor_id, d.device_id) == _RNG)
+    assert group is not None
+    edu = next(d.address for d in group_members(kernel, group) if (d.vendor_id, d.device_id) == (VENDOR_ID, DEVICE_ID))
+    before = bind(kernel, edu)
+    try:
+        yield edu, other
     finally:
         restore(kernel, before)
 

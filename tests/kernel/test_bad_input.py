@@ -13,7 +13,6 @@ from pyvfio import (
     Container,
     DeviceNotBound,
     GroupNotViable,
-    Ioas,
     Kernel,
     MappingLimitReached,
     MemlockExceeded,
@@ -25,8 +24,9 @@ from pyvfio import (
 from pyvfio.files import read_text, write_text
 from pyvfio.host.bind import bind, restore, unbind
 from pyvfio.limits import DMA_ENTRY_LIMIT, huge_pages
-from pyvfio.sim import PciFunction, SimKernel
+from pyvfio.sim import SimKernel
 from tests.kernel.conftest import IOVA, MEBIBYTE, Testbed
+from tests.kernel.hardware import shared_group
 from tests.kernel.modes import Mode, Space
 from tests.memlock import memlock_limited
 
@@ -75,6 +75,19 @@ def test_a_device_that_is_not_bound(mode: Mode, testbed: Testbed) -> None:
         restore(kernel, before)
 
 
+def test_a_member_of_the_group_in_other_hands(mode: Mode, testbed: Testbed) -> None:
+    kernel = testbed.kernel
+    with shared_group(testbed) as (address, other), nothing_left(kernel, mode), mode.open(kernel) as space:
+        with pytest.raises(VfioError, match=f"{other} is bound to virtio-pci.*pyvfio bind --group") as caught:
+            space.open_device(address)
+        assert caught.value.errno == errno.EPERM
+        assert isinstance(caught.value, GroupNotViable) == isinstance(space, Container)
+        before = bind(kernel, other)
+        space.open_device(address)
+        space.close()
+        restore(kernel, before)
+
+
 def test_a_limit_on_mappings(testbed: Testbed, memory: Memory) -> None:
     kernel = testbed.kernel
     before = read_text(kernel, DMA_ENTRY_LIMIT)
@@ -111,25 +124,3 @@ def test_memory_that_cannot_be_had_is_found_out_while_mapping(space: Space, kern
         with pytest.raises(MemoryUnavailable, match="Populate the memory first"):
             space.map_dma(0, memory, 0, size, granularity=BLOCK)
         assert space.mappings() == ()
-
-
-@pytest.fixture
-def shared_group() -> SimKernel:
-    """A device whose group has a member in a host driver's hands."""
-    kernel = SimKernel.with_edu_devices(1)
-    kernel.add(PciFunction("0000:00:03.1", 3, 0x8086, 0x2668, 0x040300, host_driver="snd_hda", driver="snd_hda"))
-    return kernel
-
-
-def test_a_group_that_is_not_viable(shared_group: SimKernel) -> None:
-    with nothing_left(shared_group):
-        with (
-            Container(kernel=shared_group) as container,
-            pytest.raises(GroupNotViable, match=r"0000:00:03\.1 is bound to snd_hda.*bind --group 0000:00:03\.1"),
-        ):
-            container.open_device("0000:00:03.0")
-        with (
-            Ioas(kernel=shared_group) as ioas,
-            pytest.raises(VfioError, match=r"0000:00:03\.1 is bound to snd_hda.*pyvfio bind --group"),
-        ):
-            ioas.open_device("0000:00:03.0")

@@ -68,6 +68,16 @@ CASES = [
     compat_case("nor does opening a device", ATTACHED, get_device_fd(), ok()),
     compat_case("a group that is attached twice", ATTACHED, set_container(), EINVAL),
     compat_case("a group that leaves", ATTACHED, unset_container(), ok(), (map_dma(), ok())),
+    compat_case(
+        "a group that leaves with a device open",
+        READY,
+        unset_container(),
+        ok(),
+        (map_dma(), ok()),
+        (get_device_fd(name="again"), EINVAL),
+        (set_container(), ok()),
+        (get_device_fd(name="again"), ok()),
+    ),
     compat_case("dirty pages", READY, dirty_pages(flags=vfio.VFIO_IOMMU_DIRTY_PAGES_FLAG_START), ENOTTY),
     compat_case("an ioctl it does not know", READY, unknown_container_ioctl(number=18), ENOTTY),
     # Maps.
