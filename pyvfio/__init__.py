@@ -5,7 +5,9 @@ from pyvfio.cdev import CdevDevice
 from pyvfio.container import Container, IommuInfo, IommuType
 from pyvfio.device import Device, DeviceFlags, DeviceInfo, PciAtomics
 from pyvfio.dirty import DirtyBitmap, DirtyTracking
+from pyvfio.display import Display, DrmPlaneType, GfxPlane, GfxPlaneType
 from pyvfio.dma_logging import DmaLogging
+from pyvfio.edid import Edid
 from pyvfio.errors import (
     AlreadyMapped,
     ClosedError,
@@ -66,7 +68,10 @@ __all__ = [
     "DeviceNotBound",
     "DirtyBitmap",
     "DirtyTracking",
+    "Display",
     "DmaLogging",
+    "DrmPlaneType",
+    "Edid",
     "EventFd",
     "Feature",
     "FeatureAccess",
@@ -74,6 +79,8 @@ __all__ = [
     "Features",
     "Field",
     "Fit",
+    "GfxPlane",
+    "GfxPlaneType",
     "Group",
     "GroupBusy",
     "GroupNotViable",

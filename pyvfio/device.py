@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pyvfio.abi import vfio
 from pyvfio.address_space import IovaRange
 from pyvfio.capabilities import Capability, chain, query
+from pyvfio.display import Display
 from pyvfio.dma_logging import DmaLogging
 from pyvfio.errors import VfioError
 from pyvfio.features import Features
@@ -142,6 +143,10 @@ class Device(Resource):
     def migration(self) -> Migration:
         """The device's migration states. Raises VfioError (ENOTTY) for a device that cannot be migrated."""
         return Migration(self)
+
+    def display(self) -> Display:
+        """The screen of a mediated GPU. Raises VfioError (ENOTTY) for a device without one."""
+        return Display(self)
 
     def log_dma(self, *ranges: IovaRange, page_size: int = 4096) -> DmaLogging:
         """Have the device note which pages of ranges it writes, until the result is closed. See DmaLogging."""

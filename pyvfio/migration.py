@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import enum
 import errno
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pyvfio.abi import vfio
-from pyvfio.errors import VfioError
+from pyvfio.errors import FeatureUnsupported, VfioError
 from pyvfio.features import Feature
 from pyvfio.resource import Resource
 
@@ -45,10 +46,15 @@ _P2P = (MigrationState.RUNNING_P2P, MigrationState.PRE_COPY_P2P)
 
 @dataclass(frozen=True, slots=True)
 class PrecopyInfo:
-    """What is left to read before STOP_COPY, in bytes: the first pass, and what has changed since. Estimates."""
+    """What is left to read before STOP_COPY, in bytes: the first pass, and what has changed since. Estimates.
+
+    begins_anew: the device has changed so much that another first pass is ahead, as large as initial_bytes says. Told
+    from Linux 7.0 on.
+    """
 
     initial_bytes: int
     dirty_bytes: int
+    begins_anew: bool = False
 
 
 class MigrationStream(Resource):
@@ -102,7 +108,8 @@ class MigrationStream(Resource):
             raise VfioError(
                 error.errno or errno.EIO, f"precopy info of {self.device.address}", meaning=meaning
             ) from error
-        return PrecopyInfo(info.initial_bytes, info.dirty_bytes)
+        begins_anew = bool(info.flags & vfio.VFIO_PRECOPY_INFO_REINIT)
+        return PrecopyInfo(info.initial_bytes, info.dirty_bytes, begins_anew)
 
     def _release(self) -> None:
         self.kernel.close(self.fd)
@@ -124,6 +131,10 @@ class Migration:
         self._device = device
         data = device.features.get(Feature.MIGRATION, vfio.vfio_device_feature_migration)
         self.kinds = MigrationKinds(data.flags)
+        if self.kinds & MigrationKinds.PRE_COPY:
+            # Only who asks for them is told flags: see PrecopyInfo.begins_anew.
+            with suppress(FeatureUnsupported):
+                device.features.set(Feature.MIG_PRECOPY_INFOv2)
 
     @property
     def state(self) -> MigrationState:

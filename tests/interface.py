@@ -12,13 +12,12 @@ PAGE = Path(__file__).parent.parent / "docs/kernel-interface.md"
 @dataclass(frozen=True, slots=True)
 class Row:
     """kernels: "every", "built" or "-". test: a function of tests/kernel, with a pattern of its parameters; None where
-    no real kernel has been asked, or where evidence, the cell as it stands, names something else."""
+    no real kernel has been asked."""
 
     name: str
     made_by: tuple[str, ...]
     kernels: str
     test: str | None
-    evidence: str = ""
 
     def is_proved_by(self, test: str, kernel_name: str) -> bool:
         """Whether this test, by its name with parameters, has to make the call on this kernel."""
@@ -34,7 +33,6 @@ def rows() -> list[Row]:
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if len(cells) == 4 and (name := re.fullmatch(r"`(\w+)`", cells[0])):
             test = re.fullmatch(r"`(test_\S+)`", cells[3])
-            found.append(
-                Row(name[1], tuple(re.findall(r"`([\w.]+)", cells[1])), cells[2], test[1] if test else None, cells[3])
-            )
+            made_by = tuple(re.findall(r"`([\w.]+)", cells[1]))
+            found.append(Row(name[1], made_by, cells[2], test[1] if test else None))
     return found

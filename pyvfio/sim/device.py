@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from pyvfio.abi import mman, vfio
 from pyvfio.sim.config import SimConfig
+from pyvfio.sim.display import Screen, query_plane
 from pyvfio.sim.eventfds import hold_eventfd, is_same_eventfd
 from pyvfio.sim.features import FeatureState
 from pyvfio.sim.hot_reset import hot_reset, hot_reset_info
@@ -116,6 +117,10 @@ class DeviceState:
                 return self._set_ioeventfd(user)
             case vfio.VFIO_DEVICE_FEATURE:
                 return self.features.ioctl(user)
+            case vfio.VFIO_DEVICE_QUERY_GFX_PLANE if isinstance(self.model, Screen):
+                return query_plane(self.model, user)
+            case vfio.VFIO_DEVICE_GET_GFX_DMABUF if isinstance(self.model, Screen):
+                return self.model.dma_buf(user.u32(0))
             case vfio.VFIO_DEVICE_BIND_IOMMUFD if self._kernel.sysfs.nodes():
                 # Only a device's own node can be bound, and this one was opened through its group.
                 raise fail(errno.EINVAL)
@@ -202,8 +207,9 @@ class DeviceState:
         if argsz < 16:
             raise fail(errno.EINVAL)
         flags = vfio.VFIO_DEVICE_FLAGS_PCI | (vfio.VFIO_DEVICE_FLAGS_RESET if self.model.resettable else 0)
-        extra = sum(index > _VGA for index in self.model.regions)
-        regions = vfio.VFIO_PCI_NUM_REGIONS + extra
+        regions = vfio.VFIO_PCI_NUM_REGIONS
+        while regions in self.model.regions:
+            regions += 1
         info = struct.pack("<IIIIII", argsz, flags, regions, vfio.VFIO_PCI_NUM_IRQS, 0, 0)
         if self._kernel.version >= (6, 6):
             user.write(info[: min(argsz, len(info))])

@@ -56,6 +56,10 @@ class FeatureState:
             self._offered[vfio.VFIO_DEVICE_FEATURE_PCI_VF_TOKEN] = (_SET, 16)
         if model.migration is not None:
             self._offered |= _MIGRATION
+        has_precopy = model.migration is not None and model.migration.flags & vfio.VFIO_MIGRATION_PRE_COPY
+        if version >= (7, 0):
+            # A device without PRE_COPY has the feature too, but nothing can be done with it.
+            self._offered[vfio.VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2] = (_SET if has_precopy else 0, 0)
         if logs_dma:
             self._offered |= _LOGGING
 
@@ -110,6 +114,9 @@ class FeatureState:
                 self.dma_log.stop()
             case vfio.VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE:
                 self._set_migration_state(user, data)
+            case vfio.VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2:
+                assert self._model.migration is not None
+                self._model.migration.tells_precopy_flags = True
             case _:
                 self._sleep(data)
 

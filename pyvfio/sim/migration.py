@@ -38,11 +38,13 @@ _STEPS = (
 
 
 class MigrationFile:
-    """What a descriptor of a state's stream reads, or is written. precopy: the device still runs, and may change."""
+    """What a descriptor of a state's stream reads, or is written. precopy: the device still runs, and may change;
+    flags: what its VFIO_MIG_GET_PRECOPY_INFO tells beside the sizes."""
 
-    def __init__(self, content: bytes, *, precopy: bool = False) -> None:
+    def __init__(self, content: bytes, *, precopy: bool = False, flags: int = 0) -> None:
         self.content = bytearray(content)
         self.precopy = precopy
+        self._flags = flags
         self._position = 0
 
     def read(self, size: int) -> bytes:
@@ -62,19 +64,21 @@ class MigrationFile:
         argsz = user.u32(0)
         if not self.precopy or argsz < 24:
             raise fail(errno.EINVAL)
-        user.write(struct.pack("<IIQQ", argsz, 0, len(self.content) - self._position, 0))
+        user.write(struct.pack("<IIQQ", argsz, self._flags, len(self.content) - self._position, 0))
         return 0
 
 
 class SimMigration:
     """A device whose whole state is the bytes that save gives and load takes (ValueError: refuses); no P2P states.
 
-    precopy: whether it can be read while it runs.
+    precopy: whether it can be read while it runs. precopy_flags: VFIO_PRECOPY_INFO_*, for who asks to be told flags.
     """
 
     def __init__(self, save: Callable[[], bytes], load: Callable[[bytes], None], *, precopy: bool = True) -> None:
         self.flags = VFIO_MIGRATION_STOP_COPY | (VFIO_MIGRATION_PRE_COPY if precopy else 0)
         self.state = VFIO_DEVICE_STATE_RUNNING
+        self.precopy_flags = 0
+        self.tells_precopy_flags = False
         self._save = save
         self._load = load
         self._file: MigrationFile | None = None
@@ -132,7 +136,8 @@ class SimMigration:
             file.precopy = False
             return None
         if state in (VFIO_DEVICE_STATE_STOP_COPY, VFIO_DEVICE_STATE_PRE_COPY):
-            self._file = MigrationFile(self._save(), precopy=state == VFIO_DEVICE_STATE_PRE_COPY)
+            flags = self.precopy_flags if self.tells_precopy_flags else 0
+            self._file = MigrationFile(self._save(), precopy=state == VFIO_DEVICE_STATE_PRE_COPY, flags=flags)
         elif state == VFIO_DEVICE_STATE_RESUMING:
             self._file = MigrationFile(b"")
         return self._file

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import signal
+import struct
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +19,7 @@ from pyvfio import DeviceNotBound, HostNeedsDevice, InvalidArgument, Kernel, Lin
 from pyvfio.drivers.edu import edu_addresses
 from pyvfio.faults import Before, Fault, FaultyKernel
 from pyvfio.files import exists, write_text
-from pyvfio.host.attached import interfaces
+from pyvfio.host.attached import block_devices, interfaces
 from pyvfio.host.bind import Binding, bind, binding, restore, unbind
 from pyvfio.host.network import InterfaceUse, LinuxNetwork
 from pyvfio.host.pci import pci_device, pci_devices
@@ -274,3 +277,43 @@ def test_an_interface_the_host_talks_through_is_refused(kernel_name: str) -> Non
             netlink.link("set", index=index, state="down")
             netlink.flush_addr(index=index)
     require_not_needed(kernel, network, [address])
+
+
+@pytest.mark.needs("real", "type1", "nvme-disk")
+def test_a_disk_the_host_swaps_to_is_refused(kernel_name: str) -> None:
+    assert kernel_name
+    kernel = LinuxKernel()
+    (address,) = [device.address for device in pci_devices(kernel) if device.driver == "nvme"]
+    (disk,) = block_devices(kernel, address)
+    with swapped_to(f"/dev/{disk}"):
+        with pytest.raises(HostNeedsDevice, match=f"{address}: {disk} is swap"):
+            require_not_needed(kernel, NoNetwork(), [address])
+        (bridge,) = [
+            device.address
+            for device in pci_devices(kernel)
+            if device.is_bridge and block_devices(kernel, device.address, dependent=True)
+        ]
+        with pytest.raises(HostNeedsDevice, match=f"{bridge}: {disk} is swap"):
+            require_not_needed(kernel, NoNetwork(), [bridge])
+    require_not_needed(kernel, NoNetwork(), [address])
+
+
+@contextmanager
+def swapped_to(node: str) -> Iterator[None]:
+    """Source of the layout: linux/swap.h, union swap_header."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = bytearray(4096)
+    struct.pack_into("<III", header, 1024, 1, 255, 0)
+    header[-10:] = b"SWAPSPACE2"
+    disk = os.open(node, os.O_RDWR)
+    try:
+        before = os.pread(disk, len(header), 0)
+        os.pwrite(disk, header, 0)
+        assert libc.swapon(node.encode(), 0) == 0, os.strerror(ctypes.get_errno())
+        try:
+            yield
+        finally:
+            libc.swapoff(node.encode())
+            os.pwrite(disk, before, 0)
+    finally:
+        os.close(disk)

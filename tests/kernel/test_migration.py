@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import uuid
 from collections.abc import Iterator
 
 import pytest
 
 from pyvfio import (
-    Container,
     Device,
     Feature,
     FeatureAccess,
@@ -20,52 +17,24 @@ from pyvfio import (
     MigrationStream,
     VfioError,
 )
-from pyvfio.files import link_name, write_text
-from pyvfio.sim import PciFunction, SimKernel
-from pyvfio.sim.plain import IDS, PlainDevice
+from pyvfio.sim.plain import PlainDevice
+from tests.kernel.mediated import mediated_device
 
 pytestmark = pytest.mark.needs("type1", "mdev")
 
-PARENT = "/sys/devices/virtual/mtty/mtty"
 SCRATCH = 7
 """A register of the serial port that only keeps what it is given."""
 
 
-@contextlib.contextmanager
-def mtty(kernel: Kernel) -> Iterator[tuple[str, int]]:
-    """Name and group of a new mediated device."""
-    name = str(uuid.uuid4())
-    write_text(kernel, f"{PARENT}/mdev_supported_types/mtty-1/create", name)
-    try:
-        group = link_name(kernel, f"{PARENT}/{name}/iommu_group")
-        assert group is not None
-        yield name, int(group)
-    finally:
-        write_text(kernel, f"{PARENT}/{name}/remove", "1")
-
-
-@contextlib.contextmanager
-def serial_port(kernel: Kernel, number: int) -> Iterator[Device]:
-    """A device with migration states, alone in its group and container."""
-    with contextlib.ExitStack() as stack:
-        if isinstance(kernel, SimKernel):
-            name, group = f"0000:05:{number:02x}.0", 50 + number
-            kernel.add(PciFunction(name, group, *IDS, driver="vfio-pci", model=PlainDevice))
-        else:
-            name, group = stack.enter_context(mtty(kernel))
-        container = stack.enter_context(Container(kernel=kernel))
-        yield container.open_group(group).open_device(name)
-
-
 @pytest.fixture
 def device(kernel: Kernel) -> Iterator[Device]:
-    with serial_port(kernel, 0) as device:
+    with mediated_device(kernel, "mtty", "1", PlainDevice) as device:
         yield device
 
 
 @pytest.fixture
 def destination(kernel: Kernel) -> Iterator[Device]:
-    with serial_port(kernel, 1) as device:
+    with mediated_device(kernel, "mtty", "1", PlainDevice) as device:
         yield device
 
 
@@ -108,7 +77,8 @@ def test_a_running_device_is_copied_before_it_stops(device: Device, destination:
         pytest.skip("this kernel's mtty has no PRE_COPY")
     device.region(0).write8(SCRATCH, 0x11)
     stream = stream_of(device, MigrationState.PRE_COPY)
-    assert stream.precopy_info().initial_bytes >= 0
+    info = stream.precopy_info()
+    assert (info.initial_bytes >= 0, info.begins_anew) == (True, False)
     data = stream.read_all()
     device.region(0).write8(SCRATCH, 0xA5)
     assert device.migration().enter(MigrationState.STOP_COPY) is None

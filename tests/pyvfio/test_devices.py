@@ -155,6 +155,21 @@ def test_a_state_that_is_none_stops_the_device_for_good(device: Device) -> None:
     assert migration.state is MigrationState.RUNNING
 
 
+@pytest.mark.parametrize(("version", "is_told"), [((6, 12), False), ((7, 0), True)])
+def test_a_first_pass_that_begins_anew(version: tuple[int, int], is_told: bool) -> None:
+    kernel = SimKernel(version=version)
+    kernel.add(PciFunction(ADDRESSES[0], 7, *IDS, driver="vfio-pci", model=PlainDevice))
+    with Container(kernel=kernel) as container:
+        device = container.open_device(ADDRESSES[0])
+        opened = kernel.ownership.opened_device(ADDRESSES[0])
+        assert opened is not None
+        assert opened.model.migration is not None
+        opened.model.migration.precopy_flags = vfio.VFIO_PRECOPY_INFO_REINIT
+        stream = device.migration().enter(MigrationState.PRE_COPY)
+        assert stream is not None
+        assert stream.precopy_info().begins_anew is is_told
+
+
 def test_closing_a_sleeping_device_closes_its_wakeup(device: Device) -> None:
     event = device.features.enter_low_power_with_wakeup()
     device.close()

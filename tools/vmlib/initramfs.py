@@ -24,6 +24,7 @@ MODULES = (
     "virtio_net",
     "mtty",
     "mdpy",
+    "mbochs",
 )
 DIRECTORIES = ("bin", "dev", "lib", "mnt", "mnt/host", "mnt/rw", "mnt/root", "modules", "proc", "sys", "tmp")
 

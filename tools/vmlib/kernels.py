@@ -17,8 +17,9 @@ from vmlib.progress import Progress
 class Kernel:
     """suite None: this machine's own. version: a prefix; empty for the one the suite installs by default.
 
-    features: what of VFIO it has. iommus: the models it has a driver for. config: fragments in this directory, later
-    ones over earlier ones: a kernel built with them from the newest source package of the suite.
+    features: what of VFIO it has, or of what tests need besides. iommus: the models it has a driver for. config:
+    fragments in this directory, later ones over earlier ones: a kernel built with them from the newest source package
+    of the suite.
     """
 
     name: str
@@ -31,7 +32,7 @@ class Kernel:
 
 # Linux 7.3 takes devices back out of their groups under the virtio-iommu of QEMU 7.2.
 _IOMMUS_OF_7 = ("intel", "amd")
-_BUILT = frozenset({"iommufd", "cdev", "noiommu", "mdev", "iommufd-test"})
+_BUILT = frozenset({"iommufd", "cdev", "noiommu", "mdev", "iommufd-test", "nvme-disk"})
 
 KERNELS = {
     kernel.name: kernel

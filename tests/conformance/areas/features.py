@@ -5,10 +5,10 @@ from errno import EFAULT, EINVAL, ENOTTY
 from pyvfio.abi import vfio
 from tests.conformance.areas.setups import DEVICE
 from tests.conformance.calls.device import feature
-from tests.conformance.case import Case, ok
+from tests.conformance.case import Case, ok, since
 
 GET, SET, PROBE = vfio.VFIO_DEVICE_FEATURE_GET, vfio.VFIO_DEVICE_FEATURE_SET, vfio.VFIO_DEVICE_FEATURE_PROBE
-LOW_POWER_ENTRY, WITH_WAKEUP, LOW_POWER_EXIT = 3, 4, 5
+LOW_POWER_ENTRY, WITH_WAKEUP, LOW_POWER_EXIT, PRECOPY_INFO = 3, 4, 5, 12
 
 # What a conventional PCI device has none of. 11 is DMA_BUF, which newer kernels have.
 _ABSENT = [0, 1, 2, 6, 7, 8, 9, 10, 13, 99, 0xFFFF]
@@ -16,6 +16,18 @@ _ABSENT = [0, 1, 2, 6, 7, 8, 9, 10, 13, 99, 0xFFFF]
 CASES = [
     *(Case(f"feature {index} is not there", DEVICE, feature(flags=PROBE | GET | index), ENOTTY) for index in _ABSENT),
     *(Case(f"feature {index} cannot be set", DEVICE, feature(flags=SET | index), ENOTTY) for index in _ABSENT),
+    Case(
+        "precopy info can be set without PRE_COPY",
+        DEVICE,
+        feature(flags=PROBE | SET | PRECOPY_INFO),
+        since({(6, 1): ENOTTY, (7, 0): EINVAL}),
+    ),
+    Case(
+        "precopy info can be got without PRE_COPY",
+        DEVICE,
+        feature(flags=PROBE | GET | PRECOPY_INFO),
+        since({(6, 1): ENOTTY, (7, 0): EINVAL}),
+    ),
     Case("low power can be set", DEVICE, feature(flags=PROBE | SET | LOW_POWER_ENTRY), ok()),
     Case("low power cannot be got", DEVICE, feature(flags=PROBE | GET | LOW_POWER_ENTRY), EINVAL),
     Case("low power, get and set", DEVICE, feature(flags=PROBE | GET | SET | LOW_POWER_ENTRY), EINVAL),
