@@ -33,9 +33,8 @@ class Pinning:
         try:
             pin = self._pages.pin(process, mapping.vaddr, mapping.size, write=write, unshares=self._version >= (6, 2))
         except OSError:
-            # What lies before a hole is counted before the hole is found.
             if not mapping.is_exempt:
-                process.charges.require_room(self._pages.reachable(process, mapping.vaddr, mapping.size, write=write))
+                self._require_room_before_hole(mapping, process, write=write)
             raise
         try:
             if mapping.owner is not process and not mapping.is_exempt:
@@ -45,6 +44,14 @@ class Pinning:
             self._pages.unpin(pin)
             raise
         return pin
+
+    def _require_room_before_hole(self, mapping: DmaMapping, process: Process, *, write: bool) -> None:
+        """Pages are counted as they are met: beyond the limit, no hole is. Raises OSError(ENOMEM)."""
+        size = self._pages.reachable(process, mapping.vaddr, mapping.size, write=write)
+        if size:
+            pin = self._pages.pin(process, mapping.vaddr, size, write=write, unshares=self._version >= (6, 2))
+            self._pages.unpin(pin)
+            process.charges.require_room(pin.charged)
 
     def release_type1(self, mapping: DmaMapping) -> None:
         if mapping.pin is not None:

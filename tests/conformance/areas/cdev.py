@@ -15,6 +15,7 @@ from errno import (
 )
 
 from pyvfio.abi import iommufd as abi
+from tests.conformance.areas.setups import holed
 from tests.conformance.bench import PAGE
 from tests.conformance.calls.container import IOVA
 from tests.conformance.calls.group import open_group
@@ -36,6 +37,7 @@ from tests.conformance.calls.iommufd import (
     option,
     set_dirty_tracking,
 )
+from tests.conformance.calls.process import limit_memlock
 from tests.conformance.case import Case, Expected, ok, since
 from tests.conformance.step import Step
 
@@ -126,6 +128,20 @@ CASES = [
     node_case("memory that may not be written", ATTACHED, ioas_map(ioas=2, memory="readonly"), EFAULT),
     node_case("and need not be", ATTACHED, ioas_map(ioas=2, memory="readonly", flags=FIXED & ~2), ok()),
     node_case("memory nobody may touch", ATTACHED, ioas_map(ioas=2, memory="none"), EFAULT),
+    # A hole is found before anything is counted, unlike in a container.
+    *(
+        node_case(
+            f"room for {room} pages, and a hole after {hole}",
+            [
+                *ATTACHED,
+                *holed(hole),
+                limit_memlock(pages=room),
+            ],
+            ioas_map(ioas=2, memory="holed", size=(hole + 2) * PAGE),
+            answer,
+        )
+        for room, hole, answer in ((0, 0, EFAULT), (0, 1, EFAULT), (3, 4, EFAULT), (4, 4, EFAULT), (511, 512, EFAULT))
+    ),
     node_case(
         "huge pages in use",
         [*ATTACHED, ioas_map(ioas=2)],

@@ -115,6 +115,13 @@ def free(bench: Bench, *, name: str) -> Reply:
 
 
 @call
+def punch(bench: Bench, *, name: str, first: int, pages: int = 1) -> Reply:
+    """A hole in memory of the case."""
+    bench.kernel.munmap(bench.address(name, first * PAGE), pages * PAGE)
+    return Reply()
+
+
+@call
 def discard(bench: Bench, *, name: str, pages: int) -> Reply:
     bench.kernel.madvise(bench.address(name, 0), pages * PAGE, mman.MADV_DONTNEED)
     return Reply()
