@@ -7,6 +7,16 @@ from pyvfio.device import Device, DeviceFlags, DeviceInfo, PciAtomics
 from pyvfio.dirty import DirtyBitmap, DirtyTracking
 from pyvfio.display import Display, DrmPlaneType, GfxPlane, GfxPlaneType
 from pyvfio.dma_logging import DmaLogging
+from pyvfio.driver_data import (
+    AmdGuest,
+    ArmSmmuv3Invalidation,
+    ArmSmmuv3Stage1,
+    DriverData,
+    RawData,
+    VtdInvalidation,
+    VtdStage1,
+    VtdStage1Flags,
+)
 from pyvfio.edid import Edid
 from pyvfio.errors import (
     AlreadyMapped,
@@ -18,6 +28,7 @@ from pyvfio.errors import (
     GroupNotViable,
     HostNeedsDevice,
     InvalidArgument,
+    InvalidationRefused,
     MappingLimitReached,
     MemlockExceeded,
     MemoryUnavailable,
@@ -30,10 +41,12 @@ from pyvfio.errors import (
     VfTokenRefused,
 )
 from pyvfio.eventfd import EventFd
+from pyvfio.fault_queue import FaultPermission, FaultQueue, FaultResponse, PageFault
 from pyvfio.features import Feature, FeatureAccess, Features
 from pyvfio.group import Group
 from pyvfio.hw_info import HardwareCapabilities, HardwareInfo
 from pyvfio.hw_page_table import HwPageTable
+from pyvfio.hw_queue import HwQueue
 from pyvfio.ioas import Ioas, IoasInfo
 from pyvfio.ioeventfd import IoEventFd
 from pyvfio.iommufd import Iommufd, RlimitMode
@@ -43,6 +56,7 @@ from pyvfio.irq import InterruptFlags, InterruptIndex, InterruptInfo, Interrupts
 from pyvfio.kernel import Kernel, LinuxKernel
 from pyvfio.memory import Memory, MemoryKind
 from pyvfio.migration import Migration, MigrationKinds, MigrationState, MigrationStream, PrecopyInfo
+from pyvfio.nested_page_table import NestedPageTable
 from pyvfio.page_table_dirty import PageTableDirtyTracking
 from pyvfio.pci import ConfigSpace, PciCommand, PciStatus
 from pyvfio.pci_capabilities import Msi, Msix, PciCapability, PciExpress, PowerManagement, Sriov
@@ -51,12 +65,18 @@ from pyvfio.region_info import MmapArea, RegionFlags, RegionInfo, RegionType
 from pyvfio.registers import Field, Register, Registers
 from pyvfio.reset import AffectedDevice
 from pyvfio.shared_memory import SharedMemory
+from pyvfio.vdevice import Vdevice
+from pyvfio.viommu import Viommu
+from pyvfio.virtual_events import VirtualEvent, VirtualEventQueue
 
 __all__ = [
     "Access",
     "AddressSpace",
     "AffectedDevice",
     "AlreadyMapped",
+    "AmdGuest",
+    "ArmSmmuv3Invalidation",
+    "ArmSmmuv3Stage1",
     "CdevDevice",
     "ClosedError",
     "ConfigSpace",
@@ -70,9 +90,13 @@ __all__ = [
     "DirtyTracking",
     "Display",
     "DmaLogging",
+    "DriverData",
     "DrmPlaneType",
     "Edid",
     "EventFd",
+    "FaultPermission",
+    "FaultQueue",
+    "FaultResponse",
     "Feature",
     "FeatureAccess",
     "FeatureUnsupported",
@@ -88,11 +112,13 @@ __all__ = [
     "HardwareInfo",
     "HostNeedsDevice",
     "HwPageTable",
+    "HwQueue",
     "InterruptFlags",
     "InterruptIndex",
     "InterruptInfo",
     "Interrupts",
     "InvalidArgument",
+    "InvalidationRefused",
     "IoEventFd",
     "Ioas",
     "IoasInfo",
@@ -117,9 +143,11 @@ __all__ = [
     "MmapArea",
     "Msi",
     "Msix",
+    "NestedPageTable",
     "NoIommuError",
     "NotMapped",
     "OutsideIovaRanges",
+    "PageFault",
     "PageTableDirtyTracking",
     "PciAtomics",
     "PciCapability",
@@ -128,6 +156,7 @@ __all__ = [
     "PciStatus",
     "PowerManagement",
     "PrecopyInfo",
+    "RawData",
     "Region",
     "RegionFlags",
     "RegionIndex",
@@ -140,6 +169,13 @@ __all__ = [
     "ShortUnmap",
     "Sriov",
     "StillMapped",
+    "Vdevice",
     "VfTokenRefused",
     "VfioError",
+    "Viommu",
+    "VirtualEvent",
+    "VirtualEventQueue",
+    "VtdInvalidation",
+    "VtdStage1",
+    "VtdStage1Flags",
 ]

@@ -138,6 +138,23 @@ class ShortUnmap(VfioError):
         )
 
 
+class InvalidationRefused(VfioError):
+    """The IOMMU refused one of several requests. done: how many it had carried out before."""
+
+    done = 0
+
+    @classmethod
+    def after(cls, error: VfioError, done: int, total: int) -> Self:
+        """error: why the request behind those done was refused."""
+        meaning = f"request {done + 1} of {total}: {error.meaning}"
+        failure = cls(error.errno or errno_codes.EIO, error.operation, error.arguments, meaning, error.advice)
+        failure.done = done
+        return failure
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (*super().__reduce__(), {"done": self.done})
+
+
 class MemoryUnavailable(VfioError):
     """The host has not the memory asked for: no free huge pages, a memory cgroup's limit, or plainly none left."""
 

@@ -12,7 +12,9 @@ from itertools import pairwise
 from pyvfio.abi import iommufd as abi
 from pyvfio.address_space import Access, IovaRange, MappedRun
 from pyvfio.cdev import CdevDevice
+from pyvfio.driver_data import DriverData
 from pyvfio.errors import AlreadyMapped, InvalidArgument, NotMapped, VfioError
+from pyvfio.fault_queue import FaultQueue
 from pyvfio.hw_page_table import HwPageTable
 from pyvfio.iommufd import Iommufd
 from pyvfio.iommufd_device import IommufdDevice
@@ -95,15 +97,33 @@ class Ioas(MappingSpace):
         return device
 
     def page_table(
-        self, device: IommufdDevice, *, dirty_tracking: bool = False, nest_parent: bool = False
+        self,
+        device: IommufdDevice,
+        *,
+        dirty_tracking: bool = False,
+        nest_parent: bool = False,
+        pasid: bool = False,
+        faults: FaultQueue | None = None,
+        data: DriverData | None = None,
     ) -> HwPageTable:
         """Make an IO page table of its own for devices like device, which holds all this address space maps.
 
+        dirty_tracking: for track_dirty(). nest_parent: for page tables of the program's own over it, nested(), and for
+        viommu(). pasid: for devices that have process address spaces attached. faults: where page faults of its devices
+        go; nothing nests on it then. data: what the IOMMU's driver is to know beside, if there is anything for it.
         Attach devices to it with device.attach(). It is the address space's child.
         Raises VfioError (EOPNOTSUPP) where the IOMMU has no such. Source: IOMMU_HWPT_ALLOC.
         """
         self._check_open()
-        return HwPageTable(self, device, dirty_tracking=dirty_tracking, nest_parent=nest_parent)
+        return HwPageTable(
+            self,
+            device,
+            dirty_tracking=dirty_tracking,
+            nest_parent=nest_parent,
+            pasid=pasid,
+            faults=faults,
+            data=data,
+        )
 
     def map_anywhere(self, memory: Memory, offset: int, size: int, access: Access = Access.READ_WRITE) -> int:
         """Map as map_dma does, in one mapping, where the kernel finds room: never at 0; return the iova.
@@ -271,6 +291,10 @@ class Ioas(MappingSpace):
 
     def _map_failure(self, error: OSError, run: MappedRun, iova: int, size: int, count: int) -> VfioError:
         return map_failure(error, run, iova, size, count, self.kernel, per_user=True)
+
+    def _layout_changed(self) -> None:
+        """Called by a page table that comes or goes."""
+        self._info = None
 
     def _devices_changed(self, device: IommufdDevice) -> None:
         """Called by a device that comes or goes."""

@@ -16,8 +16,9 @@ from pyvfio.resource import Resource
 if TYPE_CHECKING:
     from pyvfio.hw_page_table import HwPageTable
     from pyvfio.ioas import Ioas
+    from pyvfio.nested_page_table import NestedPageTable
 
-    Translation: TypeAlias = Ioas | HwPageTable
+    Translation: TypeAlias = Ioas | HwPageTable | NestedPageTable
 
 
 class IommufdDevice(Resource, ABC):
@@ -94,8 +95,9 @@ class IommufdDevice(Resource, ABC):
 
     def _leave(self, target: Translation) -> None:
         """Target is about to be closed."""
-        for pasid in [pasid for pasid, place in self._translations.items() if place is target]:
-            self.detach(pasid=pasid)
+        for pasid, place in sorted(self._translations.items(), key=lambda item: item[0] is None):
+            if place is target:
+                self.detach(pasid=pasid)
 
     def _moved(self, pasid: int | None, target: Translation | None) -> None:
         places = [self._translations.pop(pasid, None), target]
@@ -131,6 +133,10 @@ _ATTACH: Meanings = {
     errno.EBUSY: (
         "its IOMMU group is in use by something else",
         "Every device of a group must be bound to a VFIO driver or to none",
+    ),
+    errno.ENOENT: (
+        "the page table is of a virtual IOMMU, in which the device is not",
+        "Viommu.device() first",
     ),
 }
 _ATTACH_PASID: Meanings = {

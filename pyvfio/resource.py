@@ -25,6 +25,7 @@ class Resource:
         self._lock: threading.RLock = parent._lock if parent else threading.RLock()
         self._parent = parent
         self._children: list[Resource] = []
+        self._needed: list[Resource] = []
         self._process = os.getpid()
         self._closed = False
         if parent is not None:
@@ -42,14 +43,24 @@ class Resource:
             failures: list[OSError] = []
             for child in reversed(self._children.copy()):
                 _attempt(child.close, failures)
+            if self.closed:
+                # A child that owns this closed it with itself.
+                return
             self._closed = True
-            if self._parent is not None and self in self._parent._children:
-                self._parent._children.remove(self)
+            for parent in (self._parent, *self._needed):
+                if parent is not None and self in parent._children:
+                    parent._children.remove(self)
             _attempt(self._release, failures)
             if self._parent is not None:
                 _attempt(functools.partial(self._parent._child_closed, self), failures)
         if failures:
             raise failures[0]
+
+    def _need(self, other: Resource) -> None:
+        """This cannot be without other either: it is closed before it, as a child is. Both share one lock."""
+        other._check_open()
+        other._children.append(self)
+        self._needed.append(other)
 
     def _release(self) -> None:
         """Give back what this object owns. Called once."""

@@ -10,20 +10,29 @@ from __future__ import annotations
 import ctypes
 import enum
 import errno
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 from pyvfio.abi import iommufd_test as abi
 from pyvfio.errors import VfioError
 from pyvfio.explain import Meanings
+from pyvfio.fault_queue import FaultPermission
 from pyvfio.iommufd_device import IommufdDevice
 
 if TYPE_CHECKING:
     from pyvfio.hw_page_table import HwPageTable
     from pyvfio.iommufd_device import Translation
     from pyvfio.memory import Memory
+    from pyvfio.nested_page_table import NestedPageTable
 
 APERTURE = (abi.MOCK_APERTURE_START, abi.MOCK_APERTURE_LAST)
 """The first and the last address that its IOMMU translates."""
+
+EVENTS = abi.IOMMU_VEVENTQ_TYPE_SELFTEST
+"""The type of its virtual IOMMU's event queue; an event is EVENT_SIZE bytes, the device's virtual id."""
+EVENT_SIZE = ctypes.sizeof(abi.iommu_viommu_event_selftest)
+QUEUES = abi.IOMMU_HW_QUEUE_TYPE_SELFTEST
+"""The type of its virtual IOMMU's hardware queues; there are two, the second needs the first."""
 
 _MEANINGS: Meanings = {
     errno.ENOTTY: ("this kernel has no test device", "It is built with CONFIG_IOMMUFD_TEST"),
@@ -36,6 +45,57 @@ class MockDeviceFlags(enum.IntFlag):
 
     NO_DIRTY = abi.MOCK_FLAGS_DEVICE_NO_DIRTY
     PASID = abi.MOCK_FLAGS_DEVICE_PASID
+
+
+@dataclass(frozen=True, slots=True)
+class MockStage1:
+    """A nested page table: what its IOTLB's entries hold at first. Source: iommu_hwpt_selftest."""
+
+    iotlb: int = abi.IOMMU_TEST_IOTLB_DEFAULT
+    type: ClassVar[int] = abi.IOMMU_HWPT_DATA_SELFTEST
+
+    def __bytes__(self) -> bytes:
+        return bytes(abi.iommu_hwpt_selftest(iotlb=self.iotlb))
+
+
+@dataclass(frozen=True, slots=True)
+class MockInvalidation:
+    """Of one entry of a nested page table's IOTLB, or of all. Source: iommu_hwpt_invalidate_selftest."""
+
+    entry: int | None = None
+    type: ClassVar[int] = abi.IOMMU_HWPT_INVALIDATE_DATA_SELFTEST
+
+    def __bytes__(self) -> bytes:
+        flags = abi.IOMMU_TEST_INVALIDATE_FLAG_ALL if self.entry is None else 0
+        return bytes(abi.iommu_hwpt_invalidate_selftest(flags=flags, iotlb_id=self.entry or 0))
+
+
+@dataclass(frozen=True, slots=True)
+class MockCacheInvalidation:
+    """Of one entry of a device's cache, or of all, in a virtual IOMMU. Source: iommu_viommu_invalidate_selftest."""
+
+    virtual_id: int
+    entry: int | None = None
+    type: ClassVar[int] = abi.IOMMU_VIOMMU_INVALIDATE_DATA_SELFTEST
+
+    def __bytes__(self) -> bytes:
+        flags = abi.IOMMU_TEST_INVALIDATE_FLAG_ALL if self.entry is None else 0
+        request = abi.iommu_viommu_invalidate_selftest(flags=flags, vdev_id=self.virtual_id, cache_id=self.entry or 0)
+        return bytes(request)
+
+
+@dataclass(frozen=True, slots=True)
+class MockViommu:
+    """A virtual IOMMU. Viommu.data has word twice, and where in the iommufd pages that begin with it can be mapped.
+
+    Source: iommu_viommu_selftest.
+    """
+
+    word: int = 0
+    type: ClassVar[int] = abi.IOMMU_VIOMMU_TYPE_SELFTEST
+
+    def __bytes__(self) -> bytes:
+        return bytes(abi.iommu_viommu_selftest(in_data=self.word))
 
 
 class MockDevice(IommufdDevice):
@@ -79,6 +139,39 @@ class MockDevice(IommufdDevice):
         command.check_map.iova, command.check_map.length = iova, size
         command.check_map.uptr = memory.address + offset
         return self._holds(command, "compare pages")
+
+    def holds(self, table: NestedPageTable, entry: int, value: int) -> bool:
+        """Whether this entry of the nested page table's IOTLB holds value: 0 once it is invalidated."""
+        command = abi.iommu_test_cmd(op=abi.IOMMU_TEST_OP_MD_CHECK_IOTLB, id=table.id)
+        command.check_iotlb.id, command.check_iotlb.iotlb = entry, value
+        return self._holds(command, "compare the IOTLB")
+
+    def caches(self, entry: int, value: int = abi.IOMMU_TEST_DEV_CACHE_DEFAULT) -> bool:
+        """Whether this entry of the device's own cache holds value: 0 once it is invalidated."""
+        command = abi.iommu_test_cmd(op=abi.IOMMU_TEST_OP_DEV_CHECK_CACHE, id=self.id)
+        command.check_dev_cache.id, command.check_dev_cache.cache = entry, value
+        return self._holds(command, "compare the cache")
+
+    def fault(
+        self,
+        address: int,
+        permission: FaultPermission = FaultPermission.READ,
+        *,
+        pasid: int | None = None,
+        group: int = 0,
+    ) -> None:
+        """Ask for the page at address, as a group of one. Nobody is told where nobody handles faults."""
+        command = abi.iommu_test_cmd(op=abi.IOMMU_TEST_OP_TRIGGER_IOPF)
+        trigger = command.trigger_iopf
+        trigger.dev_id, trigger.pasid, trigger.grpid = self.id, pasid or 0, group
+        trigger.perm, trigger.addr = permission, address
+        self._test(command, "fault")
+
+    def event(self) -> None:
+        """Have an event in the virtual IOMMU that the device is in. Raises VfioError where there is no queue for it."""
+        command = abi.iommu_test_cmd(op=abi.IOMMU_TEST_OP_TRIGGER_VEVENT)
+        command.trigger_vevent.dev_id = self.id
+        self._test(command, "have an event")
 
     def _holds(self, command: abi.iommu_test_cmd, operation: str) -> bool:
         """What the kernel compares: EINVAL says that it differs."""
