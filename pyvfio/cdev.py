@@ -1,4 +1,4 @@
-"""CdevDevice: a device opened by its own node, /dev/vfio/devices/vfioN, and bound to an iommufd."""
+"""CdevDevice: a device opened by its own node, /dev/vfio/devices/vfioN or noiommu-vfioN, and bound to an iommufd."""
 
 from __future__ import annotations
 
@@ -10,57 +10,73 @@ import uuid
 from pyvfio.abi import vfio
 from pyvfio.device import Device
 from pyvfio.errors import DeviceBusy, DeviceNotBound, VfioError, VfTokenRefused
-from pyvfio.host.pci import DEVICES, blocking_members, vfio_device
+from pyvfio.host.attached import character_device
+from pyvfio.host.pci import blocking_members, group_node, is_noiommu, vfio_device
 from pyvfio.iommufd import Iommufd, explain_iommufd
 from pyvfio.iommufd_device import IommufdDevice
 from pyvfio.kernel import Kernel
+from pyvfio.noiommu import no_raw_io, not_asked_for
 from pyvfio.open_errors import open_failure
 from pyvfio.resource import Resource
-
-NODES = "/dev/vfio/devices"
 
 
 def cdev_node(kernel: Kernel, address: str) -> str:
     """The node of a PCI device that a VFIO driver has.
 
-    Raises DeviceNotBound, also where the kernel makes no such nodes (CONFIG_VFIO_DEVICE_CDEV, Linux 6.6).
-    Source: the directory vfio-dev of the device in sysfs.
+    Raises DeviceNotBound, also where the kernel makes no such nodes (CONFIG_VFIO_DEVICE_CDEV, Linux 6.6; for devices
+    without an IOMMU Linux 7.3). Source: the directory vfio-dev of the device in sysfs.
     """
     device = vfio_device(kernel, address)
-    try:
-        names = kernel.listdir(f"{DEVICES}/{device.address}/vfio-dev")
-    except FileNotFoundError:
-        names = []
-    nodes = [name for name in names if name.startswith("vfio")]
-    if not nodes:
+    node = character_device(kernel, device.address)
+    if node is None:
+        reason = "this kernel is built without CONFIG_VFIO_DEVICE_CDEV"
+        if device.group is not None and is_noiommu(kernel, device.group):
+            reason += ", or is older than Linux 7.3, which has none for devices without an IOMMU"
         raise DeviceNotBound(
             errno.ENODEV,
             f"open device {device.address}",
-            meaning="it has no node of its own: this kernel is built without CONFIG_VFIO_DEVICE_CDEV",
+            meaning=f"it has no node of its own: {reason}",
             advice="Open it through its group: Container instead of Ioas",
         )
-    return f"{NODES}/{nodes[0]}"
+    return node
 
 
 class CdevDevice(Device, IommufdDevice):
-    """A Device of an iommufd: no group is needed, and it may move from one address space to another while open."""
+    """A Device of an iommufd: no group is needed, and it may move from one address space to another while open.
+
+    is_noiommu: there is no IOMMU. Then nothing translates what the device is told, and nothing stops it, attached or
+    not: what it takes for an address is one of the host's physical memory. UNSAFE: see pyvfio.noiommu.
+    """
 
     def __init__(
-        self, iommufd: Iommufd, address: str, *, vf_token: uuid.UUID | None = None, parent: Resource | None = None
+        self,
+        iommufd: Iommufd,
+        address: str,
+        *,
+        vf_token: uuid.UUID | None = None,
+        unsafe_noiommu: bool = False,
+        parent: Resource | None = None,
     ) -> None:
         """Open the device and bind it to iommufd, whose child it is unless parent says otherwise. Not attached yet.
 
-        vf_token: see Group.open_device; Linux 6.17. Raises DeviceNotBound, DeviceBusy, VfTokenRefused, or VfioError
-        that says what stands in the way; nothing stays open then.
+        vf_token: see Group.open_device; Linux 6.17. unsafe_noiommu: take a device without an IOMMU too, Linux 7.3; the
+        program then gives it physical addresses, which Ioas.physical_range() tells, and never those it maps at.
+        Raises NoIommuError for such a device without it, DeviceNotBound, DeviceBusy, VfTokenRefused, or VfioError that
+        says what stands in the way; nothing stays open then.
         Source: VFIO_DEVICE_BIND_IOMMUFD; drivers/vfio/device_cdev.c.
         """
         kernel = iommufd.kernel
         iommufd._check_open()
         node = cdev_node(kernel, address)
         address = vfio_device(kernel, address).address
+        self._is_noiommu = node.rpartition("/")[2].startswith("noiommu-")
+        if self.is_noiommu and not unsafe_noiommu:
+            raise not_asked_for(f"open device {address}")
         try:
             fd = kernel.open(node, os.O_RDWR)
         except OSError as error:
+            if self.is_noiommu and error.errno == errno.EPERM:
+                raise no_raw_io(f"open device {address}") from error
             raise open_failure(error, f"open device {address}", node, "vfio-pci") from error
         bind = vfio.vfio_device_bind_iommufd(iommufd=iommufd.fd)
         token = ctypes.create_string_buffer(vf_token.bytes if vf_token else b"", 16)
@@ -73,6 +89,11 @@ class CdevDevice(Device, IommufdDevice):
             raise _bind_failure(error, kernel, address, vf_token) from error
         self._bound(iommufd, bind.out_devid)
         super().__init__(fd, address, kernel=kernel, parent=parent or iommufd)
+
+    @property
+    def is_noiommu(self) -> bool:
+        """Whether there is no IOMMU behind it: its DMA goes to physical addresses. See pyvfio.noiommu."""
+        return self._is_noiommu
 
     def _attach_ioctl(self, target_id: int, pasid: int | None) -> None:
         argument = vfio.vfio_device_attach_iommufd_pt(pt_id=target_id)
@@ -99,7 +120,8 @@ def _bind_failure(error: OSError, kernel: Kernel, address: str, vf_token: uuid.U
     group = vfio_device(kernel, address).group
     match code:
         case errno.EBUSY:
-            meaning = f"its group {group} is open as /dev/vfio/{group}, here or in another process"
+            node = "" if group is None else f" as {group_node(kernel, group)}"
+            meaning = f"its group {group} is open{node}, here or in another process"
             return DeviceBusy(code, operation, meaning=meaning, advice="Close it there: a device is opened in one way")
         case errno.EINVAL if vf_token:
             meaning = "it is open already, it takes no VF token, or nodes take none on this kernel (before Linux 6.17)"

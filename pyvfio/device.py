@@ -98,6 +98,11 @@ class Device(Resource):
             self.kernel.close(fd)
             raise
 
+    @property
+    def is_noiommu(self) -> bool:
+        """Whether there is no IOMMU behind it: its DMA goes to physical addresses. See pyvfio.noiommu."""
+        return self.group is not None and self.group.is_noiommu
+
     def _ask_info(self) -> DeviceInfo:
         try:
             info, data = query(self.kernel, self.fd, vfio.VFIO_DEVICE_GET_INFO, vfio.vfio_device_info)

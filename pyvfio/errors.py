@@ -73,7 +73,8 @@ class VfTokenRefused(VfioError):
 
 
 class NoIommuError(VfioError):
-    """The group has no IOMMU behind it: its devices work, but the kernel maps no DMA for them."""
+    """There is no IOMMU behind the device. Opened through its group it works, but the kernel maps no DMA for it; by its
+    node it is opened only for who says that he knows. See pyvfio.noiommu."""
 
 
 class DeviceNotBound(VfioError):

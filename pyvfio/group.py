@@ -14,6 +14,7 @@ from pyvfio.errors import DeviceBusy, DeviceNotBound, GroupBusy, GroupNotViable,
 from pyvfio.explain import Meanings, explain
 from pyvfio.host.pci import blocking_members, group_members
 from pyvfio.kernel import Kernel, LinuxKernel
+from pyvfio.noiommu import no_raw_io
 from pyvfio.resource import Resource
 
 if TYPE_CHECKING:
@@ -152,12 +153,13 @@ class Group(Resource):
         try:
             return self.kernel.open(self.path, os.O_RDWR)
         except FileNotFoundError as error:
-            unsafe = f"/dev/vfio/noiommu-{self.number}"
+            with_iommu, self.path = self.path, f"/dev/vfio/noiommu-{self.number}"
             try:
-                fd = self.kernel.open(unsafe, os.O_RDWR)
+                fd = self.kernel.open(self.path, os.O_RDWR)
             except FileNotFoundError:
+                self.path = with_iommu
                 raise error from None
-            self.path, self.is_noiommu = unsafe, True
+            self.is_noiommu = True
             return fd
 
     def _open_failure(self, error: OSError) -> VfioError:
@@ -179,6 +181,8 @@ class Group(Resource):
                     meaning=f"{self.path} does not exist: no member is bound to a VFIO driver",
                     advice=f"pyvfio bind ADDRESS, one of {members}" if members else "There is no such IOMMU group",
                 )
+            case errno.EPERM if "noiommu" in self.path:
+                return no_raw_io(operation)
             case errno.EACCES | errno.EPERM:
                 return VfioError(
                     code,

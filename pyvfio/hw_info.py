@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import enum
+import errno
 from dataclasses import dataclass
 
 from pyvfio.abi import iommufd as abi
@@ -33,12 +34,13 @@ class HardwareInfo:
 
 
 def hardware_info(iommufd: Iommufd, device_id: int) -> HardwareInfo:
-    """Raises VfioError. Source: IOMMU_GET_HW_INFO."""
+    """Raises VfioError (EOPNOTSUPP) for a device without an IOMMU. Source: IOMMU_GET_HW_INFO."""
+    meanings = {errno.EOPNOTSUPP: ("there is no IOMMU behind the device", "")}
     size = 0
     while True:
         buffer = ctypes.create_string_buffer(max(size, 1))
         argument = abi.iommu_hw_info(dev_id=device_id, data_len=size, data_uptr=ctypes.addressof(buffer) if size else 0)
-        iommufd.call(abi.IOMMU_GET_HW_INFO, argument, "hardware info", {"device": device_id})
+        iommufd.call(abi.IOMMU_GET_HW_INFO, argument, "hardware info", {"device": device_id}, meanings)
         if argument.data_len <= size:
             break
         # The kernel cuts what does not fit, and tells how long it is.

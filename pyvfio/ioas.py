@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -23,8 +23,20 @@ from pyvfio.limits import host_page_size
 from pyvfio.map_errors import check_map_arguments, map_failure
 from pyvfio.mapping_space import END, MapCall, MappingSpace
 from pyvfio.memory import Memory
+from pyvfio.noiommu import PhysicalRange, PhysicalRun, joined, no_raw_io
 
 _ACCESS_FLAGS = {Access.READ: abi.IOMMU_IOAS_MAP_READABLE, Access.WRITE: abi.IOMMU_IOAS_MAP_WRITEABLE}
+
+_PHYSICAL = {
+    errno.ENOTTY: (
+        "this kernel's iommufd has no devices without an IOMMU: those are new in Linux 7.3, with CONFIG_VFIO_NOIOMMU",
+        "pyvfio.noiommu.UnsafePhysicalMemory tells where locked huge pages lie",
+    ),
+    errno.EOPNOTSUPP: (
+        "no device without an IOMMU is attached, or one that has an IOMMU was attached before it",
+        "Open it with unsafe_noiommu=True, in an address space of its own",
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +51,8 @@ class Ioas(MappingSpace):
     """The DMA address space of the devices attached to it. An AddressSpace; in a program it stands where a Container
     would.
 
-    Devices are opened by their own nodes. There is no mapping limit, and what is mapped while no device is attached
+    Devices are opened by their own nodes, those without an IOMMU only on demand: for them what is mapped is pinned, and
+    physical_range() says where it lies. There is no mapping limit, and what is mapped while no device is attached
     is pinned when the first one is. Pinned memory is charged to the user, all of his processes together, once for
     each map_dma even if it is copied to other address spaces. Safe from several threads: one lock for the iommufd
     and all of its objects.
@@ -81,14 +94,16 @@ class Ioas(MappingSpace):
         """Those that are attached, directly or through a page table."""
         return tuple(device for device in self._attached if isinstance(device, CdevDevice))
 
-    def open_device(self, address: str, *, vf_token: uuid.UUID | None = None) -> CdevDevice:
+    def open_device(
+        self, address: str, *, vf_token: uuid.UUID | None = None, unsafe_noiommu: bool = False
+    ) -> CdevDevice:
         """Open a device by its PCI address, and attach it. It is the address space's child.
 
-        vf_token: see CdevDevice. Raises DeviceNotBound, DeviceBusy, VfTokenRefused, or VfioError that says what stands
-        in the way.
+        vf_token, unsafe_noiommu: see CdevDevice. Raises NoIommuError, DeviceNotBound, DeviceBusy, VfTokenRefused, or
+        VfioError that says what stands in the way.
         """
         self._check_open()
-        device = CdevDevice(self.iommufd, address, vf_token=vf_token, parent=self)
+        device = CdevDevice(self.iommufd, address, vf_token=vf_token, unsafe_noiommu=unsafe_noiommu, parent=self)
         try:
             device.attach(self)
         except BaseException:
@@ -213,6 +228,48 @@ class Ioas(MappingSpace):
                 raise self._map_failure(error, copies[0], iova, size, self._table.count) from error
             for run in copies:
                 self._table.add(run)
+
+    def physical_range(self, iova: int, size: int = END - 1) -> PhysicalRange:
+        """Where in the host's physical memory what is mapped at iova lies, and how many bytes from there on lie one
+        behind the other, in the same mapping, size at most. For devices without an IOMMU. UNSAFE: see pyvfio.noiommu.
+
+        The page stays there while it is mapped here and a device is attached. Stop the devices before unmapping it,
+        detaching the last of them, or closing this: nothing else keeps them from memory that is someone else's then.
+        Raises NotMapped; VfioError without CAP_SYS_RAWIO (EPERM), before Linux 7.3 (ENOTTY), and where no device
+        without an IOMMU was the first to be attached (EOPNOTSUPP).
+        Source: IOMMU_IOAS_NOIOMMU_GET_PA; drivers/iommu/iommufd/io_pagetable.c, iopt_get_phys.
+        """
+        self._check_open()
+        arguments = {"iova": iova, "size": size}
+        if not (0 <= iova < END - 1 and 0 < size < END):
+            meaning = "an address of the device's, below 2**64 - 1, and a byte or more from there on"
+            raise InvalidArgument(errno.EINVAL, "physical range", arguments, meaning)
+        argument = abi.iommu_ioas_noiommu_get_pa(ioas_id=self.id, iova=iova, length=size)
+        try:
+            self.iommufd.call(abi.IOMMU_IOAS_NOIOMMU_GET_PA, argument, "physical range", arguments, _PHYSICAL)
+        except VfioError as error:
+            if error.errno == errno.EPERM:
+                raise no_raw_io("physical range") from error
+            if error.errno == errno.ENOENT:
+                raise NotMapped(errno.ENOENT, "physical range", arguments, "nothing is mapped there") from error
+            raise
+        return PhysicalRange(argument.out_phys, argument.length)
+
+    def physical_runs(self, iova: int, size: int) -> tuple[PhysicalRun, ...]:
+        """All of size bytes from iova, in as few pieces as they lie in; offsets are from iova. UNSAFE.
+
+        For how long, and what it raises: see physical_range(). NotMapped also for a hole.
+        """
+
+        def pieces() -> Iterator[PhysicalRun]:
+            offset = 0
+            while offset < size:
+                found = self.physical_range(iova + offset, size - offset)
+                yield PhysicalRun(offset, found.address, found.size)
+                offset += found.size
+
+        with self._lock:
+            return joined(pieces())
 
     @property
     def huge_pages(self) -> bool:

@@ -39,7 +39,7 @@ class IommufdDevice(Resource, ABC):
 
     @property
     def attached(self) -> Translation | None:
-        """What the device's DMA goes through; None for nothing: then the IOMMU stops all of it."""
+        """What the device's DMA goes through; None for nothing: then the IOMMU, if there is one, stops all of it."""
         return self._translations.get(None)
 
     @property
@@ -48,7 +48,10 @@ class IommufdDevice(Resource, ABC):
         return MappingProxyType({pasid: place for pasid, place in self._translations.items() if pasid is not None})
 
     def hardware_info(self) -> HardwareInfo:
-        """What the IOMMU behind the device can do. Source: IOMMU_GET_HW_INFO."""
+        """What the IOMMU behind the device can do. Raises VfioError (EOPNOTSUPP) if there is none.
+
+        Source: IOMMU_GET_HW_INFO.
+        """
         self._check_open()
         return hardware_info(self.iommufd, self.id)
 
@@ -73,7 +76,8 @@ class IommufdDevice(Resource, ABC):
     def detach(self, *, pasid: int | None = None) -> None:
         """Stop the device's DMA: it goes nowhere until it is attached again. Detaching twice is harmless.
 
-        pasid: only the DMA that carries it. Source: VFIO_DEVICE_DETACH_IOMMUFD_PT.
+        Without an IOMMU it stops nothing: the device must have been stopped before, for the memory is no longer pinned
+        when the last device is detached. pasid: only the DMA that carries it. Source: VFIO_DEVICE_DETACH_IOMMUFD_PT.
         """
         self._check_open()
         with self._lock:

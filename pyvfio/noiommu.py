@@ -3,7 +3,13 @@
 Nothing stops a device that is handed a physical address from writing anywhere in the host's memory, by a mistake of
 the program or of the device. And an address is good only as long as the kernel leaves the page where it is: it promises
 that for no page of a process. Huge pages that are locked are not swapped and hardly ever moved, which is why only they
-are taken here. With an IOMMU, or a virtual one, use Container or Ioas instead.
+UnsafePhysicalMemory takes. Memory of any kind has an address that lasts while iommufd pins it: from Linux 7.3 on, for
+a device opened with unsafe_noiommu, Ioas.physical_range() tells it. With an IOMMU, or a virtual one, use Container or
+Ioas without any of this instead.
+
+A kernel that lets a device without an IOMMU be used says so for good: it is tainted (the U of "Tainted: ... U ..." in
+its log, bit 6 of /proc/sys/kernel/tainted) from the moment such a device is bound to a VFIO driver until it is booted
+anew, and who maintains it may not look at what goes wrong then.
 """
 
 from __future__ import annotations
@@ -11,7 +17,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from pyvfio.errors import InvalidArgument, MemlockExceeded, MemoryUnavailable, NoIommuError, VfioError
@@ -21,6 +27,10 @@ from pyvfio.resource import Resource
 
 ENABLE = "/sys/module/vfio/parameters/enable_unsafe_noiommu_mode"
 """Root writes 1 to it before binding a device that has no IOMMU: then VFIO takes it, and taints the kernel."""
+
+TAINTED = "/proc/sys/kernel/tainted"
+TAINT_USER = 1 << 6
+"""The bit of TAINTED that stands for it. Source: Documentation/admin-guide/tainted-kernels.rst."""
 
 _PRESENT = 1 << 63
 _FRAME = (1 << 55) - 1
@@ -33,6 +43,26 @@ class PhysicalRun:
     offset: int
     address: int
     size: int
+
+
+@dataclass(frozen=True, slots=True)
+class PhysicalRange:
+    """size bytes that lie one behind the other from address on in the host's physical memory."""
+
+    address: int
+    size: int
+
+
+def joined(runs: Iterable[PhysicalRun]) -> tuple[PhysicalRun, ...]:
+    """Those that lie one behind the other in both as one."""
+    whole: list[PhysicalRun] = []
+    for run in runs:
+        last = whole[-1] if whole else None
+        if last and (last.offset + last.size, last.address + last.size) == (run.offset, run.address):
+            whole[-1] = PhysicalRun(last.offset, last.address, last.size + run.size)
+        else:
+            whole.append(run)
+    return tuple(whole)
 
 
 class UnsafePhysicalMemory(Resource):
@@ -85,14 +115,10 @@ class UnsafePhysicalMemory(Resource):
     def runs(self) -> tuple[PhysicalRun, ...]:
         """The whole, with pages that lie one behind the other as one run."""
         self._check_open()
-        runs: list[PhysicalRun] = []
         size = self.memory.page_size
-        for index, address in enumerate(self._frames):
-            if runs and runs[-1].address + runs[-1].size == address:
-                runs[-1] = PhysicalRun(runs[-1].offset, runs[-1].address, runs[-1].size + size)
-            else:
-                runs.append(PhysicalRun(self.offset + index * size, address, size))
-        return tuple(runs)
+        return joined(
+            PhysicalRun(self.offset + index * size, address, size) for index, address in enumerate(self._frames)
+        )
 
     def _look_up(self) -> Iterator[int]:
         page = host_page_size()
@@ -129,6 +155,28 @@ class UnsafePhysicalMemory(Resource):
 
     def __repr__(self) -> str:
         return f"<UnsafePhysicalMemory {self.size:#_x}{' closed' if getattr(self, '_closed', True) else ''}>"
+
+
+def not_asked_for(operation: str) -> NoIommuError:
+    """Why a device without an IOMMU is not opened by its node unless the program asks for that."""
+    return NoIommuError(
+        errno.EPERM,
+        operation,
+        meaning="there is no IOMMU behind it: the kernel would map memory, but what the device is told as an address "
+        "would be one of physical memory, anywhere in the host",
+        advice="Turn the IOMMU on (intel_iommu=on, amd_iommu=on), or give the machine a virtual one; who insists says "
+        "unsafe_noiommu=True, and gives the device only what Ioas.physical_range() tells",
+    )
+
+
+def no_raw_io(operation: str) -> VfioError:
+    """Why something of a device without an IOMMU is refused with EPERM."""
+    return VfioError(
+        errno.EPERM,
+        operation,
+        meaning="a device without an IOMMU reaches all of the host's memory, so the kernel wants CAP_SYS_RAWIO",
+        advice="Run it as root",
+    )
 
 
 def no_iommu(operation: str) -> NoIommuError:

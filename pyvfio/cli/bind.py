@@ -6,16 +6,17 @@ import argparse
 from functools import partial
 
 from pyvfio.cli.changes import add_addresses, add_safety, change_data, named_addresses, show_writes
-from pyvfio.commandline import Command, Output
+from pyvfio.commandline import Command, Output, Style
 from pyvfio.host.bind import bind
 from pyvfio.host.network import LinuxNetwork
-from pyvfio.host.pci import pci_device
+from pyvfio.host.pci import group_node, pci_device
 from pyvfio.host.rebind import Change, perform, plan_bind, require_not_needed
 from pyvfio.host.uevents import LinuxUevents, wait_for_node
 from pyvfio.host.undo import UndoFile
 from pyvfio.kernel import Kernel, LinuxKernel
 
 _PATIENCE = 5.0
+_UNSAFE = "  UNSAFE: no IOMMU is behind it. All of the host's memory is open to it, and the kernel is tainted now."
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +47,8 @@ def _run(options: argparse.Namespace, output: Output) -> int:
             before = change.before.driver or "no driver"
             done = f"{before} -> {options.driver}" if change.writes else f"{before} already"
             output.text(f"{change.before.address}: {done}" + (f"  {node}" if node else ""))
+            if node and "noiommu" in node:
+                output.text(output.paint(_UNSAFE, Style.YELLOW))
     output.data(
         {
             "dry_run": options.dry_run,
@@ -65,7 +68,7 @@ def _node(kernel: Kernel, change: Change, events: LinuxUevents) -> str | None:
     device = pci_device(kernel, change.before.address)
     if not device.has_vfio_driver or device.group is None:
         return None
-    path = f"/dev/vfio/{device.group}"
+    path = group_node(kernel, device.group)
     wait_for_node(kernel, path, events, _PATIENCE)
     return path
 

@@ -18,6 +18,7 @@ def entry_data(entry: Entry) -> dict[str, object]:
         "driver_override": entry.override,
         "group": device.group,
         "viable": entry.viable,
+        "noiommu": entry.is_noiommu,
         "blocked_by": [member.address for member in entry.blocked_by],
         "numa_node": device.numa_node,
         "group_node": entry.group_node,

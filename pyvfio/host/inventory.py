@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pyvfio.files import text_or_empty
 from pyvfio.host.attached import block_devices, character_device, interfaces
 from pyvfio.host.network import InterfaceUse, Network
-from pyvfio.host.pci import DEVICES, PciDevice, blocking_members, pci_devices
+from pyvfio.host.pci import DEVICES, PciDevice, blocking_members, group_node, is_noiommu, pci_devices
 from pyvfio.host.pci_ids import PciIds, kind
 from pyvfio.kernel import Kernel
 
@@ -18,6 +18,7 @@ class Entry:
     """kind: "Ethernet"; name: vendor and model. blocked_by: members of its group that keep VFIO from using it.
 
     node: what is opened for it, group or device; None while no VFIO driver has it. override: its driver_override.
+    is_noiommu: a VFIO driver has it although there is no IOMMU behind it, which is unsafe.
     """
 
     device: PciDevice
@@ -29,6 +30,7 @@ class Entry:
     interfaces: tuple[InterfaceUse, ...]
     disks: tuple[str, ...]
     override: str | None
+    is_noiommu: bool
 
     @property
     def viable(self) -> bool:
@@ -41,7 +43,7 @@ class Entry:
         if self.device.group is None:
             return "no IOMMU"
         if not self.blocked_by:
-            return "yes"
+            return "yes, without IOMMU" if self.is_noiommu else "yes"
         names = (
             "itself" if member.address == self.device.address else f"{member.address} {member.driver}"
             for member in self.blocked_by
@@ -57,14 +59,16 @@ def inventory(kernel: Kernel, network: Network, devices: Iterable[PciDevice] | N
 
 def _entry(kernel: Kernel, network: Network, names: PciIds, device: PciDevice) -> Entry:
     override = text_or_empty(kernel, f"{DEVICES}/{device.address}/driver_override")
+    group = device.group
     return Entry(
         device,
         kind(device.class_code),
         names.name(device.vendor_id, device.device_id),
-        () if device.group is None else tuple(blocking_members(kernel, device.group)),
-        f"/dev/vfio/{device.group}" if device.has_vfio_driver and device.group is not None else None,
+        () if group is None else tuple(blocking_members(kernel, group)),
+        group_node(kernel, group) if device.has_vfio_driver and group is not None else None,
         character_device(kernel, device.address),
         tuple(network.use(name) for name in interfaces(kernel, device.address)),
         tuple(block_devices(kernel, device.address)),
         None if override in ("", "(null)") else override,
+        group is not None and is_noiommu(kernel, group),
     )

@@ -134,6 +134,19 @@ def blocking_members(kernel: Kernel, number: int) -> list[PciDevice]:
     return [member for member in group_members(kernel, number) if member.blocks_group]
 
 
+def is_noiommu(kernel: Kernel, number: int) -> bool:
+    """Whether VFIO made the group for a device without an IOMMU: see pyvfio.noiommu.
+
+    Source: the group's name in sysfs; drivers/vfio/group.c, vfio_noiommu_group_alloc.
+    """
+    return text_or_empty(kernel, f"{GROUPS}/{number}/name") == "vfio-noiommu"
+
+
+def group_node(kernel: Kernel, number: int) -> str:
+    """What is opened for a group: it is there while a VFIO driver has a member."""
+    return f"/dev/vfio/{'noiommu-' if is_noiommu(kernel, number) else ''}{number}"
+
+
 def _present(kernel: Kernel, addresses: Iterable[str]) -> Iterator[PciDevice]:
     """In order of address, without those that have gone since they were listed."""
     for address in sorted(addresses):

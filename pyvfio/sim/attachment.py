@@ -73,7 +73,7 @@ class BoundDevice(IommufdObject):
     def _automatic(self, ioas: IoasState, pasid: int | None, *, replaces: bool) -> int:
         """Through a page table that an earlier attachment made, or a new one, which goes with the last attachment."""
         for table in self._iommufd.objects(PageTable):
-            if table.ioas is ioas and table.automatic and table.driver.owner is self.driver.owner:
+            if table.ioas is ioas and table.automatic and self._takes(table):
                 try:
                     self._put(table, pasid, replaces=replaces)
                 except OSError as error:
@@ -100,7 +100,7 @@ class BoundDevice(IommufdObject):
         if table is before:
             return
         self._check_pasid(table, pasid)
-        if table.driver.owner is not self.driver.owner:
+        if not self._takes(table):
             raise fail(errno.EINVAL)
         if pasid is None:
             self.driver.attach(self, table)
@@ -108,6 +108,9 @@ class BoundDevice(IommufdObject):
         self.tables[pasid] = table
         if before is not None:
             self._left(before, pasid)
+
+    def _takes(self, table: Table) -> bool:
+        return table.driver.owner is self.driver.owner or not self.driver.translates
 
     def _check_pasid(self, table: Table, pasid: int | None) -> None:
         plain = self.tables.get(None)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import struct
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pyvfio.abi import vfio
+from pyvfio.sim.noiommu import reach_physical
 from pyvfio.sim.user import UserMemory, fail, read_memory
 
 if TYPE_CHECKING:
@@ -67,7 +69,7 @@ class CdevState:
         except OSError:
             self._kernel.ownership.unblock_group(self.address)
             raise
-        device.translate = bound.translate
+        device.translate = partial(reach_physical, self._kernel) if not bound.driver.translates else bound.translate
         device.iommufd, device.iommufd_id = iommufd, bound.id
         device.opened()
         self._device, self._iommufd = device, iommufd

@@ -36,6 +36,11 @@ class ContainerState:
     def mappings(self) -> tuple[DmaMapping, ...]:
         return self.iommu.mappings if self.iommu else ()
 
+    @property
+    def is_noiommu(self) -> bool:
+        """Whether its groups have no IOMMU."""
+        return any(group.is_noiommu for group in self.groups)
+
     def ioctl(self, request: int, user: UserMemory) -> int:
         match request:
             case vfio.VFIO_GET_API_VERSION:
@@ -50,16 +55,23 @@ class ContainerState:
 
     def join(self, group: GroupState, process: Process) -> None:
         """The group's devices come behind this container, as process asks. Raises OSError; nothing has changed then."""
+        if group.is_noiommu:
+            process.require_raw_io()
+        # With an IOMMU or without: all of them alike.
+        if self.groups and self.is_noiommu != group.is_noiommu:
+            raise fail(errno.EPERM)
         if not self._kernel.sysfs.viable(group.number):
             raise fail(errno.EPERM)
         if self.iommu is not None:
             self.iommu.attach(group, process)
         self.groups.append(group)
 
-    def admit(self, _device: DeviceState) -> Translate:
+    def admit(self, _device: DeviceState, process: Process) -> Translate:
         """The first descriptor of a device is opened through its group: where its DMA goes."""
         if self.iommu is None:
             raise fail(errno.EINVAL)
+        if self.is_noiommu:
+            process.require_raw_io()
         return self.iommu.translate
 
     def dismiss(self, _device: DeviceState) -> None:
@@ -74,7 +86,7 @@ class ContainerState:
 
     def _has_extension(self, extension: int) -> bool:
         """Without an IOMMU in use, what any driver of the kernel can do."""
-        if self._kernel.iommu == "none" and self.groups:
+        if self.is_noiommu:
             return extension == vfio.VFIO_NOIOMMU_IOMMU
         offered = {*_TYPE1_VERSIONS, vfio.VFIO_UNMAP_ALL}
         if self._kernel.sysfs.allows_noiommu:
@@ -88,7 +100,8 @@ class ContainerState:
             raise fail(errno.EINVAL)
         if not self._has_extension(kind):
             raise fail(errno.ENODEV)
-        if kind == vfio.VFIO_NOIOMMU_IOMMU and self._kernel.iommu == "none":
+        if kind == vfio.VFIO_NOIOMMU_IOMMU and self.is_noiommu:
+            process.require_raw_io()
             self.iommu = NoIommu(self._kernel)
             return 0
         if kind not in _TYPE1_VERSIONS:

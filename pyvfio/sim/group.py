@@ -32,6 +32,11 @@ class GroupState:
         return all(member.is_mediated for member in self._kernel.sysfs.members(self.number))
 
     @property
+    def is_noiommu(self) -> bool:
+        """Whether its devices have no IOMMU, and reach physical addresses."""
+        return self._kernel.sysfs.is_noiommu(self.number)
+
+    @property
     def reserved(self) -> tuple[Span, ...]:
         """Device addresses its members do not let be mapped."""
         return tuple(span for member in self._kernel.sysfs.members(self.number) for span in member.reserved)
@@ -81,7 +86,7 @@ class GroupState:
 
     def _open_device(self, user: UserMemory) -> int:
         """A new descriptor of a member: by its address, and perhaps " vf_token=UUID" behind it."""
-        device = self._kernel.ownership.open_in_group(self, user.string())
+        device = self._kernel.ownership.open_in_group(self, user.string(), user.process)
         device.opened()
         self.references += 1
         self.open_devices += 1

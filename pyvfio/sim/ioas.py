@@ -20,6 +20,7 @@ from pyvfio.sim.user import fail
 
 if TYPE_CHECKING:
     from pyvfio.sim.kernel import SimKernel
+    from pyvfio.sim.pinning import Pinning
     from pyvfio.sim.process import Process
 
 PAGE = 4096
@@ -129,16 +130,19 @@ class Area:
 class Domain:
     """What an IOMMU translates for one page table. ranges: the addresses it takes; alignment: its smallest page, bytes.
 
-    dirty: numbers of pages of 4 KiB that devices have written.
+    tells_physical: it translates nothing, and is there to be asked where pages lie. dirty: numbers of pages of 4 KiB
+    that devices have written.
     """
 
     ranges: tuple[Span, ...]
     alignment: int
+    tells_physical: bool = False
     dirty: set[int] = field(default_factory=set)
 
 
 class IoasState(IommufdObject):
-    """One address space. domains: of the page tables that hold its areas; with none, nothing is pinned.
+    """One address space. domains: of the page tables that hold its areas; with none, nothing is pinned. The first is
+    asked where pages lie.
 
     locked: addresses that hardware queues use, first and last of each: they stay mapped as long.
     """
@@ -201,7 +205,9 @@ class IoasState(IommufdObject):
         self.domains.append(domain)
 
     def remove_domain(self, domain: Domain) -> None:
-        self.domains.remove(domain)
+        # The last takes its place: the kernel leaves no gap.
+        self.domains[self.domains.index(domain)] = self.domains[-1]
+        self.domains.pop()
         if not self.domains:
             for area in self._areas:
                 area.drop()
@@ -234,6 +240,21 @@ class IoasState(IommufdObject):
         index = bisect_left(self._starts, first)
         self._areas[index:index] = areas
         self._starts[index:index] = [area.iova for area in areas]
+
+    def physical(self, pinning: Pinning, iova: int, most: int) -> tuple[int, int]:
+        """Where in physical memory an address lies, and how many bytes of its area behind it, most at most.
+
+        Raises OSError(ENOENT) for a hole, OSError(EOPNOTSUPP) if a device with an IOMMU came first, or none.
+        Source: drivers/iommu/iommufd/io_pagetable.c, iopt_get_phys.
+        """
+        index = bisect_right(self._starts, iova) - 1
+        if index < 0 or self._areas[index].end <= iova:
+            raise fail(errno.ENOENT)
+        area = self._areas[index]
+        if area.pin is None or not self.domains or not self.domains[0].tells_physical:
+            raise fail(errno.EOPNOTSUPP)
+        address, length = pinning.physical_range(area.pin, area.offset + iova - area.iova)
+        return address, min(length, area.end - iova, most)
 
     def find_room(self, source: int, size: int) -> int:
         """An address for size bytes that keeps the alignment of source. Raises OSError(ENOSPC)."""

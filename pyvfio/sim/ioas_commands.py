@@ -35,6 +35,8 @@ class IoasCommands:
         }
         if iommufd.kernel.version >= (6, 13):
             self.commands[abi.IOMMU_IOAS_MAP_FILE] = self._map_file
+        if iommufd.kernel.version >= (7, 3):
+            self.commands[abi.IOMMU_IOAS_NOIOMMU_GET_PA] = self._noiommu_get_pa
 
     def _ioas_alloc(self, user: UserMemory) -> int:
         command = command_in(user, abi.iommu_ioas_alloc, 12)
@@ -117,6 +119,19 @@ class IoasCommands:
         moved = iova - command.src_iova
         target.insert([replace(area, iova=area.iova + moved, flags=access_of(command.flags)) for area in slices])
         user.write(struct.pack("<Q", iova), 24)
+        return 0
+
+    def _noiommu_get_pa(self, user: UserMemory) -> int:
+        command = command_in(user, abi.iommu_ioas_noiommu_get_pa, 40)
+        user.process.require_raw_io()
+        refuse(command.flags | getattr(command, "__reserved"))
+        if not command.length:
+            raise fail(errno.EINVAL)
+        if command.iova >= _LAST:
+            raise fail(errno.EOVERFLOW)
+        ioas = self._iommufd.ioas(command.ioas_id)
+        address, length = ioas.physical(self._iommufd.kernel.pinning, command.iova, command.length)
+        user.write(struct.pack("<QQ", length, address), 24)
         return 0
 
     def _unmap(self, user: UserMemory) -> int:

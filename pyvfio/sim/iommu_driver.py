@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from pyvfio.abi import iommufd as abi
 from pyvfio.sim.command import refuse
 from pyvfio.sim.ioas import PAGE, Domain
+from pyvfio.sim.iommu import ALL_ADDRESSES
 from pyvfio.sim.user import S, fail, read_memory
 
 if TYPE_CHECKING:
@@ -89,6 +90,10 @@ class IommuDriver(Protocol):
         """Drivers of one IOMMU have the same."""
 
     @property
+    def translates(self) -> bool:
+        """Not for a device without an IOMMU: it takes any page table, and goes through none."""
+
+    @property
     def tracks_dirty(self) -> bool: ...
     @property
     def max_pasid_log2(self) -> int: ...
@@ -107,23 +112,10 @@ class IommuDriver(Protocol):
         """The device's DMA without a PASID goes through table from now on."""
 
 
-class MachineIommu:
-    """The one of a SimKernel: it has no second stage, and no PASIDs."""
+class _Plain:
+    """An IOMMU without a second stage, virtual IOMMUs and PASIDs."""
 
-    def __init__(self, kernel: SimKernel) -> None:
-        self._kernel = kernel
-        self.owner = kernel
-        self.tracks_dirty = kernel.iommu_tracks_dirty
-        self.max_pasid_log2 = 0
-
-    def hardware(self, wanted: int) -> tuple[int, bytes]:
-        kind, data = _HARDWARE.get(self._kernel.iommu, (abi.IOMMU_HW_INFO_TYPE_NONE, b""))
-        refuse(wanted not in (abi.IOMMU_HW_INFO_TYPE_DEFAULT, kind))
-        return kind, data
-
-    def domain(self, flags: int, data: UserData | None) -> Domain:
-        refuse(flags & ~abi.IOMMU_HWPT_ALLOC_DIRTY_TRACKING | (data is not None))
-        return Domain(self._kernel.iova_ranges, PAGE)
+    max_pasid_log2 = 0
 
     def nested(self, _flags: int, _data: UserData) -> NestedHardware:
         raise fail(errno.EOPNOTSUPP)
@@ -133,3 +125,38 @@ class MachineIommu:
 
     def attach(self, device: BoundDevice, table: PageTable | NestedTable | None) -> None:
         """Any device of the machine takes any page table of it."""
+
+
+class NoIommuDriver(_Plain):
+    """Behind devices without an IOMMU: page tables that translate nothing. Source: hwpt_noiommu.c."""
+
+    owner: object = "noiommu"
+    translates = False
+    tracks_dirty = False
+
+    def hardware(self, _wanted: int) -> tuple[int, bytes]:
+        raise fail(errno.EOPNOTSUPP)
+
+    def domain(self, flags: int, data: UserData | None) -> Domain:
+        refuse(flags | (data is not None))
+        return Domain((ALL_ADDRESSES,), PAGE, tells_physical=True)
+
+
+class MachineIommu(_Plain):
+    """The one of a SimKernel."""
+
+    translates = True
+
+    def __init__(self, kernel: SimKernel) -> None:
+        self._kernel = kernel
+        self.owner = kernel
+        self.tracks_dirty = kernel.iommu_tracks_dirty
+
+    def hardware(self, wanted: int) -> tuple[int, bytes]:
+        kind, data = _HARDWARE.get(self._kernel.iommu, (abi.IOMMU_HW_INFO_TYPE_NONE, b""))
+        refuse(wanted not in (abi.IOMMU_HW_INFO_TYPE_DEFAULT, kind))
+        return kind, data
+
+    def domain(self, flags: int, data: UserData | None) -> Domain:
+        refuse(flags & ~abi.IOMMU_HWPT_ALLOC_DIRTY_TRACKING | (data is not None))
+        return Domain(self._kernel.iova_ranges, PAGE)

@@ -6,6 +6,7 @@ import errno
 import itertools
 import struct
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from pyvfio.abi import iommufd as abi
@@ -14,11 +15,12 @@ from pyvfio.sim.command import command_in, refuse
 from pyvfio.sim.fault_queue import FaultCommands
 from pyvfio.sim.ioas import WRITE, Area, IoasState, PageSet, Source, change_process
 from pyvfio.sim.ioas_commands import IoasCommands
-from pyvfio.sim.iommu_driver import MachineIommu
+from pyvfio.sim.iommu_driver import IommuDriver, MachineIommu, NoIommuDriver
 from pyvfio.sim.iommufd_object import IommufdObject, Tombstone
 from pyvfio.sim.iommufd_vfio import VfioCompatibility
 from pyvfio.sim.mock_device import MockCommands
 from pyvfio.sim.nested import NestingCommands
+from pyvfio.sim.noiommu import reach_physical
 from pyvfio.sim.page_table import PageTableCommands
 from pyvfio.sim.user import UserMemory, fail
 from pyvfio.sim.viommu import ViommuCommands
@@ -47,6 +49,8 @@ class IommufdState:
         self.per_process = per_process
         self.holders = 1
         self.compatible: IoasState | None = None
+        self.is_noiommu = False
+        """Whether a group without an IOMMU has been attached: none with one may be any more."""
         self._objects: dict[int, IommufdObject] = {}
         self._bound: dict[DeviceState, BoundDevice] = {}
         self._vfio = VfioCompatibility(self)
@@ -80,8 +84,14 @@ class IommufdState:
 
     # For groups, which take an iommufd where they would a container.
 
-    def join(self, _group: GroupState, _process: Process) -> None:
-        if self.compatible is None:
+    def join(self, group: GroupState, _process: Process) -> None:
+        if group.is_noiommu:
+            if self.compatible is not None:
+                raise fail(errno.EINVAL)
+            self.is_noiommu = True
+        elif self.is_noiommu:
+            raise fail(errno.EINVAL)
+        elif self.compatible is None:
             self.compatible = IoasState()
             self.add(self.compatible)
         self.holders += 1
@@ -89,8 +99,13 @@ class IommufdState:
     def leave(self, _group: GroupState) -> None:
         self.drop()
 
-    def admit(self, device: DeviceState) -> Translate:
+    def admit(self, device: DeviceState, process: Process) -> Translate:
         """The first descriptor of a device is opened through its group: where its DMA goes."""
+        if self._lacks_iommu(device):
+            process.require_raw_io()
+            if self.compatible is not None:
+                raise fail(errno.EPERM)
+            return partial(reach_physical, self.kernel)
         bound = self.bind(device)
         try:
             if self.compatible is None:
@@ -103,24 +118,35 @@ class IommufdState:
 
     def dismiss(self, device: DeviceState) -> None:
         """The last one is closed."""
-        self.unbind(device)
+        if device in self._bound:
+            self.unbind(device)
 
     # Devices.
 
     def bind(self, device: DeviceState) -> BoundDevice:
-        """Raises OSError(EPERM) if something else has a member of the device's group, or it could forge interrupts."""
-        if not self.kernel.remaps_interrupts and not self.kernel.sysfs.iommufd_allows_unsafe_interrupts:
-            raise fail(errno.EPERM)
-        self.kernel.ownership.claim(device.address, self)
-        bound = BoundDevice(self, MachineIommu(self.kernel))
+        """Raises OSError(EPERM) if something else has a member of the device's group, or it could forge interrupts.
+
+        A device without an IOMMU has no group to speak of, and may do what it likes.
+        """
+        driver: IommuDriver = NoIommuDriver()
+        if not self._lacks_iommu(device):
+            if not self.kernel.remaps_interrupts and not self.kernel.sysfs.iommufd_allows_unsafe_interrupts:
+                raise fail(errno.EPERM)
+            self.kernel.ownership.claim(device.address, self)
+            driver = MachineIommu(self.kernel)
+        bound = BoundDevice(self, driver)
         self.add(bound)
         self._bound[device] = bound
         self.holders += 1
         return bound
 
+    def _lacks_iommu(self, device: DeviceState) -> bool:
+        return self.kernel.sysfs.lacks_iommu(self.kernel.functions[device.address])
+
     def unbind(self, device: DeviceState) -> None:
         self.unbind_device(self._bound.pop(device))
-        self.kernel.ownership.disclaim(device.address)
+        if not self._lacks_iommu(device):
+            self.kernel.ownership.disclaim(device.address)
         self.drop()
 
     def unbind_device(self, bound: BoundDevice) -> None:

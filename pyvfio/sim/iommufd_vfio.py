@@ -14,6 +14,7 @@ from pyvfio.sim.user import UserMemory, fail
 
 if TYPE_CHECKING:
     from pyvfio.sim.iommufd import IommufdState
+    from pyvfio.sim.process import Process
 
 _LAST = (1 << 64) - 1
 _NO_LIMIT = 0xFFFF_FFFF
@@ -32,7 +33,7 @@ class VfioCompatibility:
             case vfio.VFIO_CHECK_EXTENSION:
                 return self._check_extension(user.value)
             case vfio.VFIO_SET_IOMMU:
-                return self._set_iommu(user.value)
+                return self._set_iommu(user.value, user.process)
             case vfio.VFIO_IOMMU_GET_INFO:
                 return self._get_info(user)
             case vfio.VFIO_IOMMU_MAP_DMA:
@@ -51,10 +52,16 @@ class VfioCompatibility:
         if extension == vfio.VFIO_DMA_CC_IOMMU:
             self._ioas()
             return int(self._iommufd.kernel.iommu_model.coherent)
-        return int(extension in (vfio.VFIO_TYPE1_IOMMU, vfio.VFIO_TYPE1v2_IOMMU, vfio.VFIO_UNMAP_ALL))
+        if extension == vfio.VFIO_NOIOMMU_IOMMU:
+            return 1
+        offered = extension in (vfio.VFIO_TYPE1_IOMMU, vfio.VFIO_TYPE1v2_IOMMU, vfio.VFIO_UNMAP_ALL)
+        return int(offered and not self._iommufd.is_noiommu)
 
-    def _set_iommu(self, kind: int) -> int:
-        if kind not in (vfio.VFIO_TYPE1_IOMMU, vfio.VFIO_TYPE1v2_IOMMU):
+    def _set_iommu(self, kind: int, process: Process) -> int:
+        if kind == vfio.VFIO_NOIOMMU_IOMMU and self._iommufd.is_noiommu:
+            process.require_raw_io()
+            return 0
+        if kind not in (vfio.VFIO_TYPE1_IOMMU, vfio.VFIO_TYPE1v2_IOMMU) or self._iommufd.is_noiommu:
             raise fail(errno.EINVAL)
         ioas = self._ioas()
         if kind == vfio.VFIO_TYPE1_IOMMU:

@@ -12,6 +12,7 @@ from typing import Self
 
 from pyvfio.abi import mman
 from pyvfio.kernel import IoctlArgument, LinuxKernel
+from pyvfio.noiommu import TAINTED
 from pyvfio.sim.cdev import CdevState
 from pyvfio.sim.charges import Charges
 from pyvfio.sim.container import ContainerState
@@ -80,7 +81,11 @@ class SimKernel:
         self._has_iommufd = iommufd and version >= (6, 2)
         self._iommufd_container = iommufd_container
         self.sysfs = Sysfs(
-            self.functions, dma_entry_limit, cdev=self._has_iommufd and version >= (6, 6), iommu=iommu != "none"
+            self.functions,
+            dma_entry_limit,
+            cdev=self._has_iommufd and version >= (6, 6),
+            noiommu_cdev=self._has_iommufd and version >= (7, 3),
+            iommu=iommu != "none",
         )
         self.ownership = Ownership(self)
         self._host_huge_pages = host_huge_pages
@@ -105,7 +110,9 @@ class SimKernel:
         """
         other = copy.copy(self)
         charges = self.charges
-        other.process = Process(Charges(charges.limit, charges.exempt, lambda: 0, user=charges.user))
+        other.process = Process(
+            Charges(charges.limit, charges.exempt, lambda: 0, user=charges.user), raw_io=self.process.raw_io
+        )
         return other
 
     def send(self, fd: int, other: SimKernel) -> int:
@@ -125,6 +132,7 @@ class SimKernel:
     def add(self, function: PciFunction) -> None:
         """Put a function into the machine."""
         self.functions[function.address] = function
+        self.sysfs.note_driver(function)
 
     @property
     def name(self) -> str:
@@ -341,16 +349,18 @@ class SimKernel:
             if not self._has_iommufd:
                 raise fail(errno.ENOENT)
             return IommufdState(self, per_process=False)
-        if match := re.fullmatch(r"/dev/vfio/devices/(\w+)", path):
-            return self.ownership.open_node(match[1])
+        if match := re.fullmatch(r"/dev/vfio/devices/([\w-]+)", path):
+            return self.ownership.open_node(match[1], self.process)
         if match := re.fullmatch(r"/dev/vfio/(?:noiommu-)?(\d+)", path):
-            return self.ownership.open_group(path.rpartition("/")[2], int(match[1]))
-        if path == "/proc/self/pagemap" and self.iommu == "none":
+            return self.ownership.open_group(path.rpartition("/")[2], int(match[1]), self.process)
+        if path == "/proc/self/pagemap" and any(map(self.sysfs.lacks_iommu, self.functions.values())):
             return Pagemap(self)
         if path == "/proc/self/status":
-            return Text(path, status(self._real, self.charges))
+            return Text(path, status(self._real, self.charges, raw_io=self.process.raw_io))
         if path == "/proc/self/limits":
             return Text(path, limits(self._real, self.charges))
+        if path == TAINTED:
+            return Text(path, f"{self.sysfs.tainted}\n".encode())
         if not self.sysfs.covers(path):
             return None
         if flags & os.O_ACCMODE == os.O_WRONLY:

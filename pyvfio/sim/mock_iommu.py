@@ -37,6 +37,7 @@ class MockIommu:
 
     def __init__(self, flags: int) -> None:
         self.owner = _OWNER
+        self.translates = True
         self.tracks_dirty = not flags & abi.MOCK_FLAGS_DEVICE_NO_DIRTY
         self.max_pasid_log2 = abi.MOCK_PASID_WIDTH if flags & abi.MOCK_FLAGS_DEVICE_PASID else 0
         self.cache = [abi.IOMMU_TEST_DEV_CACHE_DEFAULT] * abi.MOCK_DEV_CACHE_NUM

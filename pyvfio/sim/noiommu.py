@@ -1,4 +1,7 @@
-"""Containers of groups without an IOMMU. Source: drivers/vfio/container.c, vfio_noiommu_ops."""
+"""Devices without an IOMMU: their containers, and what iommufd makes of them.
+
+Source: drivers/vfio/container.c, vfio_noiommu_ops; drivers/iommu/iommufd/hwpt_noiommu.c.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +32,17 @@ class _Physical:
     pin: Pin | None
 
 
+def reach_physical(kernel: SimKernel, address: int, size: int, _flag: int) -> Sequence[Part] | None:
+    """What a device reaches that is told a physical address: memory as the PageTracker gives addresses to it.
+
+    None where there is no memory, which no real machine would be told of.
+    """
+    pin = kernel.pinning.physical(address, size)
+    return None if pin is None else [(_Physical(pin), 0, size)]
+
+
 class NoIommu:
-    """Refuses everything, and lets devices reach all of physical memory, which is this process's as it stands."""
+    """Refuses everything, and lets devices reach all of physical memory."""
 
     def __init__(self, kernel: SimKernel) -> None:
         self._kernel = kernel
@@ -51,14 +63,12 @@ class NoIommu:
     def detach(self, _group: GroupState) -> None:
         """Nothing to take back."""
 
-    def translate(self, address: int, size: int, _flag: int) -> Sequence[Part] | None:
-        """None where there is no memory, which no real machine would be told of."""
-        pin = self._kernel.pinning.physical(address, size)
-        return None if pin is None else [(_Physical(pin), 0, size)]
+    def translate(self, address: int, size: int, flag: int) -> Sequence[Part] | None:
+        return reach_physical(self._kernel, address, size, flag)
 
 
 class Pagemap:
-    """/proc/self/pagemap of a machine whose physical addresses are this process's own."""
+    """/proc/self/pagemap of a machine with devices without an IOMMU."""
 
     def __init__(self, kernel: SimKernel) -> None:
         self._kernel = kernel
@@ -72,7 +82,7 @@ class Pagemap:
             is_there = self._kernel.mincore(page * _PAGE, _PAGE)[0] & 1
         except OSError:
             return 0
-        return _PRESENT | page if is_there else 0
+        return _PRESENT | self._kernel.pinning.physical_address(page * _PAGE) // _PAGE if is_there else 0
 
     def ioctl(self, _request: int, _user: UserMemory) -> int:
         raise fail(errno.ENOTTY)

@@ -16,6 +16,7 @@ from pyvfio.sim.user import fail
 if TYPE_CHECKING:
     from pyvfio.sim.iommufd import IommufdState
     from pyvfio.sim.kernel import SimKernel
+    from pyvfio.sim.process import Process
 
 
 class Ownership:
@@ -39,23 +40,28 @@ class Ownership:
     def opened_devices(self) -> list[DeviceState]:
         return [device for device in self._devices.values() if device.opens]
 
-    def open_group(self, node: str, number: int) -> GroupState:
+    def open_group(self, node: str, number: int, process: Process) -> GroupState:
         """Raises OSError(ENOENT) without a node, OSError(EBUSY) if the group or a device of it is open."""
         if not self._sysfs.has_node(number) or node != self._sysfs.node(number):
             raise fail(errno.ENOENT)
+        if self._sysfs.is_noiommu(number):
+            process.require_raw_io()
         group = self._groups.get(number)
         if self._nodes[number] or (group is not None and group.references):
             raise fail(errno.EBUSY)
         self._groups[number] = GroupState(self._kernel, number)
         return self._groups[number]
 
-    def open_node(self, name: str) -> CdevState:
+    def open_node(self, name: str, process: Process) -> CdevState:
         """Of a device, by its name in /dev/vfio/devices: any number may be open, one bound. Raises OSError(ENOENT)."""
-        if name not in self._sysfs.nodes():
+        nodes = self._sysfs.nodes()
+        if name not in nodes:
             raise fail(errno.ENOENT)
-        return CdevState(self._kernel, self._sysfs.nodes()[name])
+        if self._sysfs.lacks_iommu(self._functions[nodes[name]]):
+            process.require_raw_io()
+        return CdevState(self._kernel, nodes[name])
 
-    def open_in_group(self, group: GroupState, name: str) -> DeviceState:
+    def open_in_group(self, group: GroupState, name: str, process: Process) -> DeviceState:
         """A member of group, for one descriptor more. name: its address, and perhaps " vf_token=UUID" behind it."""
         address, _, options = name.partition(" ")
         function = self._functions.get(address)
@@ -68,7 +74,7 @@ class Ownership:
         if device is None:
             device = DeviceState(self._kernel, function, group)
             device.container = group.container
-            device.translate = group.container.admit(device)
+            device.translate = group.container.admit(device, process)
             try:
                 self._check_vf_token(function, device, vf_token)
             except OSError:

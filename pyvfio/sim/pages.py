@@ -107,6 +107,14 @@ class Pin:
         for pages, start, length in self._parts(offset, len(data)):
             pages.write(data[start : start + length])
 
+    def part(self, offset: int, size: int) -> Pin:
+        """Some of it, as it lies now; not entered anywhere."""
+        segments, start = [], 0
+        for pages, _, length in self._parts(offset, size):
+            segments.append(_Segment(start, length, pages))
+            start += length
+        return Pin(size, segments)
+
     def _parts(self, offset: int, size: int) -> list[tuple[_Private | _Buffer, int, int]]:
         parts = []
         for segment in self.segments:
@@ -216,9 +224,51 @@ class PageTracker:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         return self._enter(Pin(size, [_Segment(0, size, _Buffer(file, self._files[file], offset))]))
 
-    def reach(self, address: int, size: int) -> Pin | None:
-        """What lies at an address now, without taking hold of it; None where nothing does."""
-        return Pin(size, self._segments(address, size)) if self._known(address, size) else None
+    # Physical addresses, which devices without an IOMMU use. That of a page of private memory is where this process has
+    # it; that of a file's page is where the mapping of it has it that the tracker made.
+
+    def physical(self, pin: Pin, offset: int) -> tuple[int, int]:
+        """Of the page that was pinned, whatever the program has there now: its address, and how many bytes of the pin
+        lie behind it without a gap."""
+        for owner, start, size in pin.places:
+            if offset < size:
+                base = start if owner is None else self._base(owner) + start
+                return base + offset, size - offset
+            offset -= size
+        raise ValueError("beyond the pin")
+
+    def physical_of(self, address: int) -> int:
+        """Of what the program has at an address now."""
+        (segment,) = self._segments(address, 1)
+        owner, start = segment.pages.place
+        return address if owner is None else self._base(owner) + start
+
+    def reach(self, physical: int, size: int) -> Pin | None:
+        """What lies at a physical address, without taking hold of it; None where nothing does.
+
+        A page that is pinned is found by the pin: the program may have put another in its place.
+        """
+        owner, start = self._place(physical)
+        for pin in self._pins[owner].near(start, size):
+            offset = 0
+            for pinned, first, length in pin.places:
+                if pinned == owner and first <= start and start + size <= first + length:
+                    return pin.part(offset + start - first, size)
+                offset += length
+        if owner is not None:
+            return Pin(size, [_Segment(0, size, _Buffer(owner, self._files[owner], start))])
+        return Pin(size, self._segments(physical, size)) if self._known(physical, size) else None
+
+    def _place(self, physical: int) -> tuple[tuple[int, int] | None, int]:
+        """Which file's page it is, and where in the file; None: private memory at that address."""
+        for file, content in self._files.items():
+            offset = physical - self._base(file)
+            if 0 <= offset < len(content):
+                return file, offset
+        return None, physical
+
+    def _base(self, file: tuple[int, int]) -> int:
+        return ctypes.addressof(ctypes.c_char.from_buffer(self._files[file]))
 
     def unpin(self, pin: Pin) -> None:
         for owner, start, _ in pin.places:

@@ -6,6 +6,7 @@ import errno
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from pyvfio.noiommu import TAINT_USER
 from pyvfio.sim.edu import Edu
 from pyvfio.sim.iommu import Span
 from pyvfio.sim.model import Bus, Model
@@ -32,6 +33,7 @@ class PciFunction:
     the network interfaces and block devices the host driver makes of it. reserved: device addresses, first and last of
     each span, that must not be mapped for it besides those of the IOMMU (RMRRs). is_mediated: a mediated device, whose
     address is a UUID: it has no IOMMU, its driver pins memory only when it needs it, and it is on no PCI bus.
+    behind_iommu: whether the machine's IOMMU, if it has one, covers the function.
     """
 
     address: str
@@ -47,6 +49,7 @@ class PciFunction:
     disks: tuple[str, ...] = ()
     reserved: tuple[Span, ...] = ()
     is_mediated: bool = False
+    behind_iommu: bool = True
     model: Callable[[Bus], Model] = Edu
     host_vectors: int = 256
     physical_function: str | None = None
@@ -62,12 +65,22 @@ class Sysfs:
     """The files of sysfs and /dev/vfio that the functions have. Raises OSError as the real ones do."""
 
     def __init__(
-        self, functions: dict[str, PciFunction], dma_entry_limit: int, *, cdev: bool = False, iommu: bool = True
+        self,
+        functions: dict[str, PciFunction],
+        dma_entry_limit: int,
+        *,
+        cdev: bool = False,
+        noiommu_cdev: bool = False,
+        iommu: bool = True,
     ) -> None:
-        """cdev: whether devices have nodes of their own. iommu: whether there is one."""
+        """cdev: whether devices have nodes of their own; noiommu_cdev: those without an IOMMU too. iommu: whether
+        there is one."""
         self._functions = functions
-        self._cdev = cdev and iommu
+        self._cdev = cdev
+        self._noiommu_cdev = noiommu_cdev
         self._iommu = iommu
+        self.tainted = 0
+        """The bits of /proc/sys/kernel/tainted."""
         self.parameters = {"dma_entry_limit": str(dma_entry_limit), "allow_unsafe_interrupts": "N"}
         self.modules = {
             _TYPE1: self.parameters,
@@ -88,9 +101,22 @@ class Sysfs:
     def allows_noiommu(self) -> bool:
         return _is_on(self.modules[_CORE]["enable_unsafe_noiommu_mode"])
 
+    def lacks_iommu(self, function: PciFunction) -> bool:
+        """Whether its DMA goes to physical addresses; that of a mediated device goes where its driver lets it."""
+        return not function.is_mediated and not (self._iommu and function.behind_iommu)
+
+    def is_noiommu(self, group: int) -> bool:
+        """Whether the group was made for a function without an IOMMU."""
+        return any(self.lacks_iommu(function) for function in self.members(group))
+
+    def note_driver(self, function: PciFunction) -> None:
+        """A driver has taken it. The kernel remembers for good that it handed out one without an IOMMU."""
+        if function.driver == VFIO_DRIVER and self.lacks_iommu(function):
+            self.tainted |= TAINT_USER
+
     def node(self, group: int) -> str:
         """Its name in /dev/vfio."""
-        return f"{group}" if self._iommu else f"noiommu-{group}"
+        return f"noiommu-{group}" if self.is_noiommu(group) else f"{group}"
 
     def covers(self, path: str) -> bool:
         return path.startswith(("/sys/bus/pci", _GROUPS, "/sys/module/vfio", "/sys/module/iommufd", _VFIO, *_CLASSES))
@@ -107,13 +133,25 @@ class Sysfs:
 
     def nodes(self) -> dict[str, str]:
         """Which /dev/vfio/devices/NAME is which device, by address."""
-        bound = [address for address, function in sorted(self._functions.items()) if function.driver == VFIO_DRIVER]
-        return {f"vfio{number}": address for number, address in enumerate(bound)} if self._cdev else {}
+        return {name: address for name, address in self._vfio_devices().items() if self._has_own_node(address)}
+
+    def _vfio_devices(self) -> dict[str, str]:
+        """The names VFIO has for devices, by address."""
+        bound = [function for _, function in sorted(self._functions.items()) if function.driver == VFIO_DRIVER]
+        return {
+            f"{'noiommu-' if self._noiommu_cdev and self.lacks_iommu(function) else ''}vfio{number}": function.address
+            for number, function in enumerate(bound)
+        }
+
+    def _has_own_node(self, address: str) -> bool:
+        return self._cdev and (self._noiommu_cdev or not self.lacks_iommu(self._functions[address]))
 
     def read(self, path: str) -> str:
         parent, _, name = path.rpartition("/")
         if name in self.modules.get(parent, {}):
             return self.modules[parent][name] + "\n"
+        if parent.startswith(_GROUPS) and name == "name" and self.is_noiommu(int(parent.rpartition("/")[2])):
+            return "vfio-noiommu\n"
         function = self._functions.get(parent.rpartition("/")[2])
         if not parent.startswith(_DEVICES) or function is None:
             raise fail(errno.ENOENT)
@@ -172,10 +210,11 @@ class Sysfs:
             return sorted(function.address for function in self.members(int(parts[0])))
         if path == f"{_VFIO}/devices" and self.nodes():
             return sorted(self.nodes())
-        if path.startswith(_DEVICES) and path.endswith("/vfio-dev"):
-            found = [name for name, address in self.nodes().items() if path == f"{_DEVICES}/{address}/vfio-dev"]
-            if found:
-                return found
+        for name, address in self._vfio_devices().items():
+            if path == f"{_DEVICES}/{address}/vfio-dev":
+                return [name]
+            if path == f"{_DEVICES}/{address}/vfio-dev/{name}":
+                return ["dev"] if self._has_own_node(address) else []
         raise fail(errno.ENOENT)
 
     def readlink(self, path: str) -> str:
@@ -183,7 +222,8 @@ class Sysfs:
         if parent in _CLASSES and name in self._class_links(parent):
             return self._class_links(parent)[name]
         function = self._functions.get(parent.rpartition("/")[2])
-        if function is not None and name == "iommu_group" and (self._iommu or function.driver == VFIO_DRIVER):
+        has_group = function is not None and (function.driver == VFIO_DRIVER or not self.lacks_iommu(function))
+        if function is not None and name == "iommu_group" and has_group:
             return f"../../../kernel/iommu_groups/{function.group}"
         if function is not None and name == "driver" and function.driver:
             return f"../../../bus/pci/drivers/{function.driver}"
@@ -211,10 +251,11 @@ class Sysfs:
         matches = driver != VFIO_DRIVER or function.override == VFIO_DRIVER
         if function.driver is None and driver in self._drivers() and matches:
             if driver in function.drivers_refusing or (
-                driver == VFIO_DRIVER and not self._iommu and not self.allows_noiommu
+                driver == VFIO_DRIVER and self.lacks_iommu(function) and not self.allows_noiommu
             ):
                 raise fail(errno.EINVAL)
             function.driver = driver
+            self.note_driver(function)
 
 
 def _is_on(parameter: str) -> bool:

@@ -91,5 +91,13 @@ class Pinning:
         return Source(process, start, size, self._pages.memory_file(fd))
 
     def physical(self, address: int, size: int) -> Pin | None:
-        """What a device reaches at a physical address of a machine without an IOMMU; None where there is no memory."""
+        """What a device without an IOMMU reaches at a physical address; None where there is no memory."""
         return self._pages.reach(address, size)
+
+    def physical_range(self, pin: Pin, offset: int) -> tuple[int, int]:
+        """Where the pinned page lies, and how many bytes of the pin from there on."""
+        return self._pages.physical(pin, offset)
+
+    def physical_address(self, address: int) -> int:
+        """Of what this process has at an address now."""
+        return self._pages.physical_of(address)

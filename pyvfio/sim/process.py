@@ -53,12 +53,21 @@ class OpenFile:
 
 @dataclass(eq=False, slots=True)
 class Process:
-    """files: by descriptor. windows: where it has mapped registers. Its memory is the PageTracker's to know."""
+    """files: by descriptor. windows: where it has mapped registers. Its memory is the PageTracker's to know.
+
+    raw_io: whether it has CAP_SYS_RAWIO.
+    """
 
     charges: Charges
+    raw_io: bool = True
     files: dict[int, OpenFile] = field(default_factory=dict)
     windows: list[Window] = field(default_factory=list)
     has_ended: bool = False
+
+    def require_raw_io(self) -> None:
+        """What has to do with devices without an IOMMU takes CAP_SYS_RAWIO. Raises OSError(EPERM)."""
+        if not self.raw_io:
+            raise fail(errno.EPERM)
 
     def file(self, fd: int) -> File | None:
         """None for a descriptor that is none of the simulation's."""

@@ -9,14 +9,16 @@ from pyvfio.kernel import LinuxKernel
 from pyvfio.sim.charges import Charges
 
 _CAP_IPC_LOCK = 1 << 14
+_CAP_SYS_RAWIO = 1 << 17
 
 
-def status(real: LinuxKernel, charges: Charges) -> bytes:
+def status(real: LinuxKernel, charges: Charges, *, raw_io: bool) -> bytes:
     """/proc/self/status."""
+    capabilities = (_CAP_IPC_LOCK if charges.exempt else 0) | (_CAP_SYS_RAWIO if raw_io else 0)
     text = _text(real, "/proc/self/status")
     text = re.sub(r"VmLck:.*", f"VmLck:\t{charges.locked_in_all >> 10:8} kB", text)
     text = re.sub(r"VmPin:.*", f"VmPin:\t{charges.pinned >> 10:8} kB", text)
-    return re.sub(r"CapEff:.*", f"CapEff:\t{_CAP_IPC_LOCK if charges.exempt else 0:016x}", text).encode()
+    return re.sub(r"CapEff:.*", f"CapEff:\t{capabilities:016x}", text).encode()
 
 
 def limits(real: LinuxKernel, charges: Charges) -> bytes:

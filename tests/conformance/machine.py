@@ -22,9 +22,9 @@ from pyvfio.host.pci import group_members, pci_device, pci_devices
 from pyvfio.limits import memlock
 from pyvfio.sim import SimKernel
 from pyvfio.sim.pci import VFIO_DRIVER, PciFunction
+from tests.capabilities import CAP_IPC_LOCK, set_effective
 from tests.conformance.case import Version
 from tests.conformance.child import Child, ForkedChild, SimulatedChild
-from tests.memlock import CAP_IPC_LOCK, set_effective
 
 if TYPE_CHECKING:
     from tests.conformance.bench import Bench

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
-from pyvfio import LinuxKernel
-from pyvfio.drivers.edu import DEVICE_ID, VENDOR_ID
+from pyvfio import Kernel, LinuxKernel
+from pyvfio.drivers.edu import DEVICE_ID, VENDOR_ID, edu_addresses
 from pyvfio.files import write_text
 from pyvfio.host.bind import bind, restore
 from pyvfio.host.pci import DEVICES, group_members, pci_devices
+from pyvfio.noiommu import ENABLE
 from pyvfio.sim import PciFunction, SimKernel
 from pyvfio.sim.e1000e import E1000e
 from pyvfio.sim.model import Bus, Model
@@ -100,3 +101,19 @@ def virtual_function(testbed: Testbed, physical: str) -> Iterator[str]:
         yield address
     finally:
         write_text(kernel, count, "0")
+
+
+@contextmanager
+def machine_without_iommu(kernel_name: str, version: tuple[int, int] = (7, 3)) -> Iterator[Kernel]:
+    """Its edu devices are bound to vfio-pci meanwhile. version: the simulated kernel's."""
+    kernel: Kernel = LinuxKernel()
+    if kernel_name == "simulated":
+        simulated = SimKernel(version=version, iommu="none", host_huge_pages=False)
+        for number in range(2):
+            simulated.add(PciFunction(f"0000:00:{3 + number:02x}.0", group=3 + number))
+        kernel = simulated
+    write_text(kernel, ENABLE, "1")
+    with ExitStack() as stack:
+        for address in edu_addresses(kernel):
+            stack.callback(restore, kernel, bind(kernel, address))
+        yield kernel

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
-from contextlib import ExitStack
 
 import pytest
 
@@ -12,19 +12,19 @@ from pyvfio import (
     InvalidArgument,
     IommuType,
     Kernel,
-    LinuxKernel,
     Memory,
     MemoryKind,
     NoIommuError,
     VfioError,
 )
 from pyvfio.drivers.edu import Edu, edu_addresses
-from pyvfio.files import write_text
-from pyvfio.host.bind import bind, restore, unbind
+from pyvfio.files import read_text, write_text
+from pyvfio.host.bind import bind, unbind
 from pyvfio.limits import memlock
-from pyvfio.noiommu import ENABLE, UnsafePhysicalMemory
-from pyvfio.sim import PciFunction, SimKernel
+from pyvfio.noiommu import ENABLE, TAINT_USER, TAINTED, UnsafePhysicalMemory
+from tests.capabilities import without_raw_io
 from tests.kernel.conftest import MEBIBYTE, populated
+from tests.kernel.hardware import machine_without_iommu
 
 pytestmark = pytest.mark.needs("noiommu")
 
@@ -34,17 +34,7 @@ MESSAGE = bytes(range(256)) * 8
 
 @pytest.fixture
 def kernel(kernel_name: str) -> Iterator[Kernel]:
-    if kernel_name == "simulated":
-        simulated = SimKernel(iommu="none", host_huge_pages=False)
-        for number in range(2):
-            simulated.add(PciFunction(f"0000:00:{3 + number:02x}.0", group=3 + number))
-        kernel: Kernel = simulated
-    else:
-        kernel = LinuxKernel()
-    write_text(kernel, ENABLE, "1")
-    with ExitStack() as stack:
-        for address in edu_addresses(kernel):
-            stack.callback(restore, kernel, bind(kernel, address))
+    with machine_without_iommu(kernel_name) as kernel:
         yield kernel
 
 
@@ -118,3 +108,16 @@ def test_a_device_is_taken_only_where_that_is_allowed(kernel: Kernel) -> None:
         bind(kernel, address)
     write_text(kernel, ENABLE, "1")
     bind(kernel, address)
+
+
+def test_a_kernel_that_takes_one_is_tainted_for_good(kernel: Kernel) -> None:
+    assert int(read_text(kernel, TAINTED)) & TAINT_USER
+    unbind(kernel, edu_addresses(kernel)[0])
+    assert int(read_text(kernel, TAINTED)) & TAINT_USER
+
+
+def test_a_group_is_opened_with_a_capability_only(container: Container, kernel: Kernel) -> None:
+    with without_raw_io(kernel), pytest.raises(VfioError, match="CAP_SYS_RAWIO") as caught:
+        container.open_device(edu_addresses(kernel)[0])
+    assert caught.value.errno == errno.EPERM
+    container.open_device(edu_addresses(kernel)[0])

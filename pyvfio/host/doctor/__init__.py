@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pyvfio.host.doctor.check import Check, Status
-from pyvfio.host.doctor.iommu import check_groups, check_interrupt_remapping, check_iommu
+from pyvfio.host.doctor.iommu import check_groups, check_interrupt_remapping, check_iommu, check_noiommu
 from pyvfio.host.doctor.limits import check_huge_pages, check_mapping_limit, check_memlock, check_transparent_huge_pages
 from pyvfio.host.doctor.needs import Needs
 from pyvfio.host.doctor.nodes import check_group_nodes, check_iommufd, check_modules
@@ -16,6 +16,7 @@ def examine(kernel: Kernel, needs: Needs) -> list[Check]:
     """Every check, in the order in which trouble is best mended. Opens nodes for a moment; changes nothing."""
     return [
         check_iommu(kernel),
+        *check_noiommu(kernel),
         check_interrupt_remapping(kernel),
         *check_modules(kernel),
         check_iommufd(kernel),

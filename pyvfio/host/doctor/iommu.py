@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from pyvfio.files import names_in, text_or_empty
 from pyvfio.host.doctor.check import Check, Status
-from pyvfio.host.pci import GROUPS, group_members
+from pyvfio.host.pci import GROUPS, group_members, is_noiommu
 from pyvfio.kernel import Kernel
 
 _IOMMUS = {"dmar": "Intel VT-d", "ivhd": "AMD-Vi", "smmu": "Arm SMMU", "virtio": "virtio-iommu"}
@@ -15,11 +15,12 @@ _UNSAFE = "/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts"
 
 def check_iommu(kernel: Kernel) -> Check:
     """Whether any IOMMU translates, and whose. Source: /sys/class/iommu, one entry for each unit."""
-    units = names_in(kernel, "/sys/class/iommu")
+    # The one of iommufd's own tests translates nothing.
+    units = [name for name in names_in(kernel, "/sys/class/iommu") if not name.startswith("iommufd_selftest")]
     if units:
         kinds = sorted({_kind(kernel, unit) for unit in units})
         return Check("iommu", Status.OK, f"{', '.join(kinds)}, {_count(len(units), 'unit')}")
-    if names_in(kernel, GROUPS):
+    if len(_groups(kernel)) > len(_groups_without(kernel)):
         return Check("iommu", Status.OK, "on")
     return Check("iommu", Status.FAIL, "none: no DMA can be mapped", _how_to_turn_on(kernel))
 
@@ -70,7 +71,7 @@ def check_interrupt_remapping(kernel: Kernel) -> Check:
 
 def check_groups(kernel: Kernel) -> Iterator[Check]:
     """How well devices are isolated, and which groups cannot be used though a member is bound to VFIO."""
-    numbers = sorted(int(name) for name in names_in(kernel, GROUPS) if name.isdigit())
+    numbers = _groups(kernel)
     if not numbers:
         yield Check("groups", Status.FAIL, "none", "they appear with the IOMMU")
         return
@@ -88,6 +89,29 @@ def check_groups(kernel: Kernel) -> Iterator[Check]:
     for number, names, example in spoiled:
         fix = f"pyvfio bind --group {example}"
         yield Check("groups", Status.FAIL, f"group {number} is not viable: {names}", fix)
+
+
+def check_noiommu(kernel: Kernel) -> Iterator[Check]:
+    """Whether devices are in VFIO's hands that no IOMMU keeps from anything. Source: pyvfio.noiommu."""
+    numbers = _groups_without(kernel)
+    if numbers:
+        members = [member.address for number in numbers for member in group_members(kernel, number)]
+        yield Check(
+            "noiommu",
+            Status.WARN,
+            f"{', '.join(members)}: VFIO has it without an IOMMU, so all of the host's memory is open to it, and the "
+            "kernel is tainted",
+            f"turn the IOMMU on; or as root: pyvfio unbind {' '.join(members)}, and boot anew to be rid of the taint",
+        )
+
+
+def _groups(kernel: Kernel) -> list[int]:
+    return sorted(int(name) for name in names_in(kernel, GROUPS) if name.isdigit())
+
+
+def _groups_without(kernel: Kernel) -> list[int]:
+    """Those that VFIO made for devices without an IOMMU."""
+    return [number for number in _groups(kernel) if is_noiommu(kernel, number)]
 
 
 def _count(number: int, what: str) -> str:

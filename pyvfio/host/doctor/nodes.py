@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Iterator
 
 from pyvfio.files import exists, names_in
@@ -51,18 +52,18 @@ def check_iommufd(kernel: Kernel) -> Check:
 
 def check_group_nodes(kernel: Kernel) -> Iterator[Check]:
     """Whether this user may open the groups that are bound to VFIO."""
-    numbers = sorted((name for name in names_in(kernel, "/dev/vfio") if name.isdigit()), key=int)
-    if not numbers:
+    names = [name for name in names_in(kernel, "/dev/vfio") if re.fullmatch(r"(noiommu-)?\d+", name)]
+    if not names:
         yield Check("nodes", Status.WARN, "no device is bound to a VFIO driver", "as root: pyvfio bind ADDRESS")
-    for number in numbers:
-        node = f"/dev/vfio/{number}"
+    for name in sorted(names, key=lambda name: int(name.removeprefix("noiommu-"))):
+        node = f"/dev/vfio/{name}"
         failure = _open(kernel, node)
         if failure is None:
             yield Check("nodes", Status.OK, f"{node} can be opened")
         elif failure == errno.EBUSY:
             yield Check("nodes", Status.OK, f"{node} is in use by a program")
         else:
-            rule = f'SUBSYSTEM=="vfio", KERNEL=="{number}", OWNER="{_user()}"'
+            rule = f'SUBSYSTEM=="vfio", KERNEL=="{name}", OWNER="{_user()}"'
             fix = f"as root: chown {_user()} {node}; for good, the udev rule {rule}"
             yield Check("nodes", Status.FAIL, f"{node}: {os.strerror(failure)}", fix)
 

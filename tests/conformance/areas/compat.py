@@ -41,6 +41,7 @@ CASES = [
         for extension, value in (
             (TYPE1, 1),
             (TYPE1_V2, 1),
+            (NOIOMMU, 1),
             (vfio.VFIO_UNMAP_ALL, 1),
             (vfio.VFIO_UPDATE_VADDR, 0),
             (vfio.VFIO_TYPE1_NESTING_IOMMU, 0),

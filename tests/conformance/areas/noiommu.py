@@ -1,7 +1,8 @@
 """Groups without an IOMMU: their devices work, nothing can be mapped. Source: vfio_noiommu_ops in container.c."""
 
-from errno import EBUSY, EINVAL, ENODEV, ENOTTY
+from errno import EBADF, EBUSY, EINVAL, ENODEV, ENOTTY, EPERM
 
+from pyvfio.abi import iommufd as abi
 from pyvfio.abi import vfio
 from tests.conformance.calls.container import (
     check_extension,
@@ -16,7 +17,8 @@ from tests.conformance.calls.container import (
 )
 from tests.conformance.calls.device import get_info, map_region, read_region
 from tests.conformance.calls.group import get_device_fd, get_status, open_group, set_container, unset_container
-from tests.conformance.calls.process import close
+from tests.conformance.calls.iommufd import ioas_alloc, open_iommufd, vfio_ioas
+from tests.conformance.calls.process import close, drop_raw_io, tainted_by_user
 from tests.conformance.case import Case, Expected, ok
 from tests.conformance.step import Step
 
@@ -26,6 +28,12 @@ _GROUP = [open_container(), open_group()]
 _JOINED = [*_GROUP, set_container()]
 _READY = [*_JOINED, set_iommu(kind=NOIOMMU)]
 _DEVICE = [*_READY, get_device_fd()]
+
+# An iommufd in a container's place, which takes note that there is no IOMMU.
+_COMPAT = [open_iommufd(name="container"), open_group()]
+_COMPAT_JOINED = [*_COMPAT, set_container()]
+_COMPAT_READY = [*_COMPAT_JOINED, set_iommu(kind=NOIOMMU)]
+_COMPAT_IOAS = [open_iommufd(), ioas_alloc(), vfio_ioas(op=abi.IOMMU_VFIO_IOAS_SET, ioas=1), open_group()]
 
 _ROWS: list[tuple[str, list[Step], Step, Expected]] = [
     ("open twice", _GROUP, open_group(name="again"), EBUSY),
@@ -61,6 +69,56 @@ _ROWS: list[tuple[str, list[Step], Step, Expected]] = [
     ("leave", _READY, unset_container(), ok()),
     ("a second group", [*_READY, open_group(device="1", name="second")], set_container(group="second"), ok()),
     ("after the last group", [*_READY, close(name="group")], map_dma(), EINVAL),
+    ("the kernel is tainted", [], tainted_by_user(), ok(value=1)),
+    # What takes CAP_SYS_RAWIO, and what goes first.
+    ("open without the capability", [open_container(), drop_raw_io()], open_group(), EPERM),
+    ("open twice without it", [*_GROUP, drop_raw_io()], open_group(name="again"), EPERM),
+    ("status without it", [*_GROUP, drop_raw_io()], get_status(), ok(flags=1)),
+    ("join without it", [*_GROUP, drop_raw_io()], set_container(), EPERM),
+    ("join no container without it", [*_GROUP, drop_raw_io()], set_container(container=4095), EBADF),
+    ("join twice without it", [*_JOINED, drop_raw_io()], set_container(), EINVAL),
+    ("SET_IOMMU without it", [*_JOINED, drop_raw_io()], set_iommu(kind=NOIOMMU), EPERM),
+    ("SET_IOMMU type1 without it", [*_JOINED, drop_raw_io()], set_iommu(), ENODEV),
+    ("device without it", [*_READY, drop_raw_io()], get_device_fd(), EPERM),
+    ("device again without it", [*_DEVICE, drop_raw_io()], get_device_fd(name="again"), ok()),
+    ("device without it and SET_IOMMU", [*_JOINED, drop_raw_io()], get_device_fd(), EINVAL),
+    ("device that is not there without it", [*_READY, drop_raw_io()], get_device_fd(text="0000:ff:1f.7"), ENODEV),
+    ("leave without it", [*_READY, drop_raw_io()], unset_container(), ok()),
+]
+
+_COMPAT_ROWS: list[tuple[str, list[Step], Step, Expected]] = [
+    ("iommufd: extension", _COMPAT, check_extension(extension=NOIOMMU), ok(value=1)),
+    ("iommufd: extension type1v2", _COMPAT, check_extension(extension=vfio.VFIO_TYPE1v2_IOMMU), ok(value=1)),
+    ("iommufd: join", _COMPAT, set_container(), ok()),
+    ("iommufd: join twice", _COMPAT_JOINED, set_container(), EINVAL),
+    ("iommufd: status", _COMPAT_JOINED, get_status(), ok(flags=3)),
+    ("iommufd: extension with a group", _COMPAT_JOINED, check_extension(extension=NOIOMMU), ok(value=1)),
+    *(
+        (f"iommufd: extension {name} with a group", _COMPAT_JOINED, check_extension(extension=extension), ok(value=0))
+        for name, extension in (
+            ("type1", vfio.VFIO_TYPE1_IOMMU),
+            ("type1v2", vfio.VFIO_TYPE1v2_IOMMU),
+            ("UNMAP_ALL", vfio.VFIO_UNMAP_ALL),
+        )
+    ),
+    ("iommufd: SET_IOMMU without a group", _COMPAT, set_iommu(kind=NOIOMMU), EINVAL),
+    ("iommufd: SET_IOMMU", _COMPAT_JOINED, set_iommu(kind=NOIOMMU), ok()),
+    ("iommufd: SET_IOMMU twice", _COMPAT_READY, set_iommu(kind=NOIOMMU), ok()),
+    ("iommufd: SET_IOMMU type1v2", _COMPAT_JOINED, set_iommu(), EINVAL),
+    ("iommufd: SET_IOMMU without the capability", [*_COMPAT_JOINED, drop_raw_io()], set_iommu(kind=NOIOMMU), EPERM),
+    ("iommufd: join without it", [*_COMPAT, drop_raw_io()], set_container(), ok()),
+    ("iommufd: device", _COMPAT_READY, get_device_fd(), ok()),
+    ("iommufd: device without SET_IOMMU", _COMPAT_JOINED, get_device_fd(), ok()),
+    ("iommufd: device without the capability", [*_COMPAT_READY, drop_raw_io()], get_device_fd(), EPERM),
+    ("iommufd: device info", [*_COMPAT_READY, get_device_fd()], get_info(), ok(flags=2, num_regions=9, num_irqs=5)),
+    ("iommufd: info", _COMPAT_READY, get_iommu_info(), ENODEV),
+    ("iommufd: map", _COMPAT_READY, map_dma(), ENODEV),
+    ("iommufd: unmap", _COMPAT_READY, unmap_dma(), ENODEV),
+    ("iommufd: join with an address space", _COMPAT_IOAS, set_container(container="iommufd"), EINVAL),
+    ("iommufd: leave with a device open", [*_COMPAT_READY, get_device_fd()], unset_container(), ok()),
+    ("iommufd: leave", _COMPAT_READY, unset_container(), ok()),
+    ("iommufd: again", [*_COMPAT_READY, unset_container()], set_container(), ok()),
 ]
 
 CASES = [Case(*row, needs=["noiommu"]) for row in _ROWS]
+CASES += [Case(*row, needs=["noiommu", "iommufd"]) for row in _COMPAT_ROWS]

@@ -187,6 +187,28 @@ def hw_info(bench: Bench, *, device: int = 1, flags: int = 0) -> Reply:
 
 
 @call
+def noiommu_get_pa(
+    bench: Bench,
+    *,
+    ioas: int = 2,
+    iova: int = IOVA,
+    length: int = PAGE,
+    flags: int = 0,
+    reserved: int = 0,
+    argsz: int = 40,
+) -> Reply:
+    """Of the address comes back where in its page it is: the page is wherever the machine has it."""
+    argument = abi.iommu_ioas_noiommu_get_pa(size=argsz, flags=flags, ioas_id=ioas, iova=iova, length=length)
+    setattr(argument, "__reserved", reserved)
+    reply = bench.ioctl("iommufd", abi.IOMMU_IOAS_NOIOMMU_GET_PA, argument)
+    if reply.error is not None:
+        return _only(reply)
+    address = reply.out["out_phys"]
+    assert isinstance(address, int)
+    return Reply(out={"length": reply.out["length"], "in_page": address % PAGE})
+
+
+@call
 def set_dirty_tracking(bench: Bench, *, hwpt: int, flags: int = abi.IOMMU_HWPT_DIRTY_TRACKING_ENABLE) -> Reply:
     argument = abi.iommu_hwpt_set_dirty_tracking(hwpt_id=hwpt, flags=flags)
     return _only(bench.ioctl("iommufd", abi.IOMMU_HWPT_SET_DIRTY_TRACKING, argument))

@@ -5,10 +5,13 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
+from contextlib import ExitStack
 
 from pyvfio.abi import mman
 from pyvfio.files import read_text, write_text
 from pyvfio.host.bind import bind, unbind
+from pyvfio.noiommu import TAINT_USER, TAINTED
+from tests.capabilities import without_raw_io
 from tests.conformance.bench import PAGE, Bench
 from tests.conformance.calls.group import find
 from tests.conformance.step import Reply, Step, call
@@ -75,6 +78,21 @@ def limit_memlock(bench: Bench, *, pages: int, exempt: bool = False) -> Reply:
     """RLIMIT_MEMLOCK that many pages over what is charged now; exempt: with CAP_IPC_LOCK."""
     bench.undo_at_end(bench.machine.limit_memlock(pages * PAGE, exempt=exempt))
     return Reply()
+
+
+@call
+def drop_raw_io(bench: Bench) -> Reply:
+    """CAP_SYS_RAWIO, until the case ends."""
+    dropped = ExitStack()
+    dropped.enter_context(without_raw_io(bench.kernel))
+    bench.undo_at_end(dropped.close)
+    return Reply()
+
+
+@call
+def tainted_by_user(bench: Bench) -> Reply:
+    """Whether the kernel is tainted by what it let a program do."""
+    return Reply(value=int(bool(int(read_text(bench.kernel, TAINTED)) & TAINT_USER)))
 
 
 @call
