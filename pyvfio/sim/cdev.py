@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import struct
 from functools import partial
@@ -57,6 +58,10 @@ class CdevState:
         known = vfio.VFIO_DEVICE_BIND_FLAG_TOKEN if self._kernel.version >= (6, 17) else 0
         if argument.argsz < 16 or argument.flags & ~known or argument.iommufd < 0:
             raise fail(errno.EINVAL)
+        # Since the struct has a token, what is not known of it must be zero.
+        known_size = ctypes.sizeof(argument)
+        if self._kernel.version >= (6, 17) and any(user.read(max(0, argument.argsz - known_size), known_size)):
+            raise fail(errno.E2BIG)
         self._kernel.ownership.block_group(self.address)
         try:
             if self._device is not None:

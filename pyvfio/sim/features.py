@@ -134,8 +134,9 @@ class FeatureState:
     def _sleep(self, data: bytes) -> None:
         wakeup = None
         if data:
-            fd, reserved = struct.unpack("<iI", data)
-            if reserved:
+            # What is reserved is not looked at.
+            (fd,) = struct.unpack_from("<i", data)
+            if fd < 0:
                 raise fail(errno.EINVAL)
             wakeup = hold_eventfd(fd)
         if self._is_asleep:

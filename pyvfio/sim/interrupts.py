@@ -130,7 +130,8 @@ class InterruptState:
             raise fail(errno.EINVAL)
         if is_eventfd:
             return self._set_eventfds(index, start, values or [])
-        if self._index != index:
+        # Before 6.5, as many contexts as have been enabled.
+        if self._index != index or (not self._is_dynamic and start + count > self._room):
             raise fail(errno.EINVAL)
         for number in range(count):
             if (values is None or values[number]) and start + number in self._eventfds:

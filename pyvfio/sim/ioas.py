@@ -192,6 +192,8 @@ class IoasState(IommufdObject):
             is_outside = not _inside(domain.ranges, area.iova, area.end - 1)
             if is_outside or (area.iova | area.size) % domain.alignment:
                 raise fail(errno.EADDRINUSE)
+        if not all(_inside(domain.ranges, first, last) for first, last in self.allowed):
+            raise fail(errno.EADDRINUSE)
         if not self.domains:
             done: list[Area] = []
             try:

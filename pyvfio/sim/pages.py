@@ -212,15 +212,15 @@ class PageTracker:
         return there * PAGE
 
     def memory_file(self, fd: int) -> tuple[int, int]:
-        """Which file a descriptor is of. Raises OSError(EBADF), OSError(EINVAL) if it is no file in memory."""
+        """Which file a descriptor is of; whether it is in memory is asked when it is pinned. Raises OSError(EBADF)."""
         status = os.fstat(fd)
-        if not os.readlink(f"/proc/self/fd/{fd}").startswith("/memfd:"):
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        return self._remember(fd, status)
+        if os.readlink(f"/proc/self/fd/{fd}").startswith("/memfd:"):
+            return self._remember(fd, status)
+        return status.st_dev, status.st_ino
 
     def pin_file(self, file: tuple[int, int], offset: int, size: int) -> Pin:
-        """Raises OSError(EINVAL) beyond the end of the file."""
-        if offset + size > len(self._files[file]):
+        """Raises OSError(EINVAL) for a file that is not in memory, and beyond its end."""
+        if file not in self._files or offset + size > len(self._files[file]):
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         return self._enter(Pin(size, [_Segment(0, size, _Buffer(file, self._files[file], offset))]))
 

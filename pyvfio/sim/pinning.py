@@ -87,7 +87,7 @@ class Pinning:
         pin.charged = size
 
     def source_in_file(self, process: Process, fd: int, start: int, size: int) -> Source:
-        """Raises OSError(EBADF) for no descriptor, OSError(EINVAL) for one of no memory file."""
+        """Raises OSError(EBADF) for no descriptor."""
         return Source(process, start, size, self._pages.memory_file(fd))
 
     def physical(self, address: int, size: int) -> Pin | None:

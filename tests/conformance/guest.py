@@ -21,7 +21,7 @@ def report_from(kernel: str, iommu: str, arguments: Sequence[str] = ()) -> Repor
 
     arguments: of python -m tests.conformance. Raises VmError, also where the run did not come to its end.
     """
-    hardware = Hardware(iommu=iommu, memory=1024, huge_pages=16, parts=("shared-group",), devices=_PAIR)
+    hardware = Hardware(iommu=iommu, memory=1024, huge_pages=16, parts=("shared-group", "nvme"), devices=_PAIR)
     machine = Machine(image(kernel), hardware, timeout=_TIMEOUT)
     output, complaint = bytearray(), bytearray()
     command = ["python", "-m", "tests.conformance", "--json", *arguments]

@@ -20,7 +20,7 @@ from pyvfio.files import exists, link_name, read_text, write_text
 from pyvfio.host.bind import bind, restore
 from pyvfio.host.pci import group_members, pci_device, pci_devices
 from pyvfio.limits import memlock
-from pyvfio.sim import SimKernel
+from pyvfio.sim import SimKernel, nvme
 from pyvfio.sim.pci import VFIO_DRIVER, PciFunction
 from tests.capabilities import CAP_IPC_LOCK, set_effective
 from tests.conformance.case import Version
@@ -34,6 +34,7 @@ _ANONYMOUS = mman.MAP_PRIVATE | mman.MAP_ANONYMOUS
 _READ_WRITE = mman.PROT_READ | mman.PROT_WRITE
 IOMMUFD_ALLOW_UNSAFE_INTERRUPTS = "/sys/module/iommufd/parameters/allow_unsafe_interrupts"
 _MDEV_TYPES = "/sys/class/mdev_bus/mtty/mdev_supported_types"
+EDU = (VENDOR_ID, DEVICE_ID)
 ENABLE_NOIOMMU = "/sys/module/vfio/parameters/enable_unsafe_noiommu_mode"
 MDEV = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001"
 ALLOW_UNSAFE_INTERRUPTS = "/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts"
@@ -59,8 +60,9 @@ class Edu:
 
 class Machine(ABC):
     """edus: edu devices by what cases call them: "0", "1", ... in groups of their own; "pair0" and "pair1" in one;
-    "blocked" in a group with a device that a host driver has; "mdev", a mediated device and no edu. features: what else
-    there is, and the names of those that not every machine has."""
+    "blocked" in a group with a device that a host driver has; and what is no edu: "mdev", a mediated device; "nvme", a
+    controller with MSI-X and resets. features: what else there is, and the names of those that not every machine has.
+    """
 
     def __init__(
         self, kernel: Kernel, version: Version, iommu: str, edus: Mapping[str, Edu], features: set[str]
@@ -116,6 +118,9 @@ class SimulatedMachine(Machine):
         if iommu == "none":
             write_text(self.simulated, ENABLE_NOIOMMU, "1")
         self.simulated.add(PciFunction(MDEV, 11, driver=VFIO_DRIVER, is_mediated=True))
+        self.simulated.add(
+            PciFunction("0000:04:00.0", 12, *nvme.IDS, nvme.CLASS_CODE, driver=VFIO_DRIVER, model=nvme.Nvme)
+        )
         features = _features(self.simulated) | {remapping}
         edus = {**_edus(self.simulated), "mdev": Edu(MDEV, 11)}
         super().__init__(self.simulated, version, iommu, edus, features)
@@ -177,7 +182,7 @@ def real_machine() -> Iterator[RealMachine]:
     """The running kernel, with its edu devices in vfio-pci's hands meanwhile, and unsafe interrupts allowed."""
     kernel = LinuxKernel()
     with ExitStack() as stack:
-        for address in _edu_functions(kernel):
+        for address in _functions(kernel, EDU) + _functions(kernel, nvme.IDS):
             # A virtual IOMMU may not cover all: those have no group, and cases go without them.
             with suppress(DeviceNotBound):
                 stack.callback(restore, kernel, bind(kernel, address))
@@ -254,15 +259,15 @@ def _is_noiommu(kernel: Kernel) -> bool:
     return any(name.startswith("noiommu-") for name in kernel.listdir("/dev/vfio"))
 
 
-def _edu_functions(kernel: Kernel) -> list[str]:
+def _functions(kernel: Kernel, ids: tuple[int, int]) -> list[str]:
     """Addresses, also of those that share a group."""
-    return [each.address for each in pci_devices(kernel) if (each.vendor_id, each.device_id) == (VENDOR_ID, DEVICE_ID)]
+    return [each.address for each in pci_devices(kernel) if (each.vendor_id, each.device_id) == ids]
 
 
 def _edus(kernel: Kernel) -> dict[str, Edu]:
-    """What cases call the edu devices, by who else is in their groups."""
+    """What cases call the edu devices, by who else is in their groups, and the NVMe controller."""
     by_group: dict[int, list[str]] = {}
-    for address in _edu_functions(kernel):
+    for address in _functions(kernel, EDU):
         group = pci_device(kernel, address).group
         if group is not None and pci_device(kernel, address).has_vfio_driver:
             by_group.setdefault(group, []).append(address)
@@ -276,6 +281,10 @@ def _edus(kernel: Kernel) -> dict[str, Edu]:
         else:
             names = ["blocked"]
         edus |= {name: Edu(address, group) for name, address in zip(names, addresses, strict=True)}
+    for address in _functions(kernel, nvme.IDS):
+        group = pci_device(kernel, address).group
+        if group is not None and pci_device(kernel, address).has_vfio_driver:
+            edus["nvme"] = Edu(address, group)
     return edus
 
 

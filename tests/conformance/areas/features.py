@@ -1,16 +1,19 @@
 """VFIO_DEVICE_FEATURE. Source: vfio_ioctl_device_feature, vfio_pci_core_ioctl_feature."""
 
-from errno import EFAULT, EINVAL, ENOTTY
+from errno import EBADF, EFAULT, EINVAL, ENOTTY
 
 from pyvfio.abi import vfio
 from tests.conformance.areas.setups import DEVICE
-from tests.conformance.calls.device import feature
+from tests.conformance.calls.device import enter_with_wakeup, feature, get_info
+from tests.conformance.calls.process import open_eventfd, open_file
 from tests.conformance.case import Case, ok, since
 
 GET, SET, PROBE = vfio.VFIO_DEVICE_FEATURE_GET, vfio.VFIO_DEVICE_FEATURE_SET, vfio.VFIO_DEVICE_FEATURE_PROBE
 LOW_POWER_ENTRY, WITH_WAKEUP, LOW_POWER_EXIT, PRECOPY_INFO = 3, 4, 5, 12
 
 # What a conventional PCI device has none of. 11 is DMA_BUF, which newer kernels have.
+_ENTER = feature(flags=SET | LOW_POWER_ENTRY)
+_EVENT = [*DEVICE, open_eventfd()]
 _ABSENT = [0, 1, 2, 6, 7, 8, 9, 10, 13, 99, 0xFFFF]
 
 CASES = [
@@ -39,6 +42,17 @@ CASES = [
     Case("low power with wakeup, too little data", DEVICE, feature(flags=SET | WITH_WAKEUP, data=bytes(7)), EINVAL),
     Case("low power exit can be set", DEVICE, feature(flags=PROBE | SET | LOW_POWER_EXIT), ok()),
     Case("low power exit cannot be got", DEVICE, feature(flags=PROBE | GET | LOW_POWER_EXIT), EINVAL),
+    Case("low power", DEVICE, _ENTER, ok(), after=[(get_info(), ok()), (feature(flags=SET | LOW_POWER_EXIT), ok())]),
+    Case("low power twice", [*DEVICE, _ENTER], _ENTER, EINVAL),
+    Case("low power with wakeup after it without", [*_EVENT, _ENTER], enter_with_wakeup(fd="eventfd"), EINVAL),
+    Case("low power again", [*DEVICE, _ENTER, feature(flags=SET | LOW_POWER_EXIT)], _ENTER, ok()),
+    Case("low power is left without being entered", DEVICE, feature(flags=SET | LOW_POWER_EXIT), ok()),
+    Case("low power with wakeup", _EVENT, enter_with_wakeup(fd="eventfd"), ok()),
+    Case("low power with wakeup, no descriptor", DEVICE, enter_with_wakeup(fd=1 << 20), EBADF),
+    Case("low power with wakeup, -1", DEVICE, enter_with_wakeup(fd=-1), EINVAL),
+    Case("low power with wakeup, no eventfd", [*DEVICE, open_file()], enter_with_wakeup(fd="file"), EINVAL),
+    Case("low power with wakeup, reserved", _EVENT, enter_with_wakeup(fd="eventfd", reserved=1), ok()),
+    Case("low power with wakeup, data cannot be read", _EVENT, enter_with_wakeup(fd="eventfd", reach=8), EFAULT),
     Case("get and set together", DEVICE, feature(flags=GET | SET | LOW_POWER_ENTRY), EINVAL),
     Case("get and set of an unknown feature", DEVICE, feature(flags=GET | SET | 99), EINVAL),
     Case("unknown flag", DEVICE, feature(flags=PROBE | SET | 1 << 19 | LOW_POWER_ENTRY), EINVAL),

@@ -1,6 +1,21 @@
 """/dev/iommu: objects and address spaces. Source: drivers/iommu/iommufd/main.c, ioas.c, io_pagetable.c."""
 
-from errno import E2BIG, EBUSY, EEXIST, EFAULT, EINVAL, EMSGSIZE, ENODEV, ENOENT, ENOTTY, EOPNOTSUPP, EOVERFLOW, EPERM
+from errno import (
+    E2BIG,
+    EBADF,
+    EBUSY,
+    EEXIST,
+    EFAULT,
+    EINVAL,
+    EMSGSIZE,
+    ENODEV,
+    ENOENT,
+    ENOSPC,
+    ENOTTY,
+    EOPNOTSUPP,
+    EOVERFLOW,
+    EPERM,
+)
 
 from pyvfio.abi import iommufd as abi
 from tests.conformance.bench import PAGE
@@ -16,6 +31,7 @@ from tests.conformance.calls.iommufd import (
     ioas_alloc,
     ioas_copy,
     ioas_map,
+    ioas_map_file,
     ioas_unmap,
     iova_ranges,
     open_iommufd,
@@ -24,6 +40,7 @@ from tests.conformance.calls.iommufd import (
     unknown_iommufd_ioctl,
     vfio_ioas,
 )
+from tests.conformance.calls.process import open_memfd
 from tests.conformance.case import Case, Expected, ok, since
 from tests.conformance.step import Step
 
@@ -41,6 +58,11 @@ THREE = [*IOAS, *(ioas_map(iova=IOVA + number * PAGE) for number in range(3))]
 
 def iommufd_case(name: str, setup: list[Step], call: Step, answer: Expected, *after: tuple[Step, Expected]) -> Case:
     return Case(name, setup, call, answer, after=after, needs=("iommufd",))
+
+
+def file_case(name: str, call: Step, answer: Expected) -> Case:
+    setup = [*IOAS, open_memfd(pages=4)]
+    return Case(name, setup, call, answer, needs=("iommufd",), versions=((6, 13), (99, 0)))
 
 
 CASES = [
@@ -88,6 +110,37 @@ CASES = [
         [*IOAS, allow_iovas(ranges=[[0x7000_0000, 0x7000_0FFF]])],
         ioas_map(flags=READABLE, iova=0),
         ok(iova=0x7000_0000),
+    ),
+    iommufd_case(
+        "map where nothing more is allowed",
+        [*IOAS, allow_iovas(ranges=[[0x7000_0000, 0x7000_0FFF]]), ioas_map(flags=READABLE)],
+        ioas_map(flags=READABLE, offset=PAGE),
+        ENOSPC,
+    ),
+    iommufd_case(
+        "map where it is not allowed, of one's own choice",
+        [*IOAS, allow_iovas(ranges=[[0x7000_0000, 0x7000_0FFF]])],
+        ioas_map(),
+        ok(iova=IOVA),
+    ),
+    # Files, since 6.13.
+    file_case("map a file", ioas_map_file(), ok(iova=IOVA)),
+    file_case("map a file where there is room", ioas_map_file(flags=READABLE, iova=0), ok()),
+    file_case("map a file that is no descriptor", ioas_map_file(file=1 << 20), EBADF),
+    file_case("map a file beyond its end, without a device", ioas_map_file(start=64 * PAGE), ok()),
+    file_case("map a file that is none, without a device", ioas_map_file(file="iommufd"), ok()),
+    file_case("map no bytes of a file", ioas_map_file(size=0), EINVAL),
+    file_case("map a file that wraps", ioas_map_file(start=LAST - PAGE + 1, size=2 * PAGE), EOVERFLOW),
+    file_case("map a file for no access", ioas_map_file(flags=abi.IOMMU_IOAS_MAP_FIXED_IOVA), EINVAL),
+    file_case("map a file with flags it does not know", ioas_map_file(flags=FIXED | 8), EOPNOTSUPP),
+    file_case("map a file in no address space", ioas_map_file(ioas=9), ENOENT),
+    file_case("map a file by a struct that is too small", ioas_map_file(argsz=32), EINVAL),
+    Case(
+        "map a file before there was such",
+        [*IOAS, open_memfd(pages=4)],
+        ioas_map_file(),
+        ENOTTY,
+        versions=((6, 2), (6, 12)),
     ),
     # Unmaps.
     iommufd_case("unmap", MAPPED, ioas_unmap(size=4 * PAGE), ok(length=4 * PAGE)),

@@ -5,7 +5,14 @@ from errno import EBADF, EEXIST, EFAULT, EINVAL, ENODEV, ENOSPC
 from pyvfio.abi import vfio
 from tests.conformance.areas.setups import DEVICE
 from tests.conformance.calls.container import open_container, set_iommu
-from tests.conformance.calls.device import get_hot_reset_info, get_info, hot_reset, reset, set_ioeventfd
+from tests.conformance.calls.device import (
+    fill_ioeventfds,
+    get_hot_reset_info,
+    get_info,
+    hot_reset,
+    reset,
+    set_ioeventfd,
+)
 from tests.conformance.calls.group import get_device_fd, open_group, set_container
 from tests.conformance.calls.process import open_eventfd, open_file
 from tests.conformance.case import Case, ok, since
@@ -71,6 +78,9 @@ CASES = [
     Case("ioeventfd of two sizes", _EVENT, set_ioeventfd(flags=_8 | _32), EINVAL),
     Case("ioeventfd, unknown flag", _EVENT, set_ioeventfd(flags=_32 | 16), EINVAL),
     Case("ioeventfd twice", _SET, set_ioeventfd(flags=_32), EEXIST),
+    Case("a thousand ioeventfds", [*_EVENT, fill_ioeventfds(count=999)], set_ioeventfd(flags=_32, offset=4), ok()),
+    Case("one more", [*_EVENT, fill_ioeventfds(count=1000)], set_ioeventfd(flags=_32, offset=4), ENOSPC),
+    Case("one more that is there", [*_EVENT, fill_ioeventfds(count=1000)], set_ioeventfd(flags=_32), EEXIST),
     Case("ioeventfd for other data", _SET, set_ioeventfd(flags=_32, data=1), ok()),
     Case("ioeventfd elsewhere", _SET, set_ioeventfd(flags=_32, offset=4), ok()),
     Case("ioeventfd removed", _SET, set_ioeventfd(flags=_32, fd=-1), ok(), after=[(set_ioeventfd(flags=_32), ok())]),

@@ -119,6 +119,16 @@ def set_ioeventfd(
 
 
 @call
+def fill_ioeventfds(bench: Bench, *, count: int, fd: str = "eventfd", device: str = "device") -> Reply:
+    """So many of one register, for different data."""
+    argument = vfio.vfio_device_ioeventfd(flags=vfio.VFIO_DEVICE_IOEVENTFD_32, offset=0, fd=bench.fds[fd])
+    for data in range(count):
+        argument.data = data
+        bench.kernel.ioctl(bench.fds[device], vfio.VFIO_DEVICE_IOEVENTFD, argument)
+    return Reply()
+
+
+@call
 def feature(
     bench: Bench,
     *,
@@ -131,6 +141,19 @@ def feature(
     size = ctypes.sizeof(vfio.vfio_device_feature) + len(data)
     argument = vfio.vfio_device_feature(argsz=size if argsz is None else argsz, flags=flags)
     return bench.ioctl(device, vfio.VFIO_DEVICE_FEATURE, argument, data, reach=reach)
+
+
+@call
+def enter_with_wakeup(
+    bench: Bench, *, fd: str | int, reserved: int = 0, reach: int | None = None, device: str = "device"
+) -> Reply:
+    """LOW_POWER_ENTRY_WITH_WAKEUP. fd: a descriptor by name, or a number that is none."""
+    number = bench.fds[fd] if isinstance(fd, str) else fd
+    data = bytes(vfio.vfio_device_low_power_entry_with_wakeup(wakeup_eventfd=number, reserved=reserved))
+    flags = vfio.VFIO_DEVICE_FEATURE_SET | vfio.VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP
+    argument = vfio.vfio_device_feature(argsz=ctypes.sizeof(vfio.vfio_device_feature) + len(data), flags=flags)
+    reply = bench.ioctl(device, vfio.VFIO_DEVICE_FEATURE, argument, data, reach=reach)
+    return Reply(reply.error, reply.value)
 
 
 @call

@@ -32,11 +32,31 @@ def open_node(bench: Bench, *, edu: str = "0", name: str = "node") -> Reply:
 
 
 @call
-def bind(bench: Bench, *, argsz: int = 16, flags: int = 0, iommufd: str | int = "iommufd", node: str = "node") -> Reply:
-    """iommufd: a descriptor by name, or the number of none."""
+def bind(
+    bench: Bench,
+    *,
+    argsz: int = 16,
+    flags: int = 0,
+    iommufd: str | int = "iommufd",
+    token: bytes | None = None,
+    tail: str = "",
+    reach: int | None = None,
+    node: str = "node",
+) -> Reply:
+    """iommufd: a descriptor by name, or the number of none. token: of a VF; None for one that is nowhere.
+
+    tail: what follows the struct, in hex.
+    """
     fd = bench.fds[iommufd] if isinstance(iommufd, str) else iommufd
     argument = vfio.vfio_device_bind_iommufd(argsz=argsz, flags=flags, iommufd=fd)
-    return _only(bench.ioctl(node, vfio.VFIO_DEVICE_BIND_IOMMUFD, argument), "out_devid")
+    argument.token_uuid_ptr = bench.address("hole", 0)
+    if token is not None:
+        argument.token_uuid_ptr = bench.address("bitmap", 0)
+        ctypes.memmove(argument.token_uuid_ptr, token, len(token))
+    if argsz < ctypes.sizeof(argument):
+        argument.token_uuid_ptr = 0
+    reply = bench.ioctl(node, vfio.VFIO_DEVICE_BIND_IOMMUFD, argument, bytes.fromhex(tail), reach=reach)
+    return _only(reply, "out_devid")
 
 
 @call
