@@ -75,6 +75,7 @@ def test_a_device_that_is_not_bound(mode: Mode, testbed: Testbed) -> None:
         restore(kernel, before)
 
 
+@pytest.mark.needs("shared-group")
 def test_a_member_of_the_group_in_other_hands(mode: Mode, testbed: Testbed) -> None:
     kernel = testbed.kernel
     with shared_group(testbed) as (address, other), nothing_left(kernel, mode), mode.open(kernel) as space:

@@ -33,6 +33,7 @@ def test_e1000e_interrupts(testbed: Testbed, capsys: pytest.CaptureFixture[str])
     assert sorted(others) == ["vector 0: received", "vector 1: sent", "vector 2: other"]
 
 
+@pytest.mark.needs("express-dma")
 def test_nvme_read_write(
     mode: Mode, testbed: Testbed, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

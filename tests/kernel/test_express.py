@@ -258,6 +258,7 @@ def test_who_waits_is_woken_when_the_vector_goes(device: Device) -> None:
     assert len(errors) == 2
 
 
+@pytest.mark.needs("express-dma", "type1")
 @pytest.mark.parametrize("reset", [Device.reset, Device.hot_reset], ids=["function", "bus"])
 def test_a_reset_stops_the_controller_and_keeps_its_interrupts(
     space: Container, device: Device, bar: Region, memory: Memory, reset: Callable[[Device], None]

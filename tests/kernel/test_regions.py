@@ -66,6 +66,7 @@ def test_the_screen_of_a_vga(vga: Device) -> None:
     screen.write(TEXT, before)
 
 
+@pytest.mark.needs("shared-group", "type1")
 def test_a_bus_with_two_devices_is_reset_at_once(testbed: Testbed) -> None:
     """Of a group of two behind a bridge, of which the other is in nobody's hands."""
     edu, other = neighbours(testbed)

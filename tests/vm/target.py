@@ -16,7 +16,16 @@ GUEST_TARGET = "PYVFIO_GUEST_TARGET"
 WITHOUT_IOMMU = frozenset({"noiommu", "mdev", "iommufd-test"})
 """Features that need no IOMMU; noiommu must do without."""
 
-FEATURES = frozenset({"real", *IOMMUS, *(feature for kernel in KERNELS.values() for feature in kernel.features)})
+BY_IOMMU = {
+    "intel": frozenset({"shared-group", "express-dma"}),
+    # QEMU before 10.1 takes the DMA of what is behind a bridge for that of 0000:00:00.0.
+    "amd": frozenset({"shared-group"}),
+    # QEMU tells the guest of no device behind a conventional bridge.
+    "virtio": frozenset({"express-dma"}),
+}
+"""What of the machine's hardware works behind which model of IOMMU: a group of two devices, DMA behind a root port."""
+
+FEATURES = frozenset({"real", *IOMMUS}).union(*(kernel.features for kernel in KERNELS.values()), *BY_IOMMU.values())
 """All that a test may need."""
 
 REQUIRED = (
@@ -46,7 +55,7 @@ class Target:
             return (kernel.features & WITHOUT_IOMMU) | {"real", "none"}
         if self.iommu not in kernel.iommus:
             return frozenset({"real"})
-        return (kernel.features - {"noiommu"}) | {"real", self.iommu}
+        return (kernel.features - {"noiommu"}) | BY_IOMMU[self.iommu] | {"real", self.iommu}
 
 
 TARGETS = {target.name: target for kernel in KERNELS for target in (Target(kernel, iommu) for iommu in IOMMUS)}
