@@ -6,6 +6,7 @@ import ctypes
 import errno
 import os
 import uuid
+from typing import Self
 
 from pyvfio.abi import vfio
 from pyvfio.device import Device
@@ -78,6 +79,39 @@ class CdevDevice(Device, IommufdDevice):
             if self.is_noiommu and error.errno == errno.EPERM:
                 raise no_raw_io(f"open device {address}") from error
             raise open_failure(error, f"open device {address}", node, "vfio-pci") from error
+        self._bind(iommufd, fd, address, vf_token, parent)
+
+    @classmethod
+    def from_fd(
+        cls,
+        iommufd: Iommufd,
+        fd: int,
+        address: str,
+        *,
+        vf_token: uuid.UUID | None = None,
+        is_noiommu: bool = False,
+        parent: Resource | None = None,
+    ) -> Self:
+        """A device of a descriptor of its node, open already and not bound, from whoever may open it for example.
+
+        Takes fd over: it is closed with the device, or here when this fails. address: its name in sysfs. is_noiommu:
+        whether its node is noiommu-vfioN. Raises what opening it does.
+        """
+        device = cls.__new__(cls)
+        device._is_noiommu = is_noiommu
+        try:
+            iommufd._check_open()
+        except BaseException:
+            iommufd.kernel.close(fd)
+            raise
+        device._bind(iommufd, fd, address, vf_token, parent)
+        return device
+
+    def _bind(
+        self, iommufd: Iommufd, fd: int, address: str, vf_token: uuid.UUID | None, parent: Resource | None
+    ) -> None:
+        """Closes fd when it fails."""
+        kernel = iommufd.kernel
         bind = vfio.vfio_device_bind_iommufd(iommufd=iommufd.fd)
         token = ctypes.create_string_buffer(vf_token.bytes if vf_token else b"", 16)
         if vf_token:
@@ -88,7 +122,7 @@ class CdevDevice(Device, IommufdDevice):
             kernel.close(fd)
             raise _bind_failure(error, kernel, address, vf_token) from error
         self._bound(iommufd, bind.out_devid)
-        super().__init__(fd, address, kernel=kernel, parent=parent or iommufd)
+        Device.__init__(self, fd, address, kernel=kernel, parent=parent or iommufd)
 
     @property
     def is_noiommu(self) -> bool:
@@ -123,6 +157,8 @@ def _bind_failure(error: OSError, kernel: Kernel, address: str, vf_token: uuid.U
             node = "" if group is None else f" as {group_node(kernel, group)}"
             meaning = f"its group {group} is open{node}, here or in another process"
             return DeviceBusy(code, operation, meaning=meaning, advice="Close it there: a device is opened in one way")
+        case errno.ENOTTY:
+            return VfioError(code, operation, meaning="the descriptor is none of a device's own node")
         case errno.EINVAL if vf_token:
             meaning = "it is open already, it takes no VF token, or nodes take none on this kernel (before Linux 6.17)"
             return VfioError(code, operation, meaning=meaning)

@@ -10,9 +10,11 @@ from collections.abc import Callable
 import pytest
 
 from pyvfio import (
+    CdevDevice,
     ClosedError,
     Container,
     Device,
+    DeviceBusy,
     Group,
     InterruptIndex,
     Ioas,
@@ -22,6 +24,7 @@ from pyvfio import (
     Memory,
     VfioError,
 )
+from pyvfio.cdev import cdev_node
 from pyvfio.drivers.edu import Edu
 from pyvfio.host.pci import pci_device
 from tests.kernel.conftest import IOVA, MEBIBYTE, Testbed
@@ -174,3 +177,28 @@ def test_an_iommufd_of_a_descriptor_that_is_open(testbed: Testbed, memory: Memor
         assert device.config.vendor_id == 0x1234
     assert ioas.closed
     assert device.closed
+
+
+@pytest.mark.needs("iommufd", "cdev")
+def test_a_node_that_is_open_already(testbed: Testbed, memory: Memory) -> None:
+    kernel, address = testbed.kernel, testbed.devices[0]
+    node = cdev_node(kernel, address)
+    with Ioas(kernel=kernel) as ioas:
+        with pytest.raises(VfioError, match="none of a device's own node"):
+            CdevDevice.from_fd(ioas.iommufd, kernel.open("/dev/null", os.O_RDWR), address)
+        device = CdevDevice.from_fd(ioas.iommufd, kernel.open(node, os.O_RDWR), address)
+        device.attach(ioas)
+        ioas.map_dma(IOVA, memory, 0, BLOCK)
+        memory.write(0, MESSAGE)
+        with Edu(device) as edu:
+            edu.fetch(IOVA, len(MESSAGE))
+            edu.store(IOVA + 4096, len(MESSAGE))
+        assert memory.read(4096, len(MESSAGE)) == MESSAGE
+        with pytest.raises(DeviceBusy, match="open already"):
+            CdevDevice.from_fd(ioas.iommufd, kernel.open(node, os.O_RDWR), address)
+    assert device.closed
+    fd = kernel.open(node, os.O_RDWR)
+    with pytest.raises(ClosedError):
+        CdevDevice.from_fd(ioas.iommufd, fd, address)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        kernel.pread(fd, 1, 0)
