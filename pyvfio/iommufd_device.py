@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeAlias
 
+from pyvfio.errors import InvalidArgument
 from pyvfio.explain import Meanings
 from pyvfio.hw_info import HardwareInfo, hardware_info
 from pyvfio.iommufd import Iommufd, explain_iommufd
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from pyvfio.nested_page_table import NestedPageTable
 
     Translation: TypeAlias = Ioas | HwPageTable | NestedPageTable
+
+
+_LAST_PASID = (1 << 20) - 1
+"""Of PCI Express."""
 
 
 class IommufdDevice(Resource, ABC):
@@ -60,17 +65,19 @@ class IommufdDevice(Resource, ABC):
 
         pasid: only the DMA that carries this process address space id; the page tables of a device with any are made
         with pasid=True. What target maps already is pinned now, if it was not. A failure leaves the device where it
-        was. Raises VfioError. Source: VFIO_DEVICE_ATTACH_IOMMUFD_PT; drivers/iommu/iommufd/device.c.
+        was. Raises InvalidArgument, VfioError. Source: VFIO_DEVICE_ATTACH_IOMMUFD_PT; drivers/iommu/iommufd/device.c.
         """
         self._check_open()
         target._check_open()
+        operation, arguments = f"attach {self.address} to {target.name}", {} if pasid is None else {"pasid": pasid}
+        if pasid is not None and not 0 < pasid <= _LAST_PASID:
+            raise InvalidArgument(errno.EINVAL, operation, arguments, f"a PASID is from 1 to {_LAST_PASID:#x}")
         with self._lock:
             try:
                 self._attach_ioctl(target.id, pasid)
             except OSError as error:
-                arguments = {} if pasid is None else {"pasid": pasid}
                 meanings = _ATTACH if pasid is None else _ATTACH_PASID
-                raise explain_iommufd(error, f"attach {self.address} to {target.name}", arguments, meanings) from error
+                raise explain_iommufd(error, operation, arguments, meanings) from error
             self._moved(pasid, target)
 
     def detach(self, *, pasid: int | None = None) -> None:
@@ -137,6 +144,10 @@ _ATTACH: Meanings = {
     errno.EBUSY: (
         "its IOMMU group is in use by something else",
         "Every device of a group must be bound to a VFIO driver or to none",
+    ),
+    errno.ENODEV: (
+        "the device is gone, or cannot fault, as its page table wants it to",
+        "Page tables with faults are for devices with page requests (PRI)",
     ),
     errno.ENOENT: (
         "the page table is of a virtual IOMMU, in which the device is not",

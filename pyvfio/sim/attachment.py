@@ -96,7 +96,7 @@ class BoundDevice(IommufdObject):
         if replaces and before is None:
             raise fail(errno.EINVAL)
         if not replaces and before is not None:
-            raise fail(errno.EBUSY if before is table else errno.EINVAL)
+            raise fail(errno.EBUSY)
         if table is before:
             return
         self._check_pasid(table, pasid)

@@ -88,7 +88,12 @@ class CdevState:
         if argument.flags & ~self._flags(vfio.VFIO_DEVICE_ATTACH_PASID):
             raise fail(errno.EINVAL)
         pasid = self._pasid(argument.argsz, argument.flags, 12, user)
-        user.write(struct.pack("<I", self._bound.attach_or_replace(argument.pt_id, pasid)), 8)
+        if pasid == 0:
+            # The kernel's number for no PASID: it attaches the device itself.
+            table = self._bound.attach(argument.pt_id)
+        else:
+            table = self._bound.attach_or_replace(argument.pt_id, pasid)
+        user.write(struct.pack("<I", table), 8)
         return 0
 
     def _detach(self, user: UserMemory) -> int:
@@ -108,7 +113,7 @@ class CdevState:
         return pasid if self._kernel.version >= (6, 15) else 0
 
     def _pasid(self, argsz: int, flags: int, offset: int, user: UserMemory) -> int | None:
-        """The process address space that is meant; None for none. 0 stands for none, but cannot be asked for."""
+        """The process address space that is meant; None for none."""
         if not flags:
             return None
         if argsz < offset + 4:

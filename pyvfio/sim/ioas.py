@@ -186,6 +186,14 @@ class IoasState(IommufdObject):
             iova, size = iova + length, size - length
         return parts
 
+    def reach(self, iova: int) -> int:
+        """Where what is mapped from iova on without a hole ends; iova if nothing is."""
+        for area in self._areas[max(bisect_right(self._starts, iova) - 1, 0) :]:
+            if not area.iova <= iova < area.end:
+                break
+            iova = area.end
+        return iova
+
     def add_domain(self, domain: Domain) -> None:
         """A page table more. Raises OSError(EADDRINUSE) for what it cannot hold, and what pinning raises."""
         for area in self._areas:

@@ -94,6 +94,10 @@ class IommuDriver(Protocol):
         """Not for a device without an IOMMU: it takes any page table, and goes through none."""
 
     @property
+    def nests(self) -> bool:
+        """Whether it makes nested page tables at all."""
+
+    @property
     def tracks_dirty(self) -> bool: ...
     @property
     def max_pasid_log2(self) -> int: ...
@@ -115,6 +119,7 @@ class IommuDriver(Protocol):
 class _Plain:
     """An IOMMU without a second stage, virtual IOMMUs and PASIDs."""
 
+    nests = False
     max_pasid_log2 = 0
 
     def nested(self, _flags: int, _data: UserData) -> NestedHardware:
@@ -150,6 +155,7 @@ class MachineIommu(_Plain):
     def __init__(self, kernel: SimKernel) -> None:
         self._kernel = kernel
         self.owner = kernel
+        self.nests = kernel.iommu == "intel"
         self.tracks_dirty = kernel.iommu_tracks_dirty
 
     def hardware(self, wanted: int) -> tuple[int, bytes]:
@@ -158,5 +164,19 @@ class MachineIommu(_Plain):
         return kind, data
 
     def domain(self, flags: int, data: UserData | None) -> Domain:
-        refuse(flags & ~abi.IOMMU_HWPT_ALLOC_DIRTY_TRACKING | (data is not None))
+        known = abi.IOMMU_HWPT_ALLOC_DIRTY_TRACKING
+        # Intel's driver minds PASIDs when one is attached.
+        known |= abi.IOMMU_HWPT_ALLOC_PASID if self._kernel.iommu == "intel" else 0
+        refuse(flags & ~known | (data is not None))
         return Domain(self._kernel.iova_ranges, PAGE)
+
+    def virtual(self, _kind: int) -> ViommuHardware | None:
+        if self._kernel.iommu == "amd":
+            # AMD's driver takes any type, but there is nothing to nest on.
+            raise fail(errno.EINVAL)
+        return None
+
+    def attach(self, _device: BoundDevice, table: PageTable | NestedTable | None) -> None:
+        # No device here can ask for pages, and Intel's driver minds.
+        if table is not None and table.faults is not None and self._kernel.iommu == "intel":
+            raise fail(errno.ENODEV)

@@ -79,8 +79,7 @@ class IommufdState:
         """One of what holds the iommufd is gone."""
         self.holders -= 1
         while not self.holders and self._objects:
-            for thing in [thing for thing in self._objects.values() if not thing.users]:
-                self.remove(thing)
+            self.remove(next(thing for thing in self._objects.values() if not thing.users))
 
     # For groups, which take an iommufd where they would a container.
 
@@ -153,9 +152,10 @@ class IommufdState:
         """It is gone, and with it what a virtual IOMMU called it by, whose number is not used again."""
         bound.detach_all()
         if bound.virtual is not None:
-            number = bound.virtual.id
+            tombstone = Tombstone()
+            tombstone.id = bound.virtual.id
             self.remove(bound.virtual)
-            self._objects[number] = Tombstone()
+            self._objects[tombstone.id] = tombstone
         self.remove(bound)
 
     def bound(self, device: DeviceState) -> BoundDevice:
@@ -247,7 +247,7 @@ class IommufdState:
 
     def find(self, number: int) -> IommufdObject | None:
         thing = self._objects.get(number)
-        return None if isinstance(thing, Tombstone) else thing
+        return thing if thing is not None and thing.is_published else None
 
     def get(self, number: int, kind: type[T]) -> T:
         """Raises OSError(ENOENT) for none of its kind."""

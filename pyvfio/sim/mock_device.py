@@ -84,6 +84,7 @@ class MockCommands:
         if flags & ~(abi.MOCK_FLAGS_DEVICE_NO_DIRTY | abi.MOCK_FLAGS_DEVICE_PASID):
             raise fail(errno.EINVAL)
         mock = MockDevice(self._iommufd, flags)
+        mock.is_published = False
         self._iommufd.add(mock)
         self._iommufd.add(mock.device)
         try:
@@ -91,6 +92,7 @@ class MockCommands:
         except OSError:
             self._iommufd.remove(mock)
             raise
+        mock.is_published = True
         answer.out_stdev_id, answer.out_hwpt_id, answer.out_idev_id = mock.id, table, mock.device.id
 
     def _replace(self, command: abi.iommu_test_cmd) -> None:

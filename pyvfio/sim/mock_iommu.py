@@ -37,6 +37,7 @@ class MockIommu:
 
     def __init__(self, flags: int) -> None:
         self.owner = _OWNER
+        self.nests = True
         self.translates = True
         self.tracks_dirty = not flags & abi.MOCK_FLAGS_DEVICE_NO_DIRTY
         self.max_pasid_log2 = abi.MOCK_PASID_WIDTH if flags & abi.MOCK_FLAGS_DEVICE_PASID else 0

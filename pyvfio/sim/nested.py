@@ -104,6 +104,7 @@ class NestingCommands:
         flags &= ~abi.IOMMU_HWPT_FAULT_ID_VALID
         if isinstance(parent, VirtualIommu):
             return NestedTable(parent, parent.hardware.nested(flags, data), flags)
+        refuse(not driver.nests)
         if parent.automatic or not parent.is_nest_parent or parent.driver.owner is not driver.owner:
             raise fail(errno.EINVAL)
         return NestedTable(parent, driver.nested(flags, data), flags)

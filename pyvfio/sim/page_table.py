@@ -109,7 +109,8 @@ class PageTableCommands:
         refuse(not table.tracks_dirty)
         size = -(-length // page_size // 64) * 8 or 8
         bits = int.from_bytes(read_memory(command.data, size), "little")
-        hit = {page for page in table.domain.dirty if iova <= page * PAGE < iova + length}
+        end = min(table.ioas.reach(iova), iova + length)
+        hit = {page for page in table.domain.dirty if iova <= page * PAGE < end}
         for page in hit:
             first, last = ((page * PAGE + offset - iova) // page_size for offset in (0, PAGE - 1))
             bits |= (1 << last + 1) - (1 << first)

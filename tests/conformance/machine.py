@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from pyvfio import Container, DeviceNotBound, Kernel, LinuxKernel
 from pyvfio.abi import mman
+from pyvfio.abi.iommufd_test import IOMMU_TEST_CMD, iommu_test_cmd
 from pyvfio.drivers.edu import DEVICE_ID, VENDOR_ID
 from pyvfio.files import exists, link_name, read_text, write_text
 from pyvfio.host.bind import bind, restore
@@ -106,6 +107,7 @@ class SimulatedMachine(Machine):
             iommu=iommu,
             remaps_interrupts=remaps_interrupts,
             iommufd=iommufd,
+            iommufd_test=True,
         )
         for address, group in (("0000:01:01.0", 9), ("0000:01:02.0", 9), ("0000:02:01.0", 10)):
             self.simulated.add(PciFunction(address, group, driver=VFIO_DRIVER))
@@ -249,9 +251,18 @@ def _features(kernel: Kernel) -> set[str]:
     features = {"cdev"} if exists(kernel, "/dev/vfio/devices") else set()
     features |= {"noiommu"} if _is_noiommu(kernel) else set()
     with suppress(FileNotFoundError):
-        kernel.close(kernel.open("/dev/iommu", os.O_RDWR))
-        features.add("iommufd")
+        fd = kernel.open("/dev/iommu", os.O_RDWR)
+        features |= {"iommufd"} | ({"iommufd-test"} if _has_test_devices(kernel, fd) else set())
+        kernel.close(fd)
     return features
+
+
+def _has_test_devices(kernel: Kernel, iommufd: int) -> bool:
+    try:
+        kernel.ioctl(iommufd, IOMMU_TEST_CMD, iommu_test_cmd())
+    except OSError as error:
+        return error.errno == errno.EOPNOTSUPP
+    return True
 
 
 def _is_noiommu(kernel: Kernel) -> bool:

@@ -22,6 +22,7 @@ from tests.conformance.areas import (
     mdev,
     memory,
     msix,
+    nesting,
     noiommu,
     noiommu_cdev,
     processes,
@@ -59,4 +60,5 @@ AREAS: Mapping[str, Sequence[Case]] = {
     "iommufd": iommufd.CASES,
     "cdev": cdev.CASES,
     "compat": compat.CASES,
+    "nesting": nesting.CASES,
 }

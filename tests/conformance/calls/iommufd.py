@@ -56,41 +56,43 @@ def bind(
     if argsz < ctypes.sizeof(argument):
         argument.token_uuid_ptr = 0
     reply = bench.ioctl(node, vfio.VFIO_DEVICE_BIND_IOMMUFD, argument, bytes.fromhex(tail), reach=reach)
-    return _only(reply, "out_devid")
+    return only(reply, "out_devid")
 
 
 @call
-def attach_pt(bench: Bench, *, pt_id: int, argsz: int = 12, flags: int = 0, node: str = "node") -> Reply:
-    argument = vfio.vfio_device_attach_iommufd_pt(argsz=argsz, flags=flags, pt_id=pt_id)
-    return _only(bench.ioctl(node, vfio.VFIO_DEVICE_ATTACH_IOMMUFD_PT, argument), "pt_id")
+def attach_pt(
+    bench: Bench, *, pt_id: int, argsz: int = 12, flags: int = 0, pasid: int = 0, node: str = "node"
+) -> Reply:
+    argument = vfio.vfio_device_attach_iommufd_pt(argsz=argsz, flags=flags, pt_id=pt_id, pasid=pasid)
+    return only(bench.ioctl(node, vfio.VFIO_DEVICE_ATTACH_IOMMUFD_PT, argument), "pt_id")
 
 
 @call
-def detach_pt(bench: Bench, *, argsz: int = 8, flags: int = 0, node: str = "node") -> Reply:
-    argument = vfio.vfio_device_detach_iommufd_pt(argsz=argsz, flags=flags)
-    return _only(bench.ioctl(node, vfio.VFIO_DEVICE_DETACH_IOMMUFD_PT, argument))
+def detach_pt(bench: Bench, *, argsz: int = 8, flags: int = 0, pasid: int = 0, node: str = "node") -> Reply:
+    argument = vfio.vfio_device_detach_iommufd_pt(argsz=argsz, flags=flags, pasid=pasid)
+    return only(bench.ioctl(node, vfio.VFIO_DEVICE_DETACH_IOMMUFD_PT, argument))
 
 
 @call
 def get_node_info(bench: Bench, *, node: str = "node") -> Reply:
-    return _only(bench.ioctl(node, vfio.VFIO_DEVICE_GET_INFO, vfio.vfio_device_info()), "num_regions")
+    return only(bench.ioctl(node, vfio.VFIO_DEVICE_GET_INFO, vfio.vfio_device_info()), "num_regions")
 
 
 @call
 def unknown_iommufd_ioctl(bench: Bench, *, request: int) -> Reply:
-    return _only(bench.ioctl("iommufd", request, abi.iommu_destroy()))
+    return only(bench.ioctl("iommufd", request, abi.iommu_destroy()))
 
 
 @call
 def destroy(bench: Bench, *, id: int, size: int = 8, data: str = "") -> Reply:  # noqa: A002
     """data: what follows the struct, in hex."""
-    return _only(bench.ioctl("iommufd", abi.IOMMU_DESTROY, abi.iommu_destroy(size=size, id=id), bytes.fromhex(data)))
+    return only(bench.ioctl("iommufd", abi.IOMMU_DESTROY, abi.iommu_destroy(size=size, id=id), bytes.fromhex(data)))
 
 
 @call
 def ioas_alloc(bench: Bench, *, size: int = 12, flags: int = 0, reach: int | None = None) -> Reply:
     argument = abi.iommu_ioas_alloc(size=size, flags=flags)
-    return _only(bench.ioctl("iommufd", abi.IOMMU_IOAS_ALLOC, argument, reach=reach), "out_ioas_id")
+    return only(bench.ioctl("iommufd", abi.IOMMU_IOAS_ALLOC, argument, reach=reach), "out_ioas_id")
 
 
 @call
@@ -99,7 +101,7 @@ def iova_ranges(bench: Bench, *, ioas: int = 1, room: int = 8) -> Reply:
     address = bench.address("bitmap", 0)
     ctypes.memset(address, 0, PAGE)
     argument = abi.iommu_ioas_iova_ranges(ioas_id=ioas, num_iovas=room, allowed_iovas=address)
-    reply = _only(bench.ioctl("iommufd", abi.IOMMU_IOAS_IOVA_RANGES, argument), "num_iovas", "out_iova_alignment")
+    reply = only(bench.ioctl("iommufd", abi.IOMMU_IOAS_IOVA_RANGES, argument), "num_iovas", "out_iova_alignment")
     pairs = list(struct.iter_unpack("<QQ", ctypes.string_at(address, 16 * room)))
     return Reply(reply.error, reply.value, {**reply.out, "ranges": [list(pair) for pair in pairs if any(pair)]})
 
@@ -110,7 +112,7 @@ def allow_iovas(bench: Bench, *, ranges: Sequence[Sequence[int]], ioas: int = 1)
     data = b"".join(struct.pack("<QQ", *pair) for pair in ranges)
     ctypes.memmove(address, data, len(data))
     argument = abi.iommu_ioas_allow_iovas(ioas_id=ioas, num_iovas=len(ranges), allowed_iovas=address)
-    return _only(bench.ioctl("iommufd", abi.IOMMU_IOAS_ALLOW_IOVAS, argument))
+    return only(bench.ioctl("iommufd", abi.IOMMU_IOAS_ALLOW_IOVAS, argument))
 
 
 @call
@@ -129,7 +131,7 @@ def ioas_map(
     """user_va: instead of an offset in memory."""
     argument = abi.iommu_ioas_map(size=argsz, flags=flags, ioas_id=ioas, length=size, iova=iova)
     argument.user_va = bench.address(memory, offset) if user_va is None else user_va
-    return _only(bench.ioctl("iommufd", abi.IOMMU_IOAS_MAP, argument), "iova")
+    return only(bench.ioctl("iommufd", abi.IOMMU_IOAS_MAP, argument), "iova")
 
 
 @call
@@ -148,20 +150,20 @@ def ioas_map_file(
     fd = bench.fds[file] if isinstance(file, str) else file
     argument = abi.iommu_ioas_map_file(size=argsz, flags=flags, ioas_id=ioas, fd=fd, start=start, length=size)
     argument.iova = iova
-    return _only(bench.ioctl("iommufd", abi.IOMMU_IOAS_MAP_FILE, argument), "iova")
+    return only(bench.ioctl("iommufd", abi.IOMMU_IOAS_MAP_FILE, argument), "iova")
 
 
 @call
 def change_process(bench: Bench, *, size: int = 8, reserved: int = 0) -> Reply:
     argument = abi.iommu_ioas_change_process(size=size)
     setattr(argument, "__reserved", reserved)
-    return _only(bench.ioctl("iommufd", abi.IOMMU_IOAS_CHANGE_PROCESS, argument))
+    return only(bench.ioctl("iommufd", abi.IOMMU_IOAS_CHANGE_PROCESS, argument))
 
 
 @call
 def ioas_unmap(bench: Bench, *, ioas: int = 1, iova: int = IOVA, size: int = PAGE) -> Reply:
     argument = abi.iommu_ioas_unmap(ioas_id=ioas, iova=iova, length=size)
-    return _only(bench.ioctl("iommufd", abi.IOMMU_IOAS_UNMAP, argument), "length")
+    return only(bench.ioctl("iommufd", abi.IOMMU_IOAS_UNMAP, argument), "length")
 
 
 @call
@@ -177,19 +179,19 @@ def ioas_copy(
 ) -> Reply:
     argument = abi.iommu_ioas_copy(flags=flags, dst_ioas_id=target, src_ioas_id=source, length=size)
     argument.dst_iova, argument.src_iova = to, iova
-    return _only(bench.ioctl("iommufd", abi.IOMMU_IOAS_COPY, argument), "dst_iova")
+    return only(bench.ioctl("iommufd", abi.IOMMU_IOAS_COPY, argument), "dst_iova")
 
 
 @call
 def option(bench: Bench, *, option_id: int, op: int, object_id: int = 0, value: int = 0) -> Reply:
     argument = abi.iommu_option(option_id=option_id, op=op, object_id=object_id, val64=value)
-    return _only(bench.ioctl("iommufd", abi.IOMMU_OPTION, argument), "val64")
+    return only(bench.ioctl("iommufd", abi.IOMMU_OPTION, argument), "val64")
 
 
 @call
 def vfio_ioas(bench: Bench, *, op: int, ioas: int = 0) -> Reply:
     argument = abi.iommu_vfio_ioas(op=op, ioas_id=ioas)
-    return _only(bench.ioctl("iommufd", abi.IOMMU_VFIO_IOAS, argument), "ioas_id")
+    return only(bench.ioctl("iommufd", abi.IOMMU_VFIO_IOAS, argument), "ioas_id")
 
 
 @call
@@ -197,13 +199,13 @@ def hwpt_alloc(
     bench: Bench, *, device: int = 1, pt_id: int = 2, flags: int = 0, data_type: int = 0, data_len: int = 0
 ) -> Reply:
     argument = abi.iommu_hwpt_alloc(flags=flags, dev_id=device, pt_id=pt_id, data_type=data_type, data_len=data_len)
-    return _only(bench.ioctl("iommufd", abi.IOMMU_HWPT_ALLOC, argument), "out_hwpt_id")
+    return only(bench.ioctl("iommufd", abi.IOMMU_HWPT_ALLOC, argument), "out_hwpt_id")
 
 
 @call
 def hw_info(bench: Bench, *, device: int = 1, flags: int = 0) -> Reply:
     argument = abi.iommu_hw_info(dev_id=device, flags=flags)
-    return _only(bench.ioctl("iommufd", abi.IOMMU_GET_HW_INFO, argument), "data_len")
+    return only(bench.ioctl("iommufd", abi.IOMMU_GET_HW_INFO, argument), "data_len")
 
 
 @call
@@ -222,7 +224,7 @@ def noiommu_get_pa(
     setattr(argument, "__reserved", reserved)
     reply = bench.ioctl("iommufd", abi.IOMMU_IOAS_NOIOMMU_GET_PA, argument)
     if reply.error is not None:
-        return _only(reply)
+        return only(reply)
     address = reply.out["out_phys"]
     assert isinstance(address, int)
     return Reply(out={"length": reply.out["length"], "in_page": address % PAGE})
@@ -231,9 +233,9 @@ def noiommu_get_pa(
 @call
 def set_dirty_tracking(bench: Bench, *, hwpt: int, flags: int = abi.IOMMU_HWPT_DIRTY_TRACKING_ENABLE) -> Reply:
     argument = abi.iommu_hwpt_set_dirty_tracking(hwpt_id=hwpt, flags=flags)
-    return _only(bench.ioctl("iommufd", abi.IOMMU_HWPT_SET_DIRTY_TRACKING, argument))
+    return only(bench.ioctl("iommufd", abi.IOMMU_HWPT_SET_DIRTY_TRACKING, argument))
 
 
-def _only(reply: Reply, *names: str) -> Reply:
+def only(reply: Reply, *names: str) -> Reply:
     """What a struct holds besides addresses and descriptors of this process."""
     return Reply(reply.error, reply.value, {name: reply.out[name] for name in names} if reply.error is None else {})
