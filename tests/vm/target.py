@@ -20,7 +20,6 @@ BY_IOMMU = {
     "intel": frozenset({"shared-group", "express-dma"}),
     # QEMU before 10.1 takes the DMA of what is behind a bridge for that of 0000:00:00.0.
     "amd": frozenset({"shared-group"}),
-    # QEMU tells the guest of no device behind a conventional bridge.
     "virtio": frozenset({"express-dma"}),
 }
 """What of the machine's hardware works behind which model of IOMMU: a group of two devices, DMA behind a root port."""

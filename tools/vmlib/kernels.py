@@ -30,31 +30,26 @@ class Kernel:
     config: tuple[str, ...] = ()
 
 
-# Debian's 6.1 has no driver for virtio's. Under that of QEMU 7.2, 6.18 leaves devices without a driver, and 7.3 takes
-# them back out of their groups.
-_WITHOUT_VIRTIO = ("intel", "amd")
 _BUILT = frozenset({"iommufd", "cdev", "noiommu", "mdev", "iommufd-test", "nvme-disk"})
 
 KERNELS = {
     kernel.name: kernel
     for kernel in (
         Kernel("stock", None),
-        Kernel("debian-6.1", "bookworm", iommus=_WITHOUT_VIRTIO),
+        Kernel("debian-6.1", "bookworm", iommus=("intel", "amd")),
         Kernel("debian-6.12", "trixie"),
-        Kernel("debian-6.18", "trixie-backports", "6.18", iommus=_WITHOUT_VIRTIO),
-        Kernel("debian-7", "trixie-backports", iommus=_WITHOUT_VIRTIO),
+        Kernel("debian-6.18", "trixie-backports", "6.18"),
+        Kernel("debian-7", "trixie-backports"),
         Kernel(
             "built",
             "trixie-backports",
             features=_BUILT | {"type1"},
-            iommus=_WITHOUT_VIRTIO,
             config=("built.config",),
         ),
         Kernel(
             "built-compat",
             "trixie-backports",
             features=_BUILT | {"compat"},
-            iommus=_WITHOUT_VIRTIO,
             config=("built.config", "built-compat.config"),
         ),
     )
