@@ -27,7 +27,9 @@ TARGETS = (
     "built-none",
     "debian-6.1-amd",
     "debian-7-amd",
+    "built-amd",
     "debian-6.12-virtio",
+    "built-virtio",
 )
 
 _HEAD = """# Conformance
