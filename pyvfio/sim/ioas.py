@@ -119,8 +119,11 @@ class Area:
         return self.pages.pin
 
     def use(self) -> None:
-        """A domain holds it. Raises OSError as PageSet.use does."""
+        """A domain holds it. Raises OSError as PageSet.use does, and OSError(EINVAL) for no access at all."""
         self.pages.use(self.offset, self.size)
+        if not self.flags:
+            self.drop()
+            raise fail(errno.EINVAL)
 
     def drop(self) -> None:
         self.pages.drop(self.offset, self.size)

@@ -10,8 +10,8 @@ from tests.conformance.step import CHANGES, Reply, Step
 
 Version = tuple[int, int]
 
-_NEEDS = {"open_iommufd": "iommufd", "open_node": "cdev"}
-"""What steps need of a machine wherever they stand."""
+_NEEDS = {"open_iommufd": "iommufd", "open_node": "cdev", "open_container": "type1"}
+"""What steps need of a machine wherever they stand; a case that needs "compat" means that of iommufd by a container."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +82,8 @@ class Case:
         steps = (*self.setup, self.call)
         needs = {*self.needs, *(_NEEDS[step.name] for step in steps if step.name in _NEEDS)}
         needs |= {"mdev"} if any(step.arguments.get("device") == "mdev" for step in steps) else set()
+        if "compat" in needs:
+            needs.discard("type1")
         is_without = "noiommu" in needs
         return is_model and first <= version <= last and needs <= features and is_without == ("noiommu" in features)
 

@@ -10,7 +10,7 @@ from tests.conformance.areas import AREAS
 from tests.conformance.machine import Machine, SimulatedMachine, real_machine
 from tests.conformance.report import RANDOM, Finding, Subject, as_line
 from tests.conformance.run import run_case
-from tests.conformance.sequence import CALLS_PER_SEQUENCE, compare
+from tests.conformance.sequence import CALLS_PER_SEQUENCE, compare, has_sequences
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,7 +20,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with real_machine() as real:
         features = real.features
         simulated = SimulatedMachine(
-            real.version, real.iommu, remaps_interrupts="remapping" in features, iommufd="iommufd" in features
+            real.version,
+            real.iommu,
+            remaps_interrupts="remapping" in features,
+            iommufd="iommufd" in features,
+            iommufd_container="compat" in features,
         )
         subject = Subject(os.uname().release, real.version, real.iommu, sorted(features & simulated.features))
         print(as_line(subject) if options.json else subject, flush=True)
@@ -47,9 +51,7 @@ def _findings(options: argparse.Namespace, real: Machine, simulated: Machine) ->
                 pairs = zip(theirs.replies, ours.replies, strict=True)
                 trouble = [f"real {one}, simulated {other}" for one, other in pairs if one != other]
             yield Finding(area, case.name, trouble)
-    # Without an IOMMU there is nothing to map.
-    sequences = 0 if "noiommu" in real.features else options.sequences
-    for seed in range(options.seed, options.seed + sequences):
+    for seed in range(options.seed, options.seed + (options.sequences if has_sequences(real.features) else 0)):
         yield Finding(RANDOM, f"seed {seed}", compare(seed, options.calls, real, simulated))
 
 

@@ -24,6 +24,7 @@ TARGETS = (
     "debian-6.18-intel",
     "debian-7-intel",
     "built-intel",
+    "built-compat-intel",
     "built-none",
     "debian-6.1-amd",
     "debian-7-amd",
@@ -85,12 +86,17 @@ def document(reports: Sequence[Report], sequences: int, date: datetime.date) -> 
         total=total,
         bad=bad,
     )
-    titles = [f"{report.subject.release}, {report.subject.iommu}" for report in reports]
+    titles = [_title(report) for report in reports]
     rows = [["area", *titles], ["---"] * (len(reports) + 1)]
     for area in (*AREAS, RANDOM):
         rows.append([area, *(_cell(report, area) for report in reports)])
     table = "".join(f"| {' | '.join(row)} |\n" for row in rows)
     return head + table + _TAIL.format(sequences=sequences)
+
+
+def _title(report: Report) -> str:
+    subject = report.subject
+    return f"{subject.release}, {subject.iommu}" + (", iommufd's container" if "compat" in subject.features else "")
 
 
 def _cell(report: Report, area: str) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pyvfio import Container, DeviceNotBound, Kernel, LinuxKernel
-from pyvfio.abi import mman
+from pyvfio.abi import mman, vfio
 from pyvfio.abi.iommufd_test import IOMMU_TEST_CMD, iommu_test_cmd
 from pyvfio.drivers.edu import DEVICE_ID, VENDOR_ID
 from pyvfio.files import exists, link_name, read_text, write_text
@@ -99,6 +99,7 @@ class SimulatedMachine(Machine):
         *,
         remaps_interrupts: bool | None = None,
         iommufd: bool = True,
+        iommufd_container: bool = False,
     ) -> None:
         """As SimKernel."""
         self.simulated = SimKernel.with_edu_devices(
@@ -108,6 +109,7 @@ class SimulatedMachine(Machine):
             remaps_interrupts=remaps_interrupts,
             iommufd=iommufd,
             iommufd_test=True,
+            iommufd_container=iommufd_container,
         )
         for address, group in (("0000:01:01.0", 9), ("0000:01:02.0", 9), ("0000:02:01.0", 10)):
             self.simulated.add(PciFunction(address, group, driver=VFIO_DRIVER))
@@ -210,18 +212,19 @@ def _remaps_interrupts(kernel: Kernel) -> bool:
     """Whether a container takes a group without being told to trust its interrupts; here it is told so afterwards."""
     if _is_noiommu(kernel):
         return True
-    write_text(kernel, ALLOW_UNSAFE_INTERRUPTS, "0")
+    switches = [path for path in (ALLOW_UNSAFE_INTERRUPTS, IOMMUFD_ALLOW_UNSAFE_INTERRUPTS) if exists(kernel, path)]
+    for path in switches:
+        write_text(kernel, path, "0")
     with Container(kernel=kernel) as container:
         try:
-            container.open_group(next(iter(_edus(kernel).values())).group)
+            container.open_device(next(iter(_edus(kernel).values())).address)
         except OSError as error:
             if error.errno != errno.EPERM:
                 raise
             return False
         finally:
-            write_text(kernel, ALLOW_UNSAFE_INTERRUPTS, "1")
-            with suppress(FileNotFoundError):
-                write_text(kernel, IOMMUFD_ALLOW_UNSAFE_INTERRUPTS, "1")
+            for path in switches:
+                write_text(kernel, path, "1")
     return True
 
 
@@ -250,6 +253,7 @@ def _features(kernel: Kernel) -> set[str]:
     """What not every kernel is configured for."""
     features = {"cdev"} if exists(kernel, "/dev/vfio/devices") else set()
     features |= {"noiommu"} if _is_noiommu(kernel) else set()
+    features.add("compat" if _is_compat(kernel) else "type1")
     with suppress(FileNotFoundError):
         fd = kernel.open("/dev/iommu", os.O_RDWR)
         features |= {"iommufd"} | ({"iommufd-test"} if _has_test_devices(kernel, fd) else set())
@@ -263,6 +267,18 @@ def _has_test_devices(kernel: Kernel, iommufd: int) -> bool:
     except OSError as error:
         return error.errno == errno.EOPNOTSUPP
     return True
+
+
+def _is_compat(kernel: Kernel) -> bool:
+    """Whether the container's node is iommufd's, which can tell nothing of an IOMMU before it has a group."""
+    fd = kernel.open("/dev/vfio/vfio", os.O_RDWR)
+    try:
+        kernel.ioctl(fd, vfio.VFIO_CHECK_EXTENSION, vfio.VFIO_DMA_CC_IOMMU)
+    except OSError as error:
+        return error.errno == errno.ENODEV
+    finally:
+        kernel.close(fd)
+    return False
 
 
 def _is_noiommu(kernel: Kernel) -> bool:

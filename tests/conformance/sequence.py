@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from pyvfio.abi import vfio
 from tests.conformance.areas.setups import READY, READY_TYPE1
@@ -39,6 +39,11 @@ _WINDOW = 48
 # Never a mapping up to 2^64: before 6.18 it spoils the kernel's tree, and what that tree finds depends on its shape.
 _ODD_ADDRESSES = (0, IOVA + 1, IOVA + PAGE // 2, 0xFEDF_F000, 0xFEE0_0000, 1 << 39, 1 << 48, TOP - 3 * PAGE, TOP - 1)
 _ODD_SIZES = (0, 1, PAGE - 1, PAGE + 1, 1 << 32, TOP - PAGE, TOP - 1)
+
+
+def has_sequences(features: Collection[str]) -> bool:
+    """Whether a machine with these can run them: they are for type1, and without an IOMMU there is nothing to map."""
+    return "type1" in features and "noiommu" not in features
 
 
 def setup(seed: int) -> list[Step]:

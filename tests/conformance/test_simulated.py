@@ -16,13 +16,19 @@ MODES = [
     ((7, 3), "amd"),
     ((6, 12), "virtio"),
     ((7, 3), "none"),
+    ((7, 3), "intel", "compat"),
 ]
 
 
-@pytest.fixture(scope="module", params=MODES, ids=lambda mode: f"{mode[0][0]}.{mode[0][1]}-{mode[1]}")
+def _name(mode: tuple[tuple[int, int], str]) -> str:
+    (major, minor), *rest = mode
+    return "-".join((f"{major}.{minor}", *rest))
+
+
+@pytest.fixture(scope="module", params=MODES, ids=_name)
 def machine(request: pytest.FixtureRequest) -> SimulatedMachine:
-    version, iommu = request.param
-    return SimulatedMachine(version, iommu)
+    version, iommu, *container = request.param
+    return SimulatedMachine(version, iommu, iommufd_container=bool(container))
 
 
 @pytest.mark.parametrize("area", AREAS)

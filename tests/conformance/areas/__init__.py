@@ -9,6 +9,7 @@ from tests.conformance.areas import (
     attach,
     cdev,
     compat,
+    compat_container,
     container,
     device_info,
     dirty,
@@ -61,4 +62,5 @@ AREAS: Mapping[str, Sequence[Case]] = {
     "cdev": cdev.CASES,
     "compat": compat.CASES,
     "nesting": nesting.CASES,
+    "compat-container": compat_container.CASES,
 }
