@@ -8,6 +8,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from pyvfio.abi import vfio
+from pyvfio.sim.dma_buf import HEAD, export
 from pyvfio.sim.dma_log import DmaLog
 from pyvfio.sim.eventfds import hold_eventfd
 from pyvfio.sim.user import UserMemory, fail
@@ -62,6 +63,8 @@ class FeatureState:
             self._offered[vfio.VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2] = (_SET if has_precopy else 0, 0)
         if logs_dma:
             self._offered |= _LOGGING
+        if version >= (6, 19):
+            self._offered[vfio.VFIO_DEVICE_FEATURE_DMA_BUF] = (_GET, HEAD.size)
 
     def ioctl(self, user: UserMemory) -> int:
         argsz, flags = struct.unpack("<II", user.read(_HEAD))
@@ -81,6 +84,8 @@ class FeatureState:
             raise fail(errno.EINVAL)
         if feature == vfio.VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT:
             self.dma_log.report(user.read(size, _HEAD))
+        elif feature == vfio.VFIO_DEVICE_FEATURE_DMA_BUF:
+            return export(self._model.regions, user, _HEAD)
         elif operation == _GET:
             user.write(self._get(feature), _HEAD)
         else:

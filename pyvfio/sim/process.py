@@ -10,6 +10,7 @@ from pyvfio.sim.cdev import CdevState
 from pyvfio.sim.charges import Charges
 from pyvfio.sim.container import ContainerState
 from pyvfio.sim.device import DeviceState
+from pyvfio.sim.dma_buf import DmaBuf
 from pyvfio.sim.event_queue import EventQueue
 from pyvfio.sim.group import GroupState
 from pyvfio.sim.iommufd import IommufdState
@@ -39,7 +40,16 @@ class Window:
 
 
 File = (
-    Text | ContainerState | GroupState | DeviceState | MigrationFile | IommufdState | CdevState | EventQueue | Pagemap
+    Text
+    | ContainerState
+    | GroupState
+    | DeviceState
+    | MigrationFile
+    | IommufdState
+    | CdevState
+    | DmaBuf
+    | EventQueue
+    | Pagemap
 )
 
 

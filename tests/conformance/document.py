@@ -54,6 +54,8 @@ The random sequences have seeds 1 to {sequences}. Any other, and one area alone,
 
 A disagreement in a sequence is shrunk, running on both kernels, to the shortest one that shows it, and printed as a
 list of calls.
+
+[What the cases do not reach](conformance-gaps.md), and why.
 """
 
 

@@ -25,6 +25,7 @@ from tests.conformance.case import Case, by_iommu, ok
 
 VADDR = vfio.VFIO_DMA_UNMAP_FLAG_VADDR
 _START = dirty_pages(flags=vfio.VFIO_IOMMU_DIRTY_PAGES_FLAG_START)
+_UNTRACKED = 1 << 43
 _GROUP = [open_container(), open_group(device="mdev")]
 _READY = [*_GROUP, set_container(), set_iommu()]
 _REAL = open_group(name="real")
@@ -80,6 +81,22 @@ CASES = [
         [*_READY, map_dma(size=16 * PAGE), _START],
         unmap_dma_dirty(size=16 * PAGE),
         ok(size=16 * PAGE, bits="0x0", mapped=-1),
+    ),
+    # Eight TiB are 2^31 pages, and nothing is pinned: more than a bitmap may have bits.
+    Case(
+        "more than can be tracked",
+        [*_READY, map_dma(size=_UNTRACKED)],
+        _START,
+        EINVAL,
+        after=[(unmap_dma(size=_UNTRACKED), ok(size=_UNTRACKED, mapped=-1))],
+    ),
+    Case("as much as can be tracked", [*_READY, map_dma(size=_UNTRACKED - PAGE)], _START, ok()),
+    Case(
+        "more than can be tracked, while tracking",
+        [*_READY, _START],
+        map_dma(size=_UNTRACKED),
+        EINVAL,
+        after=[(map_dma(), RECORDED)],
     ),
     Case("a group with an IOMMU joins", [*_READY, _REAL], _JOIN, ok()),
     Case("and what was recorded is pinned", [*_FOUR, _REAL], _JOIN, ok(locked=4)),

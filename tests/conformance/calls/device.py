@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
+from collections.abc import Sequence
 
 from pyvfio.abi import mman, vfio
 from tests.conformance.bench import PAGE, Bench
@@ -141,6 +142,27 @@ def feature(
     size = ctypes.sizeof(vfio.vfio_device_feature) + len(data)
     argument = vfio.vfio_device_feature(argsz=size if argsz is None else argsz, flags=flags)
     return bench.ioctl(device, vfio.VFIO_DEVICE_FEATURE, argument, data, reach=reach)
+
+
+@call
+def dma_buf(
+    bench: Bench,
+    *,
+    region: int = 0,
+    ranges: Sequence[tuple[int, int]] = ((0, PAGE),),
+    flags: int = 0,
+    argsz: int | None = None,
+    reach: int | None = None,
+    device: str = "device",
+) -> Reply:
+    """Opens "dma-buf". ranges: offset and length of each part."""
+    data = bytes(vfio.vfio_device_feature_dma_buf(region_index=region, flags=flags, nr_ranges=len(ranges)))
+    data += b"".join(struct.pack("<QQ", *each) for each in ranges)
+    size = ctypes.sizeof(vfio.vfio_device_feature) + len(data)
+    operation = vfio.VFIO_DEVICE_FEATURE_GET | vfio.VFIO_DEVICE_FEATURE_DMA_BUF
+    argument = vfio.vfio_device_feature(argsz=size if argsz is None else argsz, flags=operation)
+    pointer = bench.argument(bytes(argument) + data, reach)
+    return bench.open("dma-buf", lambda: bench.kernel.ioctl(bench.fds[device], vfio.VFIO_DEVICE_FEATURE, pointer))
 
 
 @call
