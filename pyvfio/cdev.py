@@ -158,7 +158,8 @@ def _bind_failure(error: OSError, kernel: Kernel, address: str, vf_token: uuid.U
             meaning = f"its group {group} is open{node}, here or in another process"
             return DeviceBusy(code, operation, meaning=meaning, advice="Close it there: a device is opened in one way")
         case errno.ENOTTY:
-            return VfioError(code, operation, meaning="the descriptor is none of a device's own node")
+            meaning = "the descriptor is none of a device's own node"
+            return VfioError(code, operation, meaning=meaning, advice="Open one in /dev/vfio/devices")
         case errno.EINVAL if vf_token:
             meaning = "it is open already, it takes no VF token, or nodes take none on this kernel (before Linux 6.17)"
             return VfioError(code, operation, meaning=meaning)

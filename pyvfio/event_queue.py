@@ -21,22 +21,28 @@ class EventQueue(Resource, ABC, Generic[E]):
     id: its number in the iommufd. Safe from several threads: who waits while another closes it gets ClosedError.
     """
 
-    def __init__(self, iommufd: Iommufd, parent: Resource, object_id: int, fd: int, size: int) -> None:
-        """Takes over the object and its descriptor. size: how many bytes are read at a time."""
+    def __init__(self, iommufd: Iommufd, parent: Resource, size: int) -> None:
+        """size: how many bytes are read at a time."""
         self.iommufd = iommufd
         self.kernel = iommufd.kernel
-        self.id = object_id
-        try:
-            self._reader = _Reader(self.kernel, self.name, fd, size, self._parsed)
+        with parent._lock:
+            parent._check_open()
+            closing = EventFd(self.kernel, "end of an event queue")
+            try:
+                self.id, fd = self._allocate()
+            except BaseException:
+                closing.close()
+                raise
+            self._reader = _Reader(self.kernel, self.name, fd, size, self._parsed, closing)
             super().__init__(parent)
-        except BaseException:
-            self.kernel.close(fd)
-            iommufd.destroy(object_id, self.name)
-            raise
 
     @property
     @abstractmethod
     def name(self) -> str: ...
+
+    @abstractmethod
+    def _allocate(self) -> tuple[int, int]:
+        """Its number and its descriptor. Raises VfioError."""
 
     @abstractmethod
     def _parsed(self, data: bytes) -> tuple[E, ...]: ...
@@ -74,11 +80,19 @@ class EventQueue(Resource, ABC, Generic[E]):
 class _Reader(Waitable[tuple[E, ...]]):
     """Closing cannot make such a descriptor readable: threads wait for another one beside it."""
 
-    def __init__(self, kernel: Kernel, name: str, fd: int, size: int, parsed: Callable[[bytes], tuple[E, ...]]) -> None:
+    def __init__(
+        self,
+        kernel: Kernel,
+        name: str,
+        fd: int,
+        size: int,
+        parsed: Callable[[bytes], tuple[E, ...]],
+        closing: EventFd,
+    ) -> None:
         super().__init__(kernel, name, fd)
         self._size = size
         self._parsed = parsed
-        self._closing = EventFd(kernel, f"end of {name}")
+        self._closing = closing
 
     def close(self) -> None:
         super().close()

@@ -57,10 +57,12 @@ class FaultQueue(EventQueue[PageFault]):
 
     def __init__(self, iommufd: Iommufd) -> None:
         """Raises VfioError (ENOTTY) before Linux 6.11. Source: IOMMU_FAULT_QUEUE_ALLOC."""
-        iommufd._check_open()
+        super().__init__(iommufd, iommufd, _MOST * _FAULT)
+
+    def _allocate(self) -> tuple[int, int]:
         argument = abi.iommu_fault_alloc()
-        iommufd.call(abi.IOMMU_FAULT_QUEUE_ALLOC, argument, "allocate fault queue")
-        super().__init__(iommufd, iommufd, argument.out_fault_id, argument.out_fault_fd, _MOST * _FAULT)
+        self.iommufd.call(abi.IOMMU_FAULT_QUEUE_ALLOC, argument, "allocate fault queue")
+        return argument.out_fault_id, argument.out_fault_fd
 
     @property
     def name(self) -> str:

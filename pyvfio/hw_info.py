@@ -33,14 +33,19 @@ class HardwareInfo:
     max_pasid_log2: int
 
 
-def hardware_info(iommufd: Iommufd, device_id: int) -> HardwareInfo:
-    """Raises VfioError (EOPNOTSUPP) for a device without an IOMMU. Source: IOMMU_GET_HW_INFO."""
-    meanings = {errno.EOPNOTSUPP: ("there is no IOMMU behind the device", "")}
+def hardware_info(iommufd: Iommufd, device_id: int, kind: int = abi.IOMMU_HW_INFO_TYPE_DEFAULT) -> HardwareInfo:
+    """See IommufdDevice.hardware_info."""
+    meaning = "the IOMMU has no such struct" if kind else "there is no IOMMU behind the device"
+    advice = "Ask without a type; before Linux 6.17 there is no choice" if kind else ""
+    arguments = {"device": device_id, **({"type": kind} if kind else {})}
     size = 0
     while True:
         buffer = ctypes.create_string_buffer(max(size, 1))
         argument = abi.iommu_hw_info(dev_id=device_id, data_len=size, data_uptr=ctypes.addressof(buffer) if size else 0)
-        iommufd.call(abi.IOMMU_GET_HW_INFO, argument, "hardware info", {"device": device_id}, meanings)
+        if kind:
+            argument.flags, argument.in_data_type = abi.IOMMU_HW_INFO_FLAG_INPUT_TYPE, kind
+        meanings = {errno.EOPNOTSUPP: (meaning, advice)}
+        iommufd.call(abi.IOMMU_GET_HW_INFO, argument, "hardware info", arguments, meanings)
         if argument.data_len <= size:
             break
         # The kernel cuts what does not fit, and tells how long it is.

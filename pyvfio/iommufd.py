@@ -21,6 +21,7 @@ _MEANINGS: Meanings = {
     errno.EOPNOTSUPP: ("this kernel, or the IOMMU behind the device, does not offer it", "See HardwareInfo"),
     errno.ENOENT: ("the object is gone from the iommufd", "It was destroyed through another copy of the descriptor"),
     errno.EBUSY: ("something else still uses it", "Close that first"),
+    errno.EFAULT: ("it cannot reach memory that it was handed", "Keep it mapped until the call returns"),
 }
 
 

@@ -52,13 +52,14 @@ class IommufdDevice(Resource, ABC):
         """The same for each process address space id that is attached."""
         return MappingProxyType({pasid: place for pasid, place in self._translations.items() if pasid is not None})
 
-    def hardware_info(self) -> HardwareInfo:
-        """What the IOMMU behind the device can do. Raises VfioError (EOPNOTSUPP) if there is none.
+    def hardware_info(self, type: int = 0) -> HardwareInfo:  # noqa: A002
+        """What the IOMMU behind the device can do.
 
-        Source: IOMMU_GET_HW_INFO.
+        type: IOMMU_HW_INFO_TYPE_*, of an IOMMU that several structs describe; 0 for the one it chooses.
+        Raises VfioError (EOPNOTSUPP) if there is no such struct, or no IOMMU. Source: IOMMU_GET_HW_INFO.
         """
         self._check_open()
-        return hardware_info(self.iommufd, self.id)
+        return hardware_info(self.iommufd, self.id, type)
 
     def attach(self, target: Translation, *, pasid: int | None = None) -> None:
         """Let the device's DMA go through target; at once instead of what it went through before, if anything.

@@ -48,7 +48,6 @@ class NestedPageTable(Resource):
                 "the parent was not made to nest on, or for another IOMMU, or the data is not what its driver takes",
                 "Ioas.page_table(device, nest_parent=True), of this device or one beside it",
             ),
-            errno.EFAULT: ("the IOMMU's driver could not read the data", ""),
         }
         self.id = allocate(
             device,

@@ -27,7 +27,7 @@ class Resource:
         self._children: list[Resource] = []
         self._needed: list[Resource] = []
         self._process = os.getpid()
-        self._closed = False
+        self._closed = self._closing = False
         if parent is not None:
             parent._check_open()
             parent._children.append(self)
@@ -38,14 +38,16 @@ class Resource:
 
     def close(self) -> None:
         with self._lock:
-            if self._closed:
+            # A child that owns this closes it with itself, meanwhile.
+            if self._closed or self._closing:
                 return
             failures: list[OSError] = []
-            for child in reversed(self._children.copy()):
-                _attempt(child.close, failures)
-            if self.closed:
-                # A child that owns this closed it with itself.
-                return
+            self._closing = True
+            try:
+                for child in reversed(self._children.copy()):
+                    _attempt(child.close, failures)
+            finally:
+                self._closing = False
             self._closed = True
             for parent in (self._parent, *self._needed):
                 if parent is not None and self in parent._children:

@@ -40,23 +40,27 @@ class VirtualEventQueue(EventQueue[VirtualEvent]):
 
     def __init__(self, viommu: Viommu, type: int, depth: int, *, event_size: int | None = None) -> None:  # noqa: A002
         """See Viommu.event_queue."""
-        viommu._check_open()
         size = event_size or _SIZES.get(type)
-        operation = f"allocate event queue of {viommu.name}"
         if not size:
-            meaning = f"how long an event of type {type:#x} is is not known"
-            raise InvalidArgument(errno.EINVAL, operation, {"type": type}, meaning, "Give event_size")
+            raise InvalidArgument(
+                errno.EINVAL,
+                f"allocate event queue of {viommu.name}",
+                {"type": type},
+                "how long an event of this type is is not known",
+                "Give event_size",
+            )
         self.type = type
+        self.depth = depth
         self.viommu = viommu
         self._event_size = size
-        argument = abi.iommu_veventq_alloc(viommu_id=viommu.id, type=type, veventq_depth=depth)
-        meanings = {
-            errno.EEXIST: ("the virtual IOMMU has a queue of this type already", "Use that, or close it"),
-            errno.EINVAL: ("a queue holds from 1 to 524288 events", "Choose another depth"),
-        }
-        viommu.iommufd.call(abi.IOMMU_VEVENTQ_ALLOC, argument, operation, {"type": type, "depth": depth}, meanings)
-        room = _MOST * (_HEADER + size)
-        super().__init__(viommu.iommufd, viommu, argument.out_veventq_id, argument.out_veventq_fd, room)
+        super().__init__(viommu.iommufd, viommu, _MOST * (_HEADER + size))
+
+    def _allocate(self) -> tuple[int, int]:
+        argument = abi.iommu_veventq_alloc(viommu_id=self.viommu.id, type=self.type, veventq_depth=self.depth)
+        arguments = {"type": self.type, "depth": self.depth}
+        operation = f"allocate event queue of {self.viommu.name}"
+        self.iommufd.call(abi.IOMMU_VEVENTQ_ALLOC, argument, operation, arguments, _MEANINGS)
+        return argument.out_veventq_id, argument.out_veventq_fd
 
     @property
     def name(self) -> str:
@@ -72,3 +76,9 @@ class VirtualEventQueue(EventQueue[VirtualEvent]):
             events.append(VirtualEvent(header.sequence, data[place : place + size], are_lost))
             place += size
         return tuple(events)
+
+
+_MEANINGS = {
+    errno.EEXIST: ("the virtual IOMMU has a queue of this type already", "Use that, or close it"),
+    errno.EINVAL: ("a queue holds from 1 to 524288 events", "Choose another depth"),
+}

@@ -68,7 +68,7 @@ class PageTableCommands:
 
     def _hw_info(self, user: UserMemory) -> int:
         command = command_in(user, abi.iommu_hw_info, 32)
-        has_input = command.flags & abi.IOMMU_HW_INFO_FLAG_INPUT_TYPE and self._iommufd.kernel.version >= (6, 18)
+        has_input = command.flags & abi.IOMMU_HW_INFO_FLAG_INPUT_TYPE and self._iommufd.kernel.version >= (6, 17)
         refuse(command.flags & ~(abi.IOMMU_HW_INFO_FLAG_INPUT_TYPE if has_input else 0))
         refuse(any(getattr(command, "__reserved")))
         driver = self._iommufd.device(command.dev_id).driver

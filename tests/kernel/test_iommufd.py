@@ -28,9 +28,10 @@ from pyvfio import (
     RlimitMode,
     VfioError,
 )
-from pyvfio.drivers.edu import Edu
+from pyvfio.drivers.edu import Edu, edu_addresses
 from pyvfio.host.pci import pci_device
 from pyvfio.limits import memlock
+from pyvfio.sim import SimKernel
 from tests.kernel.conftest import IOVA, MEBIBYTE, Testbed, populated
 
 pytestmark = pytest.mark.needs("iommufd", "cdev")
@@ -267,6 +268,41 @@ def test_what_the_iommu_behind_a_device_is(ioas: Ioas, kernel_name: str) -> None
     if kernel_name in ("simulated", "built-intel", "built-compat-intel"):
         assert (info.type, len(info.data)) == (1, 24)
     assert info.max_pasid_log2 == 0
+
+
+def test_a_pasid_needs_a_page_table_for_it(ioas: Ioas) -> None:
+    (device,) = ioas.devices
+    with pytest.raises(VfioError, match="the device has no such PASID"):
+        device.attach(ioas, pasid=1)
+    device.detach(pasid=1)
+    assert (device.attached, dict(device.pasids)) == (ioas, {})
+
+
+@pytest.fixture
+def newest_ioas(kernel_name: str, request: pytest.FixtureRequest) -> Iterator[Ioas]:
+    """As ioas, on a kernel of Linux 7.3."""
+    if kernel_name != "simulated":
+        yield request.getfixturevalue("ioas")
+        return
+    kernel = SimKernel.with_edu_devices(1, version=(7, 3))
+    with Ioas(kernel=kernel) as ioas:
+        ioas.open_device(edu_addresses(kernel)[0])
+        yield ioas
+
+
+@pytest.mark.needs("intel")
+def test_a_node_is_attached_by_pasid(newest_ioas: Ioas) -> None:
+    # Whether the device has any is not asked by Intel's driver.
+    ioas, (device,) = newest_ioas, newest_ioas.devices
+    first, second = (ioas.page_table(device, pasid=True) for _ in range(2))
+    device.attach(first)
+    for table in (first, second):
+        device.attach(table, pasid=7)
+        assert (device.attached, dict(device.pasids)) == (first, {7: table})
+    with pytest.raises(VfioError):
+        device.attach(ioas)
+    second.close()
+    assert (device.attached, dict(device.pasids)) == (first, {})
 
 
 def test_the_address_space_of_container_ioctls(iommufd: Iommufd) -> None:

@@ -73,6 +73,15 @@ def test_nesting_needs_a_parent_made_for_it(mock_ioas: Ioas, mock_device: MockDe
         assert caught.value.errno == errno.EBUSY
 
 
+def test_hardware_is_asked_for_by_type(mock_device: MockDevice) -> None:
+    info = mock_device.hardware_info()
+    assert info.data == bytes(4) + b"\xef\xbe\xad\xde"
+    assert mock_device.hardware_info(info.type) == info
+    with pytest.raises(VfioError, match="has no such struct") as caught:
+        mock_device.hardware_info(1)
+    assert caught.value.errno == errno.EOPNOTSUPP
+
+
 def test_a_page_table_that_its_driver_is_told_of(mock_ioas: Ioas, mock_device: MockDevice) -> None:
     with mock_ioas.page_table(mock_device, data=MockStage1()) as table:
         mock_device.attach(table)

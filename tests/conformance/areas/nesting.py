@@ -146,9 +146,16 @@ def case(
     return Case(name, setup, call, answer, after=after, needs=("iommufd", "iommufd-test"), versions=(first, (99, 0)))
 
 
-def node(name: str, setup: list[Step], call: Step, answer: Expected, *after: tuple[Step, Expected]) -> Case:
+def node(
+    name: str,
+    setup: list[Step],
+    call: Step,
+    answer: Expected,
+    *after: tuple[Step, Expected],
+    models: tuple[str, ...] = ("intel", "amd"),
+) -> Case:
     """Of a device of the machine's."""
-    return Case(f"{name}, the machine's", setup, call, answer, after, ("cdev",), ("intel", "amd"), ((7, 0), (99, 0)))
+    return Case(f"{name}, the machine's", setup, call, answer, after, ("cdev",), models, ((7, 0), (99, 0)))
 
 
 def new(name: str, version: Version, call: Step, answer: int) -> Case:
@@ -626,6 +633,17 @@ CASES = [
         by_iommu(intel=ENODEV, amd=ok(pt_id=4)),
     ),
     node("a PASID in an address space", NODE, attach_pt(pt_id=2, argsz=16, flags=1, pasid=7), EINVAL),
+    node(
+        "a PASID in a page table for PASIDs",
+        [*NODE, nest(pt_id=2, flags=PASID, data_type=0, device=1), attach_pt(pt_id=3)],
+        attach_pt(pt_id=3, argsz=16, flags=1, pasid=7),
+        ok(pt_id=3),
+        (detach_pt(), ok()),
+        (destroy(id=3), EBUSY),
+        (detach_pt(argsz=12, flags=1, pasid=7), ok()),
+        (destroy(id=3), ok()),
+        models=("intel",),
+    ),
     node("a PASID without room for it", NODE, attach_pt(pt_id=2, argsz=12, flags=1, pasid=7), EINVAL),
     node(
         "no PASID beside the device",
