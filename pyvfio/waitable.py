@@ -89,8 +89,9 @@ class Waitable(ABC, Generic[T]):
                 self._users = 1
             if self._users > 1:
                 self._wake()
-        if self._watch is not None and not is_forked:
-            self._watch.end()
+            watch = None if is_forked else self._watch
+        if watch is not None:
+            watch.end()
         self._leave()
 
     @abstractmethod
@@ -162,7 +163,7 @@ class _Watch:
 
     def end(self) -> None:
         """From any thread: the loop's own lets go at once, another waits until it has."""
-        if threading.get_ident() == self._thread:
+        if threading.get_ident() == self._thread or self._loop.is_closed():
             self._let_go()
         else:
             self._loop.call_soon_threadsafe(self._let_go)
@@ -170,6 +171,7 @@ class _Watch:
 
     def _let_go(self) -> None:
         if not self._ended.is_set():
+            if not self._loop.is_closed():
+                self._loop.remove_reader(self._fd)
+                self._fire()
             self._ended.set()
-            self._loop.remove_reader(self._fd)
-            self._fire()

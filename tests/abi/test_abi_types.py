@@ -5,8 +5,8 @@ from typing import Annotated
 
 import pytest
 
-from pyvfio.abi import iommufd, vfio
-from pyvfio.abi.types import Argsz, FlexibleArray, Overlay, struct, u8, u16, u32, u64
+from pyvfio.abi import iommufd, iommufd_test, vfio
+from pyvfio.abi.types import Argsz, FlexibleArray, Overlay, offset_of, struct, u8, u16, u32, u64
 
 
 @struct
@@ -30,6 +30,13 @@ def test_fields_are_laid_out_as_c_does() -> None:
 
 def test_members_of_an_anonymous_union_share_their_place() -> None:
     assert example(devid=7).group_id == 7
+
+
+def test_a_struct_can_share_the_place_of_another() -> None:
+    command = iommufd_test.iommu_test_cmd()
+    command.check_map.length = 7
+    assert (command.add_reserved.length, command.dirty.iova) == (7, 7)
+    assert offset_of(iommufd_test.iommu_test_cmd, "last") == 64
 
 
 def test_the_size_is_filled_in_and_can_be_given() -> None:

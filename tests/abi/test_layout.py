@@ -5,7 +5,7 @@ from types import ModuleType
 
 import pytest
 
-from pyvfio.abi import iommufd, vfio
+from pyvfio.abi import iommufd, iommufd_test, vfio
 from virtiomem import abi as virtio_mem
 
 # module, struct, size and offsets in bytes
@@ -51,6 +51,14 @@ LAYOUTS: list[tuple[ModuleType, str, int, str]] = [
     (vfio, "vfio_device_feature_dma_buf", 16, "region_index 0, open_flags 4, flags 8, nr_ranges 12, dma_ranges 16"),
     (vfio, "vfio_region_dma_range", 16, "offset 0, length 8"),
     (iommufd, "iommu_destroy", 8, "size 0, id 4"),
+    (
+        iommufd_test,
+        "iommu_test_cmd",
+        72,
+        "op 4, id 8, __reserved 12, add_reserved 16, dirty 16, pasid_check 16, last 64",
+    ),
+    (iommufd_test, "iommu_viommu_selftest", 24, "in_data 0, out_data 4, out_mmap_offset 8, out_mmap_length 16"),
+    (iommufd_test, "iommu_viommu_invalidate_selftest", 12, "flags 0, vdev_id 4, cache_id 8"),
     (iommufd, "iommu_ioas_alloc", 12, "flags 4, out_ioas_id 8"),
     (iommufd, "iommu_ioas_allow_iovas", 24, "ioas_id 4, num_iovas 8, allowed_iovas 16"),
     (iommufd, "iommu_ioas_copy", 40, "dst_ioas_id 8, src_ioas_id 12, length 16, dst_iova 24, src_iova 32"),

@@ -15,6 +15,7 @@ from pyvfio import (
     Container,
     Device,
     DeviceBusy,
+    FaultQueue,
     Group,
     InterruptIndex,
     Ioas,
@@ -26,6 +27,7 @@ from pyvfio import (
 )
 from pyvfio.cdev import cdev_node
 from pyvfio.drivers.edu import Edu
+from pyvfio.drivers.iommufd_mock import EVENT_SIZE, EVENTS, MockDevice, MockStage1, MockViommu
 from pyvfio.host.pci import pci_device
 from tests.kernel.conftest import IOVA, MEBIBYTE, Testbed
 from tests.kernel.modes import Mode, Space
@@ -70,6 +72,28 @@ def test_a_forked_child_changes_nothing(space: Space, edu: Edu, memory: Memory) 
     edu.store(IOVA + BLOCK, len(MESSAGE))
     assert memory.read(BLOCK, len(MESSAGE)) == MESSAGE
     assert space.unmap_all() == 2 * BLOCK
+
+
+@pytest.mark.needs("iommufd-test")
+def test_a_forked_child_leaves_faults_and_events_alone(mock_ioas: Ioas, mock_device: MockDevice) -> None:
+    faults = FaultQueue(mock_ioas.iommufd)
+    viommu = mock_ioas.page_table(mock_device, nest_parent=True).viommu(mock_device, MockViommu())
+    viommu.device(mock_device, 1)
+    events = viommu.event_queue(EVENTS, 4, event_size=EVENT_SIZE)
+    mock_device.attach(viommu.nested(mock_device, MockStage1(), faults=faults))
+
+    def child() -> None:
+        for use in (faults.pending, events.pending, lambda: viommu.invalidate([]), mock_device.detach):
+            with pytest.raises(ClosedError, match="forked this one"):
+                use()
+        mock_ioas.iommufd.close()
+
+    mock_device.fault(0x1000)
+    mock_device.event()
+    assert in_child(child) == 0
+    faults.respond(*faults.wait(5))
+    assert len(events.wait(5)) == 1
+    mock_ioas.iommufd.close()
 
 
 def test_what_is_dropped_open_is_told(kernel: Kernel) -> None:

@@ -75,6 +75,29 @@ def test_closing_wakes_a_task(event: EventFd) -> None:
         asyncio.run(wait_and_close())
 
 
+def test_closing_in_another_thread_wakes_a_task(event: EventFd) -> None:
+    async def wait_and_close() -> None:
+        waiting = asyncio.create_task(event.wait_async())
+        await asyncio.sleep(0)
+        await asyncio.to_thread(event.close)
+        async with asyncio.timeout(5):
+            await waiting
+
+    with pytest.raises(ClosedError):
+        asyncio.run(wait_and_close())
+
+
+def test_a_loop_that_ended_holds_nothing(event: EventFd) -> None:
+    loop = asyncio.new_event_loop()
+    waiting = event.wait_async()
+    loop.call_soon(waiting.send, None)
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    loop.close()
+    event.close()
+    waiting.close()
+
+
 def test_a_child_that_closes_its_copy_wakes_nobody(event: EventFd) -> None:
     # As if another thread waited; forking with real ones would be a warning of its own.
     with event._in_use():
