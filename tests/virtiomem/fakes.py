@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -183,16 +184,13 @@ class Machine:
             events=self.heard,
             **options,  # type: ignore[arg-type]
         )
+        # Not __del__: where a test ends in a cycle of references, the device may be finalized before its machine is.
+        weakref.finalize(self, _close, self.faults, self.device)
         self.log: list[str] = []
         self.listeners = [self.listener(f"listener {number}") for number in range(listeners)]
         for listener in self.listeners:
             self.discards.register(listener, self.device.section)
         self.faults.disarm()
-
-    def __del__(self) -> None:
-        if "device" in vars(self):
-            self.faults.disarm()
-            self.device.close()
 
     @property
     def discards(self) -> RamDiscardManager:
@@ -225,6 +223,11 @@ class Machine:
             [listener.held for listener in self.memory.holders],
             self.discards.divergences,
         )
+
+
+def _close(faults: Faults, device: VirtioMem) -> None:
+    faults.disarm()
+    device.close()
 
 
 def divided(blocks: Sequence[int]) -> list[Run]:
