@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 HUGE_PAGE_SIZE = 2 << 20
 
 
+_LOWEST_BITS = bytes(entry & 1 for entry in range(256))
+
+
 class MemoryKind(enum.Enum):
     """How memory is backed. All but MEMFD and HUGETLB are private to this process."""
 
@@ -142,7 +145,9 @@ class Memory(Resource):
     def resident(self, offset: int, size: int) -> int:
         """How many bytes of the range have a page in memory. Source: mincore(2)."""
         self._check_range("resident", offset, size, unit=host_page_size())
-        return sum(flag & 1 for flag in self.kernel.mincore(self.address + offset, size)) * host_page_size()
+        # All bits of an entry but the lowest are reserved.
+        entries = self.kernel.mincore(self.address + offset, size).translate(_LOWEST_BITS)
+        return entries.count(1) * host_page_size()
 
     def buffer(self, offset: int = 0, size: int | None = None) -> memoryview:
         """The bytes themselves, writable, any alignment. Keeps the memory alive as long as the view lives.

@@ -39,7 +39,10 @@ class Type1:
         self._kernel = kernel
         self.version = version
         self._left = kernel.dma_entry_limit
-        self._groups: list[GroupState] = []
+        self._translated: list[GroupState] = []
+        self._mediated: list[GroupState] = []
+        self.iova_ranges: tuple[Span, ...] = ()
+        """Where mappings may lie; empty, with nothing but mediated devices, for everywhere."""
         self._mappings = MappingList()
         self._without_vaddr = 0
         self._tracks_dirty = False
@@ -51,19 +54,7 @@ class Type1:
 
     @property
     def has_mediated(self) -> bool:
-        return any(group.is_mediated for group in self._groups)
-
-    @property
-    def iova_ranges(self) -> tuple[Span, ...]:
-        """Where mappings may lie; empty, with nothing but mediated devices, for everywhere."""
-        groups = self._translated_groups
-        if not groups:
-            return ()
-        return without(self._kernel.iova_ranges, tuple(span for group in groups for span in group.reserved))
-
-    @property
-    def _translated_groups(self) -> list[GroupState]:
-        return [group for group in self._groups if not group.is_mediated]
+        return bool(self._mediated)
 
     def translate(self, iova: int, size: int, flag: int) -> list[tuple[DmaMapping, int, int]] | None:
         """Mapping, offset in it and length of each part of a transfer; None if the IOMMU stops it anywhere."""
@@ -75,7 +66,7 @@ class Type1:
             case vfio.VFIO_UPDATE_VADDR:
                 return not self.has_mediated
             case vfio.VFIO_DMA_CC_IOMMU:
-                return not self._translated_groups or self._kernel.iommu_model.coherent
+                return not self._translated or self._kernel.iommu_model.coherent
             case _:
                 return False
 
@@ -100,7 +91,7 @@ class Type1:
         if self._without_vaddr:
             raise fail(errno.EBUSY)
         if group.is_mediated:
-            self._groups.append(group)
+            self._mediated.append(group)
             return
         ranges = without(self.iova_ranges or self._kernel.iova_ranges, group.reserved)
         if not ranges or any(self._mappings.overlaps(first, last + 1 - first) for first, last in group.reserved):
@@ -109,20 +100,24 @@ class Type1:
             raise fail(errno.EINVAL)
         if not self._kernel.remaps_interrupts and not self._kernel.sysfs.allows_unsafe_interrupts:
             raise fail(errno.EPERM)
-        if not self._translated_groups:
+        if not self._translated:
             self._enter_all(process)
-        self._groups.append(group)
+        self._translated.append(group)
+        self.iova_ranges = ranges
 
     def detach(self, group: GroupState) -> None:
         """The group leaves; the last one with an IOMMU takes the pins along."""
-        self._groups.remove(group)
-        if not self._groups:
+        groups = self._mediated if group in self._mediated else self._translated
+        groups.remove(group)
+        if not self._translated:
             for mapping in self._mappings:
                 self._unpin(mapping)
+            self.iova_ranges = ()
+        else:
+            reserved = tuple(span for each in self._translated for span in each.reserved)
+            self.iova_ranges = without(self._kernel.iova_ranges, reserved)
+        if not self._translated and not self._mediated:
             self._mappings = MappingList()
-        elif not self._translated_groups:
-            for mapping in self._mappings:
-                self._unpin(mapping)
 
     def _enter_all(self, process: Process) -> None:
         """Pin what was only recorded. A failure leaves everything as it was."""
@@ -163,7 +158,7 @@ class Type1:
         flags = vfio.VFIO_IOMMU_INFO_PGSIZES | vfio.VFIO_IOMMU_INFO_CAPS
         fits = argsz >= head + len(chain)
         needed = argsz if fits else head + len(chain)
-        page_sizes = self._kernel.page_sizes if self._translated_groups else ALL_PAGE_SIZES
+        page_sizes = self._kernel.page_sizes if self._translated else ALL_PAGE_SIZES
         info = struct.pack("<IIQII", needed, flags, page_sizes, head if fits else 0, 0)
         if fits:
             user.write(chain, head)
@@ -197,7 +192,7 @@ class Type1:
         if ranges and not _fits(ranges, iova, iova + size - 1):
             raise fail(errno.EINVAL)
         mapping = DmaMapping(iova, size, vaddr, flags, user.process, user.process.charges.exempt)
-        if self._translated_groups:
+        if self._translated:
             self._enter(mapping, user.process)
         if self._tracks_dirty:
             try:

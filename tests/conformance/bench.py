@@ -36,6 +36,8 @@ class Bench:
         self.mapped: dict[str, tuple[int, int]] = {}
         self.places = dict(machine.memory.places)
         self.children: dict[str, Child] = {}
+        self.before: State | None = None
+        """After the step that came before, and so before the next."""
         self._arena = machine.memory.arena
         self._undo: list[Callable[[], object]] = []
 

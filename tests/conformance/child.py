@@ -34,7 +34,7 @@ class SimulatedChild(Child):
         self._bench.fds = {name: machine.simulated.send(fd, self._kernel) for name, fd in bench.fds.items()}
 
     def run(self, step: Step) -> Reply:
-        return step.run(self._bench)
+        return _run(step, self._bench)
 
     def end(self) -> None:
         self._kernel.exit()
@@ -75,4 +75,10 @@ def _serve(bench: Bench, there: Connection) -> None:
             step: Step = there.recv()
         except EOFError:
             return
-        there.send(step.run(bench))
+        there.send(_run(step, bench))
+
+
+def _run(step: Step, bench: Bench) -> Reply:
+    """What has changed since the last step there was another process's doing."""
+    bench.before = None
+    return step.run(bench)

@@ -44,9 +44,9 @@ class Step:
 
     def run(self, bench: Bench) -> Reply:
         """Make the call and see what it changed."""
-        before = bench.state()
+        before = bench.before or bench.state()
         reply = CALLS[self.name](bench, **self.arguments)
-        after = bench.state()
+        after = bench.before = bench.state()
         mapped = before.left - after.left if before.left is not None and after.left is not None else 0
         locked, pinned = after.locked - before.locked, after.pinned - before.pinned
         return replace(reply, mapped=mapped, locked=locked, pinned=pinned)

@@ -18,7 +18,6 @@ from pyvfio.abi import iommufd, vfio
 from pyvfio.drivers.edu import edu_addresses
 from pyvfio.faults import Call, Fault, FaultyKernel, Rule, ShortUnmap
 from pyvfio.faults.rules import UNMAPS
-from pyvfio.limits import memlock
 from pyvfio.sim import SimKernel
 from pyvfio.sim.container import ContainerState
 from tests.virtiomem.fakes import ADDRESS, MIB
@@ -158,8 +157,7 @@ class World:
 
     def charged(self) -> int:
         """Bytes pinned, by whichever way."""
-        lock = memlock(self.simulated)
-        return max(lock.charged, lock.pinned)
+        return max(self.simulated.charges.locked, self.simulated.charges.pinned)
 
     def expect_mirrored(self, spaces: int) -> None:
         """What so many containers hold, page by page, is what is plugged, and charged as often."""
