@@ -67,6 +67,7 @@ from pyvfio.reset import AffectedDevice
 from pyvfio.shared_memory import SharedMemory
 from pyvfio.vdevice import Vdevice
 from pyvfio.viommu import Viommu
+from pyvfio.viommu_pages import ViommuPages
 from pyvfio.virtual_events import VirtualEvent, VirtualEventQueue
 
 __all__ = [
@@ -173,6 +174,7 @@ __all__ = [
     "VfTokenRefused",
     "VfioError",
     "Viommu",
+    "ViommuPages",
     "VirtualEvent",
     "VirtualEventQueue",
     "VtdInvalidation",

@@ -5,12 +5,15 @@ from __future__ import annotations
 import enum
 import errno
 from collections.abc import Iterator
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from pyvfio.abi import pci_regs
 from pyvfio.errors import VfioError
 from pyvfio.pci_capabilities import PciCapability, capability_at
 from pyvfio.registers import Register, Registers
+
+if TYPE_CHECKING:
+    from pyvfio.region import Region
 
 C = TypeVar("C", bound=PciCapability)
 
@@ -55,6 +58,8 @@ class ConfigSpace(Registers):
 
     VFIO virtualizes some: the BARs hold no host addresses, and MSI and MSI-X are programmed by Interrupts alone.
     """
+
+    region: Region
 
     vendor_id = Register(pci_regs.PCI_VENDOR_ID, 16)
     device_id = Register(pci_regs.PCI_DEVICE_ID, 16)

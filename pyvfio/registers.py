@@ -13,20 +13,24 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Generic, Self, TypeVar, overload
+from typing import Generic, Protocol, Self, TypeVar, overload
 
 from pyvfio.errors import InvalidArgument
 
-if TYPE_CHECKING:
-    from pyvfio.region import Region
-
 V = TypeVar("V", bound=int)
+
+
+class RegisterSpace(Protocol):
+    """Where registers are: a Region, or ViommuPages. Offsets and widths are bytes."""
+
+    def read_register(self, offset: int, width: int) -> int: ...
+    def write_register(self, offset: int, width: int, value: int) -> None: ...
 
 
 class Registers:
     """Registers that begin base bytes into a region. Holds no state: every access goes to the device."""
 
-    def __init__(self, region: Region, base: int = 0) -> None:
+    def __init__(self, region: RegisterSpace, base: int = 0) -> None:
         self.region = region
         self.base = base
 

@@ -14,6 +14,7 @@ from pyvfio.nested_page_table import NestedPageTable
 from pyvfio.page_table_alloc import buffer_of, invalidate
 from pyvfio.resource import Resource
 from pyvfio.vdevice import Vdevice
+from pyvfio.viommu_pages import ViommuPages
 from pyvfio.virtual_events import VirtualEventQueue
 
 if TYPE_CHECKING:
@@ -90,6 +91,13 @@ class Viommu(Resource):
         Raises NotMapped, VfioError. Source: IOMMU_HW_QUEUE_ALLOC (Linux 6.17).
         """
         return HwQueue(self, type, index, iova, size)
+
+    def map(self, offset: int, size: int) -> ViommuPages:
+        """Map pages that the driver tells of in data, Tegra241's virtual interface for one: as a whole. Its child.
+
+        Raises InvalidArgument, VfioError: ENXIO where there are none. Source: mmap of /dev/iommu (Linux 6.17).
+        """
+        return ViommuPages(self, offset, size)
 
     def invalidate(self, requests: Sequence[DriverData]) -> None:
         """As NestedPageTable.invalidate, for requests that name devices by their virtual ids."""

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from pyvfio.sim.kernel import SimKernel
     from pyvfio.sim.nested import NestedTable
     from pyvfio.sim.page_table import PageTable
-    from pyvfio.sim.viommu import HardwareQueue, VirtualDevice
+    from pyvfio.sim.shared_pages import SharedPages
+    from pyvfio.sim.viommu import HardwareQueue, VirtualDevice, VirtualIommu
 
 # What QEMU's VT-d has in its capability and extended capability registers.
 _HARDWARE = {
@@ -73,8 +74,8 @@ class QueueHardware(Protocol):
 class ViommuHardware(Protocol):
     """What a driver makes of a virtual IOMMU."""
 
-    def start(self, data: UserData | None) -> None:
-        """Once, before anything else."""
+    def start(self, viommu: VirtualIommu, pages: SharedPages, data: UserData | None) -> None:
+        """Once, before anything else. pages: of the iommufd, of which it may give the program some."""
 
     def nested(self, flags: int, data: UserData) -> NestedHardware: ...
     def invalidate(self, devices: Mapping[int, VirtualDevice], batch: Batch) -> None: ...

@@ -22,6 +22,7 @@ from pyvfio.sim.mock_device import MockCommands
 from pyvfio.sim.nested import NestingCommands
 from pyvfio.sim.noiommu import reach_physical
 from pyvfio.sim.page_table import PageTableCommands
+from pyvfio.sim.shared_pages import Pages, SharedPages
 from pyvfio.sim.user import UserMemory, fail
 from pyvfio.sim.viommu import ViommuCommands
 
@@ -53,6 +54,7 @@ class IommufdState:
         """Whether a group without an IOMMU has been attached: none with one may be any more."""
         self._objects: dict[int, IommufdObject] = {}
         self._bound: dict[DeviceState, BoundDevice] = {}
+        self.pages = SharedPages()
         self._vfio = VfioCompatibility(self)
         self._commands: dict[int, Callable[[UserMemory], int]] = {
             abi.IOMMU_DESTROY: self._destroy,
@@ -80,6 +82,19 @@ class IommufdState:
         self.holders -= 1
         while not self.holders and self._objects:
             self.remove(next(thing for thing in self._objects.values() if not thing.users))
+
+    def map(self, length: int, protection: int, flags: int, offset: int) -> Pages:
+        """Pages that the program is about to map: they hold the iommufd until unmap(). Raises OSError."""
+        if self.kernel.version < (6, 17):
+            raise fail(errno.ENODEV)
+        pages = self.pages.mapped(length, protection, flags, offset)
+        pages.owner.users += 1
+        self.holders += 1
+        return pages
+
+    def unmap(self, pages: Pages) -> None:
+        pages.owner.users -= 1
+        self.drop()
 
     # For groups, which take an iommufd where they would a container.
 

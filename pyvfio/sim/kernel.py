@@ -127,6 +127,8 @@ class SimKernel:
                 self.close(fd)
             for start, size in self._pages.areas_of(self.process):
                 self.munmap(start, size)
+            for start, (_, pages) in list(self.process.pages.items()):
+                self.munmap(start, pages.size)
             self.process.has_ended = True
 
     def add(self, function: PciFunction) -> None:
@@ -261,6 +263,11 @@ class SimKernel:
                 start = self._real.mmap(length, mman.PROT_NONE, mman.MAP_PRIVATE | mman.MAP_ANONYMOUS)
                 self.process.windows.append(Window(start, length, device, region, within))
                 return start
+            if isinstance(file := self.process.file(fd), IommufdState):
+                pages = file.map(length, protection, flags, offset)
+                start = self._real.mmap(length, protection, flags, pages.fd)
+                self.process.pages[start] = (file, pages)
+                return start
             if flags & mman.MAP_HUGETLB and not self._host_huge_pages:
                 flags &= ~(mman.MAP_HUGETLB | mman.MAP_HUGE_MASK << mman.MAP_HUGE_SHIFT)
             if flags & mman.MAP_FIXED:
@@ -274,6 +281,9 @@ class SimKernel:
             self.process.windows = [window for window in self.process.windows if window.start != address]
             self._pages.unmapping(address, length)
             self._real.munmap(address, length)
+            if address in self.process.pages:
+                iommufd, pages = self.process.pages.pop(address)
+                iommufd.unmap(pages)
 
     def madvise(self, address: int, length: int, advice: int) -> None:
         if advice in (mman.MADV_DONTNEED, mman.MADV_FREE, mman.MADV_REMOVE):

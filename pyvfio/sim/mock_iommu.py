@@ -21,7 +21,8 @@ from pyvfio.sim.user import S, fail, read_memory, write_memory
 
 if TYPE_CHECKING:
     from pyvfio.sim.attachment import BoundDevice
-    from pyvfio.sim.viommu import HardwareQueue, VirtualDevice
+    from pyvfio.sim.shared_pages import SharedPages
+    from pyvfio.sim.viommu import HardwareQueue, VirtualDevice, VirtualIommu
 
 _OWNER = object()
 _PAGING_FLAGS = (
@@ -108,11 +109,12 @@ class MockViommu:
     def __init__(self) -> None:
         self._queues: dict[int, HardwareQueue] = {}
 
-    def start(self, data: UserData | None) -> None:
+    def start(self, viommu: VirtualIommu, pages: SharedPages, data: UserData | None) -> None:
         if data is not None:
             struct = data.read(abi.IOMMU_VIOMMU_TYPE_SELFTEST, abi.iommu_viommu_selftest, 8)
             struct.out_data = struct.in_data
             struct.out_mmap_length = _MMAP_PAGES * PAGE
+            struct.out_mmap_offset = pages.add(viommu, struct.out_mmap_length, struct.in_data.to_bytes(4, "little"))
             write_memory(data.address, bytes(struct)[: data.size])
 
     def nested(self, flags: int, data: UserData) -> MockNested:

@@ -16,6 +16,7 @@ from pyvfio.sim.group import GroupState
 from pyvfio.sim.iommufd import IommufdState
 from pyvfio.sim.migration import MigrationFile
 from pyvfio.sim.noiommu import Pagemap
+from pyvfio.sim.shared_pages import Pages
 from pyvfio.sim.user import fail
 
 
@@ -63,7 +64,9 @@ class OpenFile:
 
 @dataclass(eq=False, slots=True)
 class Process:
-    """files: by descriptor. windows: where it has mapped registers. Its memory is the PageTracker's to know.
+    """files: by descriptor. windows: where it has mapped registers; pages: those of an iommufd, by their address.
+
+    Its memory is the PageTracker's to know.
 
     raw_io: whether it has CAP_SYS_RAWIO.
     """
@@ -72,6 +75,7 @@ class Process:
     raw_io: bool = True
     files: dict[int, OpenFile] = field(default_factory=dict)
     windows: list[Window] = field(default_factory=list)
+    pages: dict[int, tuple[IommufdState, Pages]] = field(default_factory=dict)
     has_ended: bool = False
 
     def require_raw_io(self) -> None:

@@ -29,8 +29,9 @@ _HEADER = 8
 class VirtualIommu(IommufdObject):
     """A slice of an IOMMU for one guest, over a page table. devices and events: by virtual id, and by type."""
 
-    def __init__(self, parent: PageTable, hardware: ViommuHardware) -> None:
+    def __init__(self, iommufd: IommufdState, parent: PageTable, hardware: ViommuHardware) -> None:
         super().__init__()
+        self._iommufd = iommufd
         self.driver = parent.driver
         self.ioas = parent.ioas
         self.hardware = hardware
@@ -43,6 +44,7 @@ class VirtualIommu(IommufdObject):
         self.hardware.invalidate(self.devices, batch)
 
     def release(self) -> None:
+        self._iommufd.pages.remove(self)
         self._parent.users -= 1
 
 
@@ -163,8 +165,13 @@ class ViommuCommands:
         if not parent.is_nest_parent:
             raise fail(errno.EINVAL)
         data = UserData(command.type, command.data_uptr, command.data_len)
-        hardware.start(data if data.size else None)
-        user.write(struct.pack("<I", self._iommufd.add(VirtualIommu(parent, hardware))), 20)
+        viommu = VirtualIommu(self._iommufd, parent, hardware)
+        try:
+            hardware.start(viommu, self._iommufd.pages, data if data.size else None)
+        except OSError:
+            viommu.release()
+            raise
+        user.write(struct.pack("<I", self._iommufd.add(viommu)), 20)
         return 0
 
     def _vdevice_alloc(self, user: UserMemory) -> int:

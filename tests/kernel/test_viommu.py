@@ -15,6 +15,8 @@ from pyvfio import (
     Memory,
     NotMapped,
     RawData,
+    Register,
+    Registers,
     VfioError,
     Viommu,
 )
@@ -34,6 +36,10 @@ pytestmark = pytest.mark.needs("iommufd-test")
 
 PAGE = 4096
 VIRTUAL_ID = 0x42
+
+
+class Interface(Registers):
+    word = Register(0, 32)
 
 
 @pytest.fixture
@@ -59,6 +65,33 @@ def test_a_driver_tells_what_a_virtual_iommu_is(viommu: Viommu, parent: HwPageTa
         plain.viommu(mock_device, MockViommu())
     with pytest.raises(VfioError, match="still uses it"):
         viommu.iommufd.destroy(parent.id, parent.name)
+
+
+def test_pages_of_a_virtual_iommu_are_mapped(viommu: Viommu, parent: HwPageTable, mock_device: MockDevice) -> None:
+    told = iommufd_test.iommu_viommu_selftest.from_buffer_copy(viommu.data)
+    with viommu.map(told.out_mmap_offset, told.out_mmap_length) as pages:
+        assert (pages.read_register(0, 4), pages.read_register(8, 8)) == (0xCAFE, 0)
+        with pytest.raises(VfioError, match="still uses it"):
+            viommu.iommufd.destroy(viommu.id, viommu.name)
+        with viommu.map(told.out_mmap_offset, told.out_mmap_length) as again:
+            again.write_register(PAGE, 8, 0x1234_5678_9ABC)
+        assert pages.read_register(PAGE, 4) == 0x5678_9ABC
+        assert Interface(pages).word == 0xCAFE
+        for offset, width in ((2 * PAGE, 4), (2, 4), (-4, 4), (0, 3)):
+            with pytest.raises(InvalidArgument, match="no register there"):
+                pages.read_register(offset, width)
+        with pytest.raises(InvalidArgument, match="too wide"):
+            pages.write_register(0, 1, 256)
+    for offset, size in ((told.out_mmap_offset, PAGE), (told.out_mmap_offset + PAGE, PAGE), (1 << 30, PAGE)):
+        with pytest.raises(VfioError, match="has no such pages") as caught:
+            viommu.map(offset, size)
+        assert caught.value.errno == errno.ENXIO
+    with pytest.raises(InvalidArgument, match="not whole pages"):
+        viommu.map(told.out_mmap_offset, PAGE + 1)
+    with parent.viommu(mock_device, MockViommu(7)) as other:
+        elsewhere = iommufd_test.iommu_viommu_selftest.from_buffer_copy(other.data).out_mmap_offset
+        assert elsewhere != told.out_mmap_offset
+        assert other.map(elsewhere, 2 * PAGE).read_register(0, 4) == 7
 
 
 def test_a_device_is_known_by_its_virtual_id(viommu: Viommu, mock_ioas: Ioas, mock_device: MockDevice) -> None:
