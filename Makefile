@@ -17,7 +17,7 @@ test: .venv/dev  ## all tests, on the simulated kernel and on a real one in a vi
 	$(PYTHON) -m pytest
 
 test-fast: .venv/dev  ## all tests that need no virtual machine
-	$(PYTHON) -m pytest --kernel simulated
+	$(PYTHON) -m pytest --kernel simulated --numprocesses auto --maxprocesses 4 --dist worksteal
 
 test-matrix: .venv/dev  ## the tests of the kernel interface on every kernel and IOMMU model
 	@tools/setup machine
