@@ -36,8 +36,8 @@ class HardwareInfo:
 def hardware_info(iommufd: Iommufd, device_id: int, kind: int = abi.IOMMU_HW_INFO_TYPE_DEFAULT) -> HardwareInfo:
     """See IommufdDevice.hardware_info."""
     meaning = "the IOMMU has no such struct" if kind else "there is no IOMMU behind the device"
-    advice = "Ask without a type; before Linux 6.17 there is no choice" if kind else ""
-    arguments = {"device": device_id, **({"type": kind} if kind else {})}
+    advice = "Ask without a kind; before Linux 6.17 there is no choice" if kind else ""
+    arguments = {"device": device_id, **({"kind": kind} if kind else {})}
     size = 0
     while True:
         buffer = ctypes.create_string_buffer(max(size, 1))

@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 class HwQueue(Resource):
     """The memory below it stays mapped until it is closed. A child of its virtual IOMMU."""
 
-    def __init__(self, viommu: Viommu, type: int, index: int, iova: int, size: int) -> None:  # noqa: A002
+    def __init__(self, viommu: Viommu, kind: int, index: int, iova: int, size: int) -> None:
         """See Viommu.hw_queue."""
         viommu._check_open()
         self.viommu = viommu
-        self.type = type
+        self.kind = kind
         self.index = index
         self.iommufd = viommu.iommufd
-        argument = abi.iommu_hw_queue_alloc(viommu_id=viommu.id, type=type, index=index, length=size)
+        argument = abi.iommu_hw_queue_alloc(viommu_id=viommu.id, type=kind, index=index, length=size)
         argument.nesting_parent_iova = iova
-        arguments = {"type": type, "index": index, "iova": iova, "size": size}
+        arguments = {"kind": kind, "index": index, "iova": iova, "size": size}
         operation = f"queue of {viommu.name}"
         try:
             self.iommufd.call(abi.IOMMU_HW_QUEUE_ALLOC, argument, operation, arguments, _MEANINGS)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeAlias
 
+from pyvfio.abi import iommufd as abi
 from pyvfio.errors import InvalidArgument
 from pyvfio.explain import Meanings
 from pyvfio.hw_info import HardwareInfo, hardware_info
@@ -52,14 +53,14 @@ class IommufdDevice(Resource, ABC):
         """The same for each process address space id that is attached."""
         return MappingProxyType({pasid: place for pasid, place in self._translations.items() if pasid is not None})
 
-    def hardware_info(self, type: int = 0) -> HardwareInfo:  # noqa: A002
+    def hardware_info(self, kind: int = abi.IOMMU_HW_INFO_TYPE_DEFAULT) -> HardwareInfo:
         """What the IOMMU behind the device can do.
 
-        type: IOMMU_HW_INFO_TYPE_*, of an IOMMU that several structs describe; 0 for the one it chooses.
+        kind: IOMMU_HW_INFO_TYPE_*, of an IOMMU that several structs describe; without, the one it chooses.
         Raises VfioError (EOPNOTSUPP) if there is no such struct, or no IOMMU. Source: IOMMU_GET_HW_INFO.
         """
         self._check_open()
-        return hardware_info(self.iommufd, self.id, type)
+        return hardware_info(self.iommufd, self.id, kind)
 
     def attach(self, target: Translation, *, pasid: int | None = None) -> None:
         """Let the device's DMA go through target; at once instead of what it went through before, if anything.

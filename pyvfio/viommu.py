@@ -76,21 +76,21 @@ class Viommu(Resource):
         self._check_open()
         return NestedPageTable(self, device, data, pasid=pasid, faults=faults)
 
-    def event_queue(self, type: int, depth: int, *, event_size: int | None = None) -> VirtualEventQueue:  # noqa: A002
-        """Queue what the IOMMU reports of the guest's devices, at most depth events. type: IOMMU_VEVENTQ_TYPE_*.
+    def event_queue(self, kind: int, depth: int, *, event_size: int | None = None) -> VirtualEventQueue:
+        """Queue what the IOMMU reports of the guest's devices, at most depth events. kind: IOMMU_VEVENTQ_TYPE_*.
 
-        event_size: bytes of an event of a type that linux/iommufd.h has not.
+        event_size: bytes of an event of a kind that linux/iommufd.h has not.
         Raises InvalidArgument, VfioError: EEXIST if there is one. Source: IOMMU_VEVENTQ_ALLOC (Linux 6.15).
         """
-        return VirtualEventQueue(self, type, depth, event_size=event_size)
+        return VirtualEventQueue(self, kind, depth, event_size=event_size)
 
-    def hw_queue(self, type: int, index: int, iova: int, size: int) -> HwQueue:  # noqa: A002
+    def hw_queue(self, kind: int, index: int, iova: int, size: int) -> HwQueue:
         """Let the IOMMU read a queue of the guest's by itself: size bytes at iova, mapped and contiguous in memory.
 
-        type: IOMMU_HW_QUEUE_TYPE_*; index: which of the guest's. What it lies in cannot be unmapped meanwhile (EBUSY).
+        kind: IOMMU_HW_QUEUE_TYPE_*; index: which of the guest's. What it lies in cannot be unmapped meanwhile (EBUSY).
         Raises NotMapped, VfioError. Source: IOMMU_HW_QUEUE_ALLOC (Linux 6.17).
         """
-        return HwQueue(self, type, index, iova, size)
+        return HwQueue(self, kind, index, iova, size)
 
     def map(self, offset: int, size: int) -> ViommuPages:
         """Map pages that the driver tells of in data, Tegra241's virtual interface for one: as a whole. Its child.

@@ -24,7 +24,7 @@ _SIZES = {
 
 @dataclass(frozen=True, slots=True)
 class VirtualEvent:
-    """data: the struct of the queue's type, as the guest's IOMMU would have it.
+    """data: the struct of the queue's kind, as the guest's IOMMU would have it.
 
     sequence: counts up by one, from 0 again after 2**31 - 1; a gap is events that were lost because the queue was full.
     are_lost: the last ones were lost, up to sequence; nothing else is told, data is empty.
@@ -36,28 +36,28 @@ class VirtualEvent:
 
 
 class VirtualEventQueue(EventQueue[VirtualEvent]):
-    """The events of one type. A child of its virtual IOMMU, which has one queue of each type at most."""
+    """The events of one kind. A child of its virtual IOMMU, which has one queue of each kind at most."""
 
-    def __init__(self, viommu: Viommu, type: int, depth: int, *, event_size: int | None = None) -> None:  # noqa: A002
+    def __init__(self, viommu: Viommu, kind: int, depth: int, *, event_size: int | None = None) -> None:
         """See Viommu.event_queue."""
-        size = event_size or _SIZES.get(type)
+        size = event_size or _SIZES.get(kind)
         if not size:
             raise InvalidArgument(
                 errno.EINVAL,
                 f"allocate event queue of {viommu.name}",
-                {"type": type},
-                "how long an event of this type is is not known",
+                {"kind": kind},
+                "how long an event of this kind is is not known",
                 "Give event_size",
             )
-        self.type = type
+        self.kind = kind
         self.depth = depth
         self.viommu = viommu
         self._event_size = size
         super().__init__(viommu.iommufd, viommu, _MOST * (_HEADER + size))
 
     def _allocate(self) -> tuple[int, int]:
-        argument = abi.iommu_veventq_alloc(viommu_id=self.viommu.id, type=self.type, veventq_depth=self.depth)
-        arguments = {"type": self.type, "depth": self.depth}
+        argument = abi.iommu_veventq_alloc(viommu_id=self.viommu.id, type=self.kind, veventq_depth=self.depth)
+        arguments = {"kind": self.kind, "depth": self.depth}
         operation = f"allocate event queue of {self.viommu.name}"
         self.iommufd.call(abi.IOMMU_VEVENTQ_ALLOC, argument, operation, arguments, _MEANINGS)
         return argument.out_veventq_id, argument.out_veventq_fd

@@ -1,6 +1,6 @@
 """MockDevice: the test device of the kernel's own iommufd tests, behind an IOMMU that has everything.
 
-It needs no hardware, only a kernel built with CONFIG_IOMMUFD_TEST, which is for testing: it taints the kernel. With it
+It needs no hardware, only a kernel built with CONFIG_IOMMUFD_TEST, which is for testing and nothing else. With it
 programs that nest, track dirty pages or handle page faults can be tried anywhere; SimKernel(iommufd_test=True) has
 one too. Source: drivers/iommu/iommufd/selftest.c of Linux 7.3.
 """
