@@ -279,7 +279,7 @@ def test_an_interface_the_host_talks_through_is_refused(kernel_name: str) -> Non
     require_not_needed(kernel, network, [address])
 
 
-@pytest.mark.needs("real", "type1", "nvme-disk")
+@pytest.mark.needs("real", "type1", "nvme-disk", "express-dma")
 def test_a_disk_the_host_swaps_to_is_refused(kernel_name: str) -> None:
     assert kernel_name
     kernel = LinuxKernel()
