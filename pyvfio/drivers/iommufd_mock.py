@@ -2,7 +2,11 @@
 
 It needs no hardware, only a kernel built with CONFIG_IOMMUFD_TEST, which is for testing and nothing else. With it
 programs that nest, track dirty pages or handle page faults can be tried anywhere; SimKernel(iommufd_test=True) has
-one too. Source: drivers/iommu/iommufd/selftest.c of Linux 7.3.
+one too.
+
+Keep them out of what the machine's own devices are attached to, and those out of theirs: when one page table replaces
+another, Linux 7.3 does not ask whose IOMMU it is for, and hangs.
+Source: drivers/iommu/iommufd/selftest.c of Linux 7.3; drivers/iommu/iommu.c, iommu_replace_group_handle.
 """
 
 from __future__ import annotations

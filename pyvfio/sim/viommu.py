@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import struct
 from collections.abc import Callable
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from pyvfio.abi import iommufd as abi
 from pyvfio.sim.command import command_in, refuse
 from pyvfio.sim.event_queue import EventQueue
-from pyvfio.sim.ioas import PAGE, READ
+from pyvfio.sim.ioas import PAGE, READ, Area
 from pyvfio.sim.iommu import Span
 from pyvfio.sim.iommu_driver import Batch, QueueHardware, UserData, ViommuHardware
 from pyvfio.sim.iommufd_object import IommufdObject
@@ -212,9 +213,21 @@ class ViommuCommands:
         if hardware is None:
             raise fail(errno.EOPNOTSUPP)
         first, last = iova // PAGE * PAGE, last // PAGE * PAGE + PAGE - 1
-        if viommu.ioas.translate(first, last + 1 - first, READ) is None:
+        parts = viommu.ioas.translate(first, last + 1 - first, READ)
+        if parts is None:
             raise fail(errno.ENOENT)
+        if not _are_contiguous(parts):
+            raise fail(errno.EFAULT)
         queue = HardwareQueue(self._iommufd, viommu, hardware, (first, last))
         queue.start(command.index)
         user.write(struct.pack("<I", queue.id), 20)
         return 0
+
+
+def _are_contiguous(parts: list[tuple[Area, int, int]]) -> bool:
+    """In physical memory, where pages lie as they do in the program's or in their file."""
+    places = [(area.pages.source.file, area.pages.source.start + offset, length) for area, offset, length in parts]
+    return all(
+        file == other_file and place + length == other
+        for (file, place, length), (other_file, other, _) in pairwise(places)
+    )

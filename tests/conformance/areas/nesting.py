@@ -530,6 +530,13 @@ CASES = [
     case("a hardware queue", MAPPED, hw_queue_alloc(viommu=6), ok(out_hw_queue_id=7), (destroy(id=6), EBUSY)),
     case("a hardware queue where nothing is", VIOMMU, hw_queue_alloc(viommu=6), ENOENT),
     case("a hardware queue half mapped", MAPPED, hw_queue_alloc(viommu=6, iova=IOVA + PAGE, size=PAGE + 1), ENOENT),
+    case(
+        "a hardware queue in memory that is scattered",
+        [*VIOMMU, ioas_map(iova=IOVA, offset=300 * PAGE), ioas_map(iova=IOVA + PAGE)],
+        hw_queue_alloc(viommu=6, size=2 * PAGE),
+        EFAULT,
+        (destroy(id=6), ok()),
+    ),
     case("a hardware queue of no bytes", MAPPED, hw_queue_alloc(viommu=6, size=0), EINVAL),
     case("a hardware queue that wraps", MAPPED, hw_queue_alloc(viommu=6, size=(1 << 64) - 1), EOVERFLOW),
     case("a hardware queue of no type", MAPPED, hw_queue_alloc(viommu=6, kind=0), EOPNOTSUPP),
