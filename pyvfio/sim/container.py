@@ -89,7 +89,7 @@ class ContainerState:
         if self.is_noiommu:
             return extension == vfio.VFIO_NOIOMMU_IOMMU
         offered = {*_TYPE1_VERSIONS, vfio.VFIO_UNMAP_ALL}
-        if self._kernel.sysfs.allows_noiommu:
+        if self._kernel.sysfs.allows_noiommu and not self.groups:
             offered.add(vfio.VFIO_NOIOMMU_IOMMU)
         if self._kernel.version < (6, 18):
             offered.add(vfio.VFIO_TYPE1_NESTING_IOMMU)

@@ -191,7 +191,7 @@ def real_machine() -> Iterator[RealMachine]:
             with suppress(DeviceNotBound):
                 stack.callback(restore, kernel, bind(kernel, address))
         remaps = _remaps_interrupts(kernel)
-        mdev = None if _is_noiommu(kernel) else _create_mdev(kernel)
+        mdev = _create_mdev(kernel)
         if mdev is not None:
             stack.callback(write_text, kernel, f"/sys/bus/mdev/devices/{MDEV}/remove", "1")
         yield RealMachine(kernel, remaps_interrupts=remaps, mdev=mdev)

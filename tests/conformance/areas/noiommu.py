@@ -29,6 +29,9 @@ _JOINED = [*_GROUP, set_container()]
 _READY = [*_JOINED, set_iommu(kind=NOIOMMU)]
 _DEVICE = [*_READY, get_device_fd()]
 
+_MDEV = open_group(device="mdev", name="mdev")
+_MEDIATED = [open_container(), _MDEV, set_container(group="mdev"), set_iommu()]
+
 # An iommufd in a container's place, which takes note that there is no IOMMU.
 _COMPAT = [open_iommufd(name="container"), open_group()]
 _COMPAT_JOINED = [*_COMPAT, set_container()]
@@ -69,6 +72,14 @@ _ROWS: list[tuple[str, list[Step], Step, Expected]] = [
     ("leave", _READY, unset_container(), ok()),
     ("a second group", [*_READY, open_group(device="1", name="second")], set_container(group="second"), ok()),
     ("after the last group", [*_READY, close(name="group")], map_dma(), EINVAL),
+    # A mediated device has the IOMMU of its driver, so to speak.
+    ("a mediated device beside it", [*_READY, _MDEV], set_container(group="mdev"), EPERM),
+    ("a mediated device beside it, before SET_IOMMU", [*_JOINED, _MDEV], set_container(group="mdev"), EPERM),
+    ("beside a mediated device", [*_MEDIATED, open_group()], set_container(), EPERM),
+    ("beside a mediated device, before SET_IOMMU", [*_MEDIATED[:-1], open_group()], set_container(), EPERM),
+    ("a mediated device", _MEDIATED, map_dma(), ok(mapped=1)),
+    ("extension with a mediated device", _MEDIATED[:-1], check_extension(extension=NOIOMMU), ok(value=0)),
+    ("a mediated device, SET_IOMMU", _MEDIATED[:-1], set_iommu(kind=NOIOMMU), ENODEV),
     ("the kernel is tainted", [], tainted_by_user(), ok(value=1)),
     # What takes CAP_SYS_RAWIO, and what goes first.
     ("open without the capability", [open_container(), drop_raw_io()], open_group(), EPERM),

@@ -14,7 +14,7 @@ from tests.conformance.step import Reply, call
 @call
 def open_group(bench: Bench, *, device: str = "0", name: str = "group") -> Reply:
     """device: whose group: see Machine.edus."""
-    prefix = "noiommu-" if bench.machine.iommu == "none" else ""
+    prefix = "noiommu-" if bench.machine.iommu == "none" and device != "mdev" else ""
     return bench.open(name, lambda: bench.kernel.open(f"/dev/vfio/{prefix}{find(bench, device).group}", os.O_RDWR))
 
 
