@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import struct
 from functools import partial
 from typing import TYPE_CHECKING
 
 from pyvfio.abi import vfio
+from pyvfio.sim.command import command_in
 from pyvfio.sim.noiommu import reach_physical
 from pyvfio.sim.user import UserMemory, fail, read_memory
 
@@ -54,19 +54,20 @@ class CdevState:
             self._kernel.ownership.unblock_group(self.address)
 
     def _bind(self, user: UserMemory) -> int:
-        argument = user.struct(vfio.vfio_device_bind_iommufd, 16)
-        known = vfio.VFIO_DEVICE_BIND_FLAG_TOKEN if self._kernel.version >= (6, 17) else 0
+        # Since the struct has a token, what is not known of it must be zero.
+        takes_tokens = self._kernel.version >= (6, 17)
+        if takes_tokens:
+            argument = command_in(user, vfio.vfio_device_bind_iommufd, 16)
+        else:
+            argument = user.struct(vfio.vfio_device_bind_iommufd, 16)
+        known = vfio.VFIO_DEVICE_BIND_FLAG_TOKEN if takes_tokens else 0
         if argument.argsz < 16 or argument.flags & ~known or argument.iommufd < 0:
             raise fail(errno.EINVAL)
-        # Since the struct has a token, what is not known of it must be zero.
-        known_size = ctypes.sizeof(argument)
-        if self._kernel.version >= (6, 17) and any(user.read(max(0, argument.argsz - known_size), known_size)):
-            raise fail(errno.E2BIG)
         self._kernel.ownership.block_group(self.address)
         try:
             if self._device is not None:
                 raise fail(errno.EINVAL)
-            token = read_memory(struct.unpack("<Q", user.read(8, 16))[0], 16) if argument.flags else None
+            token = read_memory(argument.token_uuid_ptr, 16) if argument.flags else None
             device = self._kernel.ownership.new_device(self.address, token)
             iommufd = user.process.iommufd_of(argument.iommufd)
             self._kernel.ownership.hand_out(device)

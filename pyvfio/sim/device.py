@@ -88,7 +88,14 @@ class DeviceState:
             is_dynamic=kernel.version >= (6, 5),
             is_master=lambda: config.is_bus_master,
         )
-        self.features = FeatureState(self.model, kernel.version, logs_dma=function.logs_dma)
+        is_physical = self.model.has_vfs and function.physical_function is None
+        self.features = FeatureState(
+            self.model,
+            kernel.version,
+            logs_dma=function.logs_dma,
+            is_pci=not function.is_mediated,
+            vf_token=kernel.ownership.vf_token(function) if is_physical else None,
+        )
 
     @property
     def config(self) -> SimConfig:

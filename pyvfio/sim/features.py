@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import struct
+import uuid
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pyvfio.abi import vfio
@@ -40,20 +42,30 @@ _MIGRATION = {
 }
 
 
+@dataclass(slots=True)
+class VfToken:
+    """Who knows it may open virtual functions. Nobody does at first. Source: vfio_pci_vf_init."""
+
+    value: bytes = field(default_factory=lambda: uuid.uuid4().bytes)
+
+
 class FeatureState:
     """Of one device while it is open."""
 
-    def __init__(self, model: Model, version: tuple[int, int], *, logs_dma: bool) -> None:
-        self.vf_token: bytes | None = bytes(16) if model.has_vfs else None
+    def __init__(
+        self, model: Model, version: tuple[int, int], *, logs_dma: bool, is_pci: bool, vf_token: VfToken | None
+    ) -> None:
+        """vf_token: of a physical function with virtual ones."""
+        self.vf_token = vf_token
         self.dma_log = DmaLog()
         self._model = model
         self._is_asleep = False
         self._wakeup: int | None = None
         self._offered: dict[int, tuple[int, int]] = {}
-        if version >= (6, 1):
+        if is_pci and version >= (6, 1):
             self._offered |= dict.fromkeys(_LOW_POWER, (_SET, 0))
             self._offered[vfio.VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP] = (_SET, 8)
-        if model.has_vfs:
+        if vf_token is not None:
             self._offered[vfio.VFIO_DEVICE_FEATURE_PCI_VF_TOKEN] = (_SET, 16)
         if model.migration is not None:
             self._offered |= _MIGRATION
@@ -110,7 +122,8 @@ class FeatureState:
     def _set(self, feature: int, user: UserMemory, data: bytes) -> None:
         match feature:
             case vfio.VFIO_DEVICE_FEATURE_PCI_VF_TOKEN:
-                self.vf_token = data
+                assert self.vf_token is not None
+                self.vf_token.value = data
             case vfio.VFIO_DEVICE_FEATURE_LOW_POWER_EXIT:
                 self._wake()
             case vfio.VFIO_DEVICE_FEATURE_DMA_LOGGING_START:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from pyvfio.sim.cdev import CdevState
 from pyvfio.sim.device import DeviceState
+from pyvfio.sim.features import VfToken
 from pyvfio.sim.group import GroupState
 from pyvfio.sim.pci import VFIO_DRIVER, PciFunction
 from pyvfio.sim.user import fail
@@ -31,6 +32,7 @@ class Ownership:
         # By group: devices open by their own nodes, and the iommufd that has some of them with how many.
         self._nodes: Counter[int] = Counter()
         self._claims: dict[int, tuple[IommufdState, int]] = {}
+        self._vf_tokens: dict[str, VfToken] = {}
 
     def opened_device(self, address: str) -> DeviceState | None:
         """None if nobody has it open."""
@@ -67,22 +69,16 @@ class Ownership:
         function = self._functions.get(address)
         if function is None or function.group != group.number or function.driver != VFIO_DRIVER:
             raise fail(errno.ENODEV)
-        vf_token = _vf_token(options)
+        if function.is_mediated and name != address:
+            raise fail(errno.ENODEV)
+        device = self.opened_device(address) or DeviceState(self._kernel, function, group)
+        self._check_vf_token(function, device, _vf_token(options))
         if group.container is None:
             raise fail(errno.EINVAL)
-        device = self.opened_device(address)
-        if device is None:
-            device = DeviceState(self._kernel, function, group)
+        if not device.opens:
             device.container = group.container
             device.translate = group.container.admit(device, process)
-            try:
-                self._check_vf_token(function, device, vf_token)
-            except OSError:
-                group.container.dismiss(device)
-                raise
             self._devices[address] = device
-        else:
-            self._check_vf_token(function, device, vf_token)
         return device
 
     def new_device(self, address: str, vf_token: bytes | None) -> DeviceState:
@@ -125,21 +121,27 @@ class Ownership:
             self._claims[number] = (owner, count - 1)
 
     def _check_vf_token(self, function: PciFunction, device: DeviceState, token: bytes | None) -> None:
-        """Source: drivers/vfio/pci/vfio_pci_core.c, vfio_pci_validate_vf_token."""
+        """Source: drivers/vfio/pci/vfio_pci_core.c, vfio_pci_core_match_token_uuid."""
+        expected = device.features.vf_token
         if function.physical_function is not None:
-            physical = self.opened_device(function.physical_function)
-            if physical is None and token is not None:
-                raise fail(errno.EINVAL)
-            if physical is not None and physical.features.vf_token != token:
+            physical = self._functions.get(function.physical_function)
+            if physical is None or physical.driver != VFIO_DRIVER:
+                if token is not None:
+                    raise fail(errno.EINVAL)
+            elif token != self.vf_token(physical).value:
                 raise fail(errno.EACCES)
-        elif device.features.vf_token is None:
+        elif expected is None:
             if token is not None:
                 raise fail(errno.EINVAL)
         elif any(self.opened_device(other.address) for other in self._virtual_functions(function)):
-            if device.features.vf_token != token:
+            if token != expected.value:
                 raise fail(errno.EACCES)
         elif token is not None:
-            device.features.vf_token = token
+            expected.value = token
+
+    def vf_token(self, physical: PciFunction) -> VfToken:
+        """What a physical function asks who opens its virtual ones; it is kept while the function is closed."""
+        return self._vf_tokens.setdefault(physical.address, VfToken())
 
     def _virtual_functions(self, physical: PciFunction) -> list[PciFunction]:
         return [function for function in self._functions.values() if function.physical_function == physical.address]
@@ -147,7 +149,7 @@ class Ownership:
 
 def _vf_token(options: str) -> bytes | None:
     """Of what stands behind a device's name. Raises OSError(EINVAL) for anything else. Source: vfio_pci_core_match."""
-    words = options.split()
+    words = [word for word in options.split(" ") if word]
     if not words:
         return None
     key, _, text = words[0].partition("=")

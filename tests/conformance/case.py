@@ -10,7 +10,7 @@ from tests.conformance.step import CHANGES, Reply, Step
 
 Version = tuple[int, int]
 
-_NEEDS = {"open_iommufd": "iommufd", "open_node": "cdev", "open_container": "type1"}
+_NEEDS = {"open_iommufd": "iommufd", "open_node": "cdev", "open_container": "type1", "add_virtual": "nvme"}
 """What steps need of a machine wherever they stand; a case that needs "compat" means that of iommufd by a container."""
 
 

@@ -10,7 +10,8 @@ import resource
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pyvfio import Container, DeviceNotBound, Kernel, LinuxKernel
@@ -19,7 +20,7 @@ from pyvfio.abi.iommufd_test import IOMMU_TEST_CMD, iommu_test_cmd
 from pyvfio.drivers.edu import DEVICE_ID, VENDOR_ID
 from pyvfio.files import exists, link_name, read_text, write_text
 from pyvfio.host.bind import bind, restore
-from pyvfio.host.pci import group_members, pci_device, pci_devices
+from pyvfio.host.pci import DEVICES, group_members, pci_device, pci_devices
 from pyvfio.limits import memlock
 from pyvfio.sim import SimKernel, nvme
 from pyvfio.sim.pci import VFIO_DRIVER, PciFunction
@@ -62,7 +63,8 @@ class Edu:
 class Machine(ABC):
     """edus: edu devices by what cases call them: "0", "1", ... in groups of their own; "pair0" and "pair1" in one;
     "blocked" in a group with a device that a host driver has; and what is no edu: "mdev", a mediated device; "nvme", a
-    controller with MSI-X and resets. features: what else there is, and the names of those that not every machine has.
+    controller with MSI-X and resets; "virtual", a virtual function of it while a case has one (add_virtual).
+    features: what else there is, and the names of those that not every machine has.
     """
 
     def __init__(
@@ -71,13 +73,17 @@ class Machine(ABC):
         self.kernel = kernel
         self.version = version
         self.iommu = iommu
-        self.edus = edus
+        self.edus = dict(edus)
         self.features = frozenset(features | {name.rstrip("01") for name in edus if not name.isdigit()})
         self.memory = _memory(kernel)
 
     @abstractmethod
     def charged(self) -> tuple[int, int]:
         """VmLck and VmPin in bytes, what type1 and iommufd have charged; only differences matter."""
+
+    @abstractmethod
+    def add_virtual(self) -> Callable[[], object]:
+        """A virtual function of the controller, in a group of its own; what is returned takes it away."""
 
     @abstractmethod
     def child(self, bench: Bench) -> Child:
@@ -135,6 +141,18 @@ class SimulatedMachine(Machine):
         other.kernel = other.simulated = self.simulated.spawn()
         return other
 
+    def add_virtual(self) -> Callable[[], object]:
+        physical = self.edus["nvme"]
+        function = replace(
+            self.simulated.functions[physical.address],
+            address=_first_virtual(physical),
+            group=physical.group + 1,
+            physical_function=physical.address,
+        )
+        self.simulated.add(function)
+        self.edus["virtual"] = Edu(function.address, function.group)
+        return partial(self.simulated.functions.pop, function.address)
+
     def child(self, bench: Bench) -> Child:
         return SimulatedChild(bench, self)
 
@@ -160,6 +178,23 @@ class RealMachine(Machine):
         version = int(found[1]), int(found[2])
         edus = {**_edus(kernel), **({"mdev": mdev} if mdev else {})}
         super().__init__(kernel, version, _iommu_model(kernel), edus, features)
+
+    def add_virtual(self) -> Callable[[], object]:
+        physical = self.edus["nvme"]
+        directory = f"{DEVICES}/{physical.address}"
+        # The emulated controller loses its virtual functions in a reset, which opening it would be: NumVFs is 0 then.
+        write_text(self.kernel, f"{directory}/reset_method", "\n")
+        write_text(self.kernel, "/sys/module/vfio_pci/parameters/enable_sriov", "Y")
+        write_text(self.kernel, f"{directory}/sriov_numvfs", "1")
+        virtual = pci_device(self.kernel, _first_virtual(physical))
+        assert virtual.group not in (None, physical.group)
+        self.edus["virtual"] = Edu(virtual.address, virtual.group or 0)
+
+        def take_away() -> None:
+            write_text(self.kernel, f"{directory}/sriov_numvfs", "0")
+            write_text(self.kernel, f"{directory}/reset_method", "default")
+
+        return take_away
 
     def child(self, bench: Bench) -> Child:
         return ForkedChild(bench)
@@ -206,6 +241,11 @@ def _create_mdev(kernel: Kernel) -> Edu | None:
     write_text(kernel, f"{_MDEV_TYPES}/{kind}/create", MDEV)
     group = link_name(kernel, f"/sys/bus/mdev/devices/{MDEV}/iommu_group")
     return Edu(MDEV, int(group)) if group else None
+
+
+def _first_virtual(physical: Edu) -> str:
+    """Its address."""
+    return physical.address[:-1] + "1"
 
 
 def _remaps_interrupts(kernel: Kernel) -> bool:

@@ -32,6 +32,7 @@ from tests.conformance.areas import (
     unmap_dma,
     unmap_type1,
     vaddr,
+    vf_token,
 )
 from tests.conformance.case import Case
 
@@ -58,6 +59,7 @@ AREAS: Mapping[str, Sequence[Case]] = {
     "msix": msix.CASES,
     "reset": reset.CASES,
     "features": features.CASES,
+    "vf-token": vf_token.CASES,
     "iommufd": iommufd.CASES,
     "cdev": cdev.CASES,
     "compat": compat.CASES,

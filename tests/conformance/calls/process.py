@@ -81,6 +81,13 @@ def limit_memlock(bench: Bench, *, pages: int, exempt: bool = False) -> Reply:
 
 
 @call
+def add_virtual(bench: Bench) -> Reply:
+    """A virtual function of the NVMe controller, until the case ends."""
+    bench.undo_at_end(bench.machine.add_virtual())
+    return Reply()
+
+
+@call
 def drop_raw_io(bench: Bench) -> Reply:
     """CAP_SYS_RAWIO, until the case ends."""
     dropped = ExitStack()
