@@ -203,9 +203,20 @@ def hwpt_alloc(
 
 
 @call
-def hw_info(bench: Bench, *, device: int = 1, flags: int = 0) -> Reply:
-    argument = abi.iommu_hw_info(dev_id=device, flags=flags)
-    return only(bench.ioctl("iommufd", abi.IOMMU_GET_HW_INFO, argument), "data_len")
+def hw_info(bench: Bench, *, device: int = 1, flags: int = 0, kind: int = 0, room: int = 0) -> Reply:
+    """data: what the kernel wrote into room bytes, in hex."""
+    argument = abi.iommu_hw_info(dev_id=device, flags=flags, in_data_type=kind, data_len=room)
+    address = bench.address("bitmap", 0)
+    ctypes.memset(address, 0xFF, PAGE)
+    argument.data_uptr = address if room else 0
+    pointer = bench.argument(bytes(argument))
+    reply = bench.attempt(lambda: bench.kernel.ioctl(bench.fds["iommufd"], abi.IOMMU_GET_HW_INFO, pointer))
+    if reply.error is not None:
+        return reply
+    told = abi.iommu_hw_info.from_buffer_copy(ctypes.string_at(ctypes.addressof(pointer), ctypes.sizeof(argument)))
+    names = ("data_len", "out_data_type", "out_max_pasid_log2", "out_capabilities")
+    data = ctypes.string_at(address, room).hex()
+    return Reply(None, reply.value, {**{name: getattr(told, name) for name in names}, "data": data})
 
 
 @call
