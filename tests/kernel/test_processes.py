@@ -7,13 +7,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from pyvfio import Container, IommuType, Kernel, MemlockExceeded, Memory, MemoryKind
+from pyvfio import Container, Ioas, Iommufd, IommuType, Kernel, MemlockExceeded, Memory, MemoryKind, RlimitMode
 from pyvfio.abi import mman, vfio
 from pyvfio.drivers.edu import Edu
 from pyvfio.limits import memlock
 from pyvfio.live_update import invalidate_vaddrs, update_vaddr
 from pyvfio.shared_memory import SharedMemory
-from tests.kernel.conftest import IOVA, MEBIBYTE, populated
+from pyvfio.sim import SimKernel
+from tests.kernel.conftest import IOVA, MEBIBYTE, Testbed, populated
 from tests.kernel.processes import another_process
 from tests.memlock import memlock_limited
 
@@ -116,3 +117,30 @@ def test_a_live_update_moves_the_charge(container: Container, engine: Edu, kerne
             assert memlock(kernel).charged == before
             assert step() == 0
         container.unmap_everything()
+
+
+@pytest.mark.needs("iommufd", "cdev")
+def test_files_mapped_by_iommufd_are_handed_over(testbed: Testbed) -> None:
+    """Linux 6.14 has it."""
+
+    def successor(kernel: Kernel, fd: int) -> Iterator[int]:
+        before = memlock(kernel).charged
+        with Iommufd.from_fd(fd, kernel=kernel) as iommufd:
+            iommufd.change_process()
+            yield memlock(kernel).charged - before
+            yield memlock(kernel).charged - before
+
+    kernel = SimKernel.with_edu_devices(1, version=(7, 3)) if testbed.kernel.name == "simulated" else testbed.kernel
+    before = memlock(kernel).charged
+    with Iommufd(kernel=kernel) as iommufd, populated(kernel, MemoryKind.MEMFD, BLOCK) as memory:
+        iommufd.rlimit_mode = RlimitMode.PROCESS
+        ioas = Ioas(iommufd)
+        ioas.open_device(testbed.devices[0])
+        with memlock_limited(kernel, BLOCK):
+            ioas.map_dma(IOVA, memory, 0, BLOCK)
+            assert memlock(kernel).charged == before + BLOCK
+            with another_process(kernel, successor, iommufd.fd) as step:
+                assert step() == BLOCK
+                assert memlock(kernel).charged == before
+                ioas.unmap_all()
+                assert step() == 0
