@@ -21,7 +21,7 @@ from tests.conformance.calls.container import (
     unmap_dma_dirty,
 )
 from tests.conformance.calls.group import get_status, set_container, unset_container
-from tests.conformance.calls.process import set_type1_parameter
+from tests.conformance.calls.process import allocate, in_child, set_type1_parameter, spawn
 from tests.conformance.machine import Machine
 from tests.conformance.run import run_steps
 from tests.conformance.step import Step
@@ -36,6 +36,7 @@ TOP = 1 << 64
 
 # Small numbers of pages in a small window, so that calls meet each other's mappings.
 _WINDOW = 48
+_LARGEST, _OFFSETS = 16, 32
 # Never a mapping up to 2^64: before 6.18 it spoils the kernel's tree, and what that tree finds depends on its shape.
 _ODD_ADDRESSES = (0, IOVA + 1, IOVA + PAGE // 2, 0xFEDF_F000, 0xFEE0_0000, 1 << 39, 1 << 48, TOP - 3 * PAGE, TOP - 1)
 _ODD_SIZES = (0, 1, PAGE - 1, PAGE + 1, 1 << 32, TOP - PAGE, TOP - 1)
@@ -47,10 +48,11 @@ def has_sequences(features: Collection[str]) -> bool:
 
 
 def setup(seed: int) -> list[Step]:
-    """type1 for one in eight; a small limit for one in four."""
+    """type1 for one in eight; a small limit for one in four; a second process always."""
     chosen = random.Random(~seed)
     limit = [set_type1_parameter(name="dma_entry_limit", value="6")] if chosen.random() < 0.25 else []
-    return [*limit, *(READY_TYPE1 if chosen.random() < 0.125 else READY)]
+    ready = READY_TYPE1 if chosen.random() < 0.125 else READY
+    return [*limit, *ready, spawn(), in_child(step=allocate(name="own", pages=_OFFSETS + _LARGEST))]
 
 
 def sequence(seed: int, calls: int) -> list[Step]:
@@ -66,6 +68,7 @@ def sequence(seed: int, calls: int) -> list[Step]:
         _unmap_dirty: 4,
         _query: 6,
         _life_cycle: 2,
+        _in_child: 12,
     }
     return [kind(chosen) for kind in chosen.choices([*kinds], weights=[*kinds.values()], k=calls)]
 
@@ -195,6 +198,21 @@ def _life_cycle(chosen: random.Random) -> Step:
     )
 
 
+def _in_child(chosen: random.Random) -> Step:
+    """The other process maps its own memory, unmaps anybody's, and takes mappings over."""
+    iova, size = _address(chosen), _size(chosen)
+    match chosen.random():
+        case x if x < 0.5:
+            step = map_dma(iova=iova, size=size, memory="own", offset=_offset(chosen))
+        case x if x < 0.7:
+            step = map_dma(iova=iova, size=size, memory="own", offset=_offset(chosen), flags=VADDR)
+        case x if x < 0.9:
+            step = unmap_dma(iova=iova, size=size)
+        case _:
+            step = unmap_dma(iova=0, size=0, flags=ALL | INVALIDATE)
+    return in_child(step=step)
+
+
 def _but(step: Step, changed: dict[str, int]) -> Step:
     return Step(step.name, {**step.arguments, **changed})
 
@@ -204,8 +222,8 @@ def _address(chosen: random.Random) -> int:
 
 
 def _size(chosen: random.Random) -> int:
-    return chosen.choice([1, 1, 1, 2, 2, 3, 4, 8, 16]) * PAGE
+    return chosen.choice([1, 1, 1, 2, 2, 3, 4, 8, _LARGEST]) * PAGE
 
 
 def _offset(chosen: random.Random) -> int:
-    return chosen.randrange(32) * PAGE
+    return chosen.randrange(_OFFSETS) * PAGE

@@ -70,6 +70,8 @@ def call(function: Callable[Concatenate[Bench, P], Reply]) -> Callable[P, Step]:
 
 
 def _hex(value: object) -> str:
+    if isinstance(value, Step):
+        return str(value)
     if isinstance(value, bool) or not isinstance(value, int):
         return repr(value)
     return f"{value:#_x}" if abs(value) > 9 else str(value)
