@@ -23,19 +23,21 @@ class DmaLog:
         self._written: set[int] = set()
 
     def start(self, data: bytes) -> None:
-        _, count, _, address = struct.unpack("<QIIQ", data)
+        page_size, count, _, address = struct.unpack("<QIIQ", data)
         if not count:
             raise fail(errno.EINVAL)
         if count > _MOST_RANGES:
             raise fail(errno.E2BIG)
-        ranges = sorted(struct.iter_unpack("<QQ", read_memory(address, 16 * count)))
-        end = 0
-        for iova, length in ranges:
-            if (iova | length) % _PAGE or iova < end:
+        ranges: list[tuple[int, int]] = []
+        for number in range(count):
+            iova, length = struct.unpack("<QQ", read_memory(address + 16 * number, 16))
+            if (iova | length) & (page_size - 1) % _END:
                 raise fail(errno.EINVAL)
-            end = iova + length
-            if end > _END:
+            if iova + length >= _END:
                 raise fail(errno.EOVERFLOW)
+            if any(iova < start + size and start < iova + length for start, size in ranges):
+                raise fail(errno.EINVAL)
+            ranges.append((iova, length))
         if self._ranges is not None:
             raise fail(errno.EINVAL)
         self._ranges = ranges
@@ -55,11 +57,13 @@ class DmaLog:
         iova, length, page_size, address = struct.unpack("<QQQQ", data)
         if page_size < _PAGE or page_size & page_size - 1:
             raise fail(errno.EINVAL)
-        if iova + length > _END:
+        if iova + length >= _END:
             raise fail(errno.EOVERFLOW)
         if self._ranges is None:
             raise fail(errno.EINVAL)
         told = {page for page in self._written if iova <= page * _PAGE < iova + length}
+        if not told:
+            return
         self._written -= told
         size = -(-length // page_size // 64) * 8
         bits = int.from_bytes(read_memory(address, size), "little")

@@ -23,7 +23,8 @@ from pyvfio.abi.vfio import (
 )
 from pyvfio.sim.user import UserMemory, fail
 
-# The steps that a driver without P2P states implements; every other way is made of these.
+# The steps that drivers implement; every other way is made of these. Of two ways as short, the one whose steps come
+# first is gone.
 _STEPS = (
     (VFIO_DEVICE_STATE_RUNNING, VFIO_DEVICE_STATE_STOP),
     (VFIO_DEVICE_STATE_STOP, VFIO_DEVICE_STATE_RUNNING),
@@ -35,6 +36,25 @@ _STEPS = (
     (VFIO_DEVICE_STATE_PRE_COPY, VFIO_DEVICE_STATE_RUNNING),
     (VFIO_DEVICE_STATE_PRE_COPY, VFIO_DEVICE_STATE_STOP_COPY),
 )
+_STEPS_WITH_P2P = (
+    (VFIO_DEVICE_STATE_RUNNING, VFIO_DEVICE_STATE_RUNNING_P2P),
+    (VFIO_DEVICE_STATE_RUNNING_P2P, VFIO_DEVICE_STATE_RUNNING),
+    (VFIO_DEVICE_STATE_RUNNING_P2P, VFIO_DEVICE_STATE_STOP),
+    (VFIO_DEVICE_STATE_STOP, VFIO_DEVICE_STATE_RUNNING_P2P),
+    (VFIO_DEVICE_STATE_STOP, VFIO_DEVICE_STATE_STOP_COPY),
+    (VFIO_DEVICE_STATE_STOP_COPY, VFIO_DEVICE_STATE_STOP),
+    (VFIO_DEVICE_STATE_STOP, VFIO_DEVICE_STATE_RESUMING),
+    (VFIO_DEVICE_STATE_RESUMING, VFIO_DEVICE_STATE_STOP),
+    (VFIO_DEVICE_STATE_RUNNING, VFIO_DEVICE_STATE_PRE_COPY),
+    (VFIO_DEVICE_STATE_PRE_COPY, VFIO_DEVICE_STATE_RUNNING),
+    (VFIO_DEVICE_STATE_PRE_COPY, VFIO_DEVICE_STATE_PRE_COPY_P2P),
+    (VFIO_DEVICE_STATE_PRE_COPY_P2P, VFIO_DEVICE_STATE_RUNNING_P2P),
+    (VFIO_DEVICE_STATE_PRE_COPY_P2P, VFIO_DEVICE_STATE_PRE_COPY),
+    (VFIO_DEVICE_STATE_PRE_COPY_P2P, VFIO_DEVICE_STATE_STOP_COPY),
+    (VFIO_DEVICE_STATE_RUNNING_P2P, VFIO_DEVICE_STATE_PRE_COPY_P2P),
+)
+_PRECOPY_STATES = (VFIO_DEVICE_STATE_PRE_COPY, VFIO_DEVICE_STATE_PRE_COPY_P2P)
+_SAVING_STATES = (*_PRECOPY_STATES, VFIO_DEVICE_STATE_STOP_COPY)
 
 
 class MigrationFile:
@@ -46,8 +66,14 @@ class MigrationFile:
         self.precopy = precopy
         self._flags = flags
         self._position = 0
+        self._is_over = False
+
+    def end(self) -> None:
+        """The device has left the states it is for."""
+        self.precopy, self._is_over = False, True
 
     def read(self, size: int) -> bytes:
+        self._require_device()
         data = bytes(self.content[self._position : self._position + size])
         if not data and self.precopy:
             raise fail(errno.ENOMSG)
@@ -55,6 +81,7 @@ class MigrationFile:
         return data
 
     def write(self, data: bytes) -> int:
+        self._require_device()
         self.content += data
         return len(data)
 
@@ -67,15 +94,25 @@ class MigrationFile:
         user.write(struct.pack("<IIQQ", argsz, self._flags, len(self.content) - self._position, 0))
         return 0
 
+    def _require_device(self) -> None:
+        if self._is_over:
+            raise fail(errno.ENODEV)
+
 
 class SimMigration:
-    """A device whose whole state is the bytes that save gives and load takes (ValueError: refuses); no P2P states.
+    """A device whose whole state is the bytes that save gives and load takes (ValueError: refuses).
 
-    precopy: whether it can be read while it runs. precopy_flags: VFIO_PRECOPY_INFO_*, for who asks to be told flags.
+    precopy: whether it can be read while it runs. p2p: whether it has states in which it runs but begins nothing.
+    precopy_flags: VFIO_PRECOPY_INFO_*, for who asks to be told flags.
     """
 
-    def __init__(self, save: Callable[[], bytes], load: Callable[[bytes], None], *, precopy: bool = True) -> None:
-        self.flags = VFIO_MIGRATION_STOP_COPY | (VFIO_MIGRATION_PRE_COPY if precopy else 0)
+    def __init__(
+        self, save: Callable[[], bytes], load: Callable[[bytes], None], *, precopy: bool = True, p2p: bool = False
+    ) -> None:
+        self.flags = VFIO_MIGRATION_STOP_COPY
+        self.flags |= VFIO_MIGRATION_PRE_COPY if precopy else 0
+        self.flags |= VFIO_MIGRATION_P2P if p2p else 0
+        self._steps = _STEPS_WITH_P2P if p2p else _STEPS
         self.state = VFIO_DEVICE_STATE_RUNNING
         self.precopy_flags = 0
         self.tells_precopy_flags = False
@@ -89,7 +126,7 @@ class SimMigration:
 
     def reset(self) -> None:
         self.state = VFIO_DEVICE_STATE_RUNNING
-        self._file = None
+        self._end_stream()
 
     def enter(self, target: int) -> MigrationFile | None:
         """The stream that the last step began, if it began one. Raises OSError as the kernel does."""
@@ -104,7 +141,7 @@ class SimMigration:
         wanted = {
             VFIO_DEVICE_STATE_PRE_COPY: VFIO_MIGRATION_PRE_COPY,
             VFIO_DEVICE_STATE_RUNNING_P2P: VFIO_MIGRATION_P2P,
-            VFIO_DEVICE_STATE_PRE_COPY_P2P: VFIO_MIGRATION_P2P,
+            VFIO_DEVICE_STATE_PRE_COPY_P2P: VFIO_MIGRATION_P2P | VFIO_MIGRATION_PRE_COPY,
         }.get(target, 0)
         is_error = VFIO_DEVICE_STATE_ERROR in (target, self.state)
         if is_error or target >= VFIO_DEVICE_STATE_NR or wanted & ~self.flags:
@@ -117,27 +154,36 @@ class SimMigration:
             if way[-1] == target:
                 return way[1:]
             # Nothing that was saved while stopped can be gone on with.
-            if target != VFIO_DEVICE_STATE_PRE_COPY or VFIO_DEVICE_STATE_STOP_COPY not in way:
-                ways += [[*way, new] for old, new in _STEPS if old == way[-1] and new not in way]
+            if target not in _PRECOPY_STATES or VFIO_DEVICE_STATE_STOP_COPY not in way:
+                ways += [[*way, new] for old, new in self._steps if old == way[-1] and new not in way]
         raise fail(errno.EINVAL)
 
     def _step(self, state: int) -> MigrationFile | None:
         """The stream that begins with state."""
-        before, file, self._file = self.state, self._file, None
+        before, file = self.state, self._file
+        if before in _PRECOPY_STATES and state in _SAVING_STATES and file is not None:
+            if state == VFIO_DEVICE_STATE_STOP_COPY:
+                # The same stream goes on: what has changed, and then it ends.
+                file.content += self._save()
+                file.precopy = False
+            return None
+        self._file = None
         if before == VFIO_DEVICE_STATE_RESUMING and file is not None:
             try:
                 self._load(bytes(file.content[-self.length :]))
             except ValueError:
                 self.state = VFIO_DEVICE_STATE_ERROR
                 raise fail(errno.EINVAL) from None
-        if before == VFIO_DEVICE_STATE_PRE_COPY and state == VFIO_DEVICE_STATE_STOP_COPY and file is not None:
-            # The same stream goes on: what has changed, and then it ends.
-            file.content += self._save()
-            file.precopy = False
-            return None
-        if state in (VFIO_DEVICE_STATE_STOP_COPY, VFIO_DEVICE_STATE_PRE_COPY):
+        if file is not None:
+            file.end()
+        if state in _SAVING_STATES:
             flags = self.precopy_flags if self.tells_precopy_flags else 0
-            self._file = MigrationFile(self._save(), precopy=state == VFIO_DEVICE_STATE_PRE_COPY, flags=flags)
+            self._file = MigrationFile(self._save(), precopy=state in _PRECOPY_STATES, flags=flags)
         elif state == VFIO_DEVICE_STATE_RESUMING:
             self._file = MigrationFile(b"")
         return self._file
+
+    def _end_stream(self) -> None:
+        if self._file is not None:
+            self._file.end()
+        self._file = None

@@ -57,11 +57,13 @@ class PlainDevice:
     msix_table: tuple[int, int, int] | None = (0, _MSIX_TABLE, 16 * _VECTORS)
     resettable: bool = True
     has_vfs: bool = False
+    p2p: bool = False
+    """Whether it has the migration states in which it begins no DMA to other devices."""
     migration: SimMigration | None = None
     memory: dict[int, bytearray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.migration = SimMigration(self._save, self._restore)
+        self.migration = SimMigration(self._save, self._restore, p2p=self.p2p)
         self.reset()
 
     def reset(self) -> None:

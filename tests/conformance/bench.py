@@ -34,6 +34,8 @@ class Bench:
         self.kernel = machine.kernel
         self.fds: dict[str, int] = {}
         self.mapped: dict[str, tuple[int, int]] = {}
+        self.saved = b""
+        """A device's state, on its way from one stream to another."""
         self.places = dict(machine.memory.places)
         self.children: dict[str, Child] = {}
         self.before: State | None = None

@@ -24,6 +24,7 @@ from pyvfio.host.pci import DEVICES, group_members, pci_device, pci_devices
 from pyvfio.limits import memlock
 from pyvfio.sim import SimKernel, nvme
 from pyvfio.sim.pci import VFIO_DRIVER, PciFunction
+from pyvfio.sim.plain import PlainDevice
 from tests.capabilities import CAP_IPC_LOCK, set_effective
 from tests.conformance.case import Version
 from tests.conformance.child import Child, ForkedChild, SimulatedChild
@@ -62,9 +63,9 @@ class Edu:
 
 class Machine(ABC):
     """edus: edu devices by what cases call them: "0", "1", ... in groups of their own; "pair0" and "pair1" in one;
-    "blocked" in a group with a device that a host driver has; and what is no edu: "mdev", a mediated device; "nvme", a
-    controller with MSI-X and resets; "virtual", a virtual function of it while a case has one (add_virtual).
-    features: what else there is, and the names of those that not every machine has.
+    "blocked" in a group with a device that a host driver has; and what is no edu: "mdev", a mediated device that can
+    be migrated; "nvme", a controller with MSI-X and resets; "virtual", a virtual function of it while a case has one
+    (add_virtual). features: what else there is, and the names of those that not every machine has.
     """
 
     def __init__(
@@ -127,7 +128,11 @@ class SimulatedMachine(Machine):
         remapping = "remapping" if self.simulated.remaps_interrupts else "no-remapping"
         if iommu == "none":
             write_text(self.simulated, ENABLE_NOIOMMU, "1")
-        self.simulated.add(PciFunction(MDEV, 11, driver=VFIO_DRIVER, is_mediated=True))
+        self.simulated.add(
+            PciFunction(
+                MDEV, 11, driver=VFIO_DRIVER, is_mediated=True, model=partial(PlainDevice, p2p=True), logs_dma=True
+            )
+        )
         self.simulated.add(
             PciFunction("0000:04:00.0", 12, *nvme.IDS, nvme.CLASS_CODE, driver=VFIO_DRIVER, model=nvme.Nvme)
         )

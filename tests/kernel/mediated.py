@@ -28,7 +28,7 @@ def _created(kernel: Kernel, sample: str, kind: str, model: Callable[[Bus], Mode
     name = str(uuid.uuid4())
     if isinstance(kernel, SimKernel):
         number = 50 + len(kernel.functions)
-        kernel.add(PciFunction(name, number, *IDS, driver="vfio-pci", model=model, is_mediated=True))
+        kernel.add(PciFunction(name, number, *IDS, driver="vfio-pci", model=model, is_mediated=True, logs_dma=True))
         yield name, number
         return
     parent = f"/sys/devices/virtual/{sample}/{sample}"

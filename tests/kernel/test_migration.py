@@ -11,6 +11,7 @@ from pyvfio import (
     Device,
     Feature,
     FeatureAccess,
+    IovaRange,
     Kernel,
     MigrationKinds,
     MigrationState,
@@ -106,3 +107,11 @@ def test_a_reset_lets_a_device_run_again(device: Device) -> None:
     stream_of(device, MigrationState.RESUMING).close()
     device.reset()
     assert device.migration().state is MigrationState.RUNNING
+
+
+def test_a_device_that_writes_nothing_logs_nothing(device: Device) -> None:
+    """mtty takes every call, and does no DMA."""
+    with device.log_dma(IovaRange(0x10_0000, 0x1F_FFFF)) as log:
+        assert log.read(0x10_0000, 0x10_0000).runs() == ()
+    with device.log_dma(IovaRange(0x10_0000, 0x10_0FFF), IovaRange(0x20_0000, 0x20_0FFF)):
+        pass
