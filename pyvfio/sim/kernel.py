@@ -109,10 +109,8 @@ class SimKernel:
         with mlock() counts for this one.
         """
         other = copy.copy(self)
-        charges = self.charges
-        other.process = Process(
-            Charges(charges.limit, charges.exempt, lambda: 0, user=charges.user), raw_io=self.process.raw_io
-        )
+        charges = Charges(self.charges.limit, self.charges.exempt, lambda: 0, user=self.charges.user)
+        other.process = Process(charges, self.process.raw_io, others=self.process.others)
         return other
 
     def send(self, fd: int, other: SimKernel) -> int:
@@ -173,14 +171,10 @@ class SimKernel:
 
     def close(self, fd: int) -> None:
         with self._lock:
-            opened = self.process.files.pop(fd, None)
+            file = self.process.file(fd)
             self._real.close(fd)
-            if opened is None:
+            if file is None or self.process.forget(fd):
                 return
-            opened.descriptors -= 1
-            if opened.descriptors:
-                return
-            file = opened.file
             if isinstance(file, GroupState):
                 file.drop()
             elif isinstance(file, DeviceState):
@@ -345,10 +339,10 @@ class SimKernel:
         self.dma_faults.append(DmaFault(address, iova, size, write))
 
     def _duplicate(self, fd: int, process: Process) -> int:
+        file = self.process.file(fd)
         other = self._real.dup(fd)
-        if opened := self.process.files.get(fd):
-            opened.descriptors += 1
-            process.files[other] = opened
+        if file is not None:
+            process.share(other, self.process.files[fd])
         return other
 
     def _lookup(self, path: str, flags: int) -> File | None:

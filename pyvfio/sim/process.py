@@ -66,9 +66,8 @@ class OpenFile:
 class Process:
     """files: by descriptor. windows: where it has mapped registers; pages: those of an iommufd, by their address.
 
-    Its memory is the PageTracker's to know.
-
-    raw_io: whether it has CAP_SYS_RAWIO.
+    raw_io: whether it has CAP_SYS_RAWIO. others: all processes of the machine, this one too: the numbers of
+    their descriptors are the running kernel's, and so differ. Its memory is the PageTracker's to know.
     """
 
     charges: Charges
@@ -76,7 +75,11 @@ class Process:
     files: dict[int, OpenFile] = field(default_factory=dict)
     windows: list[Window] = field(default_factory=list)
     pages: dict[int, tuple[IommufdState, Pages]] = field(default_factory=dict)
+    others: list[Process] = field(default_factory=list)
     has_ended: bool = False
+
+    def __post_init__(self) -> None:
+        self.others.append(self)
 
     def require_raw_io(self) -> None:
         """What has to do with devices without an IOMMU takes CAP_SYS_RAWIO. Raises OSError(EPERM)."""
@@ -84,8 +87,10 @@ class Process:
             raise fail(errno.EPERM)
 
     def file(self, fd: int) -> File | None:
-        """None for a descriptor that is none of the simulation's."""
+        """None for a descriptor that is none of the simulation's. Raises OSError(EBADF) for another process's."""
         opened = self.files.get(fd)
+        if opened is None and any(fd in other.files for other in self.others):
+            raise fail(errno.EBADF)
         return None if opened is None else opened.file
 
     def install(self, file: File, fd: int | None = None) -> int:
@@ -94,6 +99,17 @@ class Process:
             fd = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         self.files[fd] = OpenFile(file)
         return fd
+
+    def share(self, fd: int, opened: OpenFile) -> None:
+        """fd is one descriptor more of it."""
+        opened.descriptors += 1
+        self.files[fd] = opened
+
+    def forget(self, fd: int) -> int:
+        """A descriptor is closed: how many others there are of what it was of."""
+        opened = self.files.pop(fd)
+        opened.descriptors -= 1
+        return opened.descriptors
 
     def device(self, fd: int) -> DeviceState | None:
         """The device a descriptor is of. Raises OSError(EINVAL) for one that is not bound yet."""

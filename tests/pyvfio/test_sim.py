@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import os
 
 import pytest
 
 from pyvfio import Access, Container, Memory, MemoryKind, OutsideIovaRanges, VfioError
+from pyvfio.abi import vfio
 from pyvfio.drivers.edu import Edu, edu_addresses
 from pyvfio.sim import PciFunction, SimKernel
 from pyvfio.sim.pci import VFIO_DRIVER
@@ -75,3 +77,39 @@ def test_a_mediated_device_is_in_no_bus() -> None:
     kernel.add(PciFunction("83b8f4f2-509f-382f-3c1e-e6bfe0fa1001", 11, driver=VFIO_DRIVER, is_mediated=True))
     assert kernel.listdir("/sys/bus/pci/devices") == []
     assert "11" in kernel.listdir("/dev/vfio")
+
+
+def test_a_descriptor_is_of_the_process_that_has_it() -> None:
+    kernel = SimKernel()
+    other = kernel.spawn()
+    fd = kernel.open("/dev/vfio/vfio", os.O_RDWR)
+    for use in (
+        lambda: other.ioctl(fd, vfio.VFIO_GET_API_VERSION),
+        lambda: other.pread(fd, 1, 0),
+        lambda: other.dup(fd),
+        lambda: other.close(fd),
+    ):
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            use()
+    copy = kernel.send(fd, other)
+    kernel.close(fd)
+    assert other.ioctl(copy, vfio.VFIO_GET_API_VERSION) == 0
+    other.exit()
+    assert other.containers == kernel.containers == []
+
+
+def test_memory_is_of_the_process_that_has_mapped_it() -> None:
+    kernel = SimKernel.with_edu_devices(1)
+    other = kernel.spawn()
+    with (
+        Container(kernel=kernel) as container,
+        Memory.allocate(MemoryKind.ANONYMOUS, MEBIBYTE, kernel=kernel) as memory,
+    ):
+        container.open_device(edu_addresses(kernel)[0])
+        fd = kernel.send(container.fd, other)
+        argument = vfio.vfio_iommu_type1_dma_map(flags=1, vaddr=memory.address, iova=IOVA, size=MEBIBYTE)
+        with pytest.raises(OSError, match="Bad address"):
+            other.ioctl(fd, vfio.VFIO_IOMMU_MAP_DMA, argument)
+        kernel.ioctl(container.fd, vfio.VFIO_IOMMU_MAP_DMA, argument)
+        assert (kernel.locked_bytes, other.locked_bytes) == (MEBIBYTE, 0)
+        other.exit()
