@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _HARDWARE = {
     "intel": (
         abi.IOMMU_HW_INFO_TYPE_INTEL_VTD,
-        bytes(abi.iommu_hw_info_vtd(cap_reg=0x00D2_008C_2226_0286, ecap_reg=0xF0_0F5A)),
+        bytes(abi.iommu_hw_info_vtd(flags=1, cap_reg=0x00D2_008C_2226_0286, ecap_reg=0xF0_0F4A)),
     )
 }
 
