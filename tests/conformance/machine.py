@@ -75,8 +75,9 @@ class Machine(ABC):
         self.version = version
         self.iommu = iommu
         self.edus = dict(edus)
-        self.features = frozenset(features | {name.rstrip("01") for name in edus if not name.isdigit()})
         self.memory = _memory(kernel)
+        features = features | ({"hugetlb"} if "hugetlb" in self.memory.places else set())
+        self.features = frozenset(features | {name.rstrip("01") for name in edus if not name.isdigit()})
 
     @abstractmethod
     def charged(self) -> tuple[int, int]:
@@ -117,6 +118,7 @@ class SimulatedMachine(Machine):
             iommufd=iommufd,
             iommufd_test=True,
             iommufd_container=iommufd_container,
+            host_huge_pages=False,
         )
         for address, group in (("0000:01:01.0", 9), ("0000:01:02.0", 9), ("0000:02:01.0", 10)):
             self.simulated.add(PciFunction(address, group, driver=VFIO_DRIVER))
@@ -285,6 +287,9 @@ def _memory(kernel: Kernel) -> TestMemory:
         "kernel": 0xFFFF_8000_0000_0000,
         "null": 0,
     }
+    with suppress(OSError):
+        flags = _ANONYMOUS | mman.MAP_HUGETLB | mman.MAP_HUGE_2MB | mman.MAP_POPULATE
+        places["hugetlb"] = kernel.mmap(512 * _PAGE, _READ_WRITE, flags)
     fd = kernel.memfd_create("conformance", 0)
     kernel.ftruncate(fd, 64 * _PAGE)
     places["memfd"] = kernel.mmap(64 * _PAGE, _READ_WRITE, mman.MAP_SHARED, fd)

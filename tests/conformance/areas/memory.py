@@ -94,4 +94,27 @@ CASES = [
         ONE,
         after=[(unmap_dma(), GONE)],
     ),
+    Case("a huge page", READY, map_dma(memory="hugetlb", size=512 * PAGE), ok(mapped=1, locked=512), needs=["hugetlb"]),
+    Case(
+        "a part of a huge page",
+        READY,
+        map_dma(memory="hugetlb", offset=7 * PAGE),
+        ok(mapped=1, locked=1),
+        needs=["hugetlb"],
+    ),
+    Case(
+        "a huge page that was discarded before",
+        [*READY, discard(name="hugetlb", pages=512)],
+        map_dma(memory="hugetlb", size=512 * PAGE),
+        ok(mapped=1, locked=512),
+        needs=["hugetlb"],
+    ),
+    Case(
+        "a huge page discarded under the mapping stays charged",
+        [*READY, map_dma(memory="hugetlb", size=512 * PAGE)],
+        discard(name="hugetlb", pages=512),
+        ok(),
+        after=[(unmap_dma(size=512 * PAGE), ok(size=512 * PAGE, mapped=-1, locked=-512))],
+        needs=["hugetlb"],
+    ),
 ]
