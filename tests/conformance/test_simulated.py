@@ -44,4 +44,4 @@ def test_area(machine: SimulatedMachine, area: str) -> None:
 
 def test_case_names_are_unique() -> None:
     names = [(area, case.name) for area, cases in AREAS.items() for case in cases]
-    assert len(set(names)) == len(names) >= 1400
+    assert len(set(names)) == len(names) >= 1700
