@@ -74,7 +74,7 @@ class VfTokenRefused(VfioError):
 
 class NoIommuError(VfioError):
     """There is no IOMMU behind the device. Opened through its group it works, but the kernel maps no DMA for it; by its
-    node it is opened only for who says that he knows. See pyvfio.noiommu."""
+    node it is opened only for programs that say unsafe_noiommu. See pyvfio.noiommu."""
 
 
 class DeviceNotBound(VfioError):

@@ -229,9 +229,10 @@ class Ioas(MappingSpace):
             for run in copies:
                 self._table.add(run)
 
-    def physical_range(self, iova: int, size: int = END - 1) -> PhysicalRange:
+    def physical_range(self, iova: int, size: int | None = None) -> PhysicalRange:
         """Where in the host's physical memory what is mapped at iova lies, and how many bytes from there on lie one
-        behind the other, in the same mapping, size at most. For devices without an IOMMU. UNSAFE: see pyvfio.noiommu.
+        behind the other, in the same mapping, and size at most. For devices without an IOMMU. UNSAFE: see
+        pyvfio.noiommu.
 
         The page stays there while it is mapped here and a device is attached. Stop the devices before unmapping it,
         detaching the last of them, or closing this: nothing else keeps them from memory that is someone else's then.
@@ -240,7 +241,8 @@ class Ioas(MappingSpace):
         Source: IOMMU_IOAS_NOIOMMU_GET_PA; drivers/iommu/iommufd/io_pagetable.c, iopt_get_phys.
         """
         self._check_open()
-        arguments = {"iova": iova, "size": size}
+        arguments = {"iova": iova} if size is None else {"iova": iova, "size": size}
+        size = END - 1 if size is None else size
         if not (0 <= iova < END - 1 and 0 < size < END):
             meaning = "an address of the device's, below 2**64 - 1, and a byte or more from there on"
             raise InvalidArgument(errno.EINVAL, "physical range", arguments, meaning)

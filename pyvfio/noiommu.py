@@ -2,14 +2,14 @@
 
 Nothing stops a device that is handed a physical address from writing anywhere in the host's memory, by a mistake of
 the program or of the device. And an address is good only as long as the kernel leaves the page where it is: it promises
-that for no page of a process. Huge pages that are locked are not swapped and hardly ever moved, which is why only they
-UnsafePhysicalMemory takes. Memory of any kind has an address that lasts while iommufd pins it: from Linux 7.3 on, for
-a device opened with unsafe_noiommu, Ioas.physical_range() tells it. With an IOMMU, or a virtual one, use Container or
-Ioas without any of this instead.
+that for no page of a process. Huge pages that are locked are not swapped and hardly ever moved, which is why
+UnsafePhysicalMemory takes no others. Memory of any kind stays where it is while iommufd has it pinned: from Linux 7.3
+on, for a device opened with unsafe_noiommu, Ioas.physical_range() tells where. With an IOMMU, or a virtual one, use
+Container or Ioas without any of this instead.
 
 A kernel that lets a device without an IOMMU be used says so for good: it is tainted (the U of "Tainted: ... U ..." in
 its log, bit 6 of /proc/sys/kernel/tainted) from the moment such a device is bound to a VFIO driver until it is booted
-anew, and who maintains it may not look at what goes wrong then.
+anew, and those who maintain it may not look at what goes wrong then.
 """
 
 from __future__ import annotations
