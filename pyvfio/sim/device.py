@@ -17,7 +17,7 @@ from pyvfio.sim.features import FeatureState
 from pyvfio.sim.hot_reset import hot_reset, hot_reset_info
 from pyvfio.sim.interrupts import InterruptState
 from pyvfio.sim.model import Bus, SimRegion
-from pyvfio.sim.pages import Pin
+from pyvfio.sim.pin import Pin
 from pyvfio.sim.user import UserMemory, fail
 
 if TYPE_CHECKING:

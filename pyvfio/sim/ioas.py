@@ -15,7 +15,7 @@ from pyvfio.abi import vfio
 from pyvfio.sim.charges import Account
 from pyvfio.sim.iommu import ALL_ADDRESSES, Span, common
 from pyvfio.sim.iommufd_object import IommufdObject
-from pyvfio.sim.pages import Pin
+from pyvfio.sim.pin import Pin
 from pyvfio.sim.user import fail
 
 if TYPE_CHECKING:

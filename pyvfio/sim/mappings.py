@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pyvfio.sim.dirty import DirtyBitmap
-from pyvfio.sim.pages import Pin
+from pyvfio.sim.pin import Pin
 
 if TYPE_CHECKING:
     from pyvfio.sim.process import Process

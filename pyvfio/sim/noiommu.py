@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pyvfio.sim.device import Part
     from pyvfio.sim.group import GroupState
     from pyvfio.sim.kernel import SimKernel
-    from pyvfio.sim.pages import Pin
+    from pyvfio.sim.pin import Pin
     from pyvfio.sim.process import Process
 
 _PAGE = 4096

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from pyvfio.abi import mman
 from pyvfio.kernel import LinuxKernel
 from pyvfio.sim.intervals import Intervals
+from pyvfio.sim.pin import Buffer, Pin, Private, Segment
 
 if TYPE_CHECKING:
     from pyvfio.sim.process import Process
@@ -35,93 +36,8 @@ _PRESENT = 1 << 63
 _STATE = _PRESENT | 1 << 62 | 1 << 61 | 1 << 56
 
 
-@dataclass(frozen=True, slots=True)
-class _Private:
-    """Memory of this process at an address."""
-
-    address: int
-
-    @property
-    def place(self) -> tuple[None, int]:
-        return None, self.address
-
-    def at(self, offset: int) -> _Private:
-        return _Private(self.address + offset)
-
-    def read(self, size: int) -> bytes:
-        return ctypes.string_at(self.address, size)
-
-    def write(self, data: bytes) -> None:
-        ctypes.memmove(self.address, data, len(data))
-
-
-@dataclass(frozen=True, slots=True)
-class _Buffer:
-    """A file's bytes seen through a mapping of our own, or orphaned pages."""
-
-    owner: tuple[int, int] | None
-    """Which file; None for orphans."""
-    buffer: mmap_module.mmap
-    offset: int
-
-    @property
-    def place(self) -> tuple[tuple[int, int] | None, int]:
-        return self.owner, self.offset
-
-    def at(self, offset: int) -> _Buffer:
-        return _Buffer(self.owner, self.buffer, self.offset + offset)
-
-    def read(self, size: int) -> bytes:
-        return self.buffer[self.offset : self.offset + size]
-
-    def write(self, data: bytes) -> None:
-        self.buffer[self.offset : self.offset + len(data)] = data
-
-
-@dataclass(slots=True)
-class _Segment:
-    start: int
-    size: int
-    pages: _Private | _Buffer
-
-
-_Overlap = Callable[["_Private | _Buffer", int], "tuple[int, int] | None"]
+_Overlap = Callable[["Private | Buffer", int], "tuple[int, int] | None"]
 """Which part of pages of this size a discard takes: first and end, in the units the discard counts in."""
-
-
-class Pin:
-    """size bytes a device may reach; offsets are from the pin's start. charged: how many of them are charged."""
-
-    __slots__ = ("charged", "places", "segments", "size")
-
-    def __init__(self, size: int, segments: list[_Segment]) -> None:
-        self.size = self.charged = size
-        self.segments = segments
-        self.places = [(*segment.pages.place, segment.size) for segment in segments]
-        """What was pinned, wherever its content is now: which file (None: private memory), where in it, how much."""
-
-    def read(self, offset: int, size: int) -> bytes:
-        return b"".join(pages.read(length) for pages, _, length in self._parts(offset, size))
-
-    def write(self, offset: int, data: bytes) -> None:
-        for pages, start, length in self._parts(offset, len(data)):
-            pages.write(data[start : start + length])
-
-    def part(self, offset: int, size: int) -> Pin:
-        """Some of it, as it lies now; not entered anywhere."""
-        segments, start = [], 0
-        for pages, _, length in self._parts(offset, size):
-            segments.append(_Segment(start, length, pages))
-            start += length
-        return Pin(size, segments)
-
-    def _parts(self, offset: int, size: int) -> list[tuple[_Private | _Buffer, int, int]]:
-        parts = []
-        for segment in self.segments:
-            start, end = max(offset, segment.start), min(offset + size, segment.start + segment.size)
-            if start < end:
-                parts.append((segment.pages.at(start - segment.start), start - offset, end - start))
-        return parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +138,7 @@ class PageTracker:
         """Raises OSError(EINVAL) for a file that is not in memory, and beyond its end."""
         if file not in self._files or offset + size > len(self._files[file]):
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        return self._enter(Pin(size, [_Segment(0, size, _Buffer(file, self._files[file], offset))]))
+        return self._enter(Pin(size, [Segment(0, size, Buffer(file, self._files[file], offset))]))
 
     # Physical addresses, which devices without an IOMMU use. That of a page of private memory is where this process has
     # it; that of a file's page is where the mapping of it has it that the tracker made.
@@ -256,7 +172,7 @@ class PageTracker:
                     return pin.part(offset + start - first, size)
                 offset += length
         if owner is not None:
-            return Pin(size, [_Segment(0, size, _Buffer(owner, self._files[owner], start))])
+            return Pin(size, [Segment(0, size, Buffer(owner, self._files[owner], start))])
         return Pin(size, self._segments(physical, size)) if self._known(physical, size) else None
 
     def _place(self, physical: int) -> tuple[tuple[int, int] | None, int]:
@@ -285,7 +201,7 @@ class PageTracker:
             self._files[file] = mmap_module.mmap(fd, status.st_size, flags=mmap_module.MAP_SHARED)
         return file
 
-    def _segments(self, address: int, size: int) -> list[_Segment]:
+    def _segments(self, address: int, size: int) -> list[Segment]:
         segments = []
         position, end = address, address + size
         while position < end:
@@ -293,10 +209,10 @@ class PageTracker:
             area = self._areas[index] if index >= 0 and position < self._areas[index].end else None
             following = self._areas[index + 1].start if index + 1 < len(self._areas) else end
             stop = min(end, area.end if area else following)
-            pages: _Private | _Buffer = _Private(position)
+            pages: Private | Buffer = Private(position)
             if area and area.file:
-                pages = _Buffer(area.file, self._files[area.file], area.offset + position - area.start)
-            segments.append(_Segment(position - address, stop - position, pages))
+                pages = Buffer(area.file, self._files[area.file], area.offset + position - area.start)
+            segments.append(Segment(position - address, stop - position, pages))
             position = stop
         return segments
 
@@ -359,16 +275,16 @@ class PageTracker:
         self._areas = kept
 
     def _orphan_private(self, start: int, size: int, *, only: Pin | None = None) -> None:
-        def overlap(pages: _Private | _Buffer, length: int) -> tuple[int, int] | None:
-            if not isinstance(pages, _Private):
+        def overlap(pages: Private | Buffer, length: int) -> tuple[int, int] | None:
+            if not isinstance(pages, Private):
                 return None
             return max(start, pages.address), min(start + size, pages.address + length)
 
         self._orphan(start, size, overlap, self._pins[None].near(start, size) if only is None else (only,))
 
     def _orphan_file(self, file: tuple[int, int], offset: int, size: int) -> None:
-        def overlap(pages: _Private | _Buffer, length: int) -> tuple[int, int] | None:
-            if isinstance(pages, _Private) or pages.owner != file:
+        def overlap(pages: Private | Buffer, length: int) -> tuple[int, int] | None:
+            if isinstance(pages, Private) or pages.owner != file:
                 return None
             return max(offset, pages.offset), min(offset + size, pages.offset + length)
 
@@ -379,22 +295,22 @@ class PageTracker:
         """Move pinned pages of the range (addresses, or offsets in a file) to an orphan that all their pins share."""
         orphan: mmap_module.mmap | None = None
         for pin in pins:
-            segments: list[_Segment] = []
+            segments: list[Segment] = []
             for segment in pin.segments:
                 span = overlap(segment.pages, segment.size)
                 if span is None or span[0] >= span[1]:
                     segments.append(segment)
                     continue
-                base = segment.pages.address if isinstance(segment.pages, _Private) else segment.pages.offset
+                base = segment.pages.address if isinstance(segment.pages, Private) else segment.pages.offset
                 first, last = span[0] - base, span[1] - base
                 orphan = orphan or mmap_module.mmap(-1, size, flags=mmap_module.MAP_PRIVATE | mman.MAP_NORESERVE)
-                kept = _Buffer(None, orphan, span[0] - start)
+                kept = Buffer(None, orphan, span[0] - start)
                 kept.write(segment.pages.at(first).read(last - first))
                 if first:
-                    segments.append(_Segment(segment.start, first, segment.pages))
-                segments.append(_Segment(segment.start + first, last - first, kept))
+                    segments.append(Segment(segment.start, first, segment.pages))
+                segments.append(Segment(segment.start + first, last - first, kept))
                 if last < segment.size:
-                    segments.append(_Segment(segment.start + last, segment.size - last, segment.pages.at(last)))
+                    segments.append(Segment(segment.start + last, segment.size - last, segment.pages.at(last)))
             pin.segments = segments
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from pyvfio.sim.charges import Account
 from pyvfio.sim.ioas import Source
-from pyvfio.sim.pages import PageTracker, Pin
+from pyvfio.sim.pages import PageTracker
+from pyvfio.sim.pin import Pin
 from pyvfio.sim.user import fail
 
 if TYPE_CHECKING:

@@ -1,0 +1,94 @@
+"""A pin: pages that a device may reach, wherever their content is."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap as mmap_module
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Private:
+    """Memory of this process at an address."""
+
+    address: int
+
+    @property
+    def place(self) -> tuple[None, int]:
+        return None, self.address
+
+    def at(self, offset: int) -> Private:
+        return Private(self.address + offset)
+
+    def read(self, size: int) -> bytes:
+        return ctypes.string_at(self.address, size)
+
+    def write(self, data: bytes) -> None:
+        ctypes.memmove(self.address, data, len(data))
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """A file's bytes seen through a mapping of our own, or orphaned pages."""
+
+    owner: tuple[int, int] | None
+    """Which file; None for orphans."""
+    buffer: mmap_module.mmap
+    offset: int
+
+    @property
+    def place(self) -> tuple[tuple[int, int] | None, int]:
+        return self.owner, self.offset
+
+    def at(self, offset: int) -> Buffer:
+        return Buffer(self.owner, self.buffer, self.offset + offset)
+
+    def read(self, size: int) -> bytes:
+        return self.buffer[self.offset : self.offset + size]
+
+    def write(self, data: bytes) -> None:
+        self.buffer[self.offset : self.offset + len(data)] = data
+
+
+@dataclass(slots=True)
+class Segment:
+    """size bytes of a pin, from start of it on."""
+
+    start: int
+    size: int
+    pages: Private | Buffer
+
+
+class Pin:
+    """size bytes a device may reach; offsets are from the pin's start. charged: how many of them are charged."""
+
+    __slots__ = ("charged", "places", "segments", "size")
+
+    def __init__(self, size: int, segments: list[Segment]) -> None:
+        self.size = self.charged = size
+        self.segments = segments
+        self.places = [(*segment.pages.place, segment.size) for segment in segments]
+        """What was pinned, wherever its content is now: which file (None: private memory), where in it, how much."""
+
+    def read(self, offset: int, size: int) -> bytes:
+        return b"".join(pages.read(length) for pages, _, length in self._parts(offset, size))
+
+    def write(self, offset: int, data: bytes) -> None:
+        for pages, start, length in self._parts(offset, len(data)):
+            pages.write(data[start : start + length])
+
+    def part(self, offset: int, size: int) -> Pin:
+        """Some of it, as it lies now; not entered anywhere."""
+        segments, start = [], 0
+        for pages, _, length in self._parts(offset, size):
+            segments.append(Segment(start, length, pages))
+            start += length
+        return Pin(size, segments)
+
+    def _parts(self, offset: int, size: int) -> list[tuple[Private | Buffer, int, int]]:
+        parts = []
+        for segment in self.segments:
+            start, end = max(offset, segment.start), min(offset + size, segment.start + segment.size)
+            if start < end:
+                parts.append((segment.pages.at(start - segment.start), start - offset, end - start))
+        return parts
