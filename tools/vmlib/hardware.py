@@ -21,7 +21,8 @@ class Iommu:
 
 
 IOMMUS = {
-    "intel": Iommu(("-device", "intel-iommu,intremap=on,caching-mode=on"), "intel_iommu=on iommu=nopt"),
+    # 39 bits, as QEMU before 9.2 has them by itself.
+    "intel": Iommu(("-device", "intel-iommu,intremap=on,caching-mode=on,aw-bits=39"), "intel_iommu=on iommu=nopt"),
     # Linux 7 remaps interrupts only if the IOAPIC of QEMU's table, 00:14.0, is a southbridge by its class.
     "amd": Iommu(
         (
