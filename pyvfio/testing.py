@@ -34,7 +34,7 @@ ADDRESS_SPACES: Mapping[str, Callable[[Kernel], AddressSpaceOfDevices]] = {
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "vfio_machine(devices=2, **options): the machine behind the fixtures vfio_*")
+    config.addinivalue_line("markers", "vfio_machine(edu_devices=2, **options): the machine behind the fixtures vfio_*")
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def vfio_simulated(request: pytest.FixtureRequest) -> SimKernel:
     """The machine: what devices wrote and which of their transfers were stopped can be seen here."""
     mark = request.node.get_closest_marker("vfio_machine")
     options = dict(mark.kwargs) if mark else {}
-    return SimKernel.with_edu_devices(options.pop("devices", 2), **{"host_huge_pages": False, **options})
+    return SimKernel(**{"edu_devices": 2, "host_huge_pages": False, **options})
 
 
 @pytest.fixture

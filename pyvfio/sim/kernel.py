@@ -37,9 +37,10 @@ _PAGE = 4096
 class SimKernel:
     """A machine of PCI functions behind an IOMMU. A Kernel; safe from several threads.
 
-    version: which Linux it answers like. iommu: "intel", "amd", "virtio" or "none"; iova_ranges: other usable
-    addresses, first and last of each; remaps_interrupts: whether it can, if not as the model does. memlock:
-    RLIMIT_MEMLOCK in bytes, tested unless ipc_lock; what the process has locked by itself counts too.
+    edu_devices: how many there are, from 0000:00:03.0 up, each in a group of its own, bound to vfio-pci; add() puts any
+    other function in. version: which Linux it answers like. iommu: "intel", "amd", "virtio" or "none"; iova_ranges:
+    other usable addresses, first and last of each; remaps_interrupts: whether it can, if not as the model does.
+    memlock: RLIMIT_MEMLOCK in bytes, tested unless ipc_lock; what the process has locked by itself counts too.
     dma_entry_limit: as the module's.
     populate_on_pin: mapping takes real pages as Linux does; without, a region larger than the host can be mapped.
     host_huge_pages: hugetlb memory comes from the host's pool; without, ordinary pages stand in for it. iommufd: there
@@ -52,6 +53,7 @@ class SimKernel:
     def __init__(
         self,
         *,
+        edu_devices: int = 0,
         version: tuple[int, int] = (6, 12),
         iommu: str = "intel",
         iova_ranges: Sequence[Span] | None = None,
@@ -92,14 +94,8 @@ class SimKernel:
         self._pages = PageTracker(self._real, populate_on_pin=populate_on_pin)
         self.pinning = Pinning(self._pages, version)
         self._lock = threading.RLock()
-
-    @classmethod
-    def with_edu_devices(cls, count: int, **options: object) -> Self:
-        """A machine with edu devices at 0000:00:03.0 and up, each in a group of its own, bound to vfio-pci."""
-        kernel = cls(**options)  # type: ignore[arg-type]
-        for number in range(count):
-            kernel.add(PciFunction(f"0000:00:{3 + number:02x}.0", group=3 + number, driver=VFIO_DRIVER))
-        return kernel
+        for number in range(3, 3 + edu_devices):
+            self.add(PciFunction(f"0000:00:{number:02x}.0", group=number, driver=VFIO_DRIVER))
 
     def spawn(self) -> Self:
         """Another process on the same machine: a Kernel with descriptors and memory of its own, none at first.

@@ -110,8 +110,8 @@ class SimulatedMachine(Machine):
         iommufd_container: bool = False,
     ) -> None:
         """As SimKernel."""
-        self.simulated = SimKernel.with_edu_devices(
-            3,
+        self.simulated = SimKernel(
+            edu_devices=3,
             version=version,
             iommu=iommu,
             remaps_interrupts=remaps_interrupts,

@@ -52,7 +52,7 @@ def running(
     record: TextIO | None = None,
 ) -> Iterator[Running]:
     stops: list[bool] = []
-    kernel = SimKernel.with_edu_devices(devices)
+    kernel = SimKernel(edu_devices=devices)
     with ExitStack() as stack:
         server = stack.enter_context(ControlServer(str(path), lambda: stops.append(True)))
         manager = stack.enter_context(

@@ -17,7 +17,7 @@ from tests.guest import dma
 def test_in_a_simulated_container(
     kernel_image: Callable[[str], Image], tmp_path: Path, say: Callable[[str], None]
 ) -> None:
-    kernel = SimKernel.with_edu_devices(1)
+    kernel = SimKernel(edu_devices=1)
     dma.drive(kernel, edu_addresses(kernel)[0], kernel_image("debian-7"), tmp_path, say)
 
 

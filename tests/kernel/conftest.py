@@ -65,7 +65,7 @@ def testbed(kernel_name: str, request: pytest.FixtureRequest) -> Iterator[Testbe
     if kernel_name == "simulated":
         mode = request.node.callspec.params.get("mode")
         provides = mode is not None and "compat" in mode.needs
-        simulated = SimKernel.with_edu_devices(3, host_huge_pages=False, iommufd_container=provides)
+        simulated = SimKernel(edu_devices=3, host_huge_pages=False, iommufd_container=provides)
         yield Testbed(simulated, edu_addresses(simulated))
         return
     with ExitStack() as stack:

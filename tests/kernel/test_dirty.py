@@ -76,7 +76,7 @@ def test_where_there_is_no_dirty_tracking(space: Space, mode: Mode) -> None:
 
 
 def test_an_iommu_that_tracks_tells_what_was_written() -> None:
-    kernel: Kernel = SimKernel.with_edu_devices(1, iommu_tracks_dirty=True)
+    kernel: Kernel = SimKernel(edu_devices=1, iommu_tracks_dirty=True)
     with Ioas(kernel=kernel) as ioas, Memory.allocate(MemoryKind.ANONYMOUS, 2 * BLOCK, kernel=kernel) as memory:
         device = ioas.open_device(edu_addresses(kernel)[0])
         ioas.map_dma(IOVA, memory, 0, BLOCK)

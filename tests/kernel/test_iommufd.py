@@ -284,7 +284,7 @@ def newest_ioas(kernel_name: str, request: pytest.FixtureRequest) -> Iterator[Io
     if kernel_name != "simulated":
         yield request.getfixturevalue("ioas")
         return
-    kernel = SimKernel.with_edu_devices(1, version=(7, 3))
+    kernel = SimKernel(edu_devices=1, version=(7, 3))
     with Ioas(kernel=kernel) as ioas:
         ioas.open_device(edu_addresses(kernel)[0])
         yield ioas

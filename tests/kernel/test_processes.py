@@ -130,7 +130,7 @@ def test_files_mapped_by_iommufd_are_handed_over(testbed: Testbed) -> None:
             yield memlock(kernel).charged - before
             yield memlock(kernel).charged - before
 
-    kernel = SimKernel.with_edu_devices(1, version=(7, 3)) if testbed.kernel.name == "simulated" else testbed.kernel
+    kernel = SimKernel(edu_devices=1, version=(7, 3)) if testbed.kernel.name == "simulated" else testbed.kernel
     before = memlock(kernel).charged
     with Iommufd(kernel=kernel) as iommufd, populated(kernel, MemoryKind.MEMFD, BLOCK) as memory:
         iommufd.rlimit_mode = RlimitMode.PROCESS

@@ -176,7 +176,7 @@ from pyvfio.sim import SimKernel
 from virtiomem import DmaMapper, Request, RequestType, VirtioMem
 
 address = sys.argv[2]
-kernel = SimKernel.with_edu_devices(3) if sys.argv[1] == "simulated" else LinuxKernel()
+kernel = SimKernel(edu_devices=3) if sys.argv[1] == "simulated" else LinuxKernel()
 memory = Memory.allocate(MemoryKind.ANONYMOUS, 8 << 20, kernel=kernel)
 device = VirtioMem(memory, address=1 << 32, block_size=1 << 20, requested_size=8 << 20)
 container = Container(kernel=kernel)

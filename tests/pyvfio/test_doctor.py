@@ -68,7 +68,7 @@ def test_interrupt_remapping(interrupts: str, unsafe: str, status: str) -> None:
 
 
 def test_a_group_that_is_not_viable_names_who_spoils_it() -> None:
-    kernel = SimKernel.with_edu_devices(2)
+    kernel = SimKernel(edu_devices=2)
     kernel.add(PciFunction("0000:00:03.1", group=3, host_driver="snd_hda", driver="snd_hda"))
     whole, spoiled = check_groups(kernel)
     assert brief(whole) == ("OK", "2 groups, shared: 3 (2 devices)", "")
@@ -80,7 +80,7 @@ def test_a_group_that_is_not_viable_names_who_spoils_it() -> None:
 
 
 def test_nodes_that_may_not_be_opened() -> None:
-    kernel = FaultyKernel(SimKernel.with_edu_devices(1), Fault(name="open", errno=13))
+    kernel = FaultyKernel(SimKernel(edu_devices=1), Fault(name="open", errno=13))
     (node,) = check_group_nodes(kernel)
     assert (node.status, node.found) == (Status.FAIL, "/dev/vfio/3: Permission denied")
     assert "chown" in node.fix
@@ -224,7 +224,7 @@ class NoNetwork:
 
 @pytest.mark.parametrize("nth", range(40))
 def test_a_device_that_goes_while_all_are_listed_spoils_nothing(nth: int) -> None:
-    kernel = SimKernel.with_edu_devices(2)
+    kernel = SimKernel(edu_devices=2)
 
     def pull() -> None:
         kernel.functions.pop("0000:00:03.0", None)

@@ -43,7 +43,7 @@ class Bench:
 
     def __init__(self, stack: ExitStack, memlock: int | None) -> None:
         self.stack = stack
-        simulated = SimKernel.with_edu_devices(2, memlock=memlock, ipc_lock=memlock is None)
+        simulated = SimKernel(edu_devices=2, memlock=memlock, ipc_lock=memlock is None)
         self.addresses = edu_addresses(simulated)
         self.kernel = FaultyKernel(simulated)
 
@@ -312,7 +312,7 @@ def test_a_limit_on_locked_memory_is_told_from_memory_that_is_out(prepare: Calla
 
 
 def test_a_mapping_limit_says_which_blocks_would_fit() -> None:
-    kernel = SimKernel.with_edu_devices(1, dma_entry_limit=5)
+    kernel = SimKernel(edu_devices=1, dma_entry_limit=5)
     with Container(kernel=kernel) as container, Memory.allocate(MemoryKind.MEMFD, 16 * BLOCK, kernel=kernel) as memory:
         container.open_device(edu_addresses(kernel)[0])
         container.map_dma(0, memory, 0, BLOCK)

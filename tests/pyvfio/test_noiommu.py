@@ -22,7 +22,7 @@ SIZE = 2 << 20
 @pytest.fixture
 def mixed() -> SimKernel:
     """An IOMMU covers one edu device, and not the other."""
-    kernel = SimKernel.with_edu_devices(1, version=(7, 3))
+    kernel = SimKernel(edu_devices=1, version=(7, 3))
     kernel.add(PciFunction(BYPASSED, group=16, behind_iommu=False))
     write_text(kernel, ENABLE, "1")
     bind(kernel, BYPASSED)
@@ -37,7 +37,7 @@ def mapped(ioas: Ioas) -> Memory:
 
 
 def test_the_kernel_is_tainted_when_it_hands_one_out() -> None:
-    kernel = SimKernel.with_edu_devices(1, version=(7, 3))
+    kernel = SimKernel(edu_devices=1, version=(7, 3))
     kernel.add(PciFunction(BYPASSED, group=16, behind_iommu=False))
     assert int(read_text(kernel, TAINTED)) == 0
     write_text(kernel, ENABLE, "1")

@@ -18,7 +18,7 @@ IOVA = 0x1_0000_0000
 
 @pytest.fixture
 def kernel() -> Kernel:
-    return SimKernel.with_edu_devices(1)
+    return SimKernel(edu_devices=1)
 
 
 @pytest.fixture

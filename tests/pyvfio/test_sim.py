@@ -20,7 +20,7 @@ WINDOW = (0x2000_0000, 0x200F_FFFF)
 
 def kernel_with_reserved_window() -> SimKernel:
     """One edu, and another that does not let a window be mapped."""
-    kernel = SimKernel.with_edu_devices(1)
+    kernel = SimKernel(edu_devices=1)
     kernel.add(PciFunction("0000:00:10.0", group=16, driver=VFIO_DRIVER, reserved=(WINDOW,)))
     return kernel
 
@@ -57,7 +57,7 @@ def test_a_device_does_not_join_where_its_window_is_mapped() -> None:
 
 @pytest.mark.parametrize(("version", "seen"), [((6, 1), bytes(8)), ((6, 2), b"new text")])
 def test_memory_never_written_is_the_devices_zero_page_until_6_2(version: tuple[int, int], seen: bytes) -> None:
-    kernel = SimKernel.with_edu_devices(1, version=version)
+    kernel = SimKernel(edu_devices=1, version=version)
     with (
         Container(kernel=kernel) as container,
         Memory.allocate(MemoryKind.ANONYMOUS, MEBIBYTE, kernel=kernel) as memory,
@@ -99,7 +99,7 @@ def test_a_descriptor_is_of_the_process_that_has_it() -> None:
 
 
 def test_memory_is_of_the_process_that_has_mapped_it() -> None:
-    kernel = SimKernel.with_edu_devices(1)
+    kernel = SimKernel(edu_devices=1)
     other = kernel.spawn()
     with (
         Container(kernel=kernel) as container,

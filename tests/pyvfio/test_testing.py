@@ -31,7 +31,7 @@ def test_the_mark_makes_the_machine(pytester: pytest.Pytester) -> None:
         """
         import pytest
 
-        @pytest.mark.vfio_machine(devices=3)
+        @pytest.mark.vfio_machine(edu_devices=3)
         def test_devices(vfio_addresses):
             assert len(vfio_addresses) == 3
 

@@ -50,7 +50,7 @@ class Told:
 
 
 def test_a_node_that_is_there_already_needs_no_event() -> None:
-    kernel = SimKernel.with_edu_devices(1)
+    kernel = SimKernel(edu_devices=1)
     events = Told(kernel, 0)
     wait_for_node(kernel, "/dev/vfio/3", events, 5.0)
     assert events.asked == 0

@@ -201,7 +201,7 @@ def test_before_its_memory_is_there_plugging_is_busy(bench: Bench, front_end: Fr
 
 
 def test_plugged_blocks_are_what_devices_reach(bench: Bench) -> None:
-    kernel = SimKernel.with_edu_devices(1)
+    kernel = SimKernel(edu_devices=1)
     first = FrontEnd(bench)
     with Container(kernel=kernel) as container, DmaMapper(container) as mapper:
         container.open_device("0000:00:03.0")
@@ -245,7 +245,7 @@ def test_two_devices_at_one_server(tmp_path: Path) -> None:
 
 
 def test_a_guest_keeps_its_memory_when_its_server_ends(tmp_path: Path) -> None:
-    kernel = SimKernel.with_edu_devices(1)
+    kernel = SimKernel(edu_devices=1)
     told: list[str] = []
     path = str(tmp_path / "socket")
     with Container(kernel=kernel) as container:

@@ -155,7 +155,7 @@ def test_what_a_stuck_listener_holds_counts_as_plugged() -> None:
 
 def test_a_tebibyte_in_16_mib_blocks_is_one_mapping_too_many() -> None:
     """The last block is refused with the limit and the block size that fits; all else stays, and comes off at once."""
-    kernel = SimKernel.with_edu_devices(1, populate_on_pin=False, iova_ranges=[(0, (1 << 48) - 1)])
+    kernel = SimKernel(edu_devices=1, populate_on_pin=False, iova_ranges=[(0, (1 << 48) - 1)])
     size, block, address = 1 << 40, 16 << 20, 1 << 40
     heard = Failures()
     with (

@@ -95,7 +95,7 @@ class World:
     """A region of 16 blocks over memory of a kind, in as many address spaces as joined, and one that has not."""
 
     def __init__(self, stack: ExitStack, way: str, kind: MemoryKind, joined: int) -> None:
-        self.simulated = SimKernel.with_edu_devices(joined + 1, populate_on_pin=False, version=VERSIONS[way])
+        self.simulated = SimKernel(edu_devices=joined + 1, populate_on_pin=False, version=VERSIONS[way])
         self.kernel = FaultyKernel(self.simulated)
         self.memory = stack.enter_context(Memory.allocate(kind, BLOCKS * BLOCK, kernel=self.kernel))
         self.device: VirtioMem = stack.enter_context(

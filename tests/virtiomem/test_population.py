@@ -87,7 +87,7 @@ def test_as_many_threads_populate_as_wanted() -> None:
 @pytest.mark.parametrize("kind", MemoryKind)
 def test_every_block_size_over_every_memory(kind: MemoryKind, order: int) -> None:
     """Two blocks plugged and mapped one by one, or refused where a block is less than a page."""
-    kernel = SimKernel.with_edu_devices(1, populate_on_pin=False, host_huge_pages=False)
+    kernel = SimKernel(edu_devices=1, populate_on_pin=False, host_huge_pages=False)
     block = 1 << order
     with (
         Container(kernel=kernel) as container,

@@ -32,7 +32,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace, output: Output) -> int:
-    kernel: Kernel = LinuxKernel() if options.device else SimKernel.with_edu_devices(2)
+    kernel: Kernel = LinuxKernel() if options.device else SimKernel(edu_devices=2)
     hint = "" if options.device else ": --device auto uses the host's own edu devices"
     output.text(f"kernel   {kernel.name}{hint}")
     try:

@@ -97,7 +97,7 @@ def _machine(options: argparse.Namespace) -> tuple[Kernel, list[str]]:
     """The kernel, and the PCI addresses of the devices."""
     if options.device:
         return LinuxKernel(), [full_address(device) for device in options.device]
-    simulated = SimKernel.with_edu_devices(1 if options.simulate is None else options.simulate)
+    simulated = SimKernel(edu_devices=1 if options.simulate is None else options.simulate)
     return simulated, sorted(simulated.functions)
 
 
