@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import os
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from vmlib.hardware import IOMMUS
@@ -15,6 +17,7 @@ from tests.conformance.areas import AREAS
 from tests.conformance.guest import report_from
 from tests.conformance.report import RANDOM, Report
 from tests.conformance.sequence import CALLS_PER_SEQUENCE
+from tests.vm.worker import available_memory, slot_count
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs/conformance.md"
 
@@ -60,19 +63,20 @@ list of calls.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0 if all agree; the document is written anew after each kernel, in any case."""
+    """0 if all agree; the document is written anew in any case."""
     options = _parser().parse_args(arguments)
-    reports = []
-    for target in options.target or TARGETS:
+
+    def report(target: str) -> Report:
         kernel, _, iommu = target.rpartition("-")
-        print(f"{target} ...", end=" ", flush=True)
-        reports.append(report_from(kernel, iommu, ["--sequences", str(options.sequences)]))
-        bad = [finding for finding in reports[-1].findings if finding.trouble]
-        print(f"{len(reports[-1].findings)} run, {len(bad)} disagree")
-        for finding in bad:
-            print(finding)
-        text = document(reports, options.sequences, datetime.datetime.now(datetime.UTC).date())
-        options.output.write_text(text)
+        found = report_from(kernel, iommu, ["--sequences", str(options.sequences)])
+        bad = [finding for finding in found.findings if finding.trouble]
+        print("\n".join([f"{target}: {len(found.findings)} run, {len(bad)} disagree", *map(str, bad)]), flush=True)
+        return found
+
+    with ThreadPoolExecutor(slot_count(os.cpu_count() or 1, available_memory())) as machines:
+        reports = list(machines.map(report, options.target or TARGETS))
+    text = document(reports, options.sequences, datetime.datetime.now(datetime.UTC).date())
+    options.output.write_text(text)
     return int(any(finding.trouble for report in reports for finding in report.findings))
 
 
