@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -118,10 +118,10 @@ class Area:
     def pin(self) -> Pin | None:
         return self.pages.pin
 
-    def use(self) -> None:
-        """A domain holds it. Raises OSError as PageSet.use does, and OSError(EINVAL) for no access at all."""
+    def use(self, domains: Sequence[Domain]) -> None:
+        """The domains hold it. Raises OSError as PageSet.use does, and what their drivers raise."""
         self.pages.use(self.offset, self.size)
-        if not self.flags:
+        if not self.flags and not all(domain.maps_for_nothing for domain in domains):
             self.drop()
             raise fail(errno.EINVAL)
 
@@ -133,13 +133,14 @@ class Area:
 class Domain:
     """What an IOMMU translates for one page table. ranges: the addresses it takes; alignment: its smallest page, bytes.
 
-    tells_physical: it translates nothing, and is there to be asked where pages lie. dirty: numbers of pages of 4 KiB
-    that devices have written.
+    tells_physical: it translates nothing, and is there to be asked where pages lie. maps_for_nothing: its driver takes
+    a mapping for neither reading nor writing. dirty: numbers of pages of 4 KiB that devices have written.
     """
 
     ranges: tuple[Span, ...]
     alignment: int
     tells_physical: bool = False
+    maps_for_nothing: bool = False
     dirty: set[int] = field(default_factory=set)
 
 
@@ -209,7 +210,7 @@ class IoasState(IommufdObject):
             done: list[Area] = []
             try:
                 for area in self._areas:
-                    area.use()
+                    area.use([domain])
                     done.append(area)
             except OSError:
                 for area in done:
@@ -244,7 +245,7 @@ class IoasState(IommufdObject):
         done: list[Area] = []
         try:
             for area in areas if self.domains else ():
-                area.use()
+                area.use(self.domains)
                 done.append(area)
         except OSError:
             for area in done:
@@ -328,7 +329,7 @@ class IoasState(IommufdObject):
         ]
         if self.domains:
             for part in parts:
-                part.use()
+                part.use(self.domains)
             area.drop()
         self._areas[index : index + 1] = parts
         self._starts.insert(index + 1, iova)

@@ -169,7 +169,7 @@ class MachineIommu(_Plain):
         # Intel's driver minds PASIDs when one is attached.
         known |= abi.IOMMU_HWPT_ALLOC_PASID if self._kernel.iommu == "intel" else 0
         refuse(flags & ~known | (data is not None))
-        return Domain(self._kernel.iova_ranges, PAGE)
+        return Domain(self._kernel.iova_ranges, PAGE, maps_for_nothing=self._kernel.iommu == "virtio")
 
     def virtual(self, _kind: int) -> ViommuHardware | None:
         if self._kernel.iommu == "amd":
