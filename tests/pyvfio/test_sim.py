@@ -113,3 +113,19 @@ def test_memory_is_of_the_process_that_has_mapped_it() -> None:
         kernel.ioctl(container.fd, vfio.VFIO_IOMMU_MAP_DMA, argument)
         assert (kernel.locked_bytes, other.locked_bytes) == (MEBIBYTE, 0)
         other.exit()
+
+
+def test_what_a_group_reserved_can_be_used_when_it_has_left() -> None:
+    kernel = SimKernel(edu_devices=1)
+    kernel.add(PciFunction("0000:00:04.0", 4, driver=VFIO_DRIVER, reserved=(WINDOW,)))
+    with (
+        Container(kernel=kernel) as container,
+        Memory.allocate(MemoryKind.ANONYMOUS, 4096, kernel=kernel) as memory,
+    ):
+        container.open_group(3)
+        group = container.open_group(4)
+        with pytest.raises(OutsideIovaRanges):
+            container.map_dma(WINDOW[0], memory, 0, 4096)
+        container.detach(group)
+        container.map_dma(WINDOW[0], memory, 0, 4096)
+        group.close()
