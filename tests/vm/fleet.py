@@ -8,48 +8,75 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO
 
-from tests.vm.session import Session
+from tests.vm.session import Session, ended
 from tests.vm.worker import Task
 
 ROOT = Path(__file__).resolve().parents[2]
+WORKER = (sys.executable, "-m", "tests.vm.worker")
+PATIENCE = 60
+"""Seconds for the worker to end what it runs."""
 
 
 class Fleet:
     """Begins at once; close() ends what still runs."""
 
-    def __init__(self, tasks: Sequence[Task], stderr: int) -> None:
-        """stderr: a descriptor for what the worker says of kernels that it fetches or builds."""
+    def __init__(self, tasks: Sequence[Task], stderr: int, worker: Sequence[str] = WORKER) -> None:
+        """stderr: a descriptor for what the worker says of kernels that it fetches or builds. worker: its command."""
         self.sessions = {task.target: Session(task) for task in tasks}
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.vm.worker"],
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/tools"},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-        )
+        # Events have a channel of their own: what the worker starts, apt and make too, prints on standard output.
+        reading, writing = os.pipe()
+        try:
+            self._process = subprocess.Popen(
+                [*worker, str(writing)],
+                cwd=ROOT,
+                env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/tools"},
+                stdin=subprocess.PIPE,
+                stdout=stderr,
+                stderr=stderr,
+                pass_fds=(writing,),
+                text=True,
+            )
+        finally:
+            os.close(writing)
         assert self._process.stdin is not None
-        assert self._process.stdout is not None
         self._stdin: IO[str] = self._process.stdin
-        self._reader = threading.Thread(target=self._read, args=(self._process.stdout,), daemon=True)
+        self._reader = threading.Thread(target=self._read, args=(os.fdopen(reading),), daemon=True)
         self._reader.start()
-        self._stdin.write(json.dumps([asdict(task) for task in tasks]) + "\n")
-        self._stdin.flush()
+        # One that has ended already says so by its silence.
+        with suppress(BrokenPipeError):
+            self._stdin.write(json.dumps([asdict(task) for task in tasks]) + "\n")
+            self._stdin.flush()
 
     def close(self) -> None:
-        self._stdin.close()
+        with suppress(BrokenPipeError):
+            self._stdin.close()
+        try:
+            self._process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
         self._reader.join()
-        self._process.wait()
 
     def _read(self, events: IO[str]) -> None:
-        with events:
-            for line in events:
-                event = json.loads(line)
-                self.sessions[event["target"]].put(event)
-        for session in self.sessions.values():
-            session.put({"end": {"trouble": "its process ended", "unavailable": False, "output": "", "took": {}}})
+        trouble = "its process ended"
+        try:
+            with events:
+                for line in events:
+                    self._deliver(json.loads(line))
+        except Exception as error:
+            trouble = f"its process said what cannot be understood: {error!r}"
+        finally:
+            # Whatever ended this thread: nobody waits for events that do not come.
+            for session in self.sessions.values():
+                session.put(ended(trouble))
+
+    def _deliver(self, event: dict[str, object]) -> None:
+        """To the session it is of; what names none, to all."""
+        target = event.get("target")
+        for session in self.sessions.values() if target is None else [self.sessions[str(target)]]:
+            session.put(event)

@@ -9,7 +9,15 @@ from contextlib import suppress
 
 import pytest
 
-from tests.vm.worker import End, Task
+from tests.vm.worker import HEARTBEAT, End, Task
+
+SILENCE = 15 * HEARTBEAT
+"""Seconds without a word of the worker, which says every HEARTBEAT seconds that it is there, until it is given up."""
+
+
+def ended(trouble: str) -> dict[str, object]:
+    """The event that ends a session because of something that is not of its machine."""
+    return {"end": {"trouble": trouble, "unavailable": False, "output": "", "took": {}}}
 
 
 class Session:
@@ -30,13 +38,19 @@ class Session:
         """The reports of one test, waiting for the machine to make them."""
         reports = self._reports[item.nodeid]
         while not (complete := _complete(reports)) and self._end is None:
-            self._take(self._events.get())
+            self._next()
         for data in reports:
             report = item.config.hook.pytest_report_from_serializable(config=item.config, data=dict(data))
             assert isinstance(report, pytest.TestReport)
             yield report
         if not complete and self._end is not None:
             yield self._missing(item, self._end)
+
+    def wait(self) -> End:
+        """What the machine left, waiting for its end."""
+        while self._end is None:
+            self._next()
+        return self._end
 
     def summary(self) -> str:
         """How long it took, and for what."""
@@ -48,6 +62,12 @@ class Session:
         took = self._end.took if self._end else {}
         spans = ", ".join(f"{what} {seconds:.0f} s" for what, seconds in took.items() if seconds >= 0.5)
         return f"{self._task.target:<20} {len(self._reports):>4} tests: {spans or 'not ended'}"
+
+    def _next(self) -> None:
+        try:
+            self._take(self._events.get(timeout=SILENCE))
+        except queue.Empty:
+            self._take(ended(f"its process has said nothing for {SILENCE} s"))
 
     def _take(self, event: Mapping[str, object]) -> None:
         match event:

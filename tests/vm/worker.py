@@ -1,20 +1,24 @@
-"""The process beside a session of pytest that runs its machines: python -m tests.vm.worker.
+"""The process beside a session of pytest that runs its machines: python -m tests.vm.worker DESCRIPTOR.
 
 It is one of its own so that tests which look at their own process find only what they did. Standard input has one line
-of JSON, a list of tasks, and ends when the session does; each line of standard output is an event of one task.
+of JSON, a list of tasks, and ends when the session does. Each line written to DESCRIPTOR is an event: of one task, or,
+every HEARTBEAT seconds, that this process is there. Every step of a task has a limit of its own.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import select
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+import traceback
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TextIO
 
 from vmlib.errors import Unavailable, VmError
 from vmlib.hardware import Hardware
@@ -28,6 +32,8 @@ TIMEOUT = 1500
 OVERHEAD = 512
 """MiB that QEMU needs beside the guest's memory."""
 OUTPUT_SHOWN = 8000
+HEARTBEAT = 20
+"""Seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +55,27 @@ class End:
     took: dict[str, float]
 
 
+class Events:
+    """Lines of JSON from any thread."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+
+    def send(self, event: Mapping[str, object]) -> None:
+        with self._lock:
+            self._stream.write(json.dumps(event) + "\n")
+            self._stream.flush()
+
+
 class Run:
     """One task: begins at once, in a thread of its own."""
 
-    def __init__(self, task: Task, slots: threading.Semaphore) -> None:
+    def __init__(self, task: Task, slots: threading.Semaphore, events: Events) -> None:
         """slots: as many as machines may run side by side."""
         self._task = task
         self._slots = slots
+        self._events = events
         self._partial = b""
         self._output = bytearray()
         self._took: dict[str, float] = {}
@@ -83,6 +103,9 @@ class Run:
                 trouble = self._boot(Machine(kernel, Hardware(iommu=TARGETS[self._task.target].iommu), timeout=TIMEOUT))
         except VmError as error:
             trouble = error
+        except Exception as error:  # whatever it was, the session has to learn that no report will come
+            trouble = VmError(f"the worker failed: {error!r}")
+            traceback.print_exc()
         self._mark("tests")
         output = self._output.decode(errors="replace")[-OUTPUT_SHOWN:]
         self._send({"end": asdict(End(str(trouble), isinstance(trouble, Unavailable), output, self._took))})
@@ -109,8 +132,7 @@ class Run:
             self._send(json.loads(line))
 
     def _send(self, event: dict[str, object]) -> None:
-        sys.stdout.write(json.dumps({"target": self._task.target, **event}) + "\n")
-        sys.stdout.flush()
+        self._events.send({"target": self._task.target, **event})
 
     def _mark(self, what: str) -> None:
         now = time.monotonic()
@@ -129,10 +151,12 @@ def available_memory() -> int:
 
 
 def main() -> None:
+    events = Events(os.fdopen(int(sys.argv[1]), "w"))
     tasks = [Task(**task) for task in json.loads(sys.stdin.readline())]
     slots = threading.Semaphore(slot_count(os.cpu_count() or 1, available_memory()))
-    runs = [Run(task, slots) for task in tasks]
-    sys.stdin.read()
+    runs = [Run(task, slots, events) for task in tasks]
+    while not select.select([sys.stdin], [], [], HEARTBEAT)[0]:
+        events.send({"alive": True})
     for run in runs:
         run.end()
 

@@ -5,25 +5,29 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
 from vmlib.errors import Unavailable
-from vmlib.packages import Suite, cache_directory, newest
+from vmlib.packages import TIMEOUT, Suite, cache_directory, newest
 from vmlib.progress import Progress
 
 SETUP = Path(__file__).resolve().parents[1] / "setup"
+MAKE_TIMEOUT = 3600
+"""Seconds for one run of make: an hour where it shares two processors with all else."""
 _OPTION = re.compile(r"^(?:# )?(CONFIG_\w+)[= ].*$", re.MULTILINE)
 
 
 @contextmanager
 def tree(suite: str, progress: Progress) -> Iterator[Tree]:
     """The newest kernel source of the suite, unpacked for as long as the context lasts. Raises Unavailable."""
-    if subprocess.run([SETUP, "kernel"], check=False).returncode:
-        raise Unavailable("a kernel cannot be built without what tools/setup kernel names")
+    _set_up()
     archive = Suite(suite)
     package = newest(archive.packages("linux-source-"))
     directory = cache_directory() / "build"
@@ -37,6 +41,17 @@ def tree(suite: str, progress: Progress) -> Iterator[Tree]:
         yield Tree(directory / package, directory / "objects", progress)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def _set_up() -> None:
+    try:
+        # Standard output may be a caller's channel, and apt-get must not read what the caller is sent.
+        command = [str(SETUP), "kernel"]
+        subprocess.run(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=True, timeout=TIMEOUT)
+    except subprocess.CalledProcessError as error:
+        raise Unavailable("a kernel cannot be built without what tools/setup kernel names") from error
+    except subprocess.TimeoutExpired as error:
+        raise Unavailable(f"tools/setup kernel had not ended after {TIMEOUT} s and was ended") from error
 
 
 class Tree:
@@ -73,14 +88,38 @@ class Tree:
         """One run of make, below the priority of other work; reports how far it is."""
         command = ["nice", "-n", "5", "make", f"-j{os.cpu_count()}", f"O={self._objects}", *targets]
         lines: list[str] = []
-        with subprocess.Popen(
-            command, cwd=self._source, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        ) as process:
-            assert process.stdout is not None
+        process = subprocess.Popen(
+            command,
+            cwd=self._source,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,  # so that its compilers end with it
+        )
+        expired = threading.Event()
+
+        def end() -> None:
+            expired.set()
+            os.killpg(process.pid, signal.SIGKILL)
+
+        limit = threading.Timer(MAKE_TIMEOUT, end)
+        assert process.stdout is not None
+        try:
+            limit.start()
             for line in process.stdout:
                 log.write(line)
                 lines.append(line)
                 report(f"{len(lines)} steps of {targets[0]}")
+            process.wait()
+        finally:
+            limit.cancel()
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            process.stdout.close()
+        if expired.is_set():
+            raise Unavailable(f"make {targets[0]} had not ended after {MAKE_TIMEOUT} s and was ended, see {log.name}")
         if process.returncode:
             raise Unavailable(f"make {targets[0]} failed, see {log.name}:\n{''.join(lines[-15:])}")
 

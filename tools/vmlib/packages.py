@@ -17,6 +17,9 @@ from pathlib import Path
 from vmlib.errors import Unavailable
 from vmlib.progress import Progress
 
+TIMEOUT = 1200
+"""Seconds for one call of a package manager: the largest download is a kernel's source, 150 MB."""
+
 
 def cache_directory() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "pyvfio"
@@ -135,6 +138,16 @@ def mirror() -> tuple[str, Path]:
 
 def _run(command: Sequence[str], cwd: Path | None = None) -> str:
     try:
-        return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=True).stdout
+        return subprocess.run(
+            command,
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=TIMEOUT,
+        ).stdout
     except subprocess.CalledProcessError as error:
-        raise Unavailable(f"{' '.join(command[:1])} failed: {error.stderr.strip() or error}") from error
+        raise Unavailable(f"{command[0]} failed: {error.stderr.strip() or error}") from error
+    except subprocess.TimeoutExpired as error:
+        raise Unavailable(f"{command[0]} had not ended after {TIMEOUT} s and was ended") from error
