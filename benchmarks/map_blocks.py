@@ -14,9 +14,9 @@ from pathlib import Path
 
 from pyvfio import Container, LinuxKernel, Memory, MemoryKind
 from pyvfio.drivers.edu import edu_addresses
-from pyvfio.host.bind import bind, restore
-from virtiomem.dma import DmaMapper
-from virtiomem.section import Section
+from pyvfio.host import bind, restore
+from virtiomem.discard import Section
+from virtiomem.mapping import DmaMapper
 
 BLOCK = 2 << 20
 IOVA = 0x1_0000_0000

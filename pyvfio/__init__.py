@@ -1,23 +1,51 @@
 """VFIO for Python: containers, groups, devices, regions, interrupts and DMA mappings of the Linux kernel."""
 
-from pyvfio.address_space import Access, AddressSpace, IovaRange, MappedRun
-from pyvfio.cdev import CdevDevice
-from pyvfio.container import Container, IommuInfo, IommuType
-from pyvfio.device import Device, DeviceFlags, DeviceInfo, PciAtomics
-from pyvfio.dirty import DirtyBitmap, DirtyTracking
-from pyvfio.display import Display, DrmPlaneType, GfxPlane, GfxPlaneType
-from pyvfio.dma_logging import DmaLogging
-from pyvfio.driver_data import (
-    AmdGuest,
-    ArmSmmuv3Invalidation,
-    ArmSmmuv3Stage1,
-    DriverData,
-    RawData,
-    VtdInvalidation,
-    VtdStage1,
-    VtdStage1Flags,
+from pyvfio.container import Container, Group, IommuInfo, IommuType
+from pyvfio.device import (
+    AffectedDevice,
+    ConfigSpace,
+    Device,
+    DeviceFlags,
+    DeviceInfo,
+    Display,
+    DmaLogging,
+    DrmPlaneType,
+    Edid,
+    Feature,
+    FeatureAccess,
+    Features,
+    Field,
+    GfxPlane,
+    GfxPlaneType,
+    InterruptFlags,
+    InterruptIndex,
+    InterruptInfo,
+    Interrupts,
+    IoEventFd,
+    Migration,
+    MigrationKinds,
+    MigrationState,
+    MigrationStream,
+    MmapArea,
+    Msi,
+    Msix,
+    PciAtomics,
+    PciCapability,
+    PciCommand,
+    PciExpress,
+    PciStatus,
+    PowerManagement,
+    PrecopyInfo,
+    Region,
+    RegionFlags,
+    RegionIndex,
+    RegionInfo,
+    RegionType,
+    Register,
+    Registers,
+    Sriov,
 )
-from pyvfio.edid import Edid
+from pyvfio.dma import Access, AddressSpace, DirtyBitmap, DirtyTracking, Fit, IovaAllocator, IovaRange, MappedRun
 from pyvfio.errors import (
     AlreadyMapped,
     ClosedError,
@@ -40,35 +68,39 @@ from pyvfio.errors import (
     VfioError,
     VfTokenRefused,
 )
-from pyvfio.eventfd import EventFd
-from pyvfio.fault_queue import FaultPermission, FaultQueue, FaultResponse, PageFault
-from pyvfio.features import Feature, FeatureAccess, Features
-from pyvfio.group import Group
-from pyvfio.hw_info import HardwareCapabilities, HardwareInfo
-from pyvfio.hw_page_table import HwPageTable
-from pyvfio.hw_queue import HwQueue
-from pyvfio.ioas import Ioas, IoasInfo
-from pyvfio.ioeventfd import IoEventFd
-from pyvfio.iommufd import Iommufd, RlimitMode
-from pyvfio.iommufd_device import IommufdDevice
-from pyvfio.iova import Fit, IovaAllocator
-from pyvfio.irq import InterruptFlags, InterruptIndex, InterruptInfo, Interrupts
-from pyvfio.kernel import Kernel, LinuxKernel
-from pyvfio.memory import Memory, MemoryKind
-from pyvfio.migration import Migration, MigrationKinds, MigrationState, MigrationStream, PrecopyInfo
-from pyvfio.nested_page_table import NestedPageTable
-from pyvfio.page_table_dirty import PageTableDirtyTracking
-from pyvfio.pci import ConfigSpace, PciCommand, PciStatus
-from pyvfio.pci_capabilities import Msi, Msix, PciCapability, PciExpress, PowerManagement, Sriov
-from pyvfio.region import Region, RegionIndex
-from pyvfio.region_info import MmapArea, RegionFlags, RegionInfo, RegionType
-from pyvfio.registers import Field, Register, Registers
-from pyvfio.reset import AffectedDevice
-from pyvfio.shared_memory import SharedMemory
-from pyvfio.vdevice import Vdevice
-from pyvfio.viommu import Viommu
-from pyvfio.viommu_pages import ViommuPages
-from pyvfio.virtual_events import VirtualEvent, VirtualEventQueue
+from pyvfio.iommufd import (
+    AmdGuest,
+    ArmSmmuv3Invalidation,
+    ArmSmmuv3Stage1,
+    CdevDevice,
+    DriverData,
+    FaultPermission,
+    FaultQueue,
+    FaultResponse,
+    HardwareCapabilities,
+    HardwareInfo,
+    HwPageTable,
+    HwQueue,
+    Ioas,
+    IoasInfo,
+    Iommufd,
+    IommufdDevice,
+    NestedPageTable,
+    PageFault,
+    PageTableDirtyTracking,
+    RawData,
+    RlimitMode,
+    Vdevice,
+    Viommu,
+    ViommuPages,
+    VirtualEvent,
+    VirtualEventQueue,
+    VtdInvalidation,
+    VtdStage1,
+    VtdStage1Flags,
+)
+from pyvfio.kernel import EventFd, Kernel, LinuxKernel
+from pyvfio.memory import Memory, MemoryKind, SharedMemory
 
 __all__ = [
     "Access",

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from pyvfio.errors import InvalidArgument, MemlockExceeded, MemoryUnavailable, NoIommuError, VfioError
-from pyvfio.limits import host_page_size, memlock
+from pyvfio.kernel import host_page_size, memlock
 from pyvfio.memory import Memory
 from pyvfio.resource import Resource
 

@@ -15,7 +15,7 @@ from pyvfio.container import Container, IommuType
 from pyvfio.device import Device
 from pyvfio.drivers.edu import Edu, edu_addresses
 from pyvfio.faults import FaultyKernel
-from pyvfio.ioas import Ioas
+from pyvfio.iommufd import Ioas
 from pyvfio.kernel import Kernel
 from pyvfio.memory import Memory, MemoryKind
 from pyvfio.sim import SimKernel

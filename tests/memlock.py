@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pyvfio import Kernel
-from pyvfio.limits import memlock
+from pyvfio.kernel import memlock
 from pyvfio.sim import SimKernel
 from tests.capabilities import CAP_IPC_LOCK, set_effective
 

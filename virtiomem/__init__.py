@@ -1,12 +1,28 @@
 """virtio-mem for Python: a resizable memory region, in step with every device that does DMA to it."""
 
-from virtiomem.blocks import BlockMap
-from virtiomem.config import Config, Feature
-from virtiomem.coordination import DiscardCoordination, DiscardUse
-from virtiomem.device import VirtioMem
-from virtiomem.dirty import DirtyLog, DirtyTracker, TracksDirty
-from virtiomem.discard import RamDiscardManager
-from virtiomem.dma import DmaMapper
+from virtiomem.device import (
+    BlockMap,
+    BlockState,
+    Config,
+    Events,
+    Feature,
+    Request,
+    RequestType,
+    Response,
+    ResponseType,
+    Statistics,
+    VirtioMem,
+)
+from virtiomem.discard import (
+    Backing,
+    DiscardCoordination,
+    DiscardUse,
+    Divergence,
+    RamDiscardListener,
+    RamDiscardManager,
+    RamDiscardSource,
+    Section,
+)
 from virtiomem.errors import (
     BusyReason,
     DeviceBusy,
@@ -18,14 +34,9 @@ from virtiomem.errors import (
     Refusal,
     StateRefused,
 )
-from virtiomem.events import Events, Statistics
-from virtiomem.guest_mappings import GuestMapping
+from virtiomem.mapping import DirtyLog, DirtyTracker, DmaMapper, GuestIommu, GuestMapping, TracksDirty
 from virtiomem.planner import Limit, Limits, Plan, Row, Verdict, plan
-from virtiomem.registration import Divergence
-from virtiomem.requests import BlockState, Request, RequestType, Response, ResponseType
 from virtiomem.runs import Run
-from virtiomem.section import Backing, RamDiscardListener, RamDiscardSource, Section
-from virtiomem.viommu import GuestIommu
 
 __all__ = [
     "Backing",

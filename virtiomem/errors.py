@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pyvfio.errors import VfioError
 
 if TYPE_CHECKING:
-    from virtiomem.section import Section
+    from virtiomem.discard import Section
 
 
 class BusyReason(enum.Enum):

@@ -11,9 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
-from pyvfio.kernel import Kernel, LinuxKernel
-from pyvfio.limits import (
+from pyvfio.kernel import (
     HugePages,
+    Kernel,
+    LinuxKernel,
     Memlock,
     dma_entry_limit,
     host_page_size,
@@ -22,7 +23,7 @@ from pyvfio.limits import (
     transparent_huge_page_size,
 )
 from pyvfio.units import format_size
-from virtiomem.config import check_block_size, check_region, check_requested_size, default_block_size
+from virtiomem.device import check_block_size, check_region, check_requested_size, default_block_size
 
 
 class Limit(enum.StrEnum):

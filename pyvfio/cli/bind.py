@@ -7,13 +7,19 @@ from functools import partial
 
 from pyvfio.cli.changes import add_addresses, add_safety, change_data, named_addresses, show_writes
 from pyvfio.commandline import Command, Output, Style
-from pyvfio.host.bind import bind
-from pyvfio.host.network import LinuxNetwork
-from pyvfio.host.pci import group_node, pci_device
-from pyvfio.host.rebind import Change, perform, plan_bind, require_not_needed
-from pyvfio.host.uevents import LinuxUevents, wait_for_node
-from pyvfio.host.undo import UndoFile
+from pyvfio.host import (
+    Change,
+    LinuxNetwork,
+    LinuxUevents,
+    UndoFile,
+    bind,
+    perform,
+    plan_bind,
+    require_not_needed,
+    wait_for_node,
+)
 from pyvfio.kernel import Kernel, LinuxKernel
+from pyvfio.sysfs import group_node, pci_device
 
 _PATIENCE = 5.0
 _UNSAFE = "  UNSAFE: no IOMMU is behind it. All of the host's memory is open to it, and the kernel is tainted now."

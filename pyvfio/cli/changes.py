@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pyvfio.commandline import Output
-from pyvfio.host.bind import group_addresses
-from pyvfio.host.pci import pci_device
-from pyvfio.host.rebind import Change, require_expected
-from pyvfio.host.undo import DEFAULT
+from pyvfio.host import DEFAULT, Change, group_addresses, require_expected
 from pyvfio.kernel import Kernel
+from pyvfio.sysfs import pci_device
 
 
 def add_addresses(parser: argparse.ArgumentParser) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyvfio.host.inventory import Entry
+from pyvfio.host import Entry
 
 
 def entry_data(entry: Entry) -> dict[str, object]:

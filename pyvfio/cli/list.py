@@ -7,10 +7,9 @@ from collections.abc import Iterable
 
 from pyvfio.cli.entries import entry_data
 from pyvfio.commandline import Command, Output, Style
-from pyvfio.host.inventory import Entry, inventory
-from pyvfio.host.network import InterfaceUse, LinuxNetwork
-from pyvfio.host.pci import pci_device
+from pyvfio.host import Entry, InterfaceUse, LinuxNetwork, inventory
 from pyvfio.kernel import LinuxKernel
+from pyvfio.sysfs import pci_device
 
 _COLUMNS = ("ADDRESS", "CLASS", "NAME", "DRIVER", "GROUP", "VIABLE", "NUMA", "CDEV", "NET")
 _MORE = ("ID", "OVERRIDE", "DISKS")

@@ -7,11 +7,9 @@ import sys
 
 from pyvfio.cli.changes import add_safety, change_data, show_writes
 from pyvfio.commandline import Command, Failure, Output
-from pyvfio.host.network import LinuxNetwork
-from pyvfio.host.pci import full_address
-from pyvfio.host.rebind import perform_restore, plan_restore, require_not_needed
-from pyvfio.host.undo import UndoFile
+from pyvfio.host import LinuxNetwork, UndoFile, perform_restore, plan_restore, require_not_needed
 from pyvfio.kernel import LinuxKernel
+from pyvfio.sysfs import full_address
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:

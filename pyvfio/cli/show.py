@@ -9,12 +9,9 @@ from dataclasses import asdict
 from pyvfio.cli.entries import entry_data
 from pyvfio.commandline import Command, Output, Style
 from pyvfio.errors import VfioError
-from pyvfio.files import text_or_empty
-from pyvfio.host.details import DeviceDetails, device_details
-from pyvfio.host.inventory import Entry, inventory
-from pyvfio.host.network import LinuxNetwork
-from pyvfio.host.pci import DEVICES, PciDevice, group_members, pci_device
-from pyvfio.kernel import Kernel, LinuxKernel
+from pyvfio.host import DeviceDetails, Entry, LinuxNetwork, device_details, inventory
+from pyvfio.kernel import Kernel, LinuxKernel, text_or_empty
+from pyvfio.sysfs import DEVICES, PciDevice, group_members, pci_device
 from pyvfio.units import format_size
 
 

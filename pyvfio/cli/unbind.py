@@ -7,12 +7,9 @@ from functools import partial
 
 from pyvfio.cli.changes import add_addresses, add_safety, change_data, named_addresses, show_writes
 from pyvfio.commandline import Command, Output
-from pyvfio.host.bind import unbind
-from pyvfio.host.network import LinuxNetwork
-from pyvfio.host.pci import pci_device
-from pyvfio.host.rebind import perform, plan_unbind, require_not_needed
-from pyvfio.host.undo import UndoFile
+from pyvfio.host import LinuxNetwork, UndoFile, perform, plan_unbind, require_not_needed, unbind
 from pyvfio.kernel import LinuxKernel
+from pyvfio.sysfs import pci_device
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:

@@ -9,7 +9,7 @@ import time
 
 from pyvfio.commandline import Command, Output, Style
 from pyvfio.errors import VfioError
-from pyvfio.host.uevents import LinuxUevents, Uevent
+from pyvfio.host import LinuxUevents, Uevent
 
 SUBSYSTEMS = ("pci", "vfio", "vfio-dev", "iommu", "mdev")
 

@@ -4,4 +4,11 @@ from pyvfio.commandline.output import Output, Style
 from pyvfio.commandline.program import Command, Failure, Program
 from pyvfio.commandline.values import size
 
-__all__ = ["Command", "Failure", "Output", "Program", "Style", "size"]
+__all__ = [
+    "Command",
+    "Failure",
+    "Output",
+    "Program",
+    "Style",
+    "size",
+]

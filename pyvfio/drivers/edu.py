@@ -6,11 +6,10 @@ import errno
 from types import TracebackType
 from typing import Self
 
-from pyvfio.device import Device
+from pyvfio.device import Device, InterruptIndex
 from pyvfio.errors import InvalidArgument, VfioError
-from pyvfio.host.pci import group_members, pci_devices
-from pyvfio.irq import InterruptIndex
 from pyvfio.kernel import Kernel
+from pyvfio.sysfs import group_members, pci_devices
 
 VENDOR_ID = 0x1234
 DEVICE_ID = 0x11E8

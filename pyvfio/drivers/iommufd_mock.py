@@ -20,14 +20,12 @@ from typing import TYPE_CHECKING, ClassVar
 from pyvfio.abi import iommufd_test as abi
 from pyvfio.errors import VfioError
 from pyvfio.explain import Meanings
-from pyvfio.fault_queue import FaultPermission
-from pyvfio.iommufd_device import IommufdDevice
+from pyvfio.iommufd import FaultPermission, IommufdDevice
 
 if TYPE_CHECKING:
-    from pyvfio.hw_page_table import HwPageTable
-    from pyvfio.iommufd_device import Translation
+    from pyvfio.iommufd import HwPageTable, NestedPageTable
+    from pyvfio.iommufd.device import Translation
     from pyvfio.memory import Memory
-    from pyvfio.nested_page_table import NestedPageTable
 
 APERTURE = (abi.MOCK_APERTURE_START, abi.MOCK_APERTURE_LAST)
 """The first and the last address that its IOMMU translates."""

@@ -3,4 +3,13 @@
 from pyvfio.faults.kernel import FaultyKernel
 from pyvfio.faults.rules import Before, Call, Fault, Hold, Rule, ShortUnmap, Vanish
 
-__all__ = ["Before", "Call", "Fault", "FaultyKernel", "Hold", "Rule", "ShortUnmap", "Vanish"]
+__all__ = [
+    "Before",
+    "Call",
+    "Fault",
+    "FaultyKernel",
+    "Hold",
+    "Rule",
+    "ShortUnmap",
+    "Vanish",
+]

@@ -1,1 +1,44 @@
 """The host around VFIO: which PCI devices there are, which driver and group they are in."""
+
+from pyvfio.host.binding import bind, group_addresses, restore, unbind
+from pyvfio.host.details import DeviceDetails, device_details
+from pyvfio.host.inventory import Entry, inventory
+from pyvfio.host.network import InterfaceUse, LinuxNetwork
+from pyvfio.host.rebind import (
+    Change,
+    perform,
+    perform_restore,
+    plan_bind,
+    plan_restore,
+    plan_unbind,
+    require_expected,
+    require_not_needed,
+)
+from pyvfio.host.uevents import LinuxUevents, Uevent, wait_for_node
+from pyvfio.host.undo import DEFAULT, UndoFile
+
+__all__ = [
+    "DEFAULT",
+    "Change",
+    "DeviceDetails",
+    "Entry",
+    "InterfaceUse",
+    "LinuxNetwork",
+    "LinuxUevents",
+    "Uevent",
+    "UndoFile",
+    "bind",
+    "device_details",
+    "group_addresses",
+    "inventory",
+    "perform",
+    "perform_restore",
+    "plan_bind",
+    "plan_restore",
+    "plan_unbind",
+    "require_expected",
+    "require_not_needed",
+    "restore",
+    "unbind",
+    "wait_for_node",
+]

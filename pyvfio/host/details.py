@@ -8,12 +8,9 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from pyvfio.container import Container
-from pyvfio.device import Device, DeviceFlags
+from pyvfio.device import Device, DeviceFlags, InterruptIndex, MmapArea, RegionIndex
 from pyvfio.errors import VfioError
-from pyvfio.irq import InterruptIndex
 from pyvfio.kernel import Kernel
-from pyvfio.region import RegionIndex
-from pyvfio.region_info import MmapArea
 
 T = TypeVar("T")
 

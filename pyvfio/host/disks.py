@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from pyvfio.files import names_in, read_text
-from pyvfio.kernel import Kernel
+from pyvfio.kernel import Kernel, names_in, read_text
 
 _BLOCK = "/sys/class/block"
 # With native multipath, file systems are on the head nvme0n1, not on the path nvme0c1n1.

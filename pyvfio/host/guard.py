@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from pyvfio.container import Group
 from pyvfio.errors import GroupBusy
-from pyvfio.group import Group
-from pyvfio.host.attached import block_devices, interfaces
 from pyvfio.host.disks import DiskUses
 from pyvfio.host.network import Network
-from pyvfio.host.pci import PciDevice
 from pyvfio.kernel import Kernel
+from pyvfio.sysfs import PciDevice, block_devices, interfaces
 
 
 def reasons_to_keep(kernel: Kernel, network: Network, device: PciDevice) -> list[str]:

@@ -5,12 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pyvfio.files import text_or_empty
-from pyvfio.host.attached import block_devices, character_device, interfaces
 from pyvfio.host.network import InterfaceUse, Network
-from pyvfio.host.pci import DEVICES, PciDevice, blocking_members, group_node, is_noiommu, pci_devices
 from pyvfio.host.pci_ids import PciIds, kind
-from pyvfio.kernel import Kernel
+from pyvfio.kernel import Kernel, text_or_empty
+from pyvfio.sysfs import (
+    DEVICES,
+    PciDevice,
+    block_devices,
+    blocking_members,
+    character_device,
+    group_node,
+    interfaces,
+    is_noiommu,
+    pci_devices,
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Self
 
-from pyvfio.files import read_text
-from pyvfio.kernel import Kernel
+from pyvfio.kernel import Kernel, read_text
 
 DATABASES = ("/usr/share/hwdata/pci.ids", "/usr/share/misc/pci.ids", "/var/lib/pciutils/pci.ids")
 

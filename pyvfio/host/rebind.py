@@ -7,14 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pyvfio.errors import DeviceNotBound, HostNeedsDevice, InvalidArgument
-from pyvfio.files import exists
-from pyvfio.host import bind
-from pyvfio.host.bind import Binding, Write
+from pyvfio.host import binding
+from pyvfio.host.binding import Binding, Write
 from pyvfio.host.guard import reasons_to_keep
 from pyvfio.host.network import Network
-from pyvfio.host.pci import DEVICES, pci_device
 from pyvfio.host.undo import UndoFile
-from pyvfio.kernel import Kernel
+from pyvfio.kernel import Kernel, exists
+from pyvfio.sysfs import DEVICES, pci_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +65,16 @@ def plan_bind(kernel: Kernel, addresses: Sequence[str], driver: str) -> list[Cha
                 meaning="it is a bridge, which a group may leave to its own driver",
                 advice="Bind the devices behind it",
             )
-        bind.require_driver(kernel, device.address, driver)
-        before = bind.binding(kernel, device.address)
-        changes.append(Change(before, driver, tuple(bind.bind_writes(before, driver))))
+        binding.require_driver(kernel, device.address, driver)
+        before = binding.binding(kernel, device.address)
+        changes.append(Change(before, driver, tuple(binding.bind_writes(before, driver))))
     return changes
 
 
 def plan_unbind(kernel: Kernel, addresses: Sequence[str]) -> list[Change]:
     """driver None in each: which driver the host chooses is known only afterwards."""
-    befores = (bind.binding(kernel, address) for address in addresses)
-    return [Change(before, None, tuple(bind.unbind_writes(before))) for before in befores]
+    befores = (binding.binding(kernel, address) for address in addresses)
+    return [Change(before, None, tuple(binding.unbind_writes(before))) for before in befores]
 
 
 def plan_restore(kernel: Kernel, entries: Sequence[Binding]) -> list[Change]:
@@ -83,11 +82,11 @@ def plan_restore(kernel: Kernel, entries: Sequence[Binding]) -> list[Change]:
     changes = []
     for entry in reversed(entries):
         try:
-            now = bind.binding(kernel, entry.address)
+            now = binding.binding(kernel, entry.address)
         except DeviceNotBound:
             changes.append(Change(entry, None, (), gone=True))
         else:
-            changes.append(Change(now, entry.driver, tuple(bind.restore_writes(now, entry))))
+            changes.append(Change(now, entry.driver, tuple(binding.restore_writes(now, entry))))
     return changes
 
 
@@ -123,7 +122,7 @@ def perform_restore(kernel: Kernel, entries: Sequence[Binding], undo: UndoFile) 
         if not exists(kernel, f"{DEVICES}/{entry.address}"):
             continue
         try:
-            bind.restore(kernel, entry)
+            binding.restore(kernel, entry)
         except OSError as error:
             failures.append(error)
     _forget_what_is_restored(kernel, undo)
@@ -132,7 +131,7 @@ def perform_restore(kernel: Kernel, entries: Sequence[Binding], undo: UndoFile) 
 
 def _give_back(kernel: Kernel, before: Binding, error: OSError, undo: UndoFile) -> None:
     try:
-        bind.restore(kernel, before)
+        binding.restore(kernel, before)
     except OSError as failure:
         error.add_note(
             f"{before.address} could not be given back to {before.driver or 'no driver'} ({failure}); "
@@ -147,6 +146,6 @@ def _forget_what_is_restored(kernel: Kernel, undo: UndoFile) -> None:
 def _is_as_before(kernel: Kernel, entry: Binding) -> bool:
     """Also where the device is gone: nothing can be done for it."""
     try:
-        return not exists(kernel, f"{DEVICES}/{entry.address}") or bind.binding(kernel, entry.address) == entry
+        return not exists(kernel, f"{DEVICES}/{entry.address}") or binding.binding(kernel, entry.address) == entry
     except OSError:
         return False

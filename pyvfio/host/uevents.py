@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol, Self
 
 from pyvfio.errors import VfioError
-from pyvfio.files import exists
-from pyvfio.kernel import Kernel
+from pyvfio.kernel import Kernel, exists
 from pyvfio.resource import Resource
 
 _NETLINK_KOBJECT_UEVENT = 15

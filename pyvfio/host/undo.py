@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from pyvfio.host.bind import Binding
+from pyvfio.host.binding import Binding
 
 DEFAULT = Path("/run/pyvfio/undo.json")
 """Gone with the next boot, as every binding is."""

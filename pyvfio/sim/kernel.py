@@ -13,23 +13,23 @@ from typing import Self
 from pyvfio.abi import mman
 from pyvfio.kernel import IoctlArgument, LinuxKernel
 from pyvfio.noiommu import TAINTED
-from pyvfio.sim.cdev import CdevState
-from pyvfio.sim.charges import Charges
-from pyvfio.sim.container import ContainerState
-from pyvfio.sim.device import DeviceState, DmaFault
-from pyvfio.sim.event_queue import EventQueue
-from pyvfio.sim.group import GroupState
+from pyvfio.sim.devices.migration import MigrationFile
 from pyvfio.sim.iommu import Span, iommu_model
-from pyvfio.sim.iommufd import IommufdState
-from pyvfio.sim.migration import MigrationFile
-from pyvfio.sim.noiommu import Pagemap
-from pyvfio.sim.ownership import Ownership
-from pyvfio.sim.pages import PageTracker
-from pyvfio.sim.pci import VFIO_DRIVER, PciFunction, Sysfs
-from pyvfio.sim.pinning import Pinning
-from pyvfio.sim.process import File, Process, Text, Window
+from pyvfio.sim.iommufd.event_queue import EventQueue
+from pyvfio.sim.iommufd.main import IommufdState
+from pyvfio.sim.mm.pages import PageTracker
+from pyvfio.sim.mm.pinning import Pinning
+from pyvfio.sim.process.charges import Charges
+from pyvfio.sim.process.process import File, Process, Text, Window
+from pyvfio.sim.process.user import UserMemory, fail
 from pyvfio.sim.procfs import limits, locked_by_program, status
-from pyvfio.sim.user import UserMemory, fail
+from pyvfio.sim.sysfs import VFIO_DRIVER, PciFunction, Sysfs
+from pyvfio.sim.vfio.cdev import CdevState
+from pyvfio.sim.vfio.container import ContainerState
+from pyvfio.sim.vfio.device import DeviceState, DmaFault
+from pyvfio.sim.vfio.group import GroupState
+from pyvfio.sim.vfio.noiommu import Pagemap
+from pyvfio.sim.vfio.ownership import Ownership
 
 _PAGE = 4096
 

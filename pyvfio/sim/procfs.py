@@ -6,7 +6,7 @@ import os
 import re
 
 from pyvfio.kernel import LinuxKernel
-from pyvfio.sim.charges import Charges
+from pyvfio.sim.process.charges import Charges
 
 _CAP_IPC_LOCK = 1 << 14
 _CAP_SYS_RAWIO = 1 << 17

@@ -18,13 +18,13 @@ from pyvfio import Container, DeviceNotBound, Kernel, LinuxKernel
 from pyvfio.abi import mman, vfio
 from pyvfio.abi.iommufd_test import IOMMU_TEST_CMD, iommu_test_cmd
 from pyvfio.drivers.edu import DEVICE_ID, VENDOR_ID
-from pyvfio.files import exists, link_name, read_text, write_text
-from pyvfio.host.bind import bind, restore
-from pyvfio.host.pci import DEVICES, group_members, pci_device, pci_devices
-from pyvfio.limits import memlock
-from pyvfio.sim import SimKernel, nvme
-from pyvfio.sim.pci import VFIO_DRIVER, PciFunction
-from pyvfio.sim.plain import PlainDevice
+from pyvfio.host import bind, restore
+from pyvfio.kernel import exists, link_name, memlock, read_text, write_text
+from pyvfio.sim import SimKernel
+from pyvfio.sim.devices import nvme
+from pyvfio.sim.devices.plain import PlainDevice
+from pyvfio.sim.sysfs import VFIO_DRIVER, PciFunction
+from pyvfio.sysfs import DEVICES, group_members, pci_device, pci_devices
 from tests.capabilities import CAP_IPC_LOCK, set_effective
 from tests.conformance.case import Version
 from tests.conformance.child import Child, ForkedChild, SimulatedChild

@@ -14,7 +14,7 @@ from pyvfio import MemoryKind
 from pyvfio.faults import FaultyKernel, Rule
 from pyvfio.sim import SimKernel
 from virtiomem.control import ControlClient, ControlServer, DeviceStatus
-from virtiomem.manager import Manager, ManagerOptions
+from virtiomem.stand_in import Manager, ManagerOptions
 
 MIB = 1 << 20
 BLOCK = 2 * MIB

@@ -13,7 +13,7 @@ from tests.schemas import checked
 from virtiomem import Run
 from virtiomem.cli import main
 from virtiomem.control import ControlClient, DeviceStatus
-from virtiomem.svg import block_map_svg
+from virtiomem.draw import block_map_svg
 
 
 def run(capsys: pytest.CaptureFixture[str], manager: Running, *arguments: str, status: int = 0) -> str:

@@ -21,9 +21,8 @@ from pyvfio.faults import Fault
 from tests.control.conftest import ADDRESS, BLOCK, MIB, Running, running
 from tests.schemas import checked
 from virtiomem import Run
-from virtiomem.control import ControlClient, ControlRefused, places
+from virtiomem.control import ControlClient, ControlRefused, MetricsPort, places
 from virtiomem.control.metrics import CONTENT_TYPE
-from virtiomem.control.metrics_port import MetricsPort
 
 
 def ask(path: Path, *lines: bytes) -> list[dict[str, object]]:
@@ -247,7 +246,7 @@ def test_a_name_that_is_no_files(name: str) -> None:
 
 def test_a_busy_guest_says_why_and_gets_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The mapping of one block is refused; the stand-in tries again later."""
-    monkeypatch.setattr("virtiomem.stand_in.FIRST_RETRY", 0.05)
+    monkeypatch.setattr("virtiomem.stand_in.stand_in.FIRST_RETRY", 0.05)
     refused = Fault(nth=5, name="ioctl", request=vfio.VFIO_IOMMU_MAP_DMA, errno=errno.ENOMEM)
     with running(tmp_path / "sock", refused, devices=1) as run, ControlClient(run.path) as client:
         client.resize(8 * BLOCK)
@@ -263,10 +262,11 @@ def test_a_busy_guest_says_why_and_gets_there(tmp_path: Path, monkeypatch: pytes
 
 def test_an_exercise_survives_resizes(tmp_path: Path) -> None:
     with running(tmp_path / "sock", exercise=True) as run, ControlClient(run.path) as client:
-        assert run.manager.managed.exercise is not None
+        assert run.manager.managed.dma_counts is not None
         for size in (16, 2, 20, 0, 8):
             run.reach(client, size * BLOCK)
             time.sleep(0.05)
-        counts = run.manager.managed.exercise.counts
-        assert counts.verified_bytes > 0
-        assert (counts.mismatches, counts.failure) == (0, None)
+        counts = run.manager.managed.dma_counts()
+        assert counts["transfers"] != 0
+        assert counts["verified_bytes"] != 0
+        assert (counts["mismatches"], counts["failure"]) == (0, None)

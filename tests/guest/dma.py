@@ -17,7 +17,7 @@ from pyvfio import Container, Kernel, LinuxKernel, Memory, MemoryKind
 from pyvfio.drivers.edu import Edu
 from tests.guest.stage import ADDRESS, Stage
 from virtiomem import DmaMapper
-from virtiomem.demo import found_devices
+from virtiomem.stand_in.demo import found_devices
 
 MIB = 1 << 20
 BLOCK = 2 * MIB

@@ -16,8 +16,8 @@ from vmlib.kernels import Image
 from pyvfio import Kernel, SharedMemory, VfioError
 from tests.guest.view import View, expected, total
 from virtiomem import Config, Events, Request, RequestType, Response, ResponseType, Run
-from virtiomem.event_loop import EventLoop
 from virtiomem.runs import subtract
+from virtiomem.serving import EventLoop
 from virtiomem.trace import RecordedVirtioMem
 from virtiomem.vhost_user import ConfigChanges, FrontEndEvents, VhostUserDevice
 

@@ -11,7 +11,7 @@ import pytest
 from pyvfio import Container, Device, DeviceNotBound, Ioas, Kernel, LinuxKernel, Memory, MemoryKind
 from pyvfio.drivers.edu import Edu, edu_addresses
 from pyvfio.drivers.iommufd_mock import MockDevice
-from pyvfio.host.bind import bind, restore
+from pyvfio.host import bind, restore
 from pyvfio.sim import SimKernel
 from tests.interface import rows
 from tests.kernel.calls import recorded

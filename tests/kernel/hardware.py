@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 
 from pyvfio import Kernel, LinuxKernel
 from pyvfio.drivers.edu import DEVICE_ID, VENDOR_ID, edu_addresses
-from pyvfio.files import write_text
-from pyvfio.host.bind import bind, restore
-from pyvfio.host.pci import DEVICES, group_members, pci_devices
+from pyvfio.host import bind, restore
+from pyvfio.kernel import write_text
 from pyvfio.noiommu import ENABLE
 from pyvfio.sim import PciFunction, SimKernel
-from pyvfio.sim.e1000e import E1000e
-from pyvfio.sim.model import Bus, Model
-from pyvfio.sim.nvme import Nvme
-from pyvfio.sim.plain import PlainDevice
+from pyvfio.sim.devices.e1000e import E1000e
+from pyvfio.sim.devices.model import Bus, Model
+from pyvfio.sim.devices.nvme import Nvme
+from pyvfio.sim.devices.plain import PlainDevice
+from pyvfio.sysfs import DEVICES, group_members, pci_devices
 from tests.kernel.conftest import Testbed
 
 

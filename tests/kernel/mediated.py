@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from pyvfio import Container, Device, Kernel
-from pyvfio.files import link_name, write_text
+from pyvfio.kernel import link_name, write_text
 from pyvfio.sim import PciFunction, SimKernel
-from pyvfio.sim.model import Bus, Model
-from pyvfio.sim.plain import IDS
+from pyvfio.sim.devices.model import Bus, Model
+from pyvfio.sim.devices.plain import IDS
 
 
 @contextmanager

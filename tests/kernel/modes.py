@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pyvfio import Container, Ioas, IommuType, Kernel
-from pyvfio.limits import memlock
+from pyvfio.kernel import memlock
 
 Space = Container | Ioas
 

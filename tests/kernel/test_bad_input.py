@@ -21,9 +21,8 @@ from pyvfio import (
     MemoryUnavailable,
     VfioError,
 )
-from pyvfio.files import read_text, write_text
-from pyvfio.host.bind import bind, restore, unbind
-from pyvfio.limits import DMA_ENTRY_LIMIT, huge_pages
+from pyvfio.host import bind, restore, unbind
+from pyvfio.kernel import DMA_ENTRY_LIMIT, huge_pages, read_text, write_text
 from pyvfio.sim import SimKernel
 from tests.kernel.conftest import IOVA, MEBIBYTE, Testbed
 from tests.kernel.hardware import shared_group

@@ -18,13 +18,12 @@ import pytest
 from pyvfio import DeviceNotBound, HostNeedsDevice, InvalidArgument, Kernel, LinuxKernel
 from pyvfio.drivers.edu import edu_addresses
 from pyvfio.faults import Before, Fault, FaultyKernel
-from pyvfio.files import exists, write_text
-from pyvfio.host.attached import block_devices, interfaces
-from pyvfio.host.bind import Binding, bind, binding, restore, unbind
-from pyvfio.host.network import InterfaceUse, LinuxNetwork
-from pyvfio.host.pci import pci_device, pci_devices
-from pyvfio.host.rebind import (
+from pyvfio.host import (
     Change,
+    InterfaceUse,
+    LinuxNetwork,
+    UndoFile,
+    bind,
     perform,
     perform_restore,
     plan_bind,
@@ -32,10 +31,14 @@ from pyvfio.host.rebind import (
     plan_unbind,
     require_expected,
     require_not_needed,
+    restore,
+    unbind,
 )
-from pyvfio.host.undo import UndoFile
+from pyvfio.host.binding import Binding, binding
+from pyvfio.kernel import exists, write_text
 from pyvfio.sim import SimKernel
-from pyvfio.sim.pci import PciFunction
+from pyvfio.sim.sysfs import PciFunction
+from pyvfio.sysfs import block_devices, interfaces, pci_device, pci_devices
 
 WRITES = 6
 """Of an operation on two devices that have no driver before it, or vfio-pci."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from pyvfio import Container, MemoryKind
-from pyvfio.limits import memlock
+from pyvfio.kernel import memlock
 from tests.kernel.conftest import Testbed
-from virtiomem import demo
+from virtiomem.stand_in import demo
 
 
 @pytest.mark.parametrize("kind", [kind for kind in MemoryKind if kind is not MemoryKind.HUGETLB_ANONYMOUS])

@@ -23,9 +23,9 @@ from pyvfio import (
 )
 from pyvfio.abi import pci_regs
 from pyvfio.drivers.edu import Edu
-from pyvfio.host.bind import bind, restore, unbind
-from pyvfio.host.pci import group_members, pci_device
-from pyvfio.limits import memlock
+from pyvfio.host import bind, restore, unbind
+from pyvfio.kernel import memlock
+from pyvfio.sysfs import group_members, pci_device
 from tests.kernel.conftest import IOVA, MEBIBYTE, Testbed
 
 

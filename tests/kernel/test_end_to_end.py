@@ -18,10 +18,9 @@ import pytest
 from pyvfio import LinuxKernel
 from pyvfio.cli import main as pyvfio
 from pyvfio.drivers.edu import edu_addresses
-from pyvfio.files import exists
-from pyvfio.host.bind import Binding, binding
-from pyvfio.host.pci import pci_device
-from pyvfio.limits import dma_entry_limit
+from pyvfio.host.binding import Binding, binding
+from pyvfio.kernel import dma_entry_limit, exists
+from pyvfio.sysfs import pci_device
 from tests.schemas import checked
 from virtiomem.cli import main as virtiomem
 

@@ -12,7 +12,7 @@ from pyvfio import Container, Kernel, Memory, MemoryKind, VfioError
 from pyvfio.abi import vfio
 from pyvfio.errors import ShortUnmap as ShortUnmapError
 from pyvfio.faults import Before, Fault, FaultyKernel, Hold, ShortUnmap, Vanish
-from pyvfio.limits import memlock
+from pyvfio.kernel import memlock
 from tests.kernel.conftest import IOVA, MEBIBYTE, Testbed
 
 BLOCK = 2 * MEBIBYTE

@@ -8,8 +8,8 @@ import pytest
 
 from pyvfio import Container, DeviceBusy, Group, InvalidArgument, IommuType, Kernel, Memory, VfioError
 from pyvfio.drivers.edu import Edu
-from pyvfio.host.pci import pci_device
-from pyvfio.limits import memlock
+from pyvfio.kernel import memlock
+from pyvfio.sysfs import pci_device
 from tests.kernel.conftest import IOVA, MEBIBYTE, Testbed
 
 pytestmark = pytest.mark.needs("type1")

@@ -29,9 +29,9 @@ from pyvfio import (
     VfioError,
 )
 from pyvfio.drivers.edu import Edu, edu_addresses
-from pyvfio.host.pci import pci_device
-from pyvfio.limits import memlock
+from pyvfio.kernel import memlock
 from pyvfio.sim import SimKernel
+from pyvfio.sysfs import pci_device
 from tests.kernel.conftest import IOVA, MEBIBYTE, Testbed, populated
 
 pytestmark = pytest.mark.needs("iommufd", "cdev")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from pyvfio import Access, Container, IommuType, Kernel, Memory, MemoryKind, NotMapped, VfioError
+from pyvfio.container.live_update import invalidate_vaddrs, update_vaddr
 from pyvfio.drivers.edu import Edu
-from pyvfio.limits import memlock
-from pyvfio.live_update import invalidate_vaddrs, update_vaddr
+from pyvfio.kernel import memlock
 from tests.kernel.conftest import IOVA, MEBIBYTE, Testbed, populated
 
 BLOCK = 2 * MEBIBYTE

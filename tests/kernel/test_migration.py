@@ -18,7 +18,7 @@ from pyvfio import (
     MigrationStream,
     VfioError,
 )
-from pyvfio.sim.plain import PlainDevice
+from pyvfio.sim.devices.plain import PlainDevice
 from tests.kernel.mediated import mediated_device
 
 pytestmark = pytest.mark.needs("type1", "mdev")

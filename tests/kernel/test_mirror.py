@@ -15,7 +15,7 @@ import pytest
 from pyvfio import Container, Ioas, Memory, MemoryKind
 from pyvfio.drivers.edu import Edu
 from pyvfio.sim import SimKernel
-from pyvfio.sim.container import ContainerState
+from pyvfio.sim.vfio.container import ContainerState
 from tests.kernel.conftest import IOVA, MEBIBYTE, Testbed
 from tests.kernel.modes import Mode, Space
 from virtiomem import DeviceBusy, DmaMapper, Request, RequestType, Response, ResponseType, Run, VirtioMem

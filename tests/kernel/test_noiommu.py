@@ -18,9 +18,8 @@ from pyvfio import (
     VfioError,
 )
 from pyvfio.drivers.edu import Edu, edu_addresses
-from pyvfio.files import read_text, write_text
-from pyvfio.host.bind import bind, unbind
-from pyvfio.limits import memlock
+from pyvfio.host import bind, unbind
+from pyvfio.kernel import memlock, read_text, write_text
 from pyvfio.noiommu import ENABLE, TAINT_USER, TAINTED, UnsafePhysicalMemory
 from tests.capabilities import without_raw_io
 from tests.kernel.conftest import MEBIBYTE, populated

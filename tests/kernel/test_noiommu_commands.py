@@ -12,7 +12,7 @@ import pytest
 from pyvfio import Kernel
 from pyvfio.cli import main
 from pyvfio.drivers.edu import edu_addresses
-from pyvfio.host.bind import unbind
+from pyvfio.host import unbind
 from pyvfio.sim import SimKernel
 from tests.kernel.hardware import machine_without_iommu
 from tests.schemas import checked

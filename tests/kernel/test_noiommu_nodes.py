@@ -21,7 +21,7 @@ from pyvfio import (
 )
 from pyvfio.abi.mman import MADV_DONTNEED
 from pyvfio.drivers.edu import Edu, edu_addresses
-from pyvfio.limits import memlock
+from pyvfio.kernel import memlock
 from pyvfio.noiommu import PhysicalRange, PhysicalRun, UnsafePhysicalMemory
 from tests.capabilities import without_raw_io
 from tests.kernel.conftest import IOVA, MEBIBYTE, MEMORY_KINDS, populated

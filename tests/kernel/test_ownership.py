@@ -25,10 +25,10 @@ from pyvfio import (
     Memory,
     VfioError,
 )
-from pyvfio.cdev import cdev_node
 from pyvfio.drivers.edu import Edu
 from pyvfio.drivers.iommufd_mock import EVENT_SIZE, EVENTS, MockDevice, MockStage1, MockViommu
-from pyvfio.host.pci import pci_device
+from pyvfio.iommufd.cdev import cdev_node
+from pyvfio.sysfs import pci_device
 from tests.kernel.conftest import IOVA, MEBIBYTE, Testbed
 from tests.kernel.modes import Mode, Space
 

@@ -9,10 +9,10 @@ import pytest
 
 from pyvfio import Container, Ioas, Iommufd, IommuType, Kernel, MemlockExceeded, Memory, MemoryKind, RlimitMode
 from pyvfio.abi import mman, vfio
+from pyvfio.container.live_update import invalidate_vaddrs, update_vaddr
 from pyvfio.drivers.edu import Edu
-from pyvfio.limits import memlock
-from pyvfio.live_update import invalidate_vaddrs, update_vaddr
-from pyvfio.shared_memory import SharedMemory
+from pyvfio.kernel import memlock
+from pyvfio.memory import SharedMemory
 from pyvfio.sim import SimKernel
 from tests.kernel.conftest import IOVA, MEBIBYTE, Testbed, populated
 from tests.kernel.processes import another_process

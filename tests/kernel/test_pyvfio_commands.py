@@ -14,11 +14,12 @@ import pytest
 from pyvfio import LinuxKernel
 from pyvfio.cli import main
 from pyvfio.drivers.edu import edu_addresses
-from pyvfio.files import exists
-from pyvfio.host.bind import Binding, binding, restore
-from pyvfio.host.pci import pci_device
+from pyvfio.host import restore
+from pyvfio.host.binding import Binding, binding
+from pyvfio.kernel import exists
 from pyvfio.sim import SimKernel
-from pyvfio.sim.pci import PciFunction
+from pyvfio.sim.sysfs import PciFunction
+from pyvfio.sysfs import pci_device
 from tests.schemas import checked
 
 COMMANDS = ("list", "show", "doctor", "bind", "unbind", "restore")
@@ -204,7 +205,7 @@ def test_watch(bench: Bench, kernel_name: str) -> None:
     assert bench.capture.readouterr().out == ""
     if kernel_name == "simulated":
         return
-    from pyvfio.host.uevents import LinuxUevents
+    from pyvfio.host import LinuxUevents
 
     with LinuxUevents() as events:
         bench.run("bind", bench.addresses[0], "--undo-file", str(bench.undo))

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from pyvfio import Container, Device, PciCommand, RegionFlags, RegionIndex, VfioError
-from pyvfio.host.bind import bind, restore
-from pyvfio.host.pci import group_members, pci_device
+from pyvfio.host import bind, restore
 from pyvfio.sim import PciFunction, SimKernel
+from pyvfio.sysfs import group_members, pci_device
 from tests.kernel.conftest import Testbed
 from tests.kernel.hardware import E1000E, VGA, Kind, bound
 

@@ -13,7 +13,7 @@ import pytest
 from pyvfio import Container, GroupBusy, InvalidArgument, Memory, MemoryKind
 from pyvfio.drivers.edu import Edu
 from pyvfio.faults import Fault, FaultyKernel
-from pyvfio.limits import huge_pages, memlock
+from pyvfio.kernel import huge_pages, memlock
 from pyvfio.sim import SimKernel
 from tests.kernel.conftest import IOVA, MEBIBYTE, MEMORY_KINDS, Testbed
 from tests.kernel.modes import Mode

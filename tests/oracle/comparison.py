@@ -14,7 +14,7 @@ from tests.oracle.observation import Line, Observation, octets
 from tests.oracle.ours import OurDevice
 from tests.oracle.qemu_device import QemuDevice
 from virtiomem import abi
-from virtiomem.requests import RequestType, Response, ResponseType
+from virtiomem.device import RequestType, Response, ResponseType
 
 
 @dataclass(frozen=True, slots=True)

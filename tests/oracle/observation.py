@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from virtiomem import abi
-from virtiomem.requests import Request, RequestType
+from virtiomem.device import Request, RequestType
 
 Line = Mapping[str, object]
 """A line of a trace, as virtiomem.trace.replay takes it."""

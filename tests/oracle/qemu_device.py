@@ -14,8 +14,7 @@ from tests.oracle.qmp import QmpError
 from tests.oracle.qtest import parse_bytes, read, write
 from tests.oracle.virtio_pci import VERSION_1, Status, VirtioPci
 from tests.oracle.virtqueue import SIZE, Virtqueue
-from virtiomem.config import Feature
-from virtiomem.requests import RESPONSE_SIZE
+from virtiomem.device import RESPONSE_SIZE, Feature
 
 RAM = 256 << 20
 DEVICE_MEMORY = 64 << 30

@@ -7,8 +7,7 @@ import random
 
 from tests.oracle.observation import Line
 from tests.oracle.qemu_device import DEVICE_MEMORY, NODES
-from virtiomem.config import Feature
-from virtiomem.requests import REQUEST_SIZE, RESPONSE_SIZE, Request, RequestType
+from virtiomem.device import REQUEST_SIZE, RESPONSE_SIZE, Feature, Request, RequestType
 
 MIB = 1 << 20
 DEVICE_MEMORY_START = 4 << 30

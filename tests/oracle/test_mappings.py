@@ -25,9 +25,8 @@ from tests.oracle.ours import OurDevice
 from tests.oracle.qemu_device import QemuDevice
 from tests.oracle.test_requests import ADDRESS, BLOCK, INIT, STEPS, request
 from tests.oracle.vfio_user import DmaWatcher
-from virtiomem.device import VirtioMem
-from virtiomem.dma import DmaMapper
-from virtiomem.requests import RequestType, Response, ResponseType
+from virtiomem.device import RequestType, Response, ResponseType, VirtioMem
+from virtiomem.mapping import DmaMapper
 from virtiomem.runs import Run
 from virtiomem.trace import DmaLog
 from virtiomem.trace.dma_log import LoggedKernel

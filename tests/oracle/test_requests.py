@@ -18,10 +18,8 @@ from tests.oracle.ours import OurDevice
 from tests.oracle.qemu_device import QemuDevice
 from tests.oracle.virtio_pci import VERSION_1
 from virtiomem import abi
-from virtiomem.config import Feature
-from virtiomem.device import VirtioMem
+from virtiomem.device import Feature, Request, RequestType, ResponseType, VirtioMem
 from virtiomem.errors import FeaturesRefused
-from virtiomem.requests import Request, RequestType, ResponseType
 
 MIB = 1 << 20
 BLOCK = 2 * MIB

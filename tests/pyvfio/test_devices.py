@@ -30,12 +30,12 @@ from pyvfio import (
     VfioError,
 )
 from pyvfio.abi import vfio
-from pyvfio.capabilities import chain
-from pyvfio.device import device_info
+from pyvfio.device.device import device_info
 from pyvfio.drivers.edu import Edu
 from pyvfio.faults import Fault, FaultyKernel
+from pyvfio.kernel import chain
 from pyvfio.sim import PciFunction, SimKernel
-from pyvfio.sim.plain import IDS, ROM, PlainDevice
+from pyvfio.sim.devices.plain import IDS, ROM, PlainDevice
 
 ADDRESSES = ("0000:05:00.0", "0000:05:00.1", "0000:05:01.0")
 

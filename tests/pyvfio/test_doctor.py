@@ -8,15 +8,14 @@ import pytest
 
 from pyvfio import Kernel
 from pyvfio.faults import Before, Fault, FaultyKernel
+from pyvfio.host import InterfaceUse, inventory
 from pyvfio.host.doctor import Check, Needs, Status, examine
 from pyvfio.host.doctor.iommu import check_groups, check_interrupt_remapping, check_iommu
 from pyvfio.host.doctor.limits import check_huge_pages, check_mapping_limit, check_memlock, check_transparent_huge_pages
 from pyvfio.host.doctor.nodes import check_group_nodes, check_modules
-from pyvfio.host.inventory import inventory
-from pyvfio.host.network import InterfaceUse
 from pyvfio.host.pci_ids import PciIds, kind
 from pyvfio.sim import SimKernel
-from pyvfio.sim.pci import PciFunction
+from pyvfio.sim.sysfs import PciFunction
 from tests.pyvfio.overlay import OverlayKernel
 
 GIB = 1 << 30

@@ -29,9 +29,9 @@ from pyvfio import (
     VfioError,
 )
 from pyvfio.abi import iommufd, vfio
+from pyvfio.container.live_update import invalidate_vaddrs
 from pyvfio.drivers.edu import edu_addresses
 from pyvfio.faults import Fault, FaultyKernel
-from pyvfio.live_update import invalidate_vaddrs
 from pyvfio.sim import SimKernel
 
 IOVA = 0x1_0000_0000

@@ -5,11 +5,10 @@ from __future__ import annotations
 import pytest
 
 from pyvfio import HostNeedsDevice
+from pyvfio.host import InterfaceUse, LinuxNetwork, require_not_needed
 from pyvfio.host.disks import DiskUses
-from pyvfio.host.network import InterfaceUse, LinuxNetwork
-from pyvfio.host.rebind import require_not_needed
 from pyvfio.sim import SimKernel
-from pyvfio.sim.pci import PciFunction
+from pyvfio.sim.sysfs import PciFunction
 from tests.pyvfio.overlay import OverlayKernel
 
 ADDRESS = "0000:03:00.0"

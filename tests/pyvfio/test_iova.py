@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyvfio import InvalidArgument, IovaRange, OutsideIovaRanges
-from pyvfio.iova import Fit, IovaAllocator
+from pyvfio.dma import Fit, IovaAllocator
 
 PAGE = 4096
 RANGES = (IovaRange(0, 20 * PAGE - 1), IovaRange(24 * PAGE + 1, 61 * PAGE - 2))

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyvfio import Access, MappedRun, Memory, MemoryKind
-from pyvfio.mappings import MappingTable
+from pyvfio.dma.mapping_table import MappingTable
 
 BLOCK = 0x10_000
 BASE = 0x1_0000_0000

@@ -8,7 +8,7 @@ import gc
 import pytest
 
 from pyvfio import Access, InvalidArgument, MappedRun, Memory, MemoryKind, MemoryUnavailable, StillMapped
-from pyvfio.limits import huge_pages
+from pyvfio.kernel import huge_pages
 
 MEBIBYTE = 1 << 20
 ORDINARY = [MemoryKind.ANONYMOUS, MemoryKind.THP, MemoryKind.MEMFD]

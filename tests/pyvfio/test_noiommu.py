@@ -8,8 +8,8 @@ import pytest
 
 from pyvfio import CdevDevice, Container, DeviceNotBound, Ioas, Iommufd, Memory, MemoryKind, VfioError
 from pyvfio.drivers.edu import Edu, edu_addresses
-from pyvfio.files import read_text, write_text
-from pyvfio.host.bind import bind
+from pyvfio.host import bind
+from pyvfio.kernel import read_text, write_text
 from pyvfio.noiommu import ENABLE, TAINT_USER, TAINTED
 from pyvfio.sim import PciFunction, SimKernel
 from tests.kernel.hardware import machine_without_iommu

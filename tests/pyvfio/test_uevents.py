@@ -7,7 +7,7 @@ import errno
 import pytest
 
 from pyvfio import VfioError
-from pyvfio.host.uevents import LinuxUevents, Uevent, wait_for_node
+from pyvfio.host import LinuxUevents, Uevent, wait_for_node
 from pyvfio.sim import PciFunction, SimKernel
 
 BIND = b"bind@/devices/pci0000:00/0000:00:03.0\0ACTION=bind\0DEVPATH=/devices/pci0000:00/0000:00:03.0\0SUBSYSTEM=pci\0"

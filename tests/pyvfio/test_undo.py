@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pyvfio.host.bind import Binding
-from pyvfio.host.undo import UndoFile
+from pyvfio.host import UndoFile
+from pyvfio.host.binding import Binding
 
 FIRST = Binding("0000:03:00.0", "igb", None)
 SECOND = Binding("0000:04:00.0", None, "vfio-pci")

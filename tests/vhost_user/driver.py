@@ -13,7 +13,7 @@ from typing import Protocol
 
 from tests.vhost_user.front_end import EVENT_IDX, FEATURES, PACKED, QUEUE_SIZE, FrontEnd
 from virtiomem import Request, RequestType, Response
-from virtiomem.requests import REQUEST_SIZE, RESPONSE_SIZE
+from virtiomem.device import REQUEST_SIZE, RESPONSE_SIZE
 
 NEXT, WRITE, INDIRECT = 1, 2, 4
 TABLE, REQUEST, ANSWER = 0x3000, 0x4000, 0x5000

@@ -12,8 +12,8 @@ from typing import Protocol
 
 from pyvfio import SharedMemory
 from virtiomem import VirtioMem
-from virtiomem.config import Feature
-from virtiomem.event_loop import EventLoop
+from virtiomem.device import Feature
+from virtiomem.serving import EventLoop
 from virtiomem.vhost_user import ConfigChanges, FrontEndEvents, VhostUserDevice
 from virtiomem.vhost_user.abi import vhost_user as abi
 from virtiomem.vhost_user.abi.vhost_types import vhost_vring_addr, vhost_vring_state

@@ -27,7 +27,7 @@ from tests.vhost_user.front_end import (
     Request,
 )
 from virtiomem import RequestType, Response, ResponseType
-from virtiomem.requests import REQUEST_SIZE
+from virtiomem.device import REQUEST_SIZE
 from virtiomem.vhost_user.abi import vhost_user as abi
 from virtiomem.vhost_user.abi.vhost_user import VhostUserHeader
 

@@ -27,10 +27,10 @@ from tests.vhost_user.front_end import (
 )
 from virtiomem import DmaMapper, RequestType, Response, ResponseType
 from virtiomem import Request as GuestRequest
-from virtiomem.coordination import DiscardCoordination
+from virtiomem.discard import DiscardCoordination
 from virtiomem.trace import replay
+from virtiomem.vhost_user import ServedRegion, ServedRegionOptions
 from virtiomem.vhost_user.messages import ProtocolFeature
-from virtiomem.vhost_user.served_region import ServedRegion, ServedRegionOptions
 
 ACK, NACK, BUSY = Response(ResponseType.ACK), Response(ResponseType.NACK), Response(ResponseType.BUSY)
 PLUG, UNPLUG, UNPLUG_ALL, STATE = RequestType

@@ -30,7 +30,7 @@ from tests.vhost_user.front_end import (
     u64,
 )
 from virtiomem import RequestType, Response, ResponseType
-from virtiomem.listener import Listener
+from virtiomem.serving import Listener
 from virtiomem.vhost_user.abi import vhost_user as abi
 from virtiomem.vhost_user.abi.vhost_user import VhostUserConfig, VhostUserHeader
 

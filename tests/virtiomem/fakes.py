@@ -8,14 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from pyvfio.errors import InvalidArgument, VfioError
-from virtiomem.config import Config
-from virtiomem.device import VirtioMem
-from virtiomem.discard import RamDiscardManager
+from virtiomem.device import Config, Events, Request, RequestType, Response, ResponseType, VirtioMem
+from virtiomem.discard import RamDiscardManager, Section
 from virtiomem.errors import BusyReason, DeviceBusy, ListenerDiverged
-from virtiomem.events import Events
-from virtiomem.requests import Request, RequestType, Response, ResponseType
 from virtiomem.runs import Run, intersect, subtract, union
-from virtiomem.section import Section
 
 MIB = 1 << 20
 BLOCK = 2 * MIB

@@ -5,11 +5,10 @@ from __future__ import annotations
 import errno
 import os
 
-from pyvfio.address_space import Access, IovaRange, MappedRun
+from pyvfio.dma import Access, IovaRange, MappedRun, check_map_arguments, map_failure
+from pyvfio.dma.mapping_table import MappingTable
 from pyvfio.errors import AlreadyMapped, NotMapped
 from pyvfio.kernel import LinuxKernel
-from pyvfio.map_errors import check_map_arguments, map_failure
-from pyvfio.mappings import MappingTable
 from pyvfio.memory import Memory
 from virtiomem.trace import DmaLog
 

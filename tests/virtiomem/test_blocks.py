@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from virtiomem.blocks import BlockMap
+from virtiomem.device import BlockMap
 from virtiomem.runs import Run
 
 

@@ -11,13 +11,11 @@ from pyvfio.drivers.edu import edu_addresses
 from pyvfio.errors import MappingLimitReached
 from pyvfio.sim import SimKernel
 from tests.virtiomem.fakes import BLOCK, FakeListener, Machine, divided
-from virtiomem.device import VirtioMem
-from virtiomem.dma import DmaMapper
+from virtiomem.device import Events, Request, RequestType, Response, ResponseType, VirtioMem
+from virtiomem.discard import Section
 from virtiomem.errors import BusyReason, DeviceBusy, ProtocolViolation
-from virtiomem.events import Events
-from virtiomem.requests import Request, RequestType, Response, ResponseType
+from virtiomem.mapping import DmaMapper
 from virtiomem.runs import Run
-from virtiomem.section import Section
 
 ACK, NACK, BUSY, ERROR = ResponseType
 PLUG, UNPLUG, UNPLUG_ALL, STATE = RequestType

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pyvfio.limits import huge_pages
+from pyvfio.kernel import huge_pages
 from tests.schemas import checked
 from virtiomem.cli import main
 

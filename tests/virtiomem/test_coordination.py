@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.virtiomem.fakes import ADDRESS, BLOCK, FakeMemory
-from virtiomem.coordination import DiscardCoordination, DiscardUse
 from virtiomem.device import VirtioMem
+from virtiomem.discard import DiscardCoordination, DiscardUse
 from virtiomem.errors import DiscardRefused
 
 EXCLUDED = {

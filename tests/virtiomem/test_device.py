@@ -8,15 +8,24 @@ from collections.abc import Callable
 import pytest
 
 from pyvfio.errors import ClosedError, InvalidArgument
-from pyvfio.limits import transparent_huge_page_size
+from pyvfio.kernel import transparent_huge_page_size
 from tests.virtiomem.fakes import ADDRESS, BLOCK, MIB, FakeListener, FakeMemory, Machine, divided
-from virtiomem.config import Feature, check_block_size, check_region, default_block_size, usable_region_size
-from virtiomem.device import VirtioMem
-from virtiomem.discard import RamDiscardManager
+from virtiomem.device import (
+    BlockState,
+    Feature,
+    Request,
+    RequestType,
+    Response,
+    ResponseType,
+    VirtioMem,
+    check_block_size,
+    check_region,
+    default_block_size,
+    usable_region_size,
+)
+from virtiomem.discard import RamDiscardManager, Section
 from virtiomem.errors import BusyReason, DeviceBusy, FeaturesRefused, ProtocolViolation
-from virtiomem.requests import BlockState, Request, RequestType, Response, ResponseType
 from virtiomem.runs import Run
-from virtiomem.section import Section
 
 ACK, NACK, BUSY, ERROR = ResponseType
 PLUG, UNPLUG, UNPLUG_ALL, STATE = RequestType

@@ -9,20 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyvfio.dirty import DirtyBitmap
+from pyvfio.dma import DirtyBitmap
 from pyvfio.errors import InvalidArgument
 from pyvfio.memory import Memory, MemoryKind
 from tests.virtiomem.fakes import ADDRESS, BLOCK, failure
 from tests.virtiomem.spaces import RecordingAddressSpace
-from virtiomem.device import VirtioMem
-from virtiomem.dirty import DirtyTracker
-from virtiomem.dma import DmaMapper
-from virtiomem.guest_mappings import GuestMapping
-from virtiomem.requests import Request, RequestType, Response, ResponseType
+from virtiomem.device import Request, RequestType, Response, ResponseType, VirtioMem
+from virtiomem.discard import Section
+from virtiomem.mapping import DirtyTracker, DmaMapper, GuestIommu, GuestMapping
 from virtiomem.runs import Run
-from virtiomem.section import Section
 from virtiomem.trace import DmaLog
-from virtiomem.viommu import GuestIommu
 
 BLOCKS = 16
 PAGE = 4096

@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 
 from pyvfio.errors import InvalidArgument
 from tests.virtiomem.fakes import ADDRESS, BLOCK, FakeListener, FakeMemory, FakeSource, divided
-from virtiomem.discard import RamDiscardManager
+from virtiomem.discard import RamDiscardListener, RamDiscardManager, RamDiscardSource, Section
 from virtiomem.runs import Run, intersect
-from virtiomem.section import RamDiscardListener, RamDiscardSource, Section
 
 
 class Region:

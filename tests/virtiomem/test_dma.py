@@ -8,18 +8,16 @@ from contextlib import ExitStack
 
 import pytest
 
-from pyvfio.address_space import Access, MappedRun
+from pyvfio.dma import Access, MappedRun
 from pyvfio.errors import InvalidArgument, OutsideIovaRanges, ShortUnmap, VfioError
 from pyvfio.memory import Memory, MemoryKind
 from tests.virtiomem.fakes import ADDRESS, BLOCK, MIB, FakeMemory, Heard
 from tests.virtiomem.spaces import RecordingAddressSpace
-from virtiomem.coordination import DiscardCoordination, DiscardUse
-from virtiomem.device import VirtioMem
-from virtiomem.dma import DmaMapper
+from virtiomem.device import Request, RequestType, Response, ResponseType, VirtioMem
+from virtiomem.discard import DiscardCoordination, DiscardUse, Section
 from virtiomem.errors import BusyReason, DiscardRefused, ListenerDiverged
-from virtiomem.requests import Request, RequestType, Response, ResponseType
+from virtiomem.mapping import DmaMapper
 from virtiomem.runs import Run
-from virtiomem.section import Section
 from virtiomem.trace import DmaCall, DmaLog
 
 ACK, NACK, BUSY, ERROR = ResponseType

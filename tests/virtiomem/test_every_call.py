@@ -19,11 +19,10 @@ from pyvfio.drivers.edu import edu_addresses
 from pyvfio.faults import Call, Fault, FaultyKernel, Rule, ShortUnmap
 from pyvfio.faults.rules import UNMAPS
 from pyvfio.sim import SimKernel
-from pyvfio.sim.container import ContainerState
+from pyvfio.sim.vfio.container import ContainerState
 from tests.virtiomem.fakes import ADDRESS, MIB
-from virtiomem.device import VirtioMem
-from virtiomem.dma import DmaMapper
-from virtiomem.requests import Request, RequestType, Response, ResponseType
+from virtiomem.device import Request, RequestType, Response, ResponseType, VirtioMem
+from virtiomem.mapping import DmaMapper
 from virtiomem.runs import Run
 
 ACK, NACK, BUSY, ERROR = ResponseType

@@ -10,10 +10,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from pyvfio.errors import VfioError
 from tests.virtiomem.fakes import ADDRESS, BLOCK, FakeListener, Machine, divided
+from virtiomem.device import ResponseType
+from virtiomem.discard import Section
 from virtiomem.errors import DeviceBusy
-from virtiomem.requests import ResponseType
 from virtiomem.runs import intersect, subtract, union
-from virtiomem.section import Section
 
 BLOCKS = 24
 BLOCK_NUMBER = st.integers(0, BLOCKS - 1)

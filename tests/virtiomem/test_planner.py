@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pyvfio.errors import InvalidArgument
-from pyvfio.limits import HugePages, Memlock
+from pyvfio.kernel import HugePages, Memlock
 from pyvfio.sim import SimKernel
 from tests.virtiomem.fakes import MIB
 from virtiomem.planner import Limit, Limits, Plan, Row, Verdict, fitting_block_size, plan

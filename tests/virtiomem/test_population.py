@@ -9,15 +9,13 @@ import pytest
 from pyvfio import Container, Memory, MemoryKind
 from pyvfio.drivers.edu import edu_addresses
 from pyvfio.errors import InvalidArgument
-from pyvfio.limits import transparent_huge_page_size
+from pyvfio.kernel import transparent_huge_page_size
 from pyvfio.sim import SimKernel
 from tests.virtiomem.fakes import ADDRESS, BLOCK, FakeListener, FakeMemory, Machine
-from virtiomem.device import VirtioMem
-from virtiomem.discard import RamDiscardManager
-from virtiomem.dma import DmaMapper
-from virtiomem.requests import Request, RequestType, Response, ResponseType
+from virtiomem.device import Request, RequestType, Response, ResponseType, VirtioMem
+from virtiomem.discard import RamDiscardManager, Section
+from virtiomem.mapping import DmaMapper
 from virtiomem.runs import Run
-from virtiomem.section import Section
 
 ACK = ResponseType.ACK
 PLUG, UNPLUG = RequestType.PLUG, RequestType.UNPLUG

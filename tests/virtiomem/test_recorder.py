@@ -16,10 +16,9 @@ from tests.oracle.sequences import RandomTrace
 from tests.virtiomem.fakes import ADDRESS, BLOCK, FakeListener, FakeMemory
 from virtiomem import trace
 from virtiomem.cli import main
-from virtiomem.config import Feature
 from virtiomem.control import ControlClient
+from virtiomem.device import Feature, Request, RequestType, ResponseType
 from virtiomem.errors import DeviceBusy, ProtocolViolation
-from virtiomem.requests import Request, RequestType, ResponseType
 from virtiomem.trace import RecordedVirtioMem
 
 PLUG, UNPLUG, _, STATE = RequestType

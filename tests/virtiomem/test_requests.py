@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from virtiomem.config import Config
+from virtiomem.device import BlockState, Config, Request, RequestType, Response, ResponseType
 from virtiomem.errors import ProtocolViolation
-from virtiomem.requests import BlockState, Request, RequestType, Response, ResponseType
 
 PLUG = bytes.fromhex("0000 000000000000 0000800001000000 0500 000000000000")
 

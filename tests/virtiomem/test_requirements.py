@@ -12,10 +12,8 @@ import pytest
 
 from pyvfio.memory import Memory, MemoryKind
 from tests.virtiomem.fakes import ADDRESS, BLOCK, Machine
-from virtiomem.config import Config
-from virtiomem.device import VirtioMem
+from virtiomem.device import Config, Request, RequestType, Response, ResponseType, VirtioMem
 from virtiomem.errors import DeviceBusy
-from virtiomem.requests import Request, RequestType, Response, ResponseType
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "virtio-mem-requirements.md"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from virtiomem.blocks import BlockMap
+from virtiomem.device import BlockMap
 from virtiomem.runs import Run, intersect, subtract, union
 
 UNITS = st.sets(st.integers(0, 40))

@@ -12,12 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.virtiomem.fakes import ADDRESS, BLOCK, FakeMemory, Machine, divided
-from virtiomem.config import Config, Feature
-from virtiomem.device import VirtioMem
+from virtiomem.device import Config, Feature, RequestType, ResponseType, VirtioMem
+from virtiomem.device.state import DeviceState
 from virtiomem.errors import BusyReason, DeviceBusy, ProtocolViolation, StateRefused
-from virtiomem.requests import RequestType, ResponseType
 from virtiomem.runs import Run, union
-from virtiomem.state import DeviceState
 
 BLOCKS = 13
 

@@ -12,7 +12,7 @@ import pytest
 from pyvfio.errors import InvalidArgument, VfioError
 from tests.virtiomem.fakes import ADDRESS, BLOCK, MIB
 from virtiomem import trace
-from virtiomem.requests import BlockState, Request, RequestType, Response, ResponseType
+from virtiomem.device import BlockState, Request, RequestType, Response, ResponseType
 
 ACK, NACK, BUSY, ERROR = (bytes(Response(kind)).hex() for kind in ResponseType)
 INIT = {

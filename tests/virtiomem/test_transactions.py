@@ -9,13 +9,10 @@ import pytest
 
 from pyvfio.errors import VfioError
 from tests.virtiomem.fakes import ADDRESS, BLOCK, FakeListener, FakeMemory, FakeSource, Machine, divided
-from virtiomem.coordination import DiscardCoordination
-from virtiomem.device import VirtioMem
-from virtiomem.discard import RamDiscardManager
+from virtiomem.device import RequestType, ResponseType, VirtioMem
+from virtiomem.discard import DiscardCoordination, RamDiscardManager, Section
 from virtiomem.errors import BusyReason, DeviceBusy, ListenerDiverged
-from virtiomem.requests import RequestType, ResponseType
 from virtiomem.runs import Run, intersect, subtract, union
-from virtiomem.section import Section
 
 
 @dataclass(frozen=True)

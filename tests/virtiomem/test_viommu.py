@@ -13,20 +13,16 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from pyvfio.address_space import Access
+from pyvfio.dma import Access
 from pyvfio.errors import InvalidArgument, ShortUnmap, VfioError
 from pyvfio.memory import Memory, MemoryKind
 from tests.virtiomem.fakes import ADDRESS, BLOCK, FakeMemory, Faults, failure
 from tests.virtiomem.spaces import RecordingAddressSpace
-from virtiomem.coordination import DiscardCoordination, DiscardUse
-from virtiomem.device import VirtioMem
-from virtiomem.discard import RamDiscardManager
+from virtiomem.device import Request, RequestType, Response, ResponseType, VirtioMem
+from virtiomem.discard import DiscardCoordination, DiscardUse, RamDiscardManager, Section
 from virtiomem.errors import DiscardRefused, GuestMappingRefused, ListenerDiverged, Refusal
-from virtiomem.guest_mappings import GuestMapping
-from virtiomem.requests import Request, RequestType, Response, ResponseType
-from virtiomem.section import Section
+from virtiomem.mapping import GuestIommu, GuestMapping
 from virtiomem.trace import DmaLog
-from virtiomem.viommu import GuestIommu
 
 ACK, NACK, BUSY, ERROR = ResponseType
 PAGE = 4096

@@ -8,8 +8,8 @@ from dataclasses import asdict
 from pyvfio import Kernel, LinuxKernel, MemoryKind
 from pyvfio.commandline import Command, Failure, Output, size
 from pyvfio.sim import SimKernel
-from virtiomem import demo
 from virtiomem.cli.recording import add_record, recording
+from virtiomem.stand_in import demo
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:

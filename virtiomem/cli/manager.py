@@ -6,9 +6,7 @@ import argparse
 from pathlib import Path
 
 from pyvfio.commandline import Failure
-from virtiomem.control import places
-from virtiomem.control.client import ControlClient
-from virtiomem.control.status import DeviceStatus
+from virtiomem.control import ControlClient, DeviceStatus, places
 
 
 def add_manager(parser: argparse.ArgumentParser) -> None:

@@ -7,13 +7,12 @@ from dataclasses import replace
 
 from pyvfio.commandline import Command, Output, Style, size
 from pyvfio.errors import MemoryUnavailable
-from pyvfio.files import text_or_empty
-from pyvfio.kernel import Kernel, LinuxKernel
+from pyvfio.kernel import Kernel, LinuxKernel, text_or_empty
 from pyvfio.memory import MemoryKind
 from pyvfio.units import format_size
 from virtiomem.cli.memory import MemoryChoice, add_memory
+from virtiomem.cli.speed import PopulateSpeed, measure_populate
 from virtiomem.planner import Limit, Limits, Plan, Row, plan
-from virtiomem.speed import PopulateSpeed, measure_populate
 
 _UNLIMITED = "unlimited"
 

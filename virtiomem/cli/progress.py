@@ -7,8 +7,7 @@ from collections.abc import Callable
 
 from pyvfio.commandline import Output
 from pyvfio.units import format_size
-from virtiomem.control.client import ControlClient
-from virtiomem.control.status import DeviceStatus
+from virtiomem.control import ControlClient, DeviceStatus
 
 _REDRAW = 0.2
 

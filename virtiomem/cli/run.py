@@ -8,19 +8,17 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from pyvfio.commandline import Command, Output, size
-from pyvfio.host.pci import full_address
 from pyvfio.kernel import Kernel, LinuxKernel
 from pyvfio.sim import SimKernel
+from pyvfio.sysfs import full_address
 from pyvfio.units import format_size
 from virtiomem.cli.memory import MemoryChoice, add_memory
 from virtiomem.cli.recording import add_record, recording
 from virtiomem.cli.signals import ending
-from virtiomem.control import places
-from virtiomem.control.metrics_port import MetricsPort
-from virtiomem.control.server import ControlServer
-from virtiomem.event_loop import EventLoop
-from virtiomem.manager import Manager, ManagerOptions
+from virtiomem.control import ControlServer, MetricsPort, places
 from virtiomem.planner import Limits, plan
+from virtiomem.serving import EventLoop
+from virtiomem.stand_in import Manager, ManagerOptions
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:

@@ -11,17 +11,16 @@ from pathlib import Path
 
 from pyvfio.commandline import Command, Failure, Output, size
 from pyvfio.container import Container
-from pyvfio.host.pci import full_address
 from pyvfio.kernel import LinuxKernel
+from pyvfio.sysfs import full_address
 from pyvfio.units import format_size, parse_size
 from virtiomem.cli.recording import add_record, trace_file
 from virtiomem.cli.signals import ending
-from virtiomem.control import places
-from virtiomem.control.server import ControlServer
-from virtiomem.coordination import DiscardCoordination
-from virtiomem.event_loop import EventLoop
+from virtiomem.control import ControlServer, places
+from virtiomem.discard import DiscardCoordination
 from virtiomem.planner import Limits, plan
-from virtiomem.vhost_user.served_region import ServedRegion, ServedRegionOptions
+from virtiomem.serving import EventLoop
+from virtiomem.vhost_user import ServedRegion, ServedRegionOptions
 
 _SIZES = ("region", "block-size", "requested", "address", "page-size")
 _PROPERTIES = (*_SIZES, "name", "node", "ring", "record")

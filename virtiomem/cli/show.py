@@ -9,8 +9,8 @@ from pathlib import Path
 from pyvfio.commandline import Command, Output
 from virtiomem.cli.manager import add_manager, connect, only_device
 from virtiomem.cli.status_text import status_lines
-from virtiomem.control.client import ControlClient
-from virtiomem.svg import block_map_svg
+from virtiomem.control import ControlClient
+from virtiomem.draw import block_map_svg
 
 _PATIENCE = 60.0
 _FRAME = 0.1

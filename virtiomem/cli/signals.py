@@ -6,7 +6,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from virtiomem.event_loop import EventLoop
+from virtiomem.serving import EventLoop
 
 
 @contextmanager

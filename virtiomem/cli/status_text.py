@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from pyvfio.commandline import Output, Style
 from pyvfio.units import format_size
-from virtiomem.control.status import DeviceStatus
-from virtiomem.render import bar
+from virtiomem.control import DeviceStatus
+from virtiomem.draw import bar
 from virtiomem.runs import Run, intersect, subtract
 
 _WIDTH = 64

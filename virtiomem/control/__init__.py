@@ -2,6 +2,7 @@
 
 from virtiomem.control.client import ControlClient, ControlRefused
 from virtiomem.control.managed import Guest, ManagedDevice
+from virtiomem.control.metrics_port import MetricsPort
 from virtiomem.control.server import ControlServer
 from virtiomem.control.status import DeviceStatus, SpaceStatus
 
@@ -12,5 +13,6 @@ __all__ = [
     "DeviceStatus",
     "Guest",
     "ManagedDevice",
+    "MetricsPort",
     "SpaceStatus",
 ]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from pyvfio.address_space import AddressSpace
+from pyvfio.dma import AddressSpace
 from virtiomem.device import VirtioMem
-from virtiomem.exercise import Exercise
 
 
 class Guest(Protocol):
@@ -25,14 +24,17 @@ class Guest(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ManagedDevice:
-    """address_spaces: those it is mapped into just now. kind and page_size: of its memory, in bytes."""
+    """address_spaces: those it is mapped into just now. memory_kind, page_size: of its memory; bytes.
+
+    dma_counts: what a device that does DMA to plugged blocks all the while has counted, if there is one.
+    """
 
     device: VirtioMem
     guest: Guest
     memory_kind: str
     page_size: int
     address_spaces: Callable[[], Sequence[AddressSpace]] = field(default=tuple)
-    exercise: Exercise | None = None
+    dma_counts: Callable[[], Mapping[str, object]] | None = None
 
     @property
     def name(self) -> str:

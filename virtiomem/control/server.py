@@ -19,7 +19,7 @@ from virtiomem.control.metrics import metrics
 from virtiomem.control.protocol import LARGEST_REQUEST, ProtocolError, integer, line_of, read_object, seconds
 from virtiomem.control.statistics import statistics_data
 from virtiomem.control.status import DeviceStatus
-from virtiomem.listener import Listener
+from virtiomem.serving import Listener
 
 _LONGEST_WAIT = 60.0
 _MOST_CLIENTS = 64

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 from virtiomem.control.managed import ManagedDevice
 
 
@@ -18,5 +16,5 @@ def statistics_data(managed: ManagedDevice) -> dict[str, object]:
         ],
         "busy": [{"reason": reason.value, "count": count} for reason, count in statistics.busy.items()],
         "violations": statistics.violations,
-        "dma": None if managed.exercise is None else asdict(managed.exercise.counts),
+        "dma": None if managed.dma_counts is None else dict(managed.dma_counts()),
     }

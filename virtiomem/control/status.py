@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-from virtiomem.config import Feature
 from virtiomem.control.managed import ManagedDevice
+from virtiomem.device import Feature
 from virtiomem.runs import Run
 
 

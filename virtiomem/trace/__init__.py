@@ -22,4 +22,14 @@ from virtiomem.trace.player import Player, Step
 from virtiomem.trace.recorder import RecordedVirtioMem
 from virtiomem.trace.replay import describe, replay
 
-__all__ = ["DmaCall", "DmaLog", "Line", "Player", "RecordedVirtioMem", "Step", "TraceError", "describe", "replay"]
+__all__ = [
+    "DmaCall",
+    "DmaLog",
+    "Line",
+    "Player",
+    "RecordedVirtioMem",
+    "Step",
+    "TraceError",
+    "describe",
+    "replay",
+]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pyvfio.abi import vfio
 from pyvfio.kernel import IoctlArgument
 from pyvfio.sim import SimKernel
-from pyvfio.sim.pci import VFIO_DRIVER, PciFunction
+from pyvfio.sim.sysfs import VFIO_DRIVER, PciFunction
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,9 @@ from typing import Final, Self, TypedDict
 
 from pyvfio import Container, Memory, MemoryKind
 from pyvfio.errors import InvalidArgument, VfioError
-from virtiomem.config import Feature
-from virtiomem.dma import DmaMapper
+from virtiomem.device import RESPONSE_SIZE, Feature
 from virtiomem.errors import DeviceBusy, ProtocolViolation, StateRefused
-from virtiomem.requests import RESPONSE_SIZE
+from virtiomem.mapping import DmaMapper
 from virtiomem.trace.dma_log import DmaLog, LoggedKernel
 from virtiomem.trace.line import Line, TraceError
 from virtiomem.trace.recorder import RecordedVirtioMem

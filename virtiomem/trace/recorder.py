@@ -8,10 +8,8 @@ import logging
 from typing import TextIO
 
 from pyvfio.errors import InvalidArgument
-from virtiomem.config import USABLE_EXTENT, Feature, usable_region_size
-from virtiomem.device import VirtioMem
+from virtiomem.device import RESPONSE_SIZE, USABLE_EXTENT, Feature, Request, RequestType, VirtioMem, usable_region_size
 from virtiomem.errors import BusyReason, DeviceBusy, ProtocolViolation
-from virtiomem.requests import RESPONSE_SIZE, Request, RequestType
 
 _log = logging.getLogger(__name__)
 

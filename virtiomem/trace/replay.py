@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 from pyvfio.units import format_size
 from virtiomem import abi
-from virtiomem.requests import Response
+from virtiomem.device import Response
 from virtiomem.trace.line import Line
 from virtiomem.trace.player import Player, Step
 

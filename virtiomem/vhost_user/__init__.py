@@ -3,5 +3,14 @@
 from virtiomem.vhost_user.device import VhostUserDevice
 from virtiomem.vhost_user.errors import FrontEndError, QueueBroken
 from virtiomem.vhost_user.events import ConfigChanges, FrontEndEvents
+from virtiomem.vhost_user.served_region import ServedRegion, ServedRegionOptions
 
-__all__ = ["ConfigChanges", "FrontEndError", "FrontEndEvents", "QueueBroken", "VhostUserDevice"]
+__all__ = [
+    "ConfigChanges",
+    "FrontEndError",
+    "FrontEndEvents",
+    "QueueBroken",
+    "ServedRegion",
+    "ServedRegionOptions",
+    "VhostUserDevice",
+]

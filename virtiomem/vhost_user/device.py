@@ -7,10 +7,10 @@ import os
 from collections.abc import Sequence
 
 from pyvfio.errors import VfioError
+from pyvfio.memory import SharedMemory
 from pyvfio.resource import Resource
-from pyvfio.shared_memory import SharedMemory
 from virtiomem.device import VirtioMem
-from virtiomem.listener import Listener
+from virtiomem.serving import Listener
 from virtiomem.vhost_user.errors import FrontEndError
 from virtiomem.vhost_user.events import ConfigChanges, FrontEndEvents
 from virtiomem.vhost_user.memory_table import FileRange, GuestRegion

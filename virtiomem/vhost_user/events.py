@@ -5,12 +5,9 @@ from __future__ import annotations
 from typing import Self
 
 from pyvfio.errors import VfioError
-from pyvfio.eventfd import EventFd
-from pyvfio.kernel import Kernel, LinuxKernel
-from virtiomem.config import Config
+from pyvfio.kernel import EventFd, Kernel, LinuxKernel
+from virtiomem.device import Config, Events, Request
 from virtiomem.errors import DeviceBusy, ProtocolViolation
-from virtiomem.events import Events
-from virtiomem.requests import Request
 
 
 class FrontEndEvents:

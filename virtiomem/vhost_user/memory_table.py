@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from pyvfio.errors import VfioError
 from pyvfio.kernel import Kernel
-from pyvfio.shared_memory import SharedMemory
+from pyvfio.memory import SharedMemory
 from virtiomem.vhost_user.abi.vhost_user import VhostUserMemoryRegion
 from virtiomem.vhost_user.errors import FrontEndError, QueueBroken
 from virtiomem.vhost_user.window import Window

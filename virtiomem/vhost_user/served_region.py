@@ -7,19 +7,17 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TextIO
 
-from pyvfio.address_space import AddressSpace
+from pyvfio.dma import AddressSpace
 from pyvfio.errors import VfioError
 from pyvfio.kernel import Kernel
+from pyvfio.memory import SharedMemory
 from pyvfio.resource import Resource
-from pyvfio.shared_memory import SharedMemory
 from pyvfio.units import format_size
-from virtiomem.config import Config
-from virtiomem.control.managed import ManagedDevice
-from virtiomem.coordination import DiscardCoordination
-from virtiomem.dma import DmaMapper
+from virtiomem.control import ManagedDevice
+from virtiomem.device import Config, Events, Request
+from virtiomem.discard import DiscardCoordination
 from virtiomem.errors import DeviceBusy, ProtocolViolation
-from virtiomem.events import Events
-from virtiomem.requests import Request
+from virtiomem.mapping import DmaMapper
 from virtiomem.trace import RecordedVirtioMem
 from virtiomem.vhost_user.device import VhostUserDevice
 from virtiomem.vhost_user.events import ConfigChanges, FrontEndEvents

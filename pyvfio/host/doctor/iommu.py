@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pyvfio.files import names_in, text_or_empty
 from pyvfio.host.doctor.check import Check, Status
-from pyvfio.host.pci import GROUPS, group_members, is_noiommu
-from pyvfio.kernel import Kernel
+from pyvfio.kernel import Kernel, names_in, text_or_empty
+from pyvfio.sysfs import GROUPS, group_members, is_noiommu
 
 _IOMMUS = {"dmar": "Intel VT-d", "ivhd": "AMD-Vi", "smmu": "Arm SMMU", "virtio": "virtio-iommu"}
 _UNSAFE = "/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts"

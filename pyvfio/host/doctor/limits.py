@@ -5,11 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from pyvfio.files import names_in, read_text
 from pyvfio.host.doctor.check import Check, Status
 from pyvfio.host.doctor.needs import Needs
-from pyvfio.kernel import Kernel
-from pyvfio.limits import DMA_ENTRY_LIMIT, HugePages, dma_entry_limit, huge_pages, memlock
+from pyvfio.kernel import DMA_ENTRY_LIMIT, HugePages, Kernel, dma_entry_limit, huge_pages, memlock, names_in, read_text
 from pyvfio.units import format_size
 
 _POOLS = "/sys/kernel/mm/hugepages"

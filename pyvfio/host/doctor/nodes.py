@@ -7,9 +7,8 @@ import os
 import re
 from collections.abc import Iterator
 
-from pyvfio.files import exists, names_in
 from pyvfio.host.doctor.check import Check, Status
-from pyvfio.kernel import Kernel
+from pyvfio.kernel import Kernel, exists, names_in
 
 _CONTAINER = "/dev/vfio/vfio"
 _IOMMUFD = "/dev/iommu"

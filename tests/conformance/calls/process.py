@@ -8,8 +8,8 @@ import resource
 from contextlib import ExitStack
 
 from pyvfio.abi import mman
-from pyvfio.files import read_text, write_text
-from pyvfio.host.bind import bind, unbind
+from pyvfio.host import bind, unbind
+from pyvfio.kernel import read_text, write_text
 from pyvfio.noiommu import TAINT_USER, TAINTED
 from tests.capabilities import without_raw_io
 from tests.conformance.bench import PAGE, Bench

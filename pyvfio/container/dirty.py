@@ -1,0 +1,105 @@
+"""Dirty tracking of a VFIO container: type1v2 has no help from hardware, so what is mapped is dirty."""
+
+import ctypes
+import errno
+from functools import partial
+from typing import TYPE_CHECKING
+
+from pyvfio.abi import vfio
+from pyvfio.abi.types import Argsz, struct, u32, u64
+from pyvfio.dma import DirtyBitmap, DirtyTracking, bitmap_size, bits_of, stretches
+from pyvfio.errors import NotMapped
+from pyvfio.explain import explain
+
+if TYPE_CHECKING:
+    from pyvfio.container.container import Container
+
+
+@struct
+class _GetBitmap(Argsz):
+    """A vfio_iommu_type1_dirty_bitmap with a vfio_iommu_type1_dirty_bitmap_get in its data."""
+
+    argsz: u32
+    flags: u32
+    get: vfio.vfio_iommu_type1_dirty_bitmap_get
+
+
+@struct
+class _UnmapWithBitmap(Argsz):
+    """A vfio_iommu_type1_dma_unmap with a vfio_bitmap in its data."""
+
+    argsz: u32
+    flags: u32
+    iova: u64
+    size: u64
+    bitmap: vfio.vfio_bitmap
+
+
+class ContainerDirtyTracking(DirtyTracking):
+    """See Container.track_dirty. Source: VFIO_IOMMU_DIRTY_PAGES."""
+
+    def __init__(self, container: "Container", page_size: int, largest_bitmap: int) -> None:
+        self._container = container
+        self._command(vfio.VFIO_IOMMU_DIRTY_PAGES_FLAG_START, "start dirty tracking")
+        super().__init__(container, container, page_size, largest_bitmap * 8 * page_size)
+
+    def unmap(self, iova: int, size: int) -> DirtyBitmap:
+        """Unmap as unmap_dma does, and return what was written until then: nothing is lost in between.
+
+        Raises NotMapped, ShortUnmap, VfioError as unmap_dma. Source: VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP.
+        """
+        self._check_open()
+        with self._lock:
+            self._check_range(iova, size)
+            runs = self._container._table.parts(iova, size)
+            if not runs:
+                raise NotMapped(errno.ENOENT, "unmap_dma", {"iova": iova, "size": size}, "nothing is mapped there")
+            bits = 0
+            for start, length in stretches(runs, self._largest):
+                buffer = ctypes.create_string_buffer(bitmap_size(length, self.page_size))
+                self._container._unmap(start, length, partial(self._unmap, buffer))
+                bits |= bits_of(buffer.raw, length, self.page_size) << (start - iova) // self.page_size
+            return DirtyBitmap(iova, size, self.page_size, bits)
+
+    def _unmap(self, buffer: "ctypes.Array[ctypes.c_char]", iova: int, size: int) -> int:
+        argument = _UnmapWithBitmap(flags=vfio.VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP, iova=iova, size=size)
+        argument.bitmap = self._bitmap(buffer)
+        self._container.kernel.ioctl(self._container.fd, vfio.VFIO_IOMMU_UNMAP_DMA, argument)
+        return argument.size
+
+    def _read(self, iova: int, size: int) -> int:
+        buffer = ctypes.create_string_buffer(bitmap_size(size, self.page_size))
+        argument = _GetBitmap(flags=vfio.VFIO_IOMMU_DIRTY_PAGES_FLAG_GET_BITMAP)
+        argument.get.iova, argument.get.size, argument.get.bitmap = iova, size, self._bitmap(buffer)
+        self._ioctl(argument, "read dirty bitmap", {"iova": iova, "size": size})
+        return bits_of(buffer.raw, size, self.page_size)
+
+    def _bitmap(self, buffer: "ctypes.Array[ctypes.c_char]") -> vfio.vfio_bitmap:
+        return vfio.vfio_bitmap(pgsize=self.page_size, size=len(buffer), data=ctypes.addressof(buffer))
+
+    def _command(self, flag: int, operation: str) -> None:
+        self._ioctl(vfio.vfio_iommu_type1_dirty_bitmap(flags=flag), operation, {})
+
+    def _ioctl(self, argument: ctypes.Structure, operation: str, arguments: dict[str, int]) -> None:
+        try:
+            self._container.kernel.ioctl(self._container.fd, vfio.VFIO_IOMMU_DIRTY_PAGES, argument)
+        except OSError as error:
+            raise explain(error, operation, arguments, _MEANINGS) from error
+
+    def _release(self) -> None:
+        if not self._inherited:
+            self._command(vfio.VFIO_IOMMU_DIRTY_PAGES_FLAG_STOP, "stop dirty tracking")
+
+
+_MEANINGS = {
+    errno.EACCES: ("type1 has no dirty tracking", "Open the container as type1v2"),
+    errno.ENOTTY: (
+        "iommufd's compatibility has no dirty tracking",
+        "Use an Ioas, and a page table that tracks: Ioas.page_table(device, dirty_tracking=True)",
+    ),
+    errno.EINVAL: (
+        "tracking was stopped, or the mappings changed, through another copy of the descriptor",
+        "Have one process track",
+    ),
+    errno.ENOMEM: ("no memory left for the bitmaps: a bit for every page that is mapped", "Track less at a time"),
+}

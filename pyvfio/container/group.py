@@ -1,0 +1,225 @@
+"""Group: the devices an IOMMU cannot tell apart, opened as one."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import uuid
+from typing import TYPE_CHECKING, Self
+
+from pyvfio.abi import vfio
+from pyvfio.device import Device
+from pyvfio.errors import DeviceBusy, DeviceNotBound, GroupBusy, GroupNotViable, VfioError, VfTokenRefused
+from pyvfio.explain import Meanings, explain
+from pyvfio.kernel import Kernel, LinuxKernel
+from pyvfio.noiommu import no_raw_io
+from pyvfio.resource import Resource
+from pyvfio.sysfs import blocking_members, group_members
+
+if TYPE_CHECKING:
+    from pyvfio.container.container import Container
+
+
+class Group(Resource):
+    """/dev/vfio/NUMBER, or noiommu-NUMBER. Open at most once in the whole system; its devices work after
+    Container.attach()."""
+
+    def __init__(self, number: int, *, kernel: Kernel | None = None, container: Container | None = None) -> None:
+        """Raises GroupBusy, or VfioError that says why the node cannot be opened."""
+        self.kernel = kernel or LinuxKernel()
+        self.number = number
+        self.is_noiommu = False
+        """Whether there is no IOMMU behind its devices: see pyvfio.noiommu."""
+        try:
+            self.fd = self._open()
+        except OSError as error:
+            raise self._open_failure(error) from error
+        try:
+            super().__init__(container)
+        except BaseException:
+            self.kernel.close(self.fd)
+            raise
+
+    @classmethod
+    def from_fd(
+        cls,
+        fd: int,
+        number: int,
+        *,
+        kernel: Kernel | None = None,
+        container: Container | None = None,
+        is_noiommu: bool = False,
+    ) -> Self:
+        """A group of a descriptor that is open already, received from another process for example.
+
+        Takes fd over: it is closed with the group, or here when this fails. number: the group's; container: whose
+        child it is, attached or not.
+        """
+        group = cls.__new__(cls)
+        group.kernel = kernel or (container.kernel if container else LinuxKernel())
+        group.fd, group.number, group.is_noiommu = fd, number, is_noiommu
+        group.path = f"/dev/vfio/{'noiommu-' if is_noiommu else ''}{number}"
+        try:
+            Resource.__init__(group, container)
+        except BaseException:
+            group._closed = True
+            group.kernel.close(fd)
+            raise
+        return group
+
+    @property
+    def viable(self) -> bool:
+        """Whether no member is in a host driver's hands. Source: VFIO_GROUP_GET_STATUS."""
+        return bool(self._status() & vfio.VFIO_GROUP_FLAGS_VIABLE)
+
+    @property
+    def attached(self) -> bool:
+        """Whether a container holds the group."""
+        return bool(self._status() & vfio.VFIO_GROUP_FLAGS_CONTAINER_SET)
+
+    def require_viable(self) -> None:
+        """Raises GroupNotViable, naming the members in the way."""
+        if not self.viable:
+            raise self.not_viable()
+
+    def not_viable(self) -> GroupNotViable:
+        blocking = blocking_members(self.kernel, self.number)
+        who = ", ".join(f"{member.address} is bound to {member.driver}" for member in blocking)
+        example = blocking[0].address if blocking else "ADDRESS"
+        return GroupNotViable(
+            errno.EPERM,
+            f"group {self.number}",
+            meaning=who or "a member is in a host driver's hands",
+            advice=f"Every device of a group must be bound to a VFIO driver or to none: pyvfio bind --group {example}",
+        )
+
+    def siblings(self) -> tuple[Group, ...]:
+        """The groups of the same container, this one among them."""
+        if self._parent is None:
+            return (self,)
+        return tuple(child for child in self._parent._children if isinstance(child, Group))
+
+    def require_no_devices(self, operation: str) -> None:
+        """Raises DeviceBusy, naming them, while devices are open."""
+        device = next((child for child in self._children if isinstance(child, Device)), None)
+        if device is not None:
+            raise DeviceBusy(errno.EBUSY, operation, meaning=f"{device.address} is open", advice="Close it first")
+
+    def open_device(self, address: str, *, vf_token: uuid.UUID | None = None) -> Device:
+        """Open a member, by its name in sysfs: for PCI domain:bus:device.function, "0000:03:00.0".
+
+        The group must be attached to a container. The device is the group's child. vf_token: the secret of a physical
+        function with virtual ones in use, or of a virtual one whose physical function a VFIO driver has.
+        Raises DeviceNotBound, VfTokenRefused. Source: VFIO_GROUP_GET_DEVICE_FD; vfio_pci_core.c, vfio_pci_core_match.
+        """
+        self._check_open()
+        name = ctypes.create_string_buffer((f"{address} vf_token={vf_token}" if vf_token else address).encode())
+        try:
+            fd = self.kernel.ioctl(self.fd, vfio.VFIO_GROUP_GET_DEVICE_FD, name)
+        except OSError as error:
+            code = error.errno or errno.EIO
+            if code == errno.ENODEV:
+                raise DeviceNotBound(
+                    code,
+                    f"open device {address}",
+                    meaning=f"no such device of group {self.number} is bound to a VFIO driver",
+                    advice=f"pyvfio bind {address}",
+                ) from error
+            if code == errno.EACCES:
+                raise VfTokenRefused.at_open(address, given=vf_token is not None) from error
+            if code == errno.EPERM and not self.viable:
+                # Only iommufd's compatibility finds out so late.
+                raise self.not_viable() from error
+            refused = {**_OPEN_DEVICE}
+            if code == errno.EINVAL and not self.attached:
+                refused[code] = ("the group is not attached to a container", "Container.attach() it first")
+            elif code == errno.EINVAL and vf_token:
+                refused[code] = ("it takes no VF token", "Open it without")
+            raise explain(error, f"open device {address}", {}, refused) from error
+        return Device(fd, address, group=self)
+
+    def _status(self) -> int:
+        self._check_open()
+        status = vfio.vfio_group_status()
+        try:
+            self.kernel.ioctl(self.fd, vfio.VFIO_GROUP_GET_STATUS, status)
+        except OSError as error:
+            raise explain(error, f"status of group {self.number}") from error
+        return status.flags
+
+    def _open(self) -> int:
+        self.path = f"/dev/vfio/{self.number}"
+        try:
+            return self.kernel.open(self.path, os.O_RDWR)
+        except FileNotFoundError as error:
+            with_iommu, self.path = self.path, f"/dev/vfio/noiommu-{self.number}"
+            try:
+                fd = self.kernel.open(self.path, os.O_RDWR)
+            except FileNotFoundError:
+                self.path = with_iommu
+                raise error from None
+            self.is_noiommu = True
+            return fd
+
+    def _open_failure(self, error: OSError) -> VfioError:
+        code = error.errno or errno.EIO
+        operation = f"open group {self.number}"
+        match code:
+            case errno.EBUSY:
+                return GroupBusy(
+                    code,
+                    operation,
+                    meaning="it is open already, here or in another process",
+                    advice="Close it there",
+                )
+            case errno.ENOENT:
+                members = ", ".join(member.address for member in group_members(self.kernel, self.number))
+                return DeviceNotBound(
+                    code,
+                    operation,
+                    meaning=f"{self.path} does not exist: no member is bound to a VFIO driver",
+                    advice=f"pyvfio bind ADDRESS, one of {members}" if members else "There is no such IOMMU group",
+                )
+            case errno.EPERM if "noiommu" in self.path:
+                return no_raw_io(operation)
+            case errno.EACCES | errno.EPERM:
+                return VfioError(
+                    code,
+                    operation,
+                    meaning=f"no permission for {self.path}",
+                    advice=f"As root: chown $USER {self.path}",
+                )
+            case errno.ENODEV:
+                meaning = "its last device was taken from the VFIO driver just now"
+                return DeviceNotBound(code, operation, meaning=meaning, advice="pyvfio list shows what is bound")
+            case _:
+                return explain(error, operation, {"node": self.path})
+
+    def _release(self) -> None:
+        self.kernel.close(self.fd)
+
+    def __repr__(self) -> str:
+        return f"<Group {self.number}{' closed' if self._closed else ''}>"
+
+
+_OPEN_DEVICE: Meanings = {
+    errno.EINVAL: (
+        "its driver cannot open it, or another device of its group is attached to another address space",
+        "The kernel's log may say more: dmesg",
+    ),
+    errno.EPERM: (
+        "it has no IOMMU and this process no CAP_SYS_RAWIO, or the platform cannot remap interrupts",
+        "Run it as root; if every device is trusted: modprobe iommufd allow_unsafe_interrupts=1",
+    ),
+    errno.EBUSY: ("something else uses it, or has it as one of several that are reset together", "Close it there"),
+    errno.EADDRINUSE: (
+        "its IOMMU reserves addresses that are mapped in the container already",
+        "Open devices first, then map inside iova_ranges",
+    ),
+    errno.EFAULT: ("some of what is mapped in the container cannot be pinned for it", "Populate memory before mapping"),
+    errno.ENOMEM: (
+        "pinning what is mapped in the container exceeds RLIMIT_MEMLOCK or the memory there is",
+        "Unmap some, or raise the limit: ulimit -l, LimitMEMLOCK= or prlimit --memlock",
+    ),
+}

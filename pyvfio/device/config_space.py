@@ -1,0 +1,127 @@
+"""PCI config space of a device."""
+
+from __future__ import annotations
+
+import enum
+import errno
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, TypeVar
+
+from pyvfio.abi import pci_regs
+from pyvfio.device.pci_capabilities import PciCapability, capability_at
+from pyvfio.device.registers import Register, Registers
+from pyvfio.errors import VfioError
+
+if TYPE_CHECKING:
+    from pyvfio.device.region import Region
+
+C = TypeVar("C", bound=PciCapability)
+
+_ABSENT = 0xFFFF_FFFF
+
+
+class PciCommand(enum.IntFlag):
+    """PCI_COMMAND_*."""
+
+    IO = pci_regs.PCI_COMMAND_IO
+    MEMORY = pci_regs.PCI_COMMAND_MEMORY
+    MASTER = pci_regs.PCI_COMMAND_MASTER
+    SPECIAL = pci_regs.PCI_COMMAND_SPECIAL
+    INVALIDATE = pci_regs.PCI_COMMAND_INVALIDATE
+    VGA_PALETTE = pci_regs.PCI_COMMAND_VGA_PALETTE
+    PARITY = pci_regs.PCI_COMMAND_PARITY
+    WAIT = pci_regs.PCI_COMMAND_WAIT
+    SERR = pci_regs.PCI_COMMAND_SERR
+    FAST_BACK = pci_regs.PCI_COMMAND_FAST_BACK
+    INTX_DISABLE = pci_regs.PCI_COMMAND_INTX_DISABLE
+
+
+class PciStatus(enum.IntFlag):
+    """PCI_STATUS_*; the two bits of DEVSEL timing are left as they are."""
+
+    IMM_READY = pci_regs.PCI_STATUS_IMM_READY
+    INTERRUPT = pci_regs.PCI_STATUS_INTERRUPT
+    CAP_LIST = pci_regs.PCI_STATUS_CAP_LIST
+    SPEED_66MHZ = pci_regs.PCI_STATUS_66MHZ
+    UDF = pci_regs.PCI_STATUS_UDF
+    FAST_BACK = pci_regs.PCI_STATUS_FAST_BACK
+    PARITY = pci_regs.PCI_STATUS_PARITY
+    SIG_TARGET_ABORT = pci_regs.PCI_STATUS_SIG_TARGET_ABORT
+    REC_TARGET_ABORT = pci_regs.PCI_STATUS_REC_TARGET_ABORT
+    REC_MASTER_ABORT = pci_regs.PCI_STATUS_REC_MASTER_ABORT
+    SIG_SYSTEM_ERROR = pci_regs.PCI_STATUS_SIG_SYSTEM_ERROR
+    DETECTED_PARITY = pci_regs.PCI_STATUS_DETECTED_PARITY
+
+
+class ConfigSpace(Registers):
+    """Registers of config space, named as in linux/pci_regs.h. Lives as long as its device.
+
+    VFIO virtualizes some: the BARs hold no host addresses, and MSI and MSI-X are programmed by Interrupts alone.
+    """
+
+    region: Region
+
+    vendor_id = Register(pci_regs.PCI_VENDOR_ID, 16)
+    device_id = Register(pci_regs.PCI_DEVICE_ID, 16)
+    command = Register(pci_regs.PCI_COMMAND, 16, PciCommand)
+    status = Register(pci_regs.PCI_STATUS, 16, PciStatus)
+    revision_id = Register(pci_regs.PCI_REVISION_ID, 8)
+    class_prog = Register(pci_regs.PCI_CLASS_PROG, 8)
+    class_device = Register(pci_regs.PCI_CLASS_DEVICE, 16)
+    header_type = Register(pci_regs.PCI_HEADER_TYPE, 8)
+    subsystem_vendor_id = Register(pci_regs.PCI_SUBSYSTEM_VENDOR_ID, 16)
+    subsystem_id = Register(pci_regs.PCI_SUBSYSTEM_ID, 16)
+    interrupt_line = Register(pci_regs.PCI_INTERRUPT_LINE, 8)
+    interrupt_pin = Register(pci_regs.PCI_INTERRUPT_PIN, 8)
+
+    @property
+    def bus_master(self) -> bool:
+        """Whether the device may do DMA."""
+        return bool(self.command & PciCommand.MASTER)
+
+    def enable_bus_master(self) -> None:
+        """Let the device do DMA, and answer at its BARs. Off after open and after every reset."""
+        self.command |= PciCommand.MASTER | PciCommand.MEMORY
+
+    def disable_bus_master(self) -> None:
+        self.command &= ~PciCommand.MASTER
+
+    def capabilities(self) -> Iterator[PciCapability]:
+        """The capability list. Raises VfioError where it runs in a circle."""
+        if not self.status & PciStatus.CAP_LIST:
+            return
+        offset = self.region.read8(pci_regs.PCI_CAPABILITY_LIST) & ~3
+        seen: set[int] = set()
+        while offset:
+            if offset in seen or offset < pci_regs.PCI_STD_HEADER_SIZEOF:
+                raise _damaged(offset)
+            seen.add(offset)
+            yield capability_at(self.region, offset, self.region.read8(offset))
+            offset = self.region.read8(offset + pci_regs.PCI_CAP_LIST_NEXT) & ~3
+
+    def extended_capabilities(self) -> Iterator[PciCapability]:
+        """The list of PCI Express devices; empty for others. Raises VfioError where it runs in a circle."""
+        offset = pci_regs.PCI_CFG_SPACE_SIZE
+        if self.region.size <= offset:
+            return
+        seen: set[int] = set()
+        while offset:
+            if offset in seen or offset < pci_regs.PCI_CFG_SPACE_SIZE:
+                raise _damaged(offset)
+            seen.add(offset)
+            header = self.region.read32(offset)
+            # An id of 0 is an entry the kernel hides, or an empty list.
+            if header == _ABSENT or not header:
+                return
+            if header & 0xFFFF:
+                yield capability_at(self.region, offset, header & 0xFFFF, header >> 16 & 0xF, extended=True)
+            offset = header >> 20 & ~3
+
+    def find(self, kind: type[C]) -> C | None:
+        """The first capability of a kind that has a class, such as Msix; None if the device has none."""
+        capabilities = self.extended_capabilities() if kind.EXTENDED else self.capabilities()
+        return next((capability for capability in capabilities if isinstance(capability, kind)), None)
+
+
+def _damaged(offset: int) -> VfioError:
+    return VfioError(errno.EIO, "PCI capability list", {"offset": offset}, "it is damaged")

@@ -1,0 +1,158 @@
+"""Display: what a mediated GPU shows on its screen. Source: linux/vfio.h, VFIO_DEVICE_QUERY_GFX_PLANE."""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+import errno
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pyvfio.abi import vfio
+from pyvfio.device.edid import Edid
+from pyvfio.errors import InvalidArgument, VfioError
+from pyvfio.explain import Meanings, explain
+
+if TYPE_CHECKING:
+    from pyvfio.device.device import Device
+
+_PLANE: Meanings = {
+    errno.ENOMEM: ("the driver has no memory for it now", "Ask again"),
+    errno.EINVAL: ("the device has no such plane", "types tells how it shows its planes"),
+}
+_DMA_BUF: Meanings = {errno.ENOENT: ("the plane is no longer shown", "Ask for plane() again: it has another id now")}
+
+
+class DrmPlaneType(enum.IntEnum):
+    """DRM_PLANE_TYPE_* of drm/drm_plane.h: which layer of the screen."""
+
+    OVERLAY = 0
+    PRIMARY = 1
+    CURSOR = 2
+
+
+class GfxPlaneType(enum.IntEnum):
+    """VFIO_GFX_PLANE_TYPE_*: where the pixels of a plane are."""
+
+    DMABUF = vfio.VFIO_GFX_PLANE_TYPE_DMABUF
+    """In a dma-buf: Display.dma_buf()."""
+    REGION = vfio.VFIO_GFX_PLANE_TYPE_REGION
+    """In a region of the device, from its start on."""
+
+
+@dataclass(frozen=True, slots=True)
+class GfxPlane:
+    """A plane as it is shown now. width, height, positions: pixels; stride, size: bytes.
+
+    drm_format: a DRM_FORMAT_* code; drm_format_mod: how it is tiled, 0 for lines one after another. x_pos to y_hot:
+    of a cursor, its place and its hotspot within it. One of region_index and dmabuf_id is None.
+    """
+
+    drm_plane_type: DrmPlaneType
+    drm_format: int
+    drm_format_mod: int
+    width: int
+    height: int
+    stride: int
+    size: int
+    x_pos: int
+    y_pos: int
+    x_hot: int
+    y_hot: int
+    region_index: int | None
+    dmabuf_id: int | None
+
+    @property
+    def fourcc(self) -> str:
+        """drm_format as it is spelled: "XR24" for 32 bits of nothing, red, green and blue."""
+        return self.drm_format.to_bytes(4, "little").decode("latin-1")
+
+
+class Display:
+    """The screen of a device. Owns nothing: it lives as long as its device.
+
+    types: the ways in which the device shows planes.
+    """
+
+    def __init__(self, device: Device) -> None:
+        """Raises VfioError (ENOTTY) for a device without one: whatever vfio-pci drives, for example."""
+        device._check_open()
+        self.device = device
+        self.types = tuple(kind for kind in GfxPlaneType if self._shows(kind))
+        if not self.types:
+            raise self._none(errno.ENOTTY)
+
+    def plane(
+        self, drm_plane_type: DrmPlaneType = DrmPlaneType.PRIMARY, gfx_plane_type: GfxPlaneType | None = None
+    ) -> GfxPlane | None:
+        """A plane, or None while nothing is shown on it: the guest has set no mode yet.
+
+        gfx_plane_type: where its pixels shall be, None for the first of types. Raises VfioError if the device cannot.
+        """
+        kind = self.types[0] if gfx_plane_type is None else gfx_plane_type
+        argument = vfio.vfio_device_gfx_plane_info(flags=kind, drm_plane_type=drm_plane_type)
+        operation = f"{drm_plane_type.name} plane of {self.device.address}"
+        try:
+            self._ioctl(vfio.VFIO_DEVICE_QUERY_GFX_PLANE, argument)
+        except OSError as error:
+            raise explain(error, operation, {"type": kind.name}, _PLANE) from error
+        if not argument.drm_format:
+            return None
+        return GfxPlane(
+            drm_plane_type,
+            argument.drm_format,
+            argument.drm_format_mod,
+            argument.width,
+            argument.height,
+            argument.stride,
+            argument.size,
+            argument.x_pos,
+            argument.y_pos,
+            argument.x_hot,
+            argument.y_hot,
+            argument.region_index if kind is GfxPlaneType.REGION else None,
+            argument.dmabuf_id if kind is GfxPlaneType.DMABUF else None,
+        )
+
+    def dma_buf(self, plane: GfxPlane) -> int:
+        """The dma-buf with the pixels of plane: a descriptor that is the caller's, for a GPU. Whether it can be mapped,
+        too, is up to the device's driver.
+
+        Raises InvalidArgument for a plane in a region, VfioError (ENOENT) for one that is no longer shown.
+        Source: VFIO_DEVICE_GET_GFX_DMABUF.
+        """
+        operation = f"dma-buf of {self.device.address}"
+        if plane.dmabuf_id is None:
+            raise InvalidArgument(errno.EINVAL, operation, meaning=f"the plane is in region {plane.region_index}")
+        try:
+            fd = self._ioctl(vfio.VFIO_DEVICE_GET_GFX_DMABUF, ctypes.c_int32(plane.dmabuf_id))
+        except OSError as error:
+            raise explain(error, operation, {"dmabuf_id": plane.dmabuf_id}, _DMA_BUF) from error
+        os.set_inheritable(fd, False)
+        return fd
+
+    def edid(self) -> Edid:
+        """What the device is told of its monitor. Raises VfioError (ENOTTY) if it takes no such telling."""
+        return Edid(self.device)
+
+    def _shows(self, kind: GfxPlaneType) -> bool:
+        try:
+            probe = vfio.vfio_device_gfx_plane_info(flags=vfio.VFIO_GFX_PLANE_TYPE_PROBE | kind)
+            self._ioctl(vfio.VFIO_DEVICE_QUERY_GFX_PLANE, probe)
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                return False
+            raise self._none(error.errno or errno.EIO) from error
+        return True
+
+    def _ioctl(self, request: int, argument: vfio.vfio_device_gfx_plane_info | ctypes.c_int32) -> int:
+        self.device._check_open()
+        return self.device.kernel.ioctl(self.device.fd, request, argument)
+
+    def _none(self, code: int) -> VfioError:
+        meaning = "it has none that VFIO shows" if code == errno.ENOTTY else ""
+        return VfioError(code, f"display of {self.device.address}", meaning=meaning)
+
+    def __repr__(self) -> str:
+        return f"<Display of {self.device.address}: {', '.join(kind.name for kind in self.types)}>"

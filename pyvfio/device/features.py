@@ -1,0 +1,180 @@
+"""Features: what a device can do beyond regions and interrupts, asked one by one. Source: VFIO_DEVICE_FEATURE."""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+import errno
+import os
+import uuid
+from typing import TYPE_CHECKING, TypeVar
+
+from pyvfio.abi import vfio
+from pyvfio.device.region_info import MmapArea
+from pyvfio.errors import FeatureUnsupported, InvalidArgument, VfioError
+from pyvfio.kernel import EventFd
+
+if TYPE_CHECKING:
+    from pyvfio.device.device import Device
+
+S = TypeVar("S", bound=ctypes.Structure)
+
+_HEAD = ctypes.sizeof(vfio.vfio_device_feature)
+
+
+class Feature(enum.IntEnum):
+    """VFIO_DEVICE_FEATURE_*."""
+
+    PCI_VF_TOKEN = vfio.VFIO_DEVICE_FEATURE_PCI_VF_TOKEN
+    MIGRATION = vfio.VFIO_DEVICE_FEATURE_MIGRATION
+    MIG_DEVICE_STATE = vfio.VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE
+    LOW_POWER_ENTRY = vfio.VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY
+    LOW_POWER_ENTRY_WITH_WAKEUP = vfio.VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP
+    LOW_POWER_EXIT = vfio.VFIO_DEVICE_FEATURE_LOW_POWER_EXIT
+    DMA_LOGGING_START = vfio.VFIO_DEVICE_FEATURE_DMA_LOGGING_START
+    DMA_LOGGING_STOP = vfio.VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP
+    DMA_LOGGING_REPORT = vfio.VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT
+    MIG_DATA_SIZE = vfio.VFIO_DEVICE_FEATURE_MIG_DATA_SIZE
+    BUS_MASTER = vfio.VFIO_DEVICE_FEATURE_BUS_MASTER
+    DMA_BUF = vfio.VFIO_DEVICE_FEATURE_DMA_BUF
+    MIG_PRECOPY_INFOv2 = vfio.VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2
+
+
+class FeatureAccess(enum.IntFlag):
+    """What can be done with a feature; nothing for one the device lacks."""
+
+    GET = vfio.VFIO_DEVICE_FEATURE_GET
+    SET = vfio.VFIO_DEVICE_FEATURE_SET
+
+
+class Features:
+    """Of one device. Every method raises FeatureUnsupported where the device or its driver lacks the feature."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._wakeup: EventFd | None = None
+        self.is_asleep = False
+        """Whether the device was put into low power: its mapped BARs must not be touched."""
+
+    def probe(self, feature: Feature | int) -> FeatureAccess:
+        """Which operations the device has for feature; none if it has not the feature. Changes nothing."""
+        access = FeatureAccess(0)
+        for operation in FeatureAccess:
+            try:
+                self._call(feature, vfio.VFIO_DEVICE_FEATURE_PROBE | operation, b"")
+            except InvalidArgument:
+                raise
+            except FeatureUnsupported:
+                return FeatureAccess(0)
+            except VfioError as error:
+                # EINVAL: the device has the feature, but not this operation.
+                if error.errno != errno.EINVAL:
+                    raise
+            else:
+                access |= operation
+        return access
+
+    def all(self) -> dict[Feature, FeatureAccess]:
+        """Every feature the device has."""
+        probed = {feature: self.probe(feature) for feature in Feature}
+        return {feature: access for feature, access in probed.items() if access}
+
+    def set_vf_token(self, token: uuid.UUID) -> None:
+        """The shared secret without which nobody opens a virtual function of this physical function.
+
+        See Group.open_device(vf_token=...). Source: VFIO_DEVICE_FEATURE_PCI_VF_TOKEN.
+        """
+        self.set(Feature.PCI_VF_TOKEN, token.bytes)
+
+    def enter_low_power(self) -> None:
+        """Let the host suspend the device until exit_low_power(). Linux 6.1.
+
+        Meanwhile each access to a register is a call, which wakes the device and lets it sleep again.
+        """
+        self._enter_low_power(Feature.LOW_POWER_ENTRY, b"")
+
+    def enter_low_power_with_wakeup(self) -> EventFd:
+        """Like enter_low_power; the event is signalled when something wakes the device. Closed by exit_low_power()."""
+        event = EventFd(self._device.kernel, f"wakeup of {self._device.address}")
+        data = vfio.vfio_device_low_power_entry_with_wakeup(wakeup_eventfd=event.fileno())
+        try:
+            self._enter_low_power(Feature.LOW_POWER_ENTRY_WITH_WAKEUP, bytes(data))
+        except BaseException:
+            event.close()
+            raise
+        self._wakeup = event
+        return event
+
+    def exit_low_power(self) -> None:
+        """Wake the device up. Does nothing for one that is awake."""
+        self.set(Feature.LOW_POWER_EXIT)
+        self.is_asleep = False
+        self.release()
+
+    def set_bus_master(self, enabled: bool) -> None:
+        """For devices that are not PCI (CDX). A PCI device has config.enable_bus_master()."""
+        op = vfio.VFIO_DEVICE_FEATURE_SET_MASTER if enabled else vfio.VFIO_DEVICE_FEATURE_CLEAR_MASTER
+        self.set(Feature.BUS_MASTER, bytes(vfio.vfio_device_feature_bus_master(op=op)))
+
+    def dma_buf(self, region: int, *parts: MmapArea) -> int:
+        """A dma-buf of parts of a BAR, for other devices to do DMA to: a descriptor that is the caller's.
+
+        Offsets and sizes are multiples of the page size. Linux 6.19.
+        """
+        head = vfio.vfio_device_feature_dma_buf(
+            region_index=region, open_flags=os.O_CLOEXEC | os.O_RDWR, nr_ranges=len(parts)
+        )
+        ranges = (vfio.vfio_region_dma_range(offset=part.offset, length=part.size) for part in parts)
+        buffer = self._buffer(Feature.DMA_BUF, vfio.VFIO_DEVICE_FEATURE_GET, bytes(head) + b"".join(map(bytes, ranges)))
+        return self._ioctl(Feature.DMA_BUF, buffer)
+
+    def get(self, feature: Feature | int, struct: type[S], data: bytes = b"") -> S:
+        """The feature's data; data: what the struct begins with when the kernel reads it first."""
+        payload = data or bytes(ctypes.sizeof(struct))
+        return struct.from_buffer_copy(self._call(feature, vfio.VFIO_DEVICE_FEATURE_GET, payload))
+
+    def set(self, feature: Feature | int, data: bytes = b"") -> bytes:
+        """Hand data, the feature's struct, to the kernel: what the struct is afterwards."""
+        return self._call(feature, vfio.VFIO_DEVICE_FEATURE_SET, data)
+
+    def release(self) -> None:
+        """Close the wakeup event, if there is one. Called with the device's close."""
+        if self._wakeup is not None:
+            self._wakeup.close()
+            self._wakeup = None
+
+    def _enter_low_power(self, feature: Feature, data: bytes) -> None:
+        was_asleep = self.is_asleep
+        # First, so that nobody touches a mapping that is gone already.
+        self.is_asleep = True
+        try:
+            self.set(feature, data)
+        except BaseException:
+            self.is_asleep = was_asleep
+            raise
+
+    def _call(self, feature: Feature | int, operation: int, data: bytes) -> bytes:
+        buffer = self._buffer(feature, operation, data)
+        self._ioctl(feature, buffer)
+        return buffer.raw[_HEAD : _HEAD + len(data)]
+
+    @staticmethod
+    def _buffer(feature: Feature | int, operation: int, data: bytes) -> ctypes.Array[ctypes.c_char]:
+        if not 0 <= feature <= vfio.VFIO_DEVICE_FEATURE_MASK:
+            raise InvalidArgument(errno.EINVAL, "device feature", {"feature": int(feature)}, "a number of 16 bits")
+        head = vfio.vfio_device_feature(argsz=_HEAD + len(data), flags=operation | int(feature))
+        return ctypes.create_string_buffer(bytes(head) + data, _HEAD + len(data))
+
+    def _ioctl(self, feature: Feature | int, buffer: ctypes.Array[ctypes.c_char]) -> int:
+        device = self._device
+        device._check_open()
+        try:
+            return device.kernel.ioctl(device.fd, vfio.VFIO_DEVICE_FEATURE, buffer)
+        except OSError as error:
+            name = feature.name if isinstance(feature, Feature) else f"{feature:#x}"
+            operation = f"feature {name} of {device.address}"
+            if error.errno == errno.ENOTTY:
+                raise FeatureUnsupported(
+                    errno.ENOTTY, operation, meaning="the device, its driver or this kernel has it not"
+                ) from error
+            raise VfioError(error.errno or errno.EIO, operation) from error

@@ -1,0 +1,175 @@
+"""Migration: a device's state as a stream, and the states that lead there. Source: linux/vfio.h, vfio_main.c."""
+
+from __future__ import annotations
+
+import enum
+import errno
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pyvfio.abi import vfio
+from pyvfio.device.features import Feature
+from pyvfio.errors import FeatureUnsupported, VfioError
+from pyvfio.resource import Resource
+
+if TYPE_CHECKING:
+    from pyvfio.device.device import Device
+
+_CHUNK = 1 << 20
+
+
+class MigrationKinds(enum.IntFlag):
+    """VFIO_MIGRATION_*: which states the device has beyond STOP and RUNNING."""
+
+    STOP_COPY = vfio.VFIO_MIGRATION_STOP_COPY
+    P2P = vfio.VFIO_MIGRATION_P2P
+    PRE_COPY = vfio.VFIO_MIGRATION_PRE_COPY
+
+
+class MigrationState(enum.IntEnum):
+    """VFIO_DEVICE_STATE_*. ERROR is left by a reset only."""
+
+    ERROR = vfio.VFIO_DEVICE_STATE_ERROR
+    STOP = vfio.VFIO_DEVICE_STATE_STOP
+    RUNNING = vfio.VFIO_DEVICE_STATE_RUNNING
+    STOP_COPY = vfio.VFIO_DEVICE_STATE_STOP_COPY
+    RESUMING = vfio.VFIO_DEVICE_STATE_RESUMING
+    RUNNING_P2P = vfio.VFIO_DEVICE_STATE_RUNNING_P2P
+    PRE_COPY = vfio.VFIO_DEVICE_STATE_PRE_COPY
+    PRE_COPY_P2P = vfio.VFIO_DEVICE_STATE_PRE_COPY_P2P
+
+
+_PRE_COPY = (MigrationState.PRE_COPY, MigrationState.PRE_COPY_P2P)
+_P2P = (MigrationState.RUNNING_P2P, MigrationState.PRE_COPY_P2P)
+
+
+@dataclass(frozen=True, slots=True)
+class PrecopyInfo:
+    """What is left to read before STOP_COPY, in bytes: the first pass, and what has changed since. Estimates.
+
+    begins_anew: the device has changed so much that another first pass is ahead, as large as initial_bytes says. Told
+    from Linux 7.0 on.
+    """
+
+    initial_bytes: int
+    dirty_bytes: int
+    begins_anew: bool = False
+
+
+class MigrationStream(Resource):
+    """The device's state: read in PRE_COPY and STOP_COPY, written in RESUMING. The caller's, until close."""
+
+    def __init__(self, device: Device, fd: int) -> None:
+        self.kernel = device.kernel
+        self.device = device
+        self.fd = fd
+        try:
+            super().__init__(device)
+        except BaseException:
+            self.kernel.close(fd)
+            raise
+
+    def read(self, size: int = _CHUNK) -> bytes:
+        """Up to size bytes. Empty at the end: of the state in STOP_COPY, of what is ready so far in PRE_COPY."""
+        self._check_open()
+        try:
+            return self.kernel.read(self.fd, size)
+        except OSError as error:
+            # The stream of PRE_COPY has no end: it says that nothing is ready.
+            if error.errno == errno.ENOMSG:
+                return b""
+            raise VfioError(error.errno or errno.EIO, f"read state of {self.device.address}") from error
+
+    def read_all(self) -> bytes:
+        parts = []
+        while part := self.read():
+            parts.append(part)
+        return b"".join(parts)
+
+    def write(self, data: bytes) -> None:
+        """All of data. Raises VfioError for a state the device does not take."""
+        self._check_open()
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[self.kernel.write(self.fd, bytes(view[:_CHUNK])) :]
+        except OSError as error:
+            raise VfioError(error.errno or errno.EIO, f"write state of {self.device.address}") from error
+
+    def precopy_info(self) -> PrecopyInfo:
+        """In PRE_COPY only. Source: VFIO_MIG_GET_PRECOPY_INFO."""
+        self._check_open()
+        info = vfio.vfio_precopy_info()
+        try:
+            self.kernel.ioctl(self.fd, vfio.VFIO_MIG_GET_PRECOPY_INFO, info)
+        except OSError as error:
+            meaning = "the device is not in PRE_COPY, or has no such state"
+            raise VfioError(
+                error.errno or errno.EIO, f"precopy info of {self.device.address}", meaning=meaning
+            ) from error
+        begins_anew = bool(info.flags & vfio.VFIO_PRECOPY_INFO_REINIT)
+        return PrecopyInfo(info.initial_bytes, info.dirty_bytes, begins_anew)
+
+    def _release(self) -> None:
+        self.kernel.close(self.fd)
+
+    def __repr__(self) -> str:
+        return f"<MigrationStream of {self.device.address}>"
+
+
+class Migration:
+    """The migration states of a device that has them.
+
+    To save a device: enter(STOP_COPY) and read the stream to its end, or first enter(PRE_COPY) to read most of it while
+    the device runs. To restore one: enter(RESUMING), write the stream, enter(RUNNING). The kernel goes through the
+    states between by itself.
+    """
+
+    def __init__(self, device: Device) -> None:
+        """Raises FeatureUnsupported for a device without migration."""
+        self._device = device
+        data = device.features.get(Feature.MIGRATION, vfio.vfio_device_feature_migration)
+        self.kinds = MigrationKinds(data.flags)
+        if self.kinds & MigrationKinds.PRE_COPY:
+            # Only who asks for them is told flags: see PrecopyInfo.begins_anew.
+            with suppress(FeatureUnsupported):
+                device.features.set(Feature.MIG_PRECOPY_INFOv2)
+
+    @property
+    def state(self) -> MigrationState:
+        data = self._device.features.get(Feature.MIG_DEVICE_STATE, vfio.vfio_device_feature_mig_state)
+        return MigrationState(data.device_state)
+
+    @property
+    def stop_copy_length(self) -> int:
+        """About how many bytes the STOP_COPY stream has. Linux 6.2."""
+        data = self._device.features.get(Feature.MIG_DATA_SIZE, vfio.vfio_device_feature_mig_data_size)
+        return int(data.stop_copy_length)
+
+    def enter(self, state: MigrationState) -> MigrationStream | None:
+        """Bring the device into state: the stream of that state, if it begins one.
+
+        A failure leaves the device in some state on the way: read it. Raises VfioError.
+        """
+        data = vfio.vfio_device_feature_mig_state(device_state=state, data_fd=-1)
+        try:
+            answer = self._device.features.set(Feature.MIG_DEVICE_STATE, bytes(data))
+        except VfioError as error:
+            raise self._failure(error, state) from error
+        fd = vfio.vfio_device_feature_mig_state.from_buffer_copy(answer).data_fd
+        return None if fd < 0 else MigrationStream(self._device, fd)
+
+    def _failure(self, error: VfioError, state: MigrationState) -> VfioError:
+        operation = f"migration of {self._device.address} to {state.name}"
+        now = self.state
+        meaning, advice = f"{error.meaning}; it is in {now.name} now", ""
+        if now is MigrationState.ERROR:
+            meaning, advice = "the device is in ERROR", "Only a reset leads out: device.reset()"
+        elif (state in _PRE_COPY and not self.kinds & MigrationKinds.PRE_COPY) or (
+            state in _P2P and not self.kinds & MigrationKinds.P2P
+        ):
+            meaning = f"the device has no such state; it has {self.kinds!r}"
+        elif now is MigrationState.STOP_COPY and state in _PRE_COPY:
+            meaning, advice = "there is no way from STOP_COPY to it", "Enter RUNNING first"
+        return VfioError(error.errno or errno.EIO, operation, meaning=meaning, advice=advice)

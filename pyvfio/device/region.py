@@ -1,0 +1,220 @@
+"""Region: a part of a device that is read, written or mapped: BARs, ROM, config space."""
+
+from __future__ import annotations
+
+import enum
+import errno
+import sys
+from typing import TYPE_CHECKING
+
+from pyvfio.abi import mman, vfio
+from pyvfio.device.ioeventfd import IoEventFd
+from pyvfio.device.region_info import MmapArea, RegionFlags, RegionInfo, region_info
+from pyvfio.errors import InvalidArgument, VfioError
+from pyvfio.kernel import Kernel, host_page_size, query
+from pyvfio.resource import Resource
+
+if TYPE_CHECKING:
+    from pyvfio.device.device import Device
+
+
+class RegionIndex(enum.IntEnum):
+    """VFIO_PCI_*_REGION_INDEX. What a device has beyond these is numbered from VGA + 1, and says what it is."""
+
+    BAR0 = vfio.VFIO_PCI_BAR0_REGION_INDEX
+    BAR1 = vfio.VFIO_PCI_BAR1_REGION_INDEX
+    BAR2 = vfio.VFIO_PCI_BAR2_REGION_INDEX
+    BAR3 = vfio.VFIO_PCI_BAR3_REGION_INDEX
+    BAR4 = vfio.VFIO_PCI_BAR4_REGION_INDEX
+    BAR5 = vfio.VFIO_PCI_BAR5_REGION_INDEX
+    ROM = vfio.VFIO_PCI_ROM_REGION_INDEX
+    CONFIG = vfio.VFIO_PCI_CONFIG_REGION_INDEX
+    VGA = vfio.VFIO_PCI_VGA_REGION_INDEX
+
+
+class Region(Resource):
+    """Registers, one access of exactly the width asked for: through a mapping where the region can be mapped,
+    otherwise with pread and pwrite on the device.
+
+    Offsets are bytes from the region's start, multiples of the width; values are unsigned and little endian on PCI.
+    The mapping is made at the first access that needs it and lives until close. A BAR that does not answer, because
+    memory decoding is off or the device sleeps, is a VfioError (EIO) and never a SIGBUS, unless another program or
+    descriptor put it in that state.
+    """
+
+    def __init__(self, device: Device, index: int) -> None:
+        self.kernel: Kernel = device.kernel
+        self.device = device
+        self._mapped: dict[MmapArea, int] = {}
+        try:
+            info, data = query(self.kernel, device.fd, vfio.VFIO_DEVICE_GET_REGION_INFO, vfio.vfio_region_info, index)
+        except OSError as error:
+            raise VfioError(
+                error.errno or errno.EIO, f"region {index} of {device.address}", meaning="the device has none"
+            ) from error
+        self.info: RegionInfo = region_info(info, data)
+        super().__init__(device)
+
+    @property
+    def size(self) -> int:
+        return self.info.size
+
+    def read8(self, offset: int) -> int:
+        return self.read_register(offset, 1)
+
+    def read16(self, offset: int) -> int:
+        return self.read_register(offset, 2)
+
+    def read32(self, offset: int) -> int:
+        return self.read_register(offset, 4)
+
+    def read64(self, offset: int) -> int:
+        return self.read_register(offset, 8)
+
+    def write8(self, offset: int, value: int) -> None:
+        self.write_register(offset, 1, value)
+
+    def write16(self, offset: int, value: int) -> None:
+        self.write_register(offset, 2, value)
+
+    def write32(self, offset: int, value: int) -> None:
+        self.write_register(offset, 4, value)
+
+    def write64(self, offset: int, value: int) -> None:
+        self.write_register(offset, 8, value)
+
+    def read_register(self, offset: int, width: int) -> int:
+        """width: bytes: 1, 2, 4 or 8."""
+        self._check_access("read", offset, width, width, RegionFlags.READ)
+        if address := self._address(offset, width):
+            return self.kernel.load(address, width)
+        return int.from_bytes(self._pread(offset, width), "little")
+
+    def write_register(self, offset: int, width: int, value: int) -> None:
+        """width: bytes: 1, 2, 4 or 8."""
+        self._check_access("write", offset, width, width, RegionFlags.WRITE)
+        if not 0 <= value < 1 << 8 * width:
+            raise InvalidArgument(
+                errno.EINVAL, f"write {8 * width} bits", {"offset": offset, "value": value}, "the value is too wide"
+            )
+        if address := self._address(offset, width):
+            self.kernel.store(address, width, value)
+        else:
+            self._pwrite(offset, value.to_bytes(width, "little"))
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Bytes in whatever widths the kernel chooses: for a ROM, VGA or config space, not for registers."""
+        self._check_access("read", offset, size, 1, RegionFlags.READ)
+        return self._pread(offset, size)
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Bytes in whatever widths the kernel chooses."""
+        self._check_access("write", offset, len(data), 1, RegionFlags.WRITE)
+        self._pwrite(offset, data)
+
+    def ioeventfd(self, offset: int, width: int, value: int) -> IoEventFd:
+        """An eventfd whose signal makes the kernel write value, of width bytes, at offset. The region's child."""
+        self._check_access("ioeventfd", offset, width, width, RegionFlags.WRITE)
+        return IoEventFd(self, offset, width, value)
+
+    def _pread(self, offset: int, size: int) -> bytes:
+        data = b""
+        try:
+            while len(data) < size:
+                part = self.kernel.pread(self.device.fd, size - len(data), self.info.offset + offset + len(data))
+                if not part:
+                    raise self._failure("read", errno.EIO, offset, size, f"only {len(data)} bytes came")
+                data += part
+        except OSError as error:
+            raise self._failure("read", error.errno, offset, size) from error
+        return data
+
+    def _pwrite(self, offset: int, data: bytes) -> None:
+        done = 0
+        try:
+            while done < len(data):
+                count = self.kernel.pwrite(self.device.fd, data[done:], self.info.offset + offset + done)
+                if not count:
+                    raise self._failure("write", errno.EIO, offset, len(data), f"only {done} bytes went")
+                done += count
+        except OSError as error:
+            raise self._failure("write", error.errno, offset, len(data)) from error
+        finally:
+            if self.info.index == RegionIndex.CONFIG:
+                self.device.config_written()
+
+    def _failure(self, operation: str, code: int | None, offset: int, size: int, meaning: str = "") -> VfioError:
+        code = code or errno.EIO
+        advice = ""
+        if not meaning and code == errno.EIO and self.info.index <= RegionIndex.ROM:
+            meaning = "the device does not answer: memory decoding is off, or it is in D3"
+            advice = "config.command |= PciCommand.MEMORY"
+        arguments = {"offset": offset, "size": size}
+        return VfioError(code, f"{operation} {self._name}", arguments, meaning, advice)
+
+    def _check_access(self, operation: str, offset: int, size: int, width: int, need: RegionFlags) -> None:
+        self._check_open()
+        if offset >= 0 and size > 0 and offset + size <= self.info.size and not offset % width:
+            if self.info.flags & need:
+                return
+            raise VfioError(
+                errno.EPERM, f"{operation} {self._name}", {"offset": offset}, "the region does not allow it"
+            )
+        meaning = f"outside the region of {self.info.size:#_x} bytes"
+        if offset % width:
+            meaning = f"offset must be a multiple of {width}"
+        arguments = {"offset": offset, "size": size}
+        raise InvalidArgument(errno.EINVAL, f"{operation} {self._name}", arguments, meaning)
+
+    def _address(self, offset: int, width: int) -> int:
+        """Where a register is mapped; 0 if it cannot be, or must not be touched there."""
+        # A mapped load is little endian only where the processor is, and a SIGBUS while the device does not answer.
+        if sys.byteorder != "little" or not self.device.answers_memory:
+            return 0
+        for area in self.info.mmap_areas:
+            if area.offset <= offset and offset + width <= area.offset + area.size:
+                address = self._mapped.get(area)
+                if address is None:
+                    with self._lock:
+                        self._check_open()
+                        if area not in self._mapped:
+                            self._mapped[area] = self._map(area)
+                        address = self._mapped[area]
+                return address + offset - area.offset
+        return 0
+
+    def _map(self, area: MmapArea) -> int:
+        protection = mman.PROT_NONE
+        if self.info.flags & RegionFlags.READ:
+            protection |= mman.PROT_READ
+        if self.info.flags & RegionFlags.WRITE:
+            protection |= mman.PROT_WRITE
+        try:
+            return self.kernel.mmap(
+                _whole_pages(area.size),
+                protection,
+                mman.MAP_SHARED,
+                self.device.fd,
+                self.info.offset + area.offset,
+            )
+        except OSError as error:
+            raise VfioError(
+                error.errno or errno.EIO, f"map {self._name}", {"offset": area.offset, "size": area.size}
+            ) from error
+
+    def _release(self) -> None:
+        mapped, self._mapped = self._mapped, {}
+        for area, address in mapped.items():
+            self.kernel.munmap(address, _whole_pages(area.size))
+
+    @property
+    def _name(self) -> str:
+        return f"region {self.info.index} of {self.device.address}"
+
+    def __repr__(self) -> str:
+        return f"<Region {self.info.index} of {self.device.address}, {self.info.size:#_x} bytes>"
+
+
+def _whole_pages(size: int) -> int:
+    page = host_page_size()
+    return -(-size // page) * page

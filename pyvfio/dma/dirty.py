@@ -1,0 +1,141 @@
+"""DirtyBitmap: which pages devices have written, and how they are found out stretch by stretch."""
+
+from __future__ import annotations
+
+import errno
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pyvfio.dma.address_space import IovaRange, MappedRun
+from pyvfio.errors import InvalidArgument, NotMapped
+from pyvfio.resource import Resource
+
+if TYPE_CHECKING:
+    from pyvfio.dma.mapping_space import MappingSpace
+
+_WORD = 64
+_FULL = (1 << _WORD) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class DirtyBitmap:
+    """Of size bytes from iova, in pages of page_size: bit i of bits is page i. What is not mapped is not dirty."""
+
+    iova: int
+    size: int
+    page_size: int
+    bits: int
+
+    @property
+    def dirty_bytes(self) -> int:
+        return self.bits.bit_count() * self.page_size
+
+    def is_dirty(self, iova: int) -> bool:
+        """Whether the page of this address is. Raises InvalidArgument outside the range."""
+        if not self.iova <= iova < self.iova + self.size:
+            raise InvalidArgument(errno.EINVAL, "dirty bitmap", {"iova": iova}, "outside its range")
+        return bool(self.bits >> (iova - self.iova) // self.page_size & 1)
+
+    def runs(self) -> tuple[IovaRange, ...]:
+        """The addresses that are dirty, in ascending order, adjacent pages as one."""
+        runs: list[IovaRange] = []
+        for first, last in _runs_of_ones(self.bits):
+            start = self.iova + first * self.page_size
+            runs.append(IovaRange(start, self.iova + (last + 1) * self.page_size - 1))
+        return tuple(runs)
+
+    def __or__(self, other: DirtyBitmap) -> DirtyBitmap:
+        """What is dirty in either of two bitmaps of one range: reading clears, so later reads add up."""
+        if (self.iova, self.size, self.page_size) != (other.iova, other.size, other.page_size):
+            raise InvalidArgument(errno.EINVAL, "dirty bitmap", {"iova": other.iova}, "of another range")
+        return DirtyBitmap(self.iova, self.size, self.page_size, self.bits | other.bits)
+
+
+class DirtyTracking(Resource, ABC):
+    """The kernel notes which pages the devices of an address space write, until close().
+
+    page_size: bytes a bit stands for. Everything mapped counts as dirty where the IOMMU cannot tell.
+    """
+
+    def __init__(self, parent: Resource, space: MappingSpace, page_size: int, largest: int) -> None:
+        """largest: how many bytes one call can be asked about."""
+        self.space = space
+        self.page_size = page_size
+        self._largest = largest
+        super().__init__(parent)
+
+    def read(self, iova: int, size: int) -> DirtyBitmap:
+        """What was written of the range since tracking began or, with most IOMMUs, since the last read: reading clears.
+
+        iova and size are bytes and multiples of page_size. Holes are allowed, a cut through a mapping is not
+        (NotMapped). Raises InvalidArgument, VfioError.
+        """
+        self._check_open()
+        with self._lock:
+            return self._collect(iova, size, self._read)
+
+    def _collect(self, iova: int, size: int, ask: Callable[[int, int], int]) -> DirtyBitmap:
+        self._check_range(iova, size)
+        bits = 0
+        for start, length in stretches(self.space._table.parts(iova, size), self._largest):
+            bits |= ask(start, length) << (start - iova) // self.page_size
+        return DirtyBitmap(iova, size, self.page_size, bits)
+
+    def _check_range(self, iova: int, size: int) -> None:
+        arguments = {"iova": iova, "size": size}
+        if iova < 0 or size <= 0 or (iova | size) % self.page_size:
+            meaning = f"not a range in units of {self.page_size:#_x}"
+            raise InvalidArgument(errno.EINVAL, "read dirty bitmap", arguments, meaning)
+        if cut := self.space._table.bisected(iova, size):
+            meaning = f"it would cut a mapping of {cut.iova:#_x}-{cut.end - 1:#_x}"
+            raise NotMapped(errno.EINVAL, "read dirty bitmap", arguments, meaning, "Ask for mappings as a whole")
+
+    @abstractmethod
+    def _read(self, iova: int, size: int) -> int:
+        """The bits of a stretch without holes."""
+
+
+def bitmap_size(size: int, page_size: int) -> int:
+    """Bytes of the bitmap the kernel wants for size bytes: whole words of 64 bits."""
+    return -(-size // page_size // _WORD) * 8 or 8
+
+
+def bits_of(data: bytes, size: int, page_size: int) -> int:
+    """The bitmap as a number. Bits beyond the range are the kernel's leftovers."""
+    return int.from_bytes(data, "little") & ((1 << size // page_size) - 1)
+
+
+def stretches(runs: Iterable[MappedRun], largest: int) -> Iterator[tuple[int, int]]:
+    """The addresses of runs, adjacent ones as one stretch (iova, size) of no more than largest bytes, cut between
+    mappings only."""
+    start = size = 0
+    for part in (part for run in runs for part in run.parts()):
+        position, left = part.start, len(part)
+        while left:
+            if size and (start + size != position or size + part.step > largest):
+                yield start, size
+                size = 0
+            if not size:
+                start = position
+            taken = min(left, max((largest - size) // part.step, 1))
+            position, left, size = position + taken * part.step, left - taken, size + taken * part.step
+    if size:
+        yield start, size
+
+
+def _runs_of_ones(bits: int) -> Iterator[tuple[int, int]]:
+    """First and last of each run of bits that are set, word by word: most words are all alike."""
+    words = memoryview(bits.to_bytes(-(-bits.bit_length() // _WORD) * 8 + 8, "little")).cast("Q")
+    first: int | None = None
+    for index, word in enumerate(words):
+        if word == (0 if first is None else _FULL):
+            continue
+        for bit in range(_WORD):
+            is_set = word >> bit & 1
+            if is_set and first is None:
+                first = index * _WORD + bit
+            elif not is_set and first is not None:
+                yield first, index * _WORD + bit - 1
+                first = None

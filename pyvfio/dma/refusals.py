@@ -1,0 +1,155 @@
+"""Why a DMA mapping is refused: before the kernel is asked, and after it said no."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+
+from pyvfio.dma.address_space import IovaRange, MappedRun
+from pyvfio.errors import (
+    AlreadyMapped,
+    InvalidArgument,
+    MappingLimitReached,
+    MemlockExceeded,
+    MemoryUnavailable,
+    OutsideIovaRanges,
+    VfioError,
+)
+from pyvfio.kernel import Kernel, memlock_if_known
+
+
+def check_map_arguments(run: MappedRun, page_size: int, iova_ranges: tuple[IovaRange, ...]) -> None:
+    """Raises InvalidArgument or OutsideIovaRanges for what no kernel would map. page_size: the IOMMU's smallest."""
+
+    def refuse(meaning: str, advice: str = "", kind: type[VfioError] = InvalidArgument) -> VfioError:
+        arguments = {"iova": run.iova, "offset": run.offset, "size": run.size}
+        return kind(errno.EINVAL, "map_dma", arguments, meaning, advice)
+
+    if not int(run.access) & 3:
+        raise refuse("access must allow reading, writing or both")
+    if run.size <= 0 or (run.iova | run.offset | run.size) % page_size:
+        raise refuse(f"iova, offset and size must be multiples of the IOMMU's page size {page_size:#_x}")
+    if run.offset < 0 or run.offset + run.size > run.memory.size:
+        raise refuse(f"outside the memory of {run.memory.size:#_x} bytes")
+    granularity = run.granularity
+    if granularity is not None and (granularity & (granularity - 1) or granularity < page_size):
+        raise refuse(f"granularity {granularity:#_x} must be a power of two, at least {page_size:#_x}")
+    if run.iova < 0 or not any(valid.contains(run.iova, run.size) for valid in iova_ranges):
+        raise refuse(
+            f"the IOMMU translates only {', '.join(str(valid) for valid in iova_ranges)}",
+            _nearest(run, page_size, iova_ranges),
+            OutsideIovaRanges,
+        )
+
+
+def map_failure(
+    error: OSError, run: MappedRun, iova: int, size: int, count: int, kernel: Kernel, *, per_user: bool = False
+) -> VfioError:
+    """The kernel's refusal of one mapping of run, at iova, in words.
+
+    count: mappings the address space holds then. per_user: what is pinned may be charged to the user, as by iommufd.
+    """
+    code = error.errno or errno.EIO
+    arguments = {"iova": iova, "size": size}
+
+    def refusal(kind: type[VfioError], meaning: str, advice: str) -> VfioError:
+        return kind(code, "map_dma", arguments, meaning, advice)
+
+    match code:
+        case errno.ENOSPC:
+            return refusal(
+                MappingLimitReached,
+                f"the container holds {count} mappings, its limit since it was opened "
+                "(vfio_iommu_type1.dma_entry_limit)",
+                _fitting_blocks(run, replace(run, size=iova - run.iova).mappings if iova > run.iova else 0),
+            )
+        case errno.EEXIST:
+            return refusal(
+                AlreadyMapped,
+                "something that was not mapped through this object is mapped there already",
+                "Another user of the same descriptor has mapped it: agree on addresses, or unmap_everything()",
+            )
+        case errno.ENOMEM:
+            lock = memlock_if_known(kernel)
+            if lock is not None and not lock.allows(size):
+                return refusal(
+                    MemlockExceeded,
+                    f"RLIMIT_MEMLOCK is {lock.limit:#_x} bytes, {lock.charged:#_x} of them are charged, and "
+                    f"{size:#_x} more are needed (a page that is mapped twice is charged twice)",
+                    f"Raise it to {lock.charged + run.size:#_x} or more: ulimit -l, LimitMEMLOCK= or prlimit --memlock",
+                )
+            if per_user and lock is not None and lock.limit is not None and not lock.exempt:
+                return refusal(
+                    MemlockExceeded,
+                    f"{size:#_x} bytes more are needed; RLIMIT_MEMLOCK is {lock.limit:#_x} for what all processes of "
+                    "this user have pinned through iommufd and io_uring together, a sum that the kernel shows nowhere",
+                    "Raise it: ulimit -l, LimitMEMLOCK= or prlimit --memlock; or, as root, have the process charged: "
+                    "Iommufd.rlimit_mode",
+                )
+            return refusal(
+                MemoryUnavailable,
+                "no memory left to pin the pages, or for the IOMMU's page tables",
+                "Populate the memory first, which says what is missing; or raise this memory cgroup's limit",
+            )
+        case errno.EFAULT:
+            return refusal(
+                MemoryUnavailable,
+                "the pages cannot be pinned: not populated and none to be had, or not accessible as asked",
+                "Populate the memory first, which says what is missing",
+            )
+        case errno.EINVAL | errno.EOVERFLOW | errno.EADDRINUSE:
+            return refusal(
+                OutsideIovaRanges,
+                "the IOMMU reserves some of it, or cannot map it with its page sizes",
+                "Choose addresses inside iova_ranges",
+            )
+        case errno.EOPNOTSUPP:
+            return refusal(
+                VfioError, "the kernel does not pin this kind of memory for devices", "Use memory that is no DAX file"
+            )
+        case errno.EINTR:
+            return refusal(VfioError, "a fatal signal came while the pages were being charged", "")
+        case _:
+            return refusal(
+                VfioError,
+                f"the kernel or the IOMMU driver refused ({os.strerror(code)})",
+                "The kernel's log may say more: dmesg",
+            )
+
+
+def unmap_failure(error: OSError, arguments: Mapping[str, object]) -> VfioError:
+    """The kernel's refusal of an unmap, in words."""
+    code = error.errno or errno.EIO
+    if code in (errno.EBUSY, errno.EDEADLK):
+        meaning = "another user of the address space is mapping, unmapping or copying there just now"
+        advice = "Have one thread or process change these addresses at a time"
+    else:
+        meaning = f"the kernel refused, and nothing was unmapped ({os.strerror(code)})"
+        advice = "What is mapped stays so: try again, or close the address space"
+    return VfioError(code, "unmap_dma", arguments, meaning, advice)
+
+
+def _fitting_blocks(run: MappedRun, left: int) -> str:
+    """Which blocks would do for run with so many mappings left."""
+    raise_it = "raise the limit and open a new container"
+    if not left or run.granularity is None:
+        return f"Larger blocks need fewer mappings; or {raise_it}"
+    block = run.granularity
+    while replace(run, granularity=block).mappings > left:
+        block *= 2
+    return f"It has {left} left: these {run.size:#_x} bytes fit with blocks of {block:#_x} or more; or {raise_it}"
+
+
+def _nearest(run: MappedRun, page_size: int, iova_ranges: tuple[IovaRange, ...]) -> str:
+    candidates = []
+    for valid in iova_ranges:
+        start = -(-valid.start // page_size) * page_size
+        last = (valid.last + 1 - run.size) // page_size * page_size
+        if start <= last:
+            candidates.append(min(max(run.iova, start), last))
+    if not candidates:
+        return "No range is large enough"
+    nearest = min(candidates, key=lambda candidate: abs(candidate - run.iova))
+    return f"The nearest address with room for {run.size:#_x} bytes is {nearest:#_x}"

@@ -1,0 +1,45 @@
+"""The seam that every system call goes through, and what stands directly on it."""
+
+from pyvfio.kernel.eventfd import EventFd, wait_for_any
+from pyvfio.kernel.files import exists, link_name, names_in, read_text, text_or_empty, write_text
+from pyvfio.kernel.limits import (
+    DMA_ENTRY_LIMIT,
+    HugePages,
+    Memlock,
+    dma_entry_limit,
+    host_page_size,
+    huge_pages,
+    memlock,
+    memlock_if_known,
+    transparent_huge_page_size,
+)
+from pyvfio.kernel.query import Capability, chain, query
+from pyvfio.kernel.seam import IoctlArgument, Kernel, LinuxKernel
+from pyvfio.kernel.waitable import Waitable
+
+__all__ = [
+    "DMA_ENTRY_LIMIT",
+    "Capability",
+    "EventFd",
+    "HugePages",
+    "IoctlArgument",
+    "Kernel",
+    "LinuxKernel",
+    "Memlock",
+    "Waitable",
+    "chain",
+    "dma_entry_limit",
+    "exists",
+    "host_page_size",
+    "huge_pages",
+    "link_name",
+    "memlock",
+    "memlock_if_known",
+    "names_in",
+    "query",
+    "read_text",
+    "text_or_empty",
+    "transparent_huge_page_size",
+    "wait_for_any",
+    "write_text",
+]

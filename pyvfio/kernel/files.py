@@ -1,0 +1,60 @@
+"""Small files of sysfs and procfs, through the seam."""
+
+from __future__ import annotations
+
+import os
+
+from pyvfio.kernel.seam import Kernel
+
+
+def read_text(kernel: Kernel, path: str) -> str:
+    """The file's text without the newline at its end. Raises OSError as open and read do."""
+    fd = kernel.open(path, os.O_RDONLY)
+    try:
+        parts = []
+        while part := kernel.read(fd, 65536):
+            parts.append(part)
+        return b"".join(parts).decode(errors="replace").rstrip("\n")
+    finally:
+        kernel.close(fd)
+
+
+def write_text(kernel: Kernel, path: str, text: str) -> None:
+    """Write text with one call, as sysfs attributes want it. Raises OSError as open and write do."""
+    fd = kernel.open(path, os.O_WRONLY)
+    try:
+        kernel.write(fd, text.encode())
+    finally:
+        kernel.close(fd)
+
+
+def link_name(kernel: Kernel, path: str) -> str | None:
+    """The last component of what the link points to; None if there is no such link."""
+    try:
+        return kernel.readlink(path).rsplit("/", 1)[-1]
+    except FileNotFoundError:
+        return None
+
+
+def exists(kernel: Kernel, path: str) -> bool:
+    directory, _, name = path.rpartition("/")
+    try:
+        return name in kernel.listdir(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def names_in(kernel: Kernel, path: str) -> list[str]:
+    """The names in a directory, sorted; none where there is no such directory, or it may not be read."""
+    try:
+        return kernel.listdir(path)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return []
+
+
+def text_or_empty(kernel: Kernel, path: str) -> str:
+    """Like read_text; "" where the file cannot be read."""
+    try:
+        return read_text(kernel, path)
+    except OSError:
+        return ""

@@ -1,0 +1,101 @@
+"""What this process and this host have to give: locked memory, mappings, huge pages."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from pyvfio.kernel.files import read_text
+from pyvfio.kernel.seam import Kernel, LinuxKernel
+
+DMA_ENTRY_LIMIT = "/sys/module/vfio_iommu_type1/parameters/dma_entry_limit"
+DEFAULT_DMA_ENTRY_LIMIT = 65535
+
+_CAP_IPC_LOCK = 14
+
+
+@dataclass(frozen=True, slots=True)
+class Memlock:
+    """RLIMIT_MEMLOCK of this process, in bytes. limit None: unlimited. exempt: CAP_IPC_LOCK, so no limit is tested.
+
+    charged counts what mlock() and every DMA mapping have locked: the same page mapped twice counts twice. pinned is
+    what iommufd has pinned, charged or not.
+    """
+
+    limit: int | None
+    charged: int
+    exempt: bool
+    pinned: int = 0
+
+    def allows(self, size: int) -> bool:
+        return self.exempt or self.limit is None or self.charged + size <= self.limit
+
+
+@dataclass(frozen=True, slots=True)
+class HugePages:
+    """The pool of one huge page size (bytes): pages in all, and free ones nobody has reserved."""
+
+    page_size: int
+    total: int
+    free: int
+
+    @property
+    def setting(self) -> str:
+        """The file root writes the wanted number of pages to."""
+        return f"/sys/kernel/mm/hugepages/hugepages-{self.page_size >> 10}kB/nr_hugepages"
+
+
+def memlock(kernel: Kernel | None = None) -> Memlock:
+    """Source: VmLck, VmPin and CapEff of /proc/self/status, "Max locked memory" of /proc/self/limits."""
+    kernel = kernel or LinuxKernel()
+    status = dict(line.split(":", 1) for line in read_text(kernel, "/proc/self/status").splitlines() if ":" in line)
+    limits = read_text(kernel, "/proc/self/limits").splitlines()
+    soft = next(line.split()[3] for line in limits if line.startswith("Max locked memory"))
+    return Memlock(
+        limit=None if soft == "unlimited" else int(soft),
+        charged=int(status["VmLck"].split()[0]) << 10,
+        exempt=bool(int(status["CapEff"], 16) >> _CAP_IPC_LOCK & 1),
+        pinned=int(status["VmPin"].split()[0]) << 10,
+    )
+
+
+def memlock_if_known(kernel: Kernel) -> Memlock | None:
+    """memlock(), or None where it cannot be read: explaining a failure must not become one."""
+    try:
+        return memlock(kernel)
+    except OSError:
+        return None
+
+
+def host_page_size() -> int:
+    """Bytes of the smallest page of this machine."""
+    return os.sysconf("SC_PAGE_SIZE")
+
+
+def huge_pages(page_size: int, kernel: Kernel | None = None) -> HugePages:
+    """The pool of huge pages of page_size bytes; empty if this kernel knows no such size."""
+    kernel = kernel or LinuxKernel()
+    directory = f"/sys/kernel/mm/hugepages/hugepages-{page_size >> 10}kB"
+    try:
+        total = int(read_text(kernel, f"{directory}/nr_hugepages"))
+        free = int(read_text(kernel, f"{directory}/free_hugepages"))
+        reserved = int(read_text(kernel, f"{directory}/resv_hugepages"))
+    except FileNotFoundError:
+        return HugePages(page_size, 0, 0)
+    return HugePages(page_size, total, max(0, free - reserved))
+
+
+def transparent_huge_page_size(kernel: Kernel | None = None) -> int | None:
+    """Bytes of a transparent huge page; None where the kernel has none."""
+    try:
+        return int(read_text(kernel or LinuxKernel(), "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size"))
+    except FileNotFoundError:
+        return None
+
+
+def dma_entry_limit(kernel: Kernel | None = None) -> int:
+    """How many mappings a container opened now may hold; the kernel's default while the module is not loaded."""
+    try:
+        return int(read_text(kernel or LinuxKernel(), DMA_ENTRY_LIMIT))
+    except FileNotFoundError:
+        return DEFAULT_DMA_ENTRY_LIMIT

@@ -1,0 +1,11 @@
+"""Memory that devices can reach."""
+
+from pyvfio.memory.memory import HUGE_PAGE_SIZE, Memory, MemoryKind
+from pyvfio.memory.shared import SharedMemory
+
+__all__ = [
+    "HUGE_PAGE_SIZE",
+    "Memory",
+    "MemoryKind",
+    "SharedMemory",
+]

@@ -1,0 +1,309 @@
+"""Memory that devices may reach: anonymous, THP-advised, memfd and hugetlb, populated and discarded piece by piece."""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+import errno
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Protocol, Self
+
+from pyvfio.abi import mman
+from pyvfio.errors import InvalidArgument, MemoryUnavailable, StillMapped, VfioError
+from pyvfio.kernel import Kernel, LinuxKernel, host_page_size, huge_pages, transparent_huge_page_size
+from pyvfio.resource import Resource
+
+if TYPE_CHECKING:
+    from pyvfio.dma import MappedRun
+
+HUGE_PAGE_SIZE = 2 << 20
+
+
+_LOWEST_BITS = bytes(entry & 1 for entry in range(256))
+
+
+class MemoryKind(enum.Enum):
+    """How memory is backed. All but MEMFD and HUGETLB are private to this process."""
+
+    ANONYMOUS = "anon"
+    """4 KiB pages, never transparent huge ones."""
+    THP = "thp"
+    """Transparent huge pages where the kernel finds them; aligned so that it can."""
+    MEMFD = "memfd"
+    """A file in memory, shareable through its descriptor."""
+    HUGETLB = "hugetlb"
+    """A memfd of huge pages from the host's pool."""
+    HUGETLB_ANONYMOUS = "hugetlb-anon"
+    """Huge pages from the host's pool without a file."""
+
+    @property
+    def is_hugetlb(self) -> bool:
+        return self in (MemoryKind.HUGETLB, MemoryKind.HUGETLB_ANONYMOUS)
+
+
+class MemoryUser(Protocol):
+    """Who has memory mapped for DMA."""
+
+    def maps(self, memory: Memory, offset: int, size: int) -> MappedRun | None: ...
+
+
+class Memory(Resource):
+    """size bytes of this process's address space. Offsets and sizes are bytes and multiples of page_size.
+
+    Nothing is taken from the host until populated or touched. After close() the pages go back as soon as no mapping
+    and no buffer() uses them any more; until then they stay, so that a device never reaches a page that is not ours.
+    """
+
+    @classmethod
+    def allocate(
+        cls,
+        kind: MemoryKind,
+        size: int,
+        *,
+        page_size: int | None = None,
+        kernel: Kernel | None = None,
+    ) -> Self:
+        """Reserve size bytes of address space. page_size: of the huge pages, for hugetlb kinds (default 2 MiB).
+
+        Raises InvalidArgument for a size that is not a multiple of the page size, MemoryUnavailable if the kernel
+        refuses; nothing is left then.
+        """
+        return cls(kernel or LinuxKernel(), kind, size, page_size)
+
+    def __init__(self, kernel: Kernel, kind: MemoryKind, size: int, page_size: int | None = None) -> None:
+        self.kernel = kernel
+        self.kind = kind
+        self.size = size
+        self.page_size = _page_size(kind, page_size)
+        self.fd: int | None = None
+        # Where in the file the memory begins.
+        self._file_offset = 0
+        self._holds: list[object] = []
+        self._users: list[MemoryUser] = []
+        if size <= 0 or size % self.page_size:
+            raise InvalidArgument(
+                errno.EINVAL,
+                "allocate memory",
+                {"size": size},
+                f"not a positive multiple of the page size {self.page_size:#_x}",
+                f"The next size that fits is {-(-max(size, 1) // self.page_size) * self.page_size:#_x}",
+            )
+        try:
+            self.address = self._map()
+        except OSError as error:
+            raise self._unavailable(error, "allocate memory", 0, size) from error
+        super().__init__()
+
+    def populate(self, offset: int, size: int, *, threads: int = 1) -> None:
+        """Give every page of the range a page of the host's, without changing what the memory holds.
+
+        threads: how many share the work (the range is cut at huge page boundaries). A failure may leave a part
+        populated: discard the range to give that back.
+        Raises MemoryUnavailable. Source: MADV_POPULATE_WRITE, Linux 5.14; mm/madvise.c, madvise_populate.
+        """
+        self._check_range("populate", offset, size)
+        step = -(-size // max(threads, 1) // HUGE_PAGE_SIZE) * HUGE_PAGE_SIZE or size
+        parts = [(start, min(step, offset + size - start)) for start in range(offset, offset + size, step)]
+        try:
+            if len(parts) == 1:
+                self._populate(offset, size)
+            else:
+                with ThreadPoolExecutor(len(parts)) as pool:
+                    for done in [pool.submit(self._populate, *part) for part in parts]:
+                        done.result()
+        except OSError as error:
+            raise self._unavailable(error, "populate", offset, size) from error
+
+    def discard(self, offset: int, size: int) -> None:
+        """Give the range's pages back to the host. It reads as zeros from now on.
+
+        Raises StillMapped if any of it is mapped for DMA, VfioError if the kernel refuses; nothing changed then.
+        Source: FALLOC_FL_PUNCH_HOLE for files, MADV_DONTNEED otherwise.
+        """
+        self._check_range("discard", offset, size)
+        with self._lock:
+            for user in self._users:
+                if run := user.maps(self, offset, size):
+                    raise StillMapped(
+                        errno.EBUSY,
+                        "discard",
+                        {"offset": offset, "size": size},
+                        f"a device still reaches it at iova {run.iova + max(offset - run.offset, 0):#_x}",
+                        "Unmap first: pages discarded under a mapping stay the device's, and the CPU gets others",
+                    )
+            try:
+                if self.fd is None:
+                    self.kernel.madvise(self.address + offset, size, mman.MADV_DONTNEED)
+                else:
+                    mode = mman.FALLOC_FL_PUNCH_HOLE | mman.FALLOC_FL_KEEP_SIZE
+                    self.kernel.fallocate(self.fd, mode, self._file_offset + offset, size)
+            except OSError as error:
+                raise VfioError(error.errno or errno.EIO, "discard", {"offset": offset, "size": size}) from error
+
+    def resident(self, offset: int, size: int) -> int:
+        """How many bytes of the range have a page in memory. Source: mincore(2)."""
+        self._check_range("resident", offset, size, unit=host_page_size())
+        # All bits of an entry but the lowest are reserved.
+        entries = self.kernel.mincore(self.address + offset, size).translate(_LOWEST_BITS)
+        return entries.count(1) * host_page_size()
+
+    def buffer(self, offset: int = 0, size: int | None = None) -> memoryview:
+        """The bytes themselves, writable, any alignment. Keeps the memory alive as long as the view lives.
+
+        Touching a hugetlb page that is not populated kills the process (SIGBUS) when the host has none left.
+        """
+        size = self.size - offset if size is None else size
+        self._check_range("buffer", offset, size, unit=1)
+        array = (ctypes.c_ubyte * size).from_address(self.address + offset)
+        hold = object()
+        self._holds.append(hold)
+        weakref.finalize(array, self._drop, hold).atexit = False
+        return memoryview(array).cast("B")
+
+    def read(self, offset: int, size: int) -> bytes:
+        with self.buffer(offset, size) as view:
+            return bytes(view)
+
+    def write(self, offset: int, data: bytes) -> None:
+        with self.buffer(offset, len(data)) as view:
+            view[:] = data
+
+    def hold(self, user: MemoryUser) -> None:
+        """Keep the memory, beyond close(), until release(user). Called by address spaces."""
+        self._check_open()
+        self._users.append(user)
+
+    def release(self, user: MemoryUser) -> None:
+        self._users.remove(user)
+        self._free_if_unused()
+
+    def _map(self) -> int:
+        protection = mman.PROT_READ | mman.PROT_WRITE
+        private = mman.MAP_PRIVATE | mman.MAP_ANONYMOUS | mman.MAP_NORESERVE
+        huge = (self.page_size.bit_length() - 1) << mman.MAP_HUGE_SHIFT if self.kind.is_hugetlb else 0
+        match self.kind:
+            case MemoryKind.ANONYMOUS:
+                address = self.kernel.mmap(self.size, protection, private)
+                self._advise(address, mman.MADV_NOHUGEPAGE)
+                return address
+            case MemoryKind.THP:
+                alignment = transparent_huge_page_size(self.kernel) or self.page_size
+                address = self._map_aligned(protection, private, alignment)
+                self._advise(address, mman.MADV_HUGEPAGE)
+                return address
+            case MemoryKind.HUGETLB_ANONYMOUS:
+                return self.kernel.mmap(self.size, protection, private | mman.MAP_HUGETLB | huge)
+            case _:
+                flags = mman.MFD_CLOEXEC | (mman.MFD_HUGETLB | huge if huge else 0)
+                self.fd = self.kernel.memfd_create("pyvfio", flags)
+                try:
+                    self.kernel.ftruncate(self.fd, self.size)
+                    return self.kernel.mmap(self.size, protection, mman.MAP_SHARED | mman.MAP_NORESERVE, self.fd)
+                except OSError:
+                    self.kernel.close(self.fd)
+                    raise
+
+    def _map_aligned(self, protection: int, flags: int, alignment: int) -> int:
+        """Address space that begins at a multiple of alignment, where a huge page can."""
+        start = self.kernel.mmap(self.size + alignment, protection, flags)
+        address = -(-start // alignment) * alignment
+        end = start + self.size + alignment
+        try:
+            for surplus, surplus_end in ((start, address), (address + self.size, end)):
+                if surplus < surplus_end:
+                    self.kernel.munmap(surplus, surplus_end - surplus)
+        except OSError:
+            self.kernel.munmap(start, end - start)
+            raise
+        return address
+
+    def _advise(self, address: int, advice: int) -> None:
+        try:
+            self.kernel.madvise(address, self.size, advice)
+        except OSError as error:
+            # A kernel without transparent huge pages has nothing to be advised of.
+            if error.errno != errno.EINVAL:
+                self.kernel.munmap(address, self.size)
+                raise
+
+    def _populate(self, offset: int, size: int) -> None:
+        while True:
+            try:
+                self.kernel.madvise(self.address + offset, size, mman.MADV_POPULATE_WRITE)
+            except InterruptedError:
+                continue
+            return
+
+    def _check_range(self, operation: str, offset: int, size: int, unit: int | None = None) -> None:
+        self._check_open()
+        unit = unit or self.page_size
+        arguments = {"offset": offset, "size": size}
+        if offset < 0 or size <= 0 or offset + size > self.size:
+            raise InvalidArgument(errno.EINVAL, operation, arguments, f"outside the memory of {self.size:#_x} bytes")
+        if offset % unit or size % unit:
+            raise InvalidArgument(
+                errno.EINVAL, operation, arguments, f"offset and size must be multiples of {unit:#_x}"
+            )
+
+    def _unavailable(self, error: OSError, operation: str, offset: int, size: int) -> VfioError:
+        code = error.errno or errno.EIO
+        arguments = {"offset": offset, "size": size} if operation != "allocate memory" else {"size": size}
+        if not self.kind.is_hugetlb:
+            meaning = "the host, or this process's memory cgroup, has no memory left for it"
+            return MemoryUnavailable(code, operation, arguments, meaning if code == errno.ENOMEM else "")
+        needed = size // self.page_size
+        meaning = f"{needed} huge pages of {self.page_size >> 10} KiB needed"
+        try:
+            pool = huge_pages(self.page_size, self.kernel)
+        except OSError:
+            # Explaining a failure must not become one.
+            return MemoryUnavailable(code, operation, arguments, meaning)
+        return MemoryUnavailable(
+            code,
+            operation,
+            arguments,
+            f"{meaning}, {pool.free} of {pool.total} free",
+            f"As root: echo {pool.total + max(needed - pool.free, 1)} > {pool.setting}",
+        )
+
+    def _drop(self, hold: object) -> None:
+        self._holds.remove(hold)
+        self._free_if_unused()
+
+    def _release(self) -> None:
+        self._free_if_unused()
+
+    def _free_if_unused(self) -> None:
+        with self._lock:
+            if not self._closed or self._holds or self._users or not self.address:
+                return
+            address, self.address = self.address, 0
+            fd, self.fd = self.fd, None
+            try:
+                self.kernel.munmap(address, self.size)
+            finally:
+                if fd is not None:
+                    self.kernel.close(fd)
+
+    def __repr__(self) -> str:
+        return f"<Memory {self.kind.value} {self.size:#_x}{' closed' if getattr(self, '_closed', True) else ''}>"
+
+
+def _page_size(kind: MemoryKind, page_size: int | None) -> int:
+    if not kind.is_hugetlb:
+        if page_size not in (None, host_page_size()):
+            raise InvalidArgument(
+                errno.EINVAL, "allocate memory", {"page size": page_size}, f"{kind.value} has no huge pages"
+            )
+        return host_page_size()
+    page_size = page_size or HUGE_PAGE_SIZE
+    if page_size & (page_size - 1) or page_size <= host_page_size():
+        raise InvalidArgument(
+            errno.EINVAL,
+            "allocate memory",
+            {"page size": page_size},
+            "not a size of huge pages",
+            "2M and 1G are",
+        )
+    return page_size

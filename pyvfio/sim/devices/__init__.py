@@ -1,0 +1,1 @@
+"""PCI functions and the models of devices behind them."""

@@ -1,0 +1,278 @@
+"""QEMU's NVMe controller as a model, as far as a driver of queues, reads and writes goes.
+
+Source: NVM Express Base Specification 1.4 and the NVM command set in it; the section numbers are the former's.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pyvfio.abi import vfio
+from pyvfio.sim.devices.config import SimConfig, msix, pci_express, power_management, single_root_io_virtualization
+from pyvfio.sim.devices.migration import SimMigration
+from pyvfio.sim.devices.model import REGISTERS, Bus, SimRegion
+
+IDS = (0x1B36, 0x0010)
+CLASS_CODE = 0x010802
+BLOCK = 512
+BLOCKS = (64 << 20) // BLOCK
+
+# QEMU keeps the rest for virtual functions.
+_VECTORS = 7
+_IO_QUEUES = 6
+_PAGE = 4096
+_LARGEST_TRANSFER_LOG2 = 7
+_MSIX_TABLE, _MSIX_PENDING, _DOORBELLS = 0x2000, 0x3000, 0x1000
+# 3.1: queues of 2048 entries, contiguous, ready within 7.5 s, the NVM command set, pages of 4 to 64 KiB.
+_CAP = 2047 | 1 << 16 | 15 << 24 | 1 << 37 | 4 << 52
+_VS = 0x0001_0400
+_CC, _CSTS, _AQA, _ASQ, _ACQ = 0x14, 0x1C, 0x24, 0x28, 0x30
+_ENABLE, _READY = 1, 1
+# 4.6.1: status codes of the generic set, and of those of commands.
+_INVALID_OPCODE, _INVALID_FIELD, _DATA_TRANSFER_ERROR, _LBA_OUT_OF_RANGE = 0x01, 0x02, 0x04, 0x80
+_INVALID_QUEUE = 0x101
+
+
+class _CommandError(Exception):
+    """The command completes with this status."""
+
+
+@dataclass(slots=True)
+class _Completions:
+    address: int
+    size: int
+    vector: int | None
+    tail: int = 0
+    phase: int = 1
+
+
+@dataclass(slots=True)
+class _Submissions:
+    address: int
+    size: int
+    completions: int
+    head: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Command:
+    """4.2: opcode, identifier, namespace, the two data pointers and dwords 10 to 12."""
+
+    opcode: int
+    identifier: int
+    namespace: int
+    prp1: int
+    prp2: int
+    cdw10: int
+    cdw11: int
+    cdw12: int
+
+    @classmethod
+    def parse(cls, entry: bytes) -> _Command:
+        opcode, _, identifier, namespace = struct.unpack_from("<BBHI", entry)
+        return cls(opcode, identifier, namespace, *struct.unpack_from("<QQIII", entry, 24))
+
+
+@dataclass(slots=True)
+class Nvme:
+    """A controller with one namespace of 64 MiB. A command is over when the write that submitted it returns."""
+
+    bus: Bus
+    config: SimConfig = field(
+        default_factory=lambda: SimConfig(
+            IDS,
+            CLASS_CODE,
+            revision=2,
+            capabilities=(
+                msix(_VECTORS, (0, _MSIX_TABLE), (0, _MSIX_PENDING)),
+                power_management(),
+                pci_express(),
+            ),
+            extended=(single_root_io_virtualization(total_vfs=2),),
+        )
+    )
+    blocks: dict[int, bytes] = field(default_factory=dict)
+    registers: dict[int, int] = field(default_factory=dict)
+    _submissions: dict[int, _Submissions] = field(default_factory=dict)
+    _completions: dict[int, _Completions] = field(default_factory=dict)
+
+    regions: Mapping[int, SimRegion] = field(default_factory=lambda: {0: SimRegion(16384, REGISTERS)})
+    vectors: Mapping[int, int] = field(
+        default_factory=lambda: {vfio.VFIO_PCI_INTX_IRQ_INDEX: 1, vfio.VFIO_PCI_MSIX_IRQ_INDEX: _VECTORS}
+    )
+    msix_table: tuple[int, int, int] | None = (0, _MSIX_TABLE, 16 * _VECTORS)
+    resettable: bool = True
+    has_vfs: bool = True
+    migration: SimMigration | None = None
+
+    def reset(self) -> None:
+        self.registers = {}
+        self._submissions = {}
+        self._completions = {}
+
+    def load(self, region: int, offset: int, width: int) -> int:
+        del region
+        start = offset & ~7
+        value = {0: _CAP, 8: _VS}.get(start)
+        if value is None:
+            value = self.registers.get(start, 0) | self.registers.get(start + 4, 0) << 32
+        return value >> 8 * (offset - start) & (1 << 8 * width) - 1
+
+    def store(self, region: int, offset: int, width: int, value: int) -> None:
+        del region
+        if width == 8:
+            self.store(0, offset, 4, value & 0xFFFF_FFFF)
+            self.store(0, offset + 4, 4, value >> 32)
+        elif width == 4 and _DOORBELLS <= offset < _MSIX_TABLE:
+            self._ring((offset - _DOORBELLS) // 4, value)
+        elif width == 4 and offset == _CC:
+            self._configure(value)
+        elif width == 4 and offset in (_AQA, _ASQ, _ASQ + 4, _ACQ, _ACQ + 4):
+            self.registers[offset] = value
+
+    def _configure(self, value: int) -> None:
+        was_enabled = self.registers.get(_CC, 0) & _ENABLE
+        self.registers[_CC] = value
+        if value & _ENABLE and not was_enabled:
+            sizes = self.registers.get(_AQA, 0)
+            self._completions = {0: _Completions(self._address(_ACQ), (sizes >> 16 & 0xFFF) + 1, 0)}
+            self._submissions = {0: _Submissions(self._address(_ASQ), (sizes & 0xFFF) + 1, 0)}
+            self.registers[_CSTS] = _READY
+        elif was_enabled and not value & _ENABLE:
+            self._submissions, self._completions = {}, {}
+            self.registers[_CSTS] = 0
+
+    def _address(self, register: int) -> int:
+        return self.registers.get(register, 0) | self.registers.get(register + 4, 0) << 32
+
+    def _ring(self, doorbell: int, tail: int) -> None:
+        """3.1.16: even doorbells are submission queues' tails; the heads of completion queues are not looked at."""
+        number, is_completion = divmod(doorbell, 2)
+        queue = self._submissions.get(number)
+        if queue is None or is_completion or tail >= queue.size:
+            return
+        while queue.head != tail:
+            entry = self.bus.read(queue.address + 64 * queue.head, 64)
+            if entry is None:
+                return
+            queue.head = (queue.head + 1) % queue.size
+            command = _Command.parse(entry)
+            result, status = 0, 0
+            try:
+                result = self._io(command) if number else self._admin(command)
+            except _CommandError as error:
+                status = error.args[0]
+            self._complete(number, queue, command, result, status)
+
+    def _complete(self, number: int, queue: _Submissions, command: _Command, result: int, status: int) -> None:
+        completions = self._completions[queue.completions]
+        entry = struct.pack(
+            "<IIHHHH", result, 0, queue.head, number, command.identifier, status << 1 | completions.phase
+        )
+        self.bus.write(completions.address + 16 * completions.tail, entry)
+        completions.tail = (completions.tail + 1) % completions.size
+        completions.phase ^= not completions.tail
+        if completions.vector is not None:
+            self.bus.interrupt(completions.vector, True)
+
+    def _admin(self, command: _Command) -> int:
+        """5: the result is dword 0 of the completion."""
+        number, entries = command.cdw10 & 0xFFFF, (command.cdw10 >> 16) + 1
+        match command.opcode:
+            case 0x06:
+                self._transfer_out(command, self._identify(command))
+            case 0x05 if 0 < number <= _IO_QUEUES and number not in self._completions:
+                vector = command.cdw11 >> 16 if command.cdw11 & 2 else None
+                self._completions[number] = _Completions(command.prp1, entries, vector)
+            case 0x01 if 0 < number <= _IO_QUEUES and command.cdw11 >> 16 in self._completions:
+                self._submissions[number] = _Submissions(command.prp1, entries, command.cdw11 >> 16)
+            case 0x00 if number and number in self._submissions:
+                del self._submissions[number]
+            case 0x04 if number and number in self._completions:
+                del self._completions[number]
+            case 0x00 | 0x01 | 0x04 | 0x05:
+                raise _CommandError(_INVALID_QUEUE)
+            case 0x09 if command.cdw10 & 0xFF == 0x07:
+                return (_IO_QUEUES - 1) << 16 | _IO_QUEUES - 1
+            case 0x09 | 0x0A:
+                raise _CommandError(_INVALID_FIELD)
+            case _:
+                raise _CommandError(_INVALID_OPCODE)
+        return 0
+
+    def _identify(self, command: _Command) -> bytes:
+        """5.15: of a namespace, the controller, or the list of namespaces."""
+        data = bytearray(_PAGE)
+        match command.cdw10 & 0xFF:
+            case 0x00 if command.namespace == 1:
+                struct.pack_into("<QQQ", data, 0, BLOCKS, BLOCKS, BLOCKS)
+                struct.pack_into("<I", data, 128, (BLOCK.bit_length() - 1) << 16)
+            case 0x00:
+                pass
+            case 0x01:
+                struct.pack_into("<HH20s40s8s", data, 0, 0x1B36, 0x1AF4, b"pyvfio".ljust(20), b"".ljust(40), b" " * 8)
+                data[24:64] = b"pyvfio simulated NVMe".ljust(40)
+                data[77] = _LARGEST_TRANSFER_LOG2
+                struct.pack_into("<BB", data, 512, 0x66, 0x44)
+                struct.pack_into("<I", data, 516, 1)
+            case 0x02:
+                struct.pack_into("<I", data, 0, 1 if command.namespace < 1 else 0)
+            case _:
+                raise _CommandError(_INVALID_FIELD)
+        return bytes(data)
+
+    def _io(self, command: _Command) -> int:
+        """6: flush, write and read of the only namespace."""
+        if command.opcode not in (0x00, 0x01, 0x02):
+            raise _CommandError(_INVALID_OPCODE)
+        if command.opcode:
+            first, count = command.cdw10 | command.cdw11 << 32, (command.cdw12 & 0xFFFF) + 1
+            if first + count > BLOCKS:
+                raise _CommandError(_LBA_OUT_OF_RANGE)
+            if count * BLOCK > _PAGE << _LARGEST_TRANSFER_LOG2:
+                raise _CommandError(_INVALID_FIELD)
+            if command.opcode == 0x02:
+                data = b"".join(self.blocks.get(block, bytes(BLOCK)) for block in range(first, first + count))
+                self._transfer_out(command, data)
+            else:
+                data = self._transfer_in(command, count * BLOCK)
+                for number in range(count):
+                    self.blocks[first + number] = data[number * BLOCK : (number + 1) * BLOCK]
+        return 0
+
+    def _transfer_out(self, command: _Command, data: bytes) -> None:
+        done = 0
+        for address, size in self._pages(command, len(data)):
+            if not self.bus.write(address, data[done : done + size]):
+                raise _CommandError(_DATA_TRANSFER_ERROR)
+            done += size
+
+    def _transfer_in(self, command: _Command, size: int) -> bytes:
+        parts = [self.bus.read(address, length) for address, length in self._pages(command, size)]
+        if any(part is None for part in parts):
+            raise _CommandError(_DATA_TRANSFER_ERROR)
+        return b"".join(part for part in parts if part)
+
+    def _pages(self, command: _Command, size: int) -> list[tuple[int, int]]:
+        """4.3: PRP1 may begin inside a page; PRP2 is the second page, or a list of the others."""
+        first = min(size, _PAGE - command.prp1 % _PAGE)
+        pages = [(command.prp1, first)]
+        left = size - first
+        if 0 < left <= _PAGE:
+            return [*pages, (command.prp2, left)]
+        place = command.prp2
+        while left:
+            entry = self.bus.read(place, 8)
+            if entry is None:
+                raise _CommandError(_DATA_TRANSFER_ERROR)
+            address = int.from_bytes(entry, "little")
+            if place % _PAGE == _PAGE - 8 and left > _PAGE:
+                # The last entry of a full list is where the list goes on.
+                place = address
+                continue
+            pages.append((address, min(left, _PAGE)))
+            left -= min(left, _PAGE)
+            place += 8
+        return pages

@@ -1,0 +1,1 @@
+"""drivers/iommu/iommufd, by its file names."""

@@ -1,0 +1,1 @@
+"""Pages of memory, and who has pinned them."""

@@ -1,0 +1,1 @@
+"""A process: its descriptors, its memory, and what it is charged for."""

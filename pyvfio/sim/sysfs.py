@@ -1,0 +1,262 @@
+"""The PCI functions of the simulated machine, and sysfs as it shows them."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from pyvfio.noiommu import TAINT_USER
+from pyvfio.sim.devices.edu import Edu
+from pyvfio.sim.devices.model import Bus, Model
+from pyvfio.sim.iommu import Span
+from pyvfio.sim.process.user import fail
+
+VFIO_DRIVER = "vfio-pci"
+
+_DEVICES = "/sys/bus/pci/devices"
+_DRIVERS = "/sys/bus/pci/drivers"
+_GROUPS = "/sys/kernel/iommu_groups"
+_TYPE1 = "/sys/module/vfio_iommu_type1/parameters"
+_CORE = "/sys/module/vfio/parameters"
+_IOMMUFD = "/sys/module/iommufd/parameters"
+_VFIO = "/dev/vfio"
+_CLASSES = {"/sys/class/net": "interfaces", "/sys/class/block": "disks"}
+
+
+@dataclass(slots=True)
+class PciFunction:
+    """host_driver: which driver takes the function when none is prescribed. drivers_refusing: whose probe fails.
+
+    model: what the device does. host_vectors: how many message interrupts the host has for it. logs_dma: whether it can
+    note what it writes. physical_function: the address of the one whose virtual function it is. interfaces and disks:
+    the network interfaces and block devices the host driver makes of it. reserved: device addresses, first and last of
+    each span, that must not be mapped for it besides those of the IOMMU (RMRRs). is_mediated: a mediated device, whose
+    address is a UUID: it has no IOMMU, its driver pins memory only when it needs it, and it is on no PCI bus.
+    behind_iommu: whether the machine's IOMMU, if it has one, covers the function.
+    """
+
+    address: str
+    group: int
+    vendor_id: int = 0x1234
+    device_id: int = 0x11E8
+    class_code: int = 0x00FF00
+    host_driver: str | None = None
+    driver: str | None = None
+    override: str | None = None
+    drivers_refusing: set[str] = field(default_factory=set)
+    interfaces: tuple[str, ...] = ()
+    disks: tuple[str, ...] = ()
+    reserved: tuple[Span, ...] = ()
+    is_mediated: bool = False
+    behind_iommu: bool = True
+    model: Callable[[Bus], Model] = Edu
+    host_vectors: int = 256
+    physical_function: str | None = None
+    logs_dma: bool = False
+
+    @property
+    def in_host_hands(self) -> bool:
+        """Whether its driver keeps its group from being used."""
+        return self.driver not in (None, VFIO_DRIVER, "pci-stub") and self.class_code >> 16 != 0x06
+
+
+class Sysfs:
+    """The files of sysfs and /dev/vfio that the functions have. Raises OSError as the real ones do."""
+
+    def __init__(
+        self,
+        functions: dict[str, PciFunction],
+        dma_entry_limit: int,
+        *,
+        cdev: bool = False,
+        noiommu_cdev: bool = False,
+        iommu: bool = True,
+    ) -> None:
+        """cdev: whether devices have nodes of their own; noiommu_cdev: those without an IOMMU too. iommu: whether
+        there is one."""
+        self._functions = functions
+        self._cdev = cdev
+        self._noiommu_cdev = noiommu_cdev
+        self._iommu = iommu
+        self.tainted = 0
+        """The bits of /proc/sys/kernel/tainted."""
+        self.parameters = {"dma_entry_limit": str(dma_entry_limit), "allow_unsafe_interrupts": "N"}
+        self.modules = {
+            _TYPE1: self.parameters,
+            _CORE: {"enable_unsafe_noiommu_mode": "N"},
+            _IOMMUFD: {"allow_unsafe_interrupts": "N"},
+        }
+        """Parameters of modules, by their directory."""
+
+    @property
+    def allows_unsafe_interrupts(self) -> bool:
+        return _is_on(self.parameters["allow_unsafe_interrupts"])
+
+    @property
+    def iommufd_allows_unsafe_interrupts(self) -> bool:
+        return _is_on(self.modules[_IOMMUFD]["allow_unsafe_interrupts"])
+
+    @property
+    def allows_noiommu(self) -> bool:
+        return _is_on(self.modules[_CORE]["enable_unsafe_noiommu_mode"])
+
+    def lacks_iommu(self, function: PciFunction) -> bool:
+        """Whether its DMA goes to physical addresses; that of a mediated device goes where its driver lets it."""
+        return not function.is_mediated and not (self._iommu and function.behind_iommu)
+
+    def is_noiommu(self, group: int) -> bool:
+        """Whether the group was made for a function without an IOMMU."""
+        return any(self.lacks_iommu(function) for function in self.members(group))
+
+    def note_driver(self, function: PciFunction) -> None:
+        """A driver has taken it. The kernel remembers for good that it handed out one without an IOMMU."""
+        if function.driver == VFIO_DRIVER and self.lacks_iommu(function):
+            self.tainted |= TAINT_USER
+
+    def node(self, group: int) -> str:
+        """Its name in /dev/vfio."""
+        return f"noiommu-{group}" if self.is_noiommu(group) else f"{group}"
+
+    def covers(self, path: str) -> bool:
+        return path.startswith(("/sys/bus/pci", _GROUPS, "/sys/module/vfio", "/sys/module/iommufd", _VFIO, *_CLASSES))
+
+    def members(self, group: int) -> list[PciFunction]:
+        return [function for function in self._functions.values() if function.group == group]
+
+    def has_node(self, group: int) -> bool:
+        """Whether /dev/vfio/GROUP exists: a member is in the VFIO driver's hands."""
+        return any(function.driver == VFIO_DRIVER for function in self.members(group))
+
+    def viable(self, group: int) -> bool:
+        return not any(function.in_host_hands for function in self.members(group))
+
+    def nodes(self) -> dict[str, str]:
+        """Which /dev/vfio/devices/NAME is which device, by address."""
+        return {name: address for name, address in self._vfio_devices().items() if self._has_own_node(address)}
+
+    def _vfio_devices(self) -> dict[str, str]:
+        """The names VFIO has for devices, by address."""
+        bound = [function for _, function in sorted(self._functions.items()) if function.driver == VFIO_DRIVER]
+        return {
+            f"{'noiommu-' if self._noiommu_cdev and self.lacks_iommu(function) else ''}vfio{number}": function.address
+            for number, function in enumerate(bound)
+        }
+
+    def _has_own_node(self, address: str) -> bool:
+        return self._cdev and (self._noiommu_cdev or not self.lacks_iommu(self._functions[address]))
+
+    def read(self, path: str) -> str:
+        parent, _, name = path.rpartition("/")
+        if name in self.modules.get(parent, {}):
+            return self.modules[parent][name] + "\n"
+        if parent.startswith(_GROUPS) and name == "name" and self.is_noiommu(int(parent.rpartition("/")[2])):
+            return "vfio-noiommu\n"
+        function = self._functions.get(parent.rpartition("/")[2])
+        if not parent.startswith(_DEVICES) or function is None:
+            raise fail(errno.ENOENT)
+        match name:
+            case "vendor":
+                return f"{function.vendor_id:#06x}\n"
+            case "device":
+                return f"{function.device_id:#06x}\n"
+            case "class":
+                return f"{function.class_code:#08x}\n"
+            case "numa_node":
+                return "-1\n"
+            case "driver_override":
+                return f"{function.override or '(null)'}\n"
+            case _:
+                raise fail(errno.ENOENT)
+
+    def write(self, path: str, text: str) -> None:
+        parent, _, name = path.rpartition("/")
+        text = text.strip()
+        if path == "/sys/bus/pci/drivers_probe":
+            self._probe(self._function(text))
+        elif name in self.modules.get(parent, {}):
+            self.modules[parent][name] = text
+        elif name == "driver_override" and parent.rpartition("/")[2] in self._functions:
+            self._functions[parent.rpartition("/")[2]].override = text or None
+        elif name in ("bind", "unbind") and parent.rpartition("/")[2] in self._drivers():
+            driver, function = parent.rpartition("/")[2], self._function(text)
+            if name == "unbind" and function.driver == driver:
+                function.driver = None
+            elif name == "bind" and function.driver is None:
+                self._probe(function, driver)
+            else:
+                raise fail(errno.ENODEV)
+        else:
+            raise fail(errno.ENOENT)
+
+    def listdir(self, path: str) -> list[str]:
+        path = path.rstrip("/")
+        parts = path.removeprefix(_GROUPS).strip("/").split("/")
+        groups = sorted({function.group for function in self._functions.values()})
+        if path == _DEVICES:
+            return sorted(address for address, function in self._functions.items() if not function.is_mediated)
+        if path == _DRIVERS:
+            return sorted(self._drivers())
+        if path in _CLASSES:
+            return sorted(self._class_links(path))
+        if path == _GROUPS:
+            return [str(group) for group in groups]
+        if path == _VFIO:
+            devices = ["devices"] if self.nodes() else []
+            return [*devices, "vfio", *(self.node(group) for group in groups if self.has_node(group))]
+        if path in self.modules:
+            return sorted(self.modules[path])
+        if path.startswith(_GROUPS) and parts[0].isdigit() and parts[1:] == ["devices"] and int(parts[0]) in groups:
+            return sorted(function.address for function in self.members(int(parts[0])))
+        if path == f"{_VFIO}/devices" and self.nodes():
+            return sorted(self.nodes())
+        for name, address in self._vfio_devices().items():
+            if path == f"{_DEVICES}/{address}/vfio-dev":
+                return [name]
+            if path == f"{_DEVICES}/{address}/vfio-dev/{name}":
+                return ["dev"] if self._has_own_node(address) else []
+        raise fail(errno.ENOENT)
+
+    def readlink(self, path: str) -> str:
+        parent, _, name = path.rpartition("/")
+        if parent in _CLASSES and name in self._class_links(parent):
+            return self._class_links(parent)[name]
+        function = self._functions.get(parent.rpartition("/")[2])
+        has_group = function is not None and (function.driver == VFIO_DRIVER or not self.lacks_iommu(function))
+        if function is not None and name == "iommu_group" and has_group:
+            return f"../../../kernel/iommu_groups/{function.group}"
+        if function is not None and name == "driver" and function.driver:
+            return f"../../../bus/pci/drivers/{function.driver}"
+        raise fail(errno.ENOENT)
+
+    def _class_links(self, path: str) -> dict[str, str]:
+        """What a class of devices has links to: made by host drivers, so gone while others have the function."""
+        return {
+            name: f"../../devices/pci0000:00/{function.address}/{path.rpartition('/')[2]}/{name}"
+            for function in self._functions.values()
+            if function.driver == function.host_driver
+            for name in getattr(function, _CLASSES[path])
+        }
+
+    def _function(self, address: str) -> PciFunction:
+        if address not in self._functions:
+            raise fail(errno.ENODEV)
+        return self._functions[address]
+
+    def _drivers(self) -> set[str]:
+        return {VFIO_DRIVER} | {function.host_driver for function in self._functions.values() if function.host_driver}
+
+    def _probe(self, function: PciFunction, driver: str | None = None) -> None:
+        driver = function.override or driver or function.host_driver
+        matches = driver != VFIO_DRIVER or function.override == VFIO_DRIVER
+        if function.driver is None and driver in self._drivers() and matches:
+            if driver in function.drivers_refusing or (
+                driver == VFIO_DRIVER and self.lacks_iommu(function) and not self.allows_noiommu
+            ):
+                raise fail(errno.EINVAL)
+            function.driver = driver
+            self.note_driver(function)
+
+
+def _is_on(parameter: str) -> bool:
+    return parameter[:1] in ("1", "Y", "y")

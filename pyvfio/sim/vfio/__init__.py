@@ -1,0 +1,1 @@
+"""drivers/vfio: containers, groups and devices of the kernel."""

@@ -1,0 +1,351 @@
+"""An open device: regions, reset, ioeventfds. Source: drivers/vfio/pci/vfio_pci_core.c, vfio_pci_rdwr.c."""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from pyvfio.abi import mman, vfio
+from pyvfio.sim.devices.config import SimConfig
+from pyvfio.sim.devices.display import Screen, query_plane
+from pyvfio.sim.devices.model import Bus, SimRegion
+from pyvfio.sim.mm.pin import Pin
+from pyvfio.sim.process.user import UserMemory, fail
+from pyvfio.sim.vfio.eventfds import hold_eventfd, is_same_eventfd
+from pyvfio.sim.vfio.features import FeatureState
+from pyvfio.sim.vfio.hot_reset import hot_reset, hot_reset_info
+from pyvfio.sim.vfio.interrupts import InterruptState
+
+if TYPE_CHECKING:
+    from pyvfio.sim.iommufd.main import IommufdState
+    from pyvfio.sim.kernel import SimKernel
+    from pyvfio.sim.sysfs import PciFunction
+    from pyvfio.sim.vfio.container import ContainerState
+    from pyvfio.sim.vfio.group import GroupState
+
+_OFFSET_SHIFT = 40
+_CONFIG = vfio.VFIO_PCI_CONFIG_REGION_INDEX
+_VGA = vfio.VFIO_PCI_VGA_REGION_INDEX
+_CONFIG_FLAGS = vfio.VFIO_REGION_INFO_FLAG_READ | vfio.VFIO_REGION_INFO_FLAG_WRITE
+_MOST_IOEVENTFDS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class DmaFault:
+    """A transfer the IOMMU stopped."""
+
+    device: str
+    iova: int
+    size: int
+    write: bool
+
+
+class Mapped(Protocol):
+    """What an address space translates to. pin None: a device's registers, which are not memory."""
+
+    @property
+    def pin(self) -> Pin | None: ...
+
+
+Part = tuple[Mapped, int, int]
+"""A part of a transfer: a mapping, an offset in its pin, and a length."""
+Translate = Callable[[int, int, int], "Sequence[Part] | None"]
+"""From iova, size and VFIO_DMA_MAP_FLAG_READ or _WRITE; None where the IOMMU stops it."""
+
+
+def _no_translation(iova: int, size: int, flag: int) -> None:
+    """Attached to nothing."""
+
+
+class DeviceState:
+    """A device while any descriptor of it is open. group: the one it was opened through."""
+
+    def __init__(self, kernel: SimKernel, function: PciFunction, group: GroupState | None = None) -> None:
+        self.address = function.address
+        self.group = group
+        self.container: ContainerState | IommufdState | None = None
+        """The one it was opened in; its group may have left it."""
+        self.translate: Translate = _no_translation
+        self.iommufd: IommufdState | None = None
+        """Which it is bound to, with what number there, where it was opened by its own node."""
+        self.iommufd_id = 0
+        self.opens = 0
+        self._kernel = kernel
+        self._ioeventfds: dict[tuple[int, int, int, int], int] = {}
+        self.model = function.model(Bus(self._dma_read, self._dma_write, self._interrupt))
+        config = self.model.config
+        config.place_bars({index: region.size for index, region in self.model.regions.items() if index < 6})
+        vectors = {vfio.VFIO_PCI_REQ_IRQ_INDEX: 1, **dict.fromkeys(range(3), 0), **self.model.vectors}
+        if config.is_express or kernel.version >= (7, 0):
+            vectors[vfio.VFIO_PCI_ERR_IRQ_INDEX] = 1
+        self.interrupts = InterruptState(
+            vectors,
+            host_vectors=function.host_vectors,
+            is_dynamic=kernel.version >= (6, 5),
+            is_master=lambda: config.is_bus_master,
+        )
+        is_physical = self.model.has_vfs and function.physical_function is None
+        self.features = FeatureState(
+            self.model,
+            kernel.version,
+            logs_dma=function.logs_dma,
+            is_pci=not function.is_mediated,
+            vf_token=kernel.ownership.vf_token(function) if is_physical else None,
+        )
+
+    @property
+    def config(self) -> SimConfig:
+        return self.model.config
+
+    def ioctl(self, request: int, user: UserMemory) -> int:
+        match request:
+            case vfio.VFIO_DEVICE_GET_INFO:
+                return self._info(user)
+            case vfio.VFIO_DEVICE_GET_REGION_INFO:
+                return self._region_info(user)
+            case vfio.VFIO_DEVICE_GET_IRQ_INFO:
+                return self.interrupts.info(user)
+            case vfio.VFIO_DEVICE_SET_IRQS:
+                return self.interrupts.set(user)
+            case vfio.VFIO_DEVICE_RESET:
+                if not self.model.resettable:
+                    raise fail(errno.EINVAL)
+                self.reset()
+                return 0
+            case vfio.VFIO_DEVICE_GET_PCI_HOT_RESET_INFO:
+                return hot_reset_info(self._kernel, self, user)
+            case vfio.VFIO_DEVICE_PCI_HOT_RESET:
+                return hot_reset(self._kernel, self, user)
+            case vfio.VFIO_DEVICE_IOEVENTFD:
+                return self._set_ioeventfd(user)
+            case vfio.VFIO_DEVICE_FEATURE:
+                return self.features.ioctl(user)
+            case vfio.VFIO_DEVICE_QUERY_GFX_PLANE if isinstance(self.model, Screen):
+                return query_plane(self.model, user)
+            case vfio.VFIO_DEVICE_GET_GFX_DMABUF if isinstance(self.model, Screen):
+                return self.model.dma_buf(user.u32(0))
+            case vfio.VFIO_DEVICE_BIND_IOMMUFD if self._kernel.sysfs.nodes():
+                # Only a device's own node can be bound, and this one was opened through its group.
+                raise fail(errno.EINVAL)
+            case _:
+                raise fail(errno.ENOTTY)
+
+    def pread(self, size: int, position: int) -> bytes:
+        index, offset, region = self._locate(position)
+        if index == _CONFIG:
+            if offset + size > len(self.config):
+                raise fail(errno.EFAULT)
+            return self.config.read(offset, size)
+        size = min(size, region.size - offset)
+        return b"".join(
+            b"\xff" * width
+            if self._is_msix_table(index, start)
+            else self.model.load(index, start, width).to_bytes(width, "little")
+            for start, width in _pieces(offset, size)
+        )
+
+    def pwrite(self, data: bytes, position: int) -> int:
+        index, offset, region = self._locate(position)
+        if index == _CONFIG:
+            if offset + len(data) > len(self.config):
+                raise fail(errno.EFAULT)
+            self.config.write(offset, data)
+            return len(data)
+        if not region.flags & vfio.VFIO_REGION_INFO_FLAG_WRITE:
+            raise fail(errno.EINVAL)
+        written = 0
+        for start, width in _pieces(offset, min(len(data), region.size - offset)):
+            if not self._is_msix_table(index, start):
+                self.model.store(index, start, width, int.from_bytes(data[written : written + width], "little"))
+            written += width
+        return written
+
+    def check_mmap(self, size: int, flags: int, position: int) -> tuple[int, int]:
+        """Whether a BAR may be mapped like this: which, and the offset in it. Raises OSError as vfio_pci_core_mmap."""
+        index, offset = position >> _OFFSET_SHIFT, position & (1 << _OFFSET_SHIFT) - 1
+        region = self.model.regions.get(index, SimRegion(0, 0))
+        is_mappable = region.flags & vfio.VFIO_REGION_INFO_FLAG_MMAP and flags & mman.MAP_SHARED
+        areas = ((0, _whole_pages(region.size)),) if region.areas is None else region.areas
+        is_inside = any(start <= offset and offset + size <= start + _whole_pages(length) for start, length in areas)
+        if not is_mappable or not is_inside or offset % 4096:
+            raise fail(errno.EINVAL)
+        return index, offset
+
+    def opened(self) -> None:
+        self.opens += 1
+
+    def closed(self) -> None:
+        self.opens -= 1
+        if not self.opens:
+            self.interrupts.release()
+            self.features.release()
+            for held in self._ioeventfds.values():
+                os.close(held)
+
+    def reset(self) -> None:
+        """Config space is saved before and restored after."""
+        self.model.reset()
+        if self.model.migration is not None:
+            self.model.migration.reset()
+
+    def eventfd_written(self, fd: int) -> None:
+        """By the program: it may be one that this device waits for."""
+        self.interrupts.eventfd_written(fd)
+        for (index, offset, width, value), held in self._ioeventfds.items():
+            if is_same_eventfd(fd, held):
+                os.eventfd_read(held)
+                self.model.store(index, offset, width, value)
+
+    def leave_group(self) -> None:
+        """A descriptor that was opened through a group is closed."""
+        assert self.group is not None
+        if not self.opens and self.container is not None:
+            self.container.dismiss(self)
+        self.group.open_devices -= 1
+        self.group.drop()
+
+    def _info(self, user: UserMemory) -> int:
+        argsz = user.u32(0)
+        user.read(16)
+        if argsz < 16:
+            raise fail(errno.EINVAL)
+        flags = vfio.VFIO_DEVICE_FLAGS_PCI | (vfio.VFIO_DEVICE_FLAGS_RESET if self.model.resettable else 0)
+        regions = vfio.VFIO_PCI_NUM_REGIONS
+        while regions in self.model.regions:
+            regions += 1
+        info = struct.pack("<IIIIII", argsz, flags, regions, vfio.VFIO_PCI_NUM_IRQS, 0, 0)
+        if self._kernel.version >= (6, 6):
+            user.write(info[: min(argsz, len(info))])
+        else:
+            user.write(info[: 20 if argsz >= 20 else 16])
+        return 0
+
+    def _region_info(self, user: UserMemory) -> int:
+        info = user.struct(vfio.vfio_region_info, 32)
+        regions = self.model.regions
+        if info.argsz < 32 or (info.index >= _VGA and info.index not in regions):
+            raise fail(errno.EINVAL)
+        region = regions.get(info.index, SimRegion(0, 0))
+        if info.index == _CONFIG:
+            region = SimRegion(len(self.config), _CONFIG_FLAGS)
+        chain = self._region_capabilities(info.index, region)
+        # Without capabilities cap_offset stays as it was passed.
+        flags, place = region.flags, info.cap_offset
+        argsz = info.argsz
+        if chain:
+            flags |= vfio.VFIO_REGION_INFO_FLAG_CAPS
+            if argsz < 32 + len(chain):
+                argsz, place = 32 + len(chain), 0
+            else:
+                place = 32
+                user.write(chain, 32)
+        user.write(struct.pack("<IIIIQQ", argsz, flags, info.index, place, region.size, info.index << _OFFSET_SHIFT))
+        return 0
+
+    def _region_capabilities(self, index: int, region: SimRegion) -> bytes:
+        """The chain as it stands behind the struct of 32 bytes."""
+        bodies: list[tuple[int, bytes]] = []
+        if self.model.msix_table and self.model.msix_table[0] == index:
+            bodies.append((vfio.VFIO_REGION_INFO_CAP_MSIX_MAPPABLE, b""))
+        if region.areas is not None:
+            areas = b"".join(struct.pack("<QQ", *area) for area in region.areas)
+            bodies.append((vfio.VFIO_REGION_INFO_CAP_SPARSE_MMAP, struct.pack("<II", len(region.areas), 0) + areas))
+        if region.type is not None:
+            bodies.append((vfio.VFIO_REGION_INFO_CAP_TYPE, struct.pack("<II", *region.type)))
+        chain = b""
+        for number, (kind, body) in enumerate(bodies, 1):
+            following = 32 + len(chain) + 8 + len(body) if number < len(bodies) else 0
+            chain += struct.pack("<HHI", kind, 1, following) + body
+        return chain
+
+    def _set_ioeventfd(self, user: UserMemory) -> int:
+        argument = user.struct(vfio.vfio_device_ioeventfd, 28)
+        width = argument.flags
+        index, offset = argument.offset >> _OFFSET_SHIFT, argument.offset & (1 << _OFFSET_SHIFT) - 1
+        size = self.model.regions.get(index, SimRegion(0)).size if index < vfio.VFIO_PCI_ROM_REGION_INDEX else 0
+        if (
+            argument.argsz < 28
+            or width not in (1, 2, 4, 8)
+            or (width == 8 and (6, 18) <= self._kernel.version < (7, 0))
+            or argument.fd < -1
+            or offset + width > size
+            or self._is_msix_table(index, offset)
+        ):
+            raise fail(errno.EINVAL)
+        key = (index, offset, width, argument.data)
+        if argument.fd < 0:
+            if key not in self._ioeventfds:
+                raise fail(errno.ENODEV)
+            os.close(self._ioeventfds.pop(key))
+            return 0
+        if key in self._ioeventfds:
+            raise fail(errno.EEXIST)
+        if len(self._ioeventfds) >= _MOST_IOEVENTFDS:
+            raise fail(errno.ENOSPC)
+        self._ioeventfds[key] = hold_eventfd(argument.fd)
+        return 0
+
+    def _interrupt(self, vector: int, asserted: bool) -> None:
+        self.interrupts.raised(vector, asserted)
+
+    def _dma_read(self, iova: int, size: int) -> bytes | None:
+        parts = self._translate(iova, size, vfio.VFIO_DMA_MAP_FLAG_READ)
+        if parts is None:
+            return None
+        return b"".join(mapping.pin.read(offset, length) for mapping, offset, length in parts if mapping.pin)
+
+    def _dma_write(self, iova: int, data: bytes) -> bool:
+        parts = self._translate(iova, len(data), vfio.VFIO_DMA_MAP_FLAG_WRITE)
+        if parts is None:
+            return False
+        self.features.dma_log.note(iova, len(data))
+        done = 0
+        for mapping, offset, length in parts:
+            if mapping.pin:
+                mapping.pin.write(offset, data[done : done + length])
+            done += length
+        return True
+
+    def _translate(self, iova: int, size: int, flag: int) -> Sequence[Part] | None:
+        if not self.config.is_bus_master:
+            return None
+        parts = self.translate(iova, size, flag)
+        if parts is None:
+            self._kernel.note_fault(self.address, iova, size, write=flag == vfio.VFIO_DMA_MAP_FLAG_WRITE)
+        return parts
+
+    def _is_msix_table(self, index: int, offset: int) -> bool:
+        table = self.model.msix_table
+        return table is not None and table[0] == index and table[1] <= offset < table[1] + table[2]
+
+    def _locate(self, position: int) -> tuple[int, int, SimRegion]:
+        """Region, offset in it, and the region where it is not config space. Raises OSError for one that is not there,
+        and for registers that do not answer."""
+        index, offset = position >> _OFFSET_SHIFT, position & (1 << _OFFSET_SHIFT) - 1
+        region = self.model.regions.get(index)
+        if index == _CONFIG:
+            return index, offset, SimRegion(0)
+        if region is None or offset >= region.size:
+            raise fail(errno.EINVAL)
+        if index <= vfio.VFIO_PCI_ROM_REGION_INDEX and not self.config.answers_memory:
+            raise fail(errno.EIO)
+        return index, offset, region
+
+
+def _pieces(offset: int, size: int) -> list[tuple[int, int]]:
+    """The accesses a read or write is made of: as wide as alignment and size allow."""
+    pieces = []
+    end = offset + size
+    while offset < end:
+        width = next(width for width in (8, 4, 2, 1) if not offset % width and offset + width <= end)
+        pieces.append((offset, width))
+        offset += width
+    return pieces
+
+
+def _whole_pages(size: int) -> int:
+    return -(-size // 4096) * 4096

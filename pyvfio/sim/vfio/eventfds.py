@@ -1,0 +1,34 @@
+"""Eventfds of the program that the simulated kernel keeps a reference to."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from pathlib import Path
+
+from pyvfio.sim.process.user import fail
+
+
+def hold_eventfd(fd: int) -> int:
+    """A reference of our own. Raises OSError as eventfd_ctx_fdget does."""
+    try:
+        is_eventfd = "eventfd" in os.readlink(f"/proc/self/fd/{fd}")
+    except FileNotFoundError:
+        raise fail(errno.EBADF) from None
+    if not is_eventfd:
+        raise fail(errno.EINVAL)
+    return os.dup(fd)
+
+
+def is_same_eventfd(fd: int, held: int) -> bool:
+    """Whether both are references to one eventfd."""
+    return _identity(fd) == _identity(held) is not None
+
+
+def _identity(fd: int) -> str | None:
+    try:
+        match = re.search(r"eventfd-id:\s*(\d+)", Path(f"/proc/self/fdinfo/{fd}").read_text())
+    except OSError:
+        return None
+    return match[1] if match else None

@@ -1,0 +1,377 @@
+"""VirtioMem: a resizable memory region whose blocks the guest plugs and unplugs."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+
+from pyvfio.kernel import host_page_size, transparent_huge_page_size
+from pyvfio.memory import Memory, MemoryKind
+from pyvfio.resource import Resource
+from virtiomem.device.config import (
+    USABLE_EXTENT,
+    Config,
+    Feature,
+    check_accessible,
+    check_block_size,
+    check_node_id,
+    check_region,
+    check_requested_size,
+    default_block_size,
+    usable_region_size,
+)
+from virtiomem.device.events import Counters, Events, RateLimited, Statistics, Throttle
+from virtiomem.device.region import BlockRegion
+from virtiomem.device.requests import RESPONSE_SIZE, Request, RequestType, Response, ResponseType
+from virtiomem.device.rules import block_state, refusal, requested_blocks
+from virtiomem.device.state import DeviceState
+from virtiomem.discard import Backing, DiscardCoordination, DiscardUse, RamDiscardManager, Section
+from virtiomem.errors import BusyReason, DeviceBusy, FeaturesRefused, ProtocolViolation, StateRefused
+from virtiomem.runs import Run, intersect
+
+_DEVICE_FEATURES = (1 << 24) - 1
+_log = logging.getLogger(__package__)
+
+
+class VirtioMem(Resource):
+    """The device side of virtio-mem over a region of memory. All blocks are unplugged at first, and at the end.
+
+    What is plugged, populated and held by every listener of discards is the same after every request, whether it
+    succeeded or not; what could not be brought back is in discards.divergences. Listeners, DMA mappers for example,
+    register with discards for section, or for parts of it. Safe from any thread: one request or reset at a time; config
+    never waits for one.
+
+    close() takes every block from the listeners and gives its memory back; memory itself stays the caller's.
+    """
+
+    def __init__(
+        self,
+        memory: Backing,
+        *,
+        address: int,
+        block_size: int | None = None,
+        requested_size: int = 0,
+        region_offset: int = 0,
+        region_size: int | None = None,
+        node_id: int | None = None,
+        unplugged_inaccessible: bool = True,
+        persistent_suspend: bool = False,
+        prealloc: bool = True,
+        prealloc_threads: int = 1,
+        usable_extent: int = USABLE_EXTENT,
+        coordination: DiscardCoordination | None = None,
+        discards: RamDiscardManager | None = None,
+        events: Events | None = None,
+        event_interval: float = 1.0,
+        clock: Callable[[], float] = time.monotonic,
+        name: str = "virtio-mem",
+    ) -> None:
+        """Take region_size bytes (default: the rest) of memory from region_offset, and discard them.
+
+        address: where the guest sees them. All sizes and offsets are bytes and multiples of block_size, which is a
+        power of two of at least 1 MiB and a page of the memory (default: a transparent huge page). prealloc: populate
+        blocks before they are plugged, with that many threads; else pinning or touching does. unplugged_inaccessible:
+        refuse drivers that may read unplugged blocks. usable_extent: how far the usable region reaches beyond
+        requested_size. discards: the manager of the memory, if others decide on it too. event_interval: seconds, by
+        clock, between size_changed events, and between log entries for one reason.
+
+        Raises InvalidArgument that names what would fit, DiscardRefused if somebody forbids that memory is discarded,
+        and VfioError; nothing is taken then.
+        """
+        region_size = memory.size - region_offset if region_size is None else region_size
+        block_size = _default_block_size(memory) if block_size is None else block_size
+        check_block_size(block_size, memory.page_size)
+        check_region(address, region_offset, region_size, block_size, memory.size)
+        check_requested_size(requested_size, region_size, block_size)
+        check_node_id(node_id)
+        check_accessible(unplugged_inaccessible, memory.page_size, host_page_size())
+        if isinstance(memory, Memory) and memory.kind is MemoryKind.THP and block_size < _default_block_size(memory):
+            _log.warning("%s: blocks are smaller than huge pages: neighbours of a plugged block take memory too", name)
+        self.name = name
+        self.discards = discards or RamDiscardManager(memory, offset=region_offset, size=region_size)
+        self._section = Section(memory, region_offset, address, region_size)
+        self._usable_extent = usable_extent
+        self._features = (
+            (Feature.UNPLUGGED_INACCESSIBLE if unplugged_inaccessible else Feature(0))
+            | (Feature.PERSISTENT_SUSPEND if persistent_suspend else Feature(0))
+            | (Feature.ACPI_PXM if node_id is not None else Feature(0))
+        )
+        usable_size = usable_region_size(region_size, requested_size, block_size, usable_extent)
+        # Replaced whole at every change, so that reading it needs no lock.
+        self._config = Config(block_size, node_id or 0, address, region_size, usable_size, 0, requested_size)
+        self._negotiated = Feature(0)
+        self._broken = False
+        self._migrating = False
+        self._counters = Counters()
+        self._events = events or Events()
+        self._size_events = RateLimited(self._events.size_changed, event_interval, clock)
+        self._log_throttle = Throttle(event_interval, clock)
+        self._hold = (coordination or DiscardCoordination()).hold(DiscardUse.REQUIRE_COORDINATED, name)
+        try:
+            self._region = BlockRegion(
+                memory,
+                Run(region_offset, region_size),
+                block_size,
+                self.discards,
+                name=name,
+                prealloc=prealloc,
+                prealloc_threads=prealloc_threads,
+            )
+        except BaseException:
+            self._hold.release()
+            raise
+        self._blocks = self._region.blocks
+        super().__init__()
+
+    @property
+    def config(self) -> Config:
+        """The config space as the guest reads it; bytes() of it is the wire format."""
+        return self._config
+
+    @property
+    def features(self) -> Feature:
+        """The device's own feature bits, to be offered beside the transport's."""
+        return self._features
+
+    @property
+    def negotiated(self) -> Feature:
+        """What the driver accepted of features since the last reset."""
+        return self._negotiated
+
+    @property
+    def broken(self) -> bool:
+        """Whether the guest broke the protocol: DEVICE_NEEDS_RESET is set, and nothing is answered until a reset."""
+        return self._broken
+
+    @property
+    def migrating(self) -> bool:
+        """While true no block changes its state: plugging and unplugging are BUSY."""
+        return self._migrating
+
+    @migrating.setter
+    def migrating(self, migrating: bool) -> None:
+        with self._lock:
+            self._migrating = migrating
+
+    @property
+    def plugged_size(self) -> int:
+        """Bytes."""
+        return self._config.plugged_size
+
+    @property
+    def plugged_runs(self) -> tuple[Run, ...]:
+        """The maximal plugged runs in guest-physical bytes, ascending."""
+        moved = self._config.addr - self._section.offset_within_region
+        return tuple(Run(run.start + moved, run.size) for run in self.populated_runs(self._section.run))
+
+    @property
+    def section(self) -> Section:
+        """The region at its guest-physical address: what a listener that uses those addresses registers for."""
+        return self._section
+
+    @property
+    def statistics(self) -> Statistics:
+        """A snapshot of the counters."""
+        with self._lock:
+            return self._counters.snapshot()
+
+    def handle(self, request: bytes, response_size: int = RESPONSE_SIZE) -> bytes:
+        """Answer one request, given as the guest wrote it; response_size: bytes of the guest's buffer for the answer.
+
+        Raises ProtocolViolation, and breaks the device until it is reset, for what has no answer: buffers too small, an
+        unknown type. Whatever a listener or the memory refuses is answered BUSY, with everything as before.
+        """
+        with self._lock:
+            self._check_open()
+            if self._broken:
+                meaning = "the guest broke the protocol earlier and has not reset the device since"
+                raise ProtocolViolation(errno.EPROTO, "guest request", meaning=meaning)
+            try:
+                parsed = Request.parse(request, response_size)
+            except ProtocolViolation as error:
+                self._broken = True
+                self._counters.violations += 1
+                if self._log_throttle.passes(ProtocolViolation):
+                    _log.warning("%s needs a reset: %s", self.name, error)
+                raise
+            response = refusal(parsed, self._config, self._blocks) or self._act(parsed)
+            self._counters.responses[parsed.type, response.type] += 1
+            return bytes(response)
+
+    def resize(self, requested_size: int) -> None:
+        """Ask the guest to plug or unplug until it has requested_size bytes; the usable region grows if it must.
+
+        Raises InvalidArgument for what is no multiple of the block size or more than the region; nothing changed then.
+        """
+        with self._lock:
+            self._check_open()
+            check_requested_size(requested_size, self._section.size, self._config.block_size)
+            usable_size = max(self._config.usable_region_size, self._usable_for(requested_size))
+            self._config = replace(self._config, requested_size=requested_size, usable_region_size=usable_size)
+            self._events.config_changed(self._config)
+
+    def negotiate(self, features: int) -> None:
+        """The driver accepted features (bits from 24 on are ignored) and sets FEATURES_OK.
+
+        Raises FeaturesRefused if it must not stick: for a bit that was not offered, or UNPLUGGED_INACCESSIBLE missing.
+        """
+        with self._lock:
+            self._check_open()
+            accepted = features & _DEVICE_FEATURES
+            if unknown := accepted & ~int(self._features):
+                raise _features_refused(features, f"{unknown:#x} was not offered")
+            if self._features & Feature.UNPLUGGED_INACCESSIBLE & ~accepted:
+                raise _features_refused(
+                    features, "the driver may read unplugged memory, for which there may be no pages"
+                )
+            self._negotiated = Feature(accepted)
+
+    def device_reset(self) -> None:
+        """A virtio reset: the driver starts anew. All blocks stay as they are."""
+        with self._lock:
+            self._check_open()
+            self._broken = False
+            self._negotiated = Feature(0)
+
+    def system_reset(self) -> None:
+        """The guest reboots: a device reset, then everything is unplugged and the usable region shrinks.
+
+        Waking up is none: see wake_up(). Raises DeviceBusy if blocks must stay plugged (migrating) or could not be
+        unplugged; they all are plugged then, and the guest unplugs them when its driver starts.
+        """
+        with self._lock:
+            self.device_reset()
+            try:
+                self._unplug_all("system reset")
+            except DeviceBusy as error:
+                self._note_busy(error)
+                raise
+
+    def wake_up(self) -> None:
+        """The guest wakes up from suspend to RAM: a device reset, and no block changes, whatever was negotiated.
+
+        What a machine does to its devices then looks like a system reset and must not be handed on as one: the guest's
+        memory would be gone. Source: virtio 1.3, 5.15.6.2, VIRTIO_MEM_F_PERSISTENT_SUSPEND.
+        """
+        self.device_reset()
+
+    def save(self) -> bytes:
+        """All that makes this device what it is to its guest, but for the content of memory. While migrating it stays
+        so, but for requested_size."""
+        with self._lock, self.discards.lock:
+            self._check_open()
+            return bytes(DeviceState(self._config, self._negotiated, self._broken, self._blocks.plugged_runs()))
+
+    def load(self, state: bytes) -> None:
+        """Go on where save() was: plug what was plugged there, populated and held by every listener, as by its guest.
+
+        The content of memory is to be written afterwards. Nothing may be plugged before. Raises StateRefused, and
+        DeviceBusy if the host has not what it takes; nothing has changed then.
+        """
+        with self._lock:
+            self._check_open()
+            loaded = DeviceState.parse(state)
+            loaded.check(self._config, self._features)
+            if self._blocks.plugged:
+                raise StateRefused(errno.EBUSY, "load state", meaning="blocks are plugged: reset the system first")
+            try:
+                self._region.load(loaded.plugged)
+            except DeviceBusy as error:
+                # Nothing is plugged, unless not even that could be had.
+                self._config = replace(self._config, plugged_size=self._region.plugged_size)
+                self._note_busy(error)
+                raise
+            self._config, self._negotiated, self._broken = loaded.config, loaded.negotiated, loaded.broken
+            self._size_events.put(self.plugged_size)
+
+    @property
+    def next_event_time(self) -> float | None:
+        """When, by clock, to call flush_events(); None if no event waits."""
+        with self._lock:
+            return self._size_events.due
+
+    def flush_events(self) -> None:
+        """Deliver a size_changed that was held back, if its time has come."""
+        with self._lock:
+            self._size_events.flush()
+
+    def populated_runs(self, within: Run) -> Sequence[Run]:
+        """The maximal plugged runs, clipped to within, in bytes of the memory."""
+        with self.discards.lock:
+            return [
+                run for part in intersect([within], [self._section.run]) for run in self._region.populated_runs(part)
+            ]
+
+    def _act(self, request: Request) -> Response:
+        blocks = requested_blocks(request, self._config)
+        try:
+            match request.type:
+                case RequestType.STATE:
+                    return Response(ResponseType.ACK, block_state(self._blocks, blocks))
+                case RequestType.PLUG:
+                    self._require_not_migrating("plug")
+                    self._region.plug(blocks, self._config.requested_size)
+                    self._size_changed()
+                case RequestType.UNPLUG:
+                    self._require_not_migrating("unplug")
+                    self._region.unplug(blocks)
+                    self._size_changed()
+                case RequestType.UNPLUG_ALL:
+                    self._unplug_all("unplug all")
+        except DeviceBusy as error:
+            self._note_busy(error)
+            self._events.busy(request, error)
+            return Response(ResponseType.BUSY)
+        return Response(ResponseType.ACK)
+
+    def _unplug_all(self, operation: str) -> None:
+        if self._blocks.plugged:
+            self._require_not_migrating(operation)
+            self._region.unplug(Run(0, self._blocks.count), operation)
+            self._size_changed()
+        usable_size = self._usable_for(self._config.requested_size)
+        self._config = replace(self._config, usable_region_size=usable_size)
+
+    def _note_busy(self, error: DeviceBusy) -> None:
+        self._counters.busy[error.reason] += 1
+        if self._log_throttle.passes(error.reason):
+            count = self._counters.busy[error.reason]
+            _log.warning("%s is busy (%s, %d times so far): %s", self.name, error.reason.value, count, error)
+
+    def _require_not_migrating(self, operation: str) -> None:
+        if self._migrating:
+            raise DeviceBusy(operation, BusyReason.MIGRATING)
+
+    def _usable_for(self, requested_size: int) -> int:
+        config = self._config
+        return usable_region_size(config.region_size, requested_size, config.block_size, self._usable_extent)
+
+    def _size_changed(self) -> None:
+        self._config = replace(self._config, plugged_size=self._region.plugged_size)
+        self._size_events.put(self.plugged_size)
+
+    def _release(self) -> None:
+        with ExitStack() as last:
+            last.callback(self._hold.release)
+            # The mappings of a process that forked are not the child's to take back.
+            if not self._inherited:
+                self._migrating = False
+                self._unplug_all("close")
+                if not self._region.reclaim():
+                    raise DeviceBusy("close", BusyReason.DISCARD_FAILED, "unplugged blocks could not be discarded")
+
+    def __repr__(self) -> str:
+        return f"<VirtioMem {self.name} at {self._config.addr:#_x} size {self._section.size:#_x}>"
+
+
+def _features_refused(features: int, meaning: str) -> FeaturesRefused:
+    return FeaturesRefused(errno.EINVAL, "negotiate", {"features": features}, meaning)
+
+
+def _default_block_size(memory: Backing) -> int:
+    kernel = memory.kernel if isinstance(memory, Memory) else None
+    return default_block_size(memory.page_size, transparent_huge_page_size(kernel), host_page_size())

@@ -1,0 +1,93 @@
+"""What the device tells the program around it: events, and counters."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from virtiomem.device.config import Config
+from virtiomem.device.requests import Request, RequestType, ResponseType
+from virtiomem.errors import BusyReason, DeviceBusy
+
+
+class Events:
+    """Override what is of interest. Called with the device's lock held, after the change: be quick, raise nothing."""
+
+    def config_changed(self, config: Config) -> None:
+        """Notify the guest: virtio's configuration change interrupt. The new config may equal the old."""
+
+    def size_changed(self, plugged_size: int) -> None:
+        """plugged_size (bytes) has changed. Rate limited; the last value is always delivered."""
+
+    def busy(self, request: Request, error: DeviceBusy) -> None:
+        """request was answered BUSY; error has the reason, and the failure behind it as its __cause__."""
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What has happened since the device was made. Missing keys: never."""
+
+    responses: Mapping[tuple[RequestType, ResponseType], int]
+    busy: Mapping[BusyReason, int]
+    violations: int
+
+
+class Counters:
+    """What Statistics is a snapshot of."""
+
+    def __init__(self) -> None:
+        self.responses: Counter[tuple[RequestType, ResponseType]] = Counter()
+        self.busy: Counter[BusyReason] = Counter()
+        self.violations = 0
+
+    def snapshot(self) -> Statistics:
+        return Statistics(MappingProxyType(dict(self.responses)), MappingProxyType(dict(self.busy)), self.violations)
+
+
+class RateLimited:
+    """Hands values to deliver at most once each interval (seconds): the first at once, then the latest when due.
+
+    It has no timer: whoever runs the event loop calls flush() once clock() has reached due.
+    """
+
+    def __init__(self, deliver: Callable[[int], None], interval: float, clock: Callable[[], float]) -> None:
+        self._deliver = deliver
+        self._interval = interval
+        self._clock = clock
+        self._quiet_until: float | None = None
+        self._pending: int | None = None
+
+    @property
+    def due(self) -> float | None:
+        """When the value that waits may be delivered; None if none waits."""
+        return self._quiet_until if self._pending is not None else None
+
+    def put(self, value: int) -> None:
+        self._pending = value
+        self.flush()
+
+    def flush(self) -> None:
+        now = self._clock()
+        if self._pending is None or (self._quiet_until is not None and now < self._quiet_until):
+            return
+        value, self._pending = self._pending, None
+        self._quiet_until = now + self._interval
+        self._deliver(value)
+
+
+class Throttle:
+    """Lets each key pass once an interval (seconds), so that no guest fills its host's log."""
+
+    def __init__(self, interval: float, clock: Callable[[], float]) -> None:
+        self._interval = interval
+        self._clock = clock
+        self._quiet_until: dict[Hashable, float] = {}
+
+    def passes(self, key: Hashable) -> bool:
+        now = self._clock()
+        if now < self._quiet_until.get(key, now):
+            return False
+        self._quiet_until[key] = now + self._interval
+        return True

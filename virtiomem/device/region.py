@@ -1,0 +1,164 @@
+"""BlockRegion: plugs and unplugs the blocks of a memory region, all or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Final
+
+from pyvfio.errors import MappingLimitReached, MemlockExceeded, MemoryUnavailable
+from virtiomem.device.blocks import BlockMap
+from virtiomem.discard import Backing, RamDiscardManager
+from virtiomem.errors import BusyReason, DeviceBusy, ListenerDiverged
+from virtiomem.runs import Run, intersect, subtract, union
+
+_REASONS: Final = (
+    (MappingLimitReached, BusyReason.NO_MAPPINGS_LEFT),
+    (MemlockExceeded, BusyReason.MEMLOCK_EXCEEDED),
+    (MemoryUnavailable, BusyReason.NO_MEMORY),
+    (ListenerDiverged, BusyReason.LISTENER_DIVERGED),
+)
+
+
+class BlockRegion:
+    """Blocks of block_size bytes over a run of memory; a RamDiscardSource of discards, whose lock guards blocks.
+
+    Plug: populate, listeners take, commit. Unplug: listeners let go, discard, commit. When a step fails, what was done
+    before it is undone and DeviceBusy says why. Blocks are runs of block numbers; region is a run of bytes of memory.
+    One change at a time: the device's lock sees to it. Memory is populated outside the lock of discards, so whoever
+    shares that, or reads the blocks, does not wait for it.
+    """
+
+    def __init__(
+        self,
+        memory: Backing,
+        region: Run,
+        block_size: int,
+        discards: RamDiscardManager,
+        *,
+        name: str,
+        prealloc: bool,
+        prealloc_threads: int = 1,
+    ) -> None:
+        """Discards the region's memory, after its listeners have let go. Raises OSError; nothing has changed then."""
+        self.name = name
+        self.region = region
+        self.blocks = BlockMap(region.size // block_size)
+        self._memory = memory
+        self._block_size = block_size
+        self._discards = discards
+        self._prealloc = prealloc
+        self._prealloc_threads = prealloc_threads
+        # Bytes of memory that are unplugged, but could not be discarded yet.
+        self._undiscarded: list[Run] = []
+        with discards.lock, ExitStack() as undo:
+            discards.add_source(self)
+            undo.callback(discards.remove_source, self)
+            memory.discard(region.start, region.size)
+            undo.pop_all()
+
+    @property
+    def granularity(self) -> int:
+        return self._block_size
+
+    def populated_runs(self, within: Run) -> Sequence[Run]:
+        """What is plugged, and all that is outside of this region: others decide on that."""
+        runs = subtract([within], [self.region])
+        for ours in intersect([within], [self.region]):
+            first = (ours.start - self.region.start) // self._block_size
+            last = -(-(ours.end - self.region.start) // self._block_size)
+            plugged = self.blocks.plugged_runs(Run(first, last - first))
+            runs += intersect([self.bytes_of(run) for run in plugged], [ours])
+        return union(runs)
+
+    def bytes_of(self, blocks: Run) -> Run:
+        """The bytes of memory that blocks are."""
+        return Run(self.region.start + blocks.start * self._block_size, blocks.size * self._block_size)
+
+    @property
+    def plugged_size(self) -> int:
+        """Bytes."""
+        return self.blocks.plugged * self._block_size
+
+    def plug(self, blocks: Run, limit: int) -> None:
+        """All of blocks are unplugged. Raises DeviceBusy, with them as they were.
+
+        limit: bytes that may be held of the region, also by listeners that would not let go of unplugged blocks.
+        """
+        run = self.bytes_of(blocks)
+        self._require_discarded(run)
+        self._require_below(limit - run.size)
+        with ExitStack() as undo:
+            undo.callback(self._give_back, run)
+            if self._prealloc:
+                with _busy("plug", BusyReason.NO_MEMORY):
+                    self._memory.populate(run.start, run.size, threads=self._prealloc_threads)
+            with _busy("plug", BusyReason.MAPPING_REFUSED), self._discards.lock:
+                self._discards.populate(self, run)
+                self.blocks.plug(blocks)
+            undo.pop_all()
+
+    def load(self, plugged: Sequence[Run]) -> None:
+        """Plug all these runs of blocks, where none is. Raises DeviceBusy, with none plugged."""
+        with ExitStack() as undo:
+            for blocks in plugged:
+                self.plug(blocks, self.region.size)
+                undo.callback(self.unplug, blocks, "load state")
+            undo.pop_all()
+
+    def unplug(self, blocks: Run, operation: str = "unplug") -> None:
+        """At least one of blocks is plugged. Raises DeviceBusy, with them as they were."""
+        run = self.bytes_of(blocks)
+        # Listeners first: pages discarded under a pin stay the device's.
+        with _busy(operation, BusyReason.DISCARD_FAILED), self._discards.discarding(self, run):
+            self._memory.discard(run.start, run.size)
+            self.blocks.unplug(blocks)
+        self._undiscarded = subtract(self._undiscarded, [run])
+
+    def reclaim(self) -> bool:
+        """Discard what earlier failures left populated of unplugged blocks; whether nothing of it is left."""
+        if self._undiscarded:
+            self._discards.repair()
+            undiscarded, self._undiscarded = self._undiscarded, []
+            for left in undiscarded:
+                self._give_back(left)
+        return not self._undiscarded
+
+    def _give_back(self, run: Run) -> None:
+        """Discard the memory of unplugged blocks, or remember to: a listener may still hold it."""
+        if not self._discards.holds(run):
+            try:
+                self._memory.discard(run.start, run.size)
+            except OSError:
+                pass
+            else:
+                return
+        self._undiscarded = union([*self._undiscarded, run])
+
+    def _require_discarded(self, run: Run) -> None:
+        """Blocks are plugged only after what an earlier failure left in them is gone."""
+        self.reclaim()
+        if intersect(self._undiscarded, [run]):
+            held = self._discards.holds(run)
+            raise DeviceBusy("plug", BusyReason.LISTENER_DIVERGED if held else BusyReason.DISCARD_FAILED)
+
+    def _require_below(self, limit: int) -> None:
+        with self._discards.lock:
+            stale = self._discards.stale(self.region)
+            if not stale:
+                return
+            stale = subtract(stale, self.populated_runs(self.region))
+        held = sum(run.size for run in stale)
+        if held and self.plugged_size + held > limit:
+            meaning = f"listeners still hold {held:#_x} bytes of unplugged blocks: with these they would hold too much"
+            raise DeviceBusy("plug", BusyReason.LISTENER_DIVERGED, meaning)
+
+
+@contextmanager
+def _busy(operation: str, otherwise: BusyReason) -> Iterator[None]:
+    """A failure in the block makes the device busy: for the reason the error tells, or otherwise."""
+    try:
+        yield
+    except OSError as error:
+        reason = next((reason for kind, reason in _REASONS if isinstance(error, kind)), otherwise)
+        raise DeviceBusy(operation, reason, str(error)) from error

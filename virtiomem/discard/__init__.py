@@ -1,0 +1,17 @@
+"""RamDiscardManager: who maps memory is told before it comes and goes."""
+
+from virtiomem.discard.coordination import DiscardCoordination, DiscardUse
+from virtiomem.discard.manager import RamDiscardManager
+from virtiomem.discard.registration import Divergence
+from virtiomem.discard.section import Backing, RamDiscardListener, RamDiscardSource, Section
+
+__all__ = [
+    "Backing",
+    "DiscardCoordination",
+    "DiscardUse",
+    "Divergence",
+    "RamDiscardListener",
+    "RamDiscardManager",
+    "RamDiscardSource",
+    "Section",
+]

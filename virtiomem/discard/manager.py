@@ -1,0 +1,290 @@
+"""RamDiscardManager: tells everyone who holds a region's memory before parts of it come and go."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+from pyvfio.errors import InvalidArgument
+from virtiomem.discard.registration import Divergence, Registration
+from virtiomem.discard.section import Backing, RamDiscardListener, RamDiscardSource, Section
+from virtiomem.errors import ListenerDiverged
+from virtiomem.runs import Run, intersect, subtract, union
+
+_log = logging.getLogger(__package__)
+
+
+class RamDiscardManager:
+    """Keeps what every listener holds of a region equal to what is populated in it.
+
+    The region is size bytes of memory from offset; runs are bytes of the memory. Populated is what all sources say is
+    populated; without a source everything is. Listeners are told in the order they registered of what is populated,
+    and in reverse of what is discarded. Each change reaches all of them or none: when one fails, the others are put
+    back, last first. Where even that fails, divergences says who holds what, and every later change begins with
+    repair().
+
+    Safe from any thread. lock is held during every change; sources take it around a change and its commit.
+    """
+
+    def __init__(self, memory: Backing, *, offset: int = 0, size: int | None = None) -> None:
+        self.memory = memory
+        self.region = Run(offset, memory.size - offset if size is None else size)
+        self.lock = threading.RLock()
+        self._sources: list[RamDiscardSource] = []
+        self._registrations: list[Registration] = []
+        # Never or no longer registered, but with something they could not let go of.
+        self._leaving: list[Registration] = []
+
+    @property
+    def granularity(self) -> int:
+        """The unit of change in bytes, a power of two: the finest of all sources."""
+        ends = self.region.start | self.region.end
+        return min((source.granularity for source in self._sources), default=ends & -ends)
+
+    @property
+    def divergences(self) -> tuple[Divergence, ...]:
+        """Where listeners hold something else than is populated, for as long as that is so."""
+        with self.lock:
+            known = [*self._registrations, *self._leaving]
+            return tuple(divergence for registration in known for divergence in registration.divergences)
+
+    def is_populated(self, offset: int, size: int) -> bool:
+        """Whether every byte of the range is; any alignment. False if some of it is outside the region."""
+        run = Run(offset, size)
+        with self.lock:
+            return self._populated(run) == [run]
+
+    def populated_runs(self, within: Run) -> list[Run]:
+        """The maximal populated runs, clipped to within, ascending."""
+        with self.lock:
+            return self._populated(within)
+
+    def replay_populated(self, section: Section, function: Callable[[Section], None]) -> None:
+        """Call function with each maximal populated part of section, ascending. What it raises ends the replay."""
+        with self.lock:
+            _replay(section, self._populated(section.run), function)
+
+    def replay_discarded(self, section: Section, function: Callable[[Section], None]) -> None:
+        """Call function with each maximal discarded part of section, ascending. What it raises ends the replay."""
+        with self.lock:
+            within = intersect([section.run], [self.region])
+            _replay(section, subtract(within, self._populated(section.run)), function)
+
+    def register(self, listener: RamDiscardListener, section: Section) -> None:
+        """Let listener hold what is populated of section, from now on.
+
+        A listener may register several sections, which may overlap those of others. The granularity it is promised is
+        the one of now. A failure leaves the listener out, with nothing held. Raises InvalidArgument, and what the
+        listener raises.
+        """
+        with self.lock:
+            self._check_section(section)
+            if self._find(listener, section):
+                raise InvalidArgument(errno.EEXIST, f"register {listener.name} for {section}", meaning="it is already")
+            listener.accept(section, self.granularity)
+            self.repair()
+            registration = Registration(listener, section, self.granularity)
+            self._leaving.append(registration)
+            try:
+                with self._transaction(f"register {listener.name}") as undo:
+                    self._populate(registration, self._populated(section.run), undo)
+                    self._registrations.append(registration)
+            finally:
+                if registration in self._registrations or not registration.stale:
+                    self._leaving.remove(registration)
+
+    def unregister(self, listener: RamDiscardListener, section: Section | None = None) -> None:
+        """Take from listener what it holds of section (default: of all its sections), and forget it.
+
+        One discard for each section of which it holds anything. A failure leaves it registered, with all it held.
+        Raises InvalidArgument if it is not registered, and what the listener raises.
+        """
+        with self.lock:
+            leaving = self._find(listener, section)
+            if not leaving:
+                where = "" if section is None else f" for {section}"
+                raise InvalidArgument(
+                    errno.ENOENT, f"unregister {listener.name}{where}", meaning="it is not registered"
+                )
+            with self._transaction(f"unregister {listener.name}") as undo:
+                for registration in reversed(leaving):
+                    self._discard(registration, registration.section.run, undo)
+            self._registrations = [other for other in self._registrations if other not in leaving]
+            for registration in leaving:
+                registration.settle(registration.section.run)
+
+    def add_source(self, source: RamDiscardSource) -> None:
+        """Populated is from now on only what source, too, says is populated; listeners let go of the rest.
+
+        A failure leaves the source out. Raises InvalidArgument if it is finer than a listener was promised, and what a
+        listener raises.
+        """
+        with self.lock:
+            if any(source is known for known in self._sources):
+                raise InvalidArgument(errno.EEXIST, f"add source {source.name}", meaning="it is one already")
+            self._check_granularity(source)
+            self.repair()
+            runs = subtract(self._populated(self.region), source.populated_runs(self.region))
+            with self._transaction(f"add source {source.name}") as undo:
+                self._discard_all(runs, undo)
+            self._sources.append(source)
+            self._settle(runs)
+
+    def remove_source(self, source: RamDiscardSource) -> None:
+        """What only source said is discarded is populated from now on. A failure leaves the source in.
+
+        Raises InvalidArgument if it is not a source, and what a listener raises.
+        """
+        with self.lock:
+            self._check_source(source)
+            self.repair()
+            populated = self._populated(self.region, without=source)
+            runs = subtract(populated, source.populated_runs(self.region))
+            self._check_stale(runs)
+            with self._transaction(f"remove source {source.name}") as undo:
+                self._populate_all(runs, undo)
+            self._sources.remove(source)
+
+    def populate(self, source: RamDiscardSource, run: Run) -> None:
+        """source is about to populate run: let the listeners have what all other sources have populated of it.
+
+        A failure leaves every listener without it. Raises what a listener raises, or ListenerDiverged.
+        """
+        with self.lock:
+            self._check_source(source)
+            self.repair()
+            runs = self._populated(run, without=source)
+            self._check_stale(runs)
+            with self._transaction("populate") as undo:
+                self._populate_all(runs, undo)
+
+    @contextmanager
+    def discarding(self, source: RamDiscardSource, run: Run) -> Iterator[None]:
+        """The listeners let go of run, with one discard each if they hold anything of it; then the block discards it.
+
+        If the block fails, or a listener does, every listener gets back what it had. source commits in the block.
+        Raises what a listener raises, or ListenerDiverged.
+        """
+        with self.lock:
+            self._check_source(source)
+            self.repair()
+            with self._transaction("discard") as undo:
+                self._discard_all([run], undo)
+                yield
+            self._settle([run])
+
+    def stale(self, run: Run) -> list[Run]:
+        """What listeners hold of run although it is not theirs to hold."""
+        with self.lock:
+            known = (*self._registrations, *self._leaving)
+            return intersect(union(stale for registration in known for stale in registration.stale), [run])
+
+    def holds(self, run: Run) -> bool:
+        """Whether a listener holds some of run although it is discarded: its memory must stay as it is then."""
+        return bool(self.stale(run))
+
+    def repair(self) -> tuple[Divergence, ...]:
+        """Try to bring diverged listeners back; return those that still are."""
+        with self.lock:
+            for registration in (*self._leaving, *reversed(self._registrations)):
+                if registration.stale or registration.missing:
+                    registration.repair()
+            self._leaving = [registration for registration in self._leaving if registration.stale]
+            return self.divergences
+
+    def _populated(self, within: Run, without: RamDiscardSource | None = None) -> list[Run]:
+        runs = intersect([within], [self.region])
+        for source in self._sources:
+            if source is not without and runs:
+                runs = intersect(runs, source.populated_runs(Run(runs[0].start, runs[-1].end - runs[0].start)))
+        return runs
+
+    def _populate_all(self, runs: Sequence[Run], undo: ExitStack) -> None:
+        for registration in self._registrations:
+            self._populate(registration, runs, undo)
+
+    def _populate(self, registration: Registration, runs: Sequence[Run], undo: ExitStack) -> None:
+        for run in registration.clip(runs):
+            registration.populate(run)
+            undo.callback(registration.withdraw, run)
+
+    def _discard_all(self, runs: Sequence[Run], undo: ExitStack) -> None:
+        for registration in reversed(self._registrations):
+            for run in registration.clip(runs):
+                self._discard(registration, run, undo)
+
+    def _discard(self, registration: Registration, run: Run, undo: ExitStack) -> None:
+        """One call for the whole run, however many parts of it are held: a mapper needs but one unmap then."""
+        populated = self._populated(run)
+        if populated or intersect(registration.stale, [run]):
+            held = subtract(populated, registration.missing)
+            registration.discard(run)
+            undo.callback(registration.restore, held)
+
+    def _settle(self, runs: Sequence[Run]) -> None:
+        for registration in self._registrations:
+            for run in registration.clip(runs):
+                registration.settle(run)
+
+    @contextmanager
+    def _transaction(self, operation: str) -> Iterator[ExitStack]:
+        """What the block has done is undone, last first, if it fails."""
+        before = self.divergences
+        try:
+            with ExitStack() as undo:
+                yield undo
+                undo.pop_all()
+        except OSError as error:
+            if diverged := [divergence for divergence in self.divergences if divergence not in before]:
+                _log.error("%s: %s; then %s", operation, error, "; ".join(map(str, diverged)))
+                raise ListenerDiverged(operation, f"{error}; then {'; '.join(map(str, diverged))}") from error
+            raise
+
+    def _find(self, listener: RamDiscardListener, section: Section | None) -> list[Registration]:
+        return [
+            registration
+            for registration in self._registrations
+            if registration.listener is listener and section in (None, registration.section)
+        ]
+
+    def _check_source(self, source: RamDiscardSource) -> None:
+        if not any(source is known for known in self._sources):
+            raise InvalidArgument(errno.ENOENT, f"source {source.name}", meaning="it is none of this region's")
+
+    def _check_section(self, section: Section) -> None:
+        run = section.run
+        inside = section.size > 0 and self.region.start <= run.start and run.end <= self.region.end
+        if section.memory is not self.memory or not inside:
+            raise InvalidArgument(errno.EINVAL, f"section {section}", meaning="not a part of this region")
+
+    def _check_granularity(self, source: RamDiscardSource) -> None:
+        granularity = source.granularity
+        if granularity <= 0 or granularity & (granularity - 1):
+            raise InvalidArgument(
+                errno.EINVAL, f"add source {source.name}", {"granularity": granularity}, "not a power of two"
+            )
+        for registration in self._registrations:
+            if granularity < registration.granularity:
+                raise InvalidArgument(
+                    errno.EINVAL,
+                    f"add source {source.name}",
+                    {"granularity": granularity},
+                    f"{registration.listener.name} holds units of {registration.granularity:#_x} bytes, "
+                    "which cannot be discarded in parts",
+                    "Add the source first, then register the listener",
+                )
+
+    def _check_stale(self, runs: Sequence[Run]) -> None:
+        for registration in (*self._registrations, *self._leaving):
+            if intersect(registration.stale, runs):
+                raise ListenerDiverged("populate", "; ".join(map(str, registration.divergences)))
+
+
+def _replay(section: Section, runs: Sequence[Run], function: Callable[[Section], None]) -> None:
+    for run in runs:
+        part = section.intersect(run)
+        assert part is not None
+        function(part)

@@ -1,0 +1,9 @@
+"""Pictures of a region's blocks, for terminals and pages."""
+
+from virtiomem.draw.bar import bar
+from virtiomem.draw.svg import block_map_svg
+
+__all__ = [
+    "bar",
+    "block_map_svg",
+]

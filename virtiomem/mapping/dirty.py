@@ -1,0 +1,161 @@
+"""DirtyTracker: which pages of plugged memory devices may have written since they were last asked for."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Protocol
+
+from pyvfio.dma import Access, AddressSpace, DirtyBitmap, MappedRun
+from pyvfio.errors import InvalidArgument, VfioError
+from pyvfio.kernel import host_page_size
+from virtiomem.discard import RamDiscardManager
+from virtiomem.runs import Run, intersect
+
+_log = logging.getLogger(__name__)
+
+
+class DirtyLog(Protocol):
+    """What an address space's devices write, noted until close(); pyvfio.DirtyTracking is one."""
+
+    def read(self, iova: int, size: int) -> DirtyBitmap:
+        """What was written since the last read of it. The range cuts no mapping. Raises VfioError."""
+
+    def close(self) -> None: ...
+
+
+class TracksDirty(Protocol):
+    """Can note what devices write: a Container of type1v2, an HwPageTable of an Ioas."""
+
+    def track_dirty(self) -> DirtyLog:
+        """Raises VfioError."""
+
+
+class DirtyTracker:
+    """The dirty pages of a manager's region, as devices write to it through any number of address spaces.
+
+    Only what is plugged can be dirty. Every address space is asked for what it maps of the region, one question for
+    each run of mappings, wherever they lie: DMA mappers and guest IOMMUs alike. One without a log, or whose log fails
+    to answer, may have written everything it maps. The guest's own writes are not seen here. Safe from any thread.
+    """
+
+    def __init__(self, discards: RamDiscardManager, page_size: int | None = None) -> None:
+        """page_size: bytes for each bit, a power of two; default the host's."""
+        self._discards = discards
+        self.page_size = page_size or host_page_size()
+        self._logs: list[tuple[AddressSpace, DirtyLog | None]] = []
+        self._bits = bytearray(-(-discards.region.size // self.page_size // 8))
+
+    def start(self, spaces: Mapping[AddressSpace, TracksDirty | None]) -> None:
+        """Begin to track, with nothing dirty. spaces: what notes for each; None where nothing can.
+
+        Raises VfioError if one refuses: none tracks then.
+        """
+        with self._discards.lock, ExitStack() as undo:
+            if self._logs:
+                raise InvalidArgument(errno.EBUSY, "track dirty pages", meaning="it does already")
+            for space, tracks in spaces.items():
+                self.join(space, tracks)
+                undo.callback(self._forget, space)
+            undo.pop_all()
+            self._bits = bytearray(len(self._bits))
+
+    def join(self, space: AddressSpace, tracks: TracksDirty | None) -> None:
+        """space has joined the region while it is tracked. Raises VfioError, with space not tracked."""
+        with self._discards.lock:
+            self._logs.append((space, None if tracks is None else tracks.track_dirty()))
+
+    def leave(self, space: AddressSpace) -> None:
+        """space is about to leave the region: its log goes with its mappings, so all it maps may be dirty."""
+        with self._discards.lock:
+            for run in self._writable(space):
+                self.mark(Run(run.offset, run.size))
+            self._forget(space)
+
+    def mark(self, run: Run) -> None:
+        """These bytes of the memory may have been written, by a device whose mapping of them is to go for example."""
+        with self._discards.lock:
+            first, last = run.start // self.page_size, -(-run.end // self.page_size)
+            self._set(Run(first * self.page_size, (last - first) * self.page_size), (1 << last - first) - 1)
+
+    def sync(self) -> None:
+        """Ask every address space what its devices have written since the last time."""
+        with self._discards.lock:
+            for space, log in self._logs:
+                for run in self._writable(space):
+                    self._ask(space, log, run)
+
+    def take(self, run: Run | None = None) -> bytes:
+        """The dirty pages of these bytes of the memory (default: of the region), one bit each, least significant first;
+        they are clean from now on. Multiples of eight pages from the region's start, or its end."""
+        region = self._discards.region
+        run = run or region
+        unit = 8 * self.page_size
+        if run.start < region.start or run.end > region.end or (run.start - region.start) % unit:
+            raise InvalidArgument(errno.EINVAL, "take dirty pages", {"offset": run.start, "size": run.size})
+        if (run.end - region.start) % unit and run.end != region.end:
+            raise InvalidArgument(errno.EINVAL, "take dirty pages", {"offset": run.start, "size": run.size})
+        with self._discards.lock:
+            first, last = (run.start - region.start) // unit, -(-(run.end - region.start) // unit)
+            taken = bytes(self._bits[first:last])
+            self._bits[first:last] = bytes(last - first)
+            return taken
+
+    @property
+    def dirty_bytes(self) -> int:
+        """Of all pages that are dirty, and not taken yet."""
+        with self._discards.lock:
+            return int.from_bytes(self._bits, "little").bit_count() * self.page_size
+
+    def stop(self) -> None:
+        """End. What is dirty can still be taken. Every log is closed, also if one fails: that is raised."""
+        with self._discards.lock, ExitStack() as stack:
+            for _, log in self._logs:
+                if log is not None:
+                    stack.callback(log.close)
+            self._logs = []
+
+    def _forget(self, space: AddressSpace) -> None:
+        leaving = [log for known, log in self._logs if known is space]
+        self._logs = [(known, log) for known, log in self._logs if known is not space]
+        for log in leaving:
+            if log is not None:
+                log.close()
+
+    def _writable(self, space: AddressSpace) -> list[MappedRun]:
+        memory = self._discards.memory
+        return [run for run in space.mappings() if run.memory is memory and run.access & Access.WRITE]
+
+    def _ask(self, space: AddressSpace, log: DirtyLog | None, run: MappedRun) -> None:
+        memory = Run(run.offset, run.size)
+        if log is None:
+            self.mark(memory)
+            return
+        try:
+            bitmap = log.read(run.iova, run.size)
+        except VfioError as error:
+            # Bits that were asked for may be gone: a page too many is sent again, one too few is lost.
+            _log.warning("all of %#x-%#x in %s is taken as dirty: %s", run.iova, run.end - 1, space.name, error)
+            self.mark(memory)
+            return
+        if bitmap.page_size == self.page_size:
+            self._set(memory, bitmap.bits & (1 << run.size // self.page_size) - 1)
+        else:
+            for dirty in bitmap.runs():
+                self.mark(Run(run.offset + dirty.start - run.iova, dirty.last + 1 - dirty.start))
+
+    def _set(self, run: Run, bits: int) -> None:
+        """Enter the bits of run's pages, of which only those that are populated count."""
+        if not bits:
+            return
+        region = self._discards.region
+        for part in intersect([run], self._discards.populated_runs(run)):
+            first = (part.start - run.start) // self.page_size
+            pages = -(-part.size // self.page_size)
+            wanted = bits >> first & (1 << pages) - 1
+            page = (part.start - region.start) // self.page_size
+            start, end = page // 8, -(-(page + pages) // 8)
+            known = int.from_bytes(self._bits[start:end], "little")
+            self._bits[start:end] = (known | wanted << page % 8).to_bytes(end - start, "little")

@@ -1,0 +1,89 @@
+"""GuestMapping, and the table of them: by device address and by memory."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from pyvfio.dma import Access
+from virtiomem.runs import Run
+
+
+@dataclass(frozen=True, slots=True)
+class GuestMapping:
+    """size bytes of the memory, from offset, at the device address iova; one mapping in every address space."""
+
+    iova: int
+    offset: int
+    size: int
+    access: Access
+
+    @property
+    def end(self) -> int:
+        return self.iova + self.size
+
+    @property
+    def run(self) -> Run:
+        """The bytes of the memory."""
+        return Run(self.offset, self.size)
+
+    def __str__(self) -> str:
+        return f"{self.iova:#_x}-{self.end - 1:#_x}"
+
+
+class GuestMappingTable:
+    """Mappings whose device addresses do not overlap; their memory may. bytes: of all of them."""
+
+    def __init__(self, granularity: int) -> None:
+        """granularity: the unit in which memory is looked up, in bytes."""
+        self.bytes = 0
+        self._granularity = granularity
+        self._mappings: dict[int, GuestMapping] = {}
+        self._starts: list[int] = []
+        # By unit of the memory, so that a block's mappings are found without looking at all.
+        self._by_unit: dict[int, set[int]] = {}
+
+    def __len__(self) -> int:
+        return len(self._mappings)
+
+    def all(self) -> tuple[GuestMapping, ...]:
+        """Ascending by device address."""
+        return tuple(self._mappings[start] for start in self._starts)
+
+    def add(self, mapping: GuestMapping) -> None:
+        """Enter a mapping that overlaps none."""
+        self._mappings[mapping.iova] = mapping
+        self._starts.insert(bisect_right(self._starts, mapping.iova), mapping.iova)
+        self.bytes += mapping.size
+        for unit in self._units(mapping.run):
+            self._by_unit.setdefault(unit, set()).add(mapping.iova)
+
+    def remove(self, mapping: GuestMapping) -> None:
+        del self._mappings[mapping.iova]
+        del self._starts[bisect_right(self._starts, mapping.iova) - 1]
+        self.bytes -= mapping.size
+        for unit in self._units(mapping.run):
+            self._by_unit[unit].remove(mapping.iova)
+            if not self._by_unit[unit]:
+                del self._by_unit[unit]
+
+    def at(self, iova: int, size: int) -> list[GuestMapping]:
+        """Those with a device address in the range, ascending."""
+        first = bisect_right(self._starts, iova) - 1
+        if first < 0 or self._mappings[self._starts[first]].end <= iova:
+            first += 1
+        last = bisect_right(self._starts, iova + size - 1)
+        return [self._mappings[start] for start in self._starts[first:last]]
+
+    def over(self, run: Run) -> list[GuestMapping]:
+        """Those of any of these bytes of the memory, ascending by device address."""
+        units: Iterable[int] = self._units(run)
+        if len(self._by_unit) < len(self._units(run)):
+            units = self._by_unit
+        near = {iova for unit in units for iova in self._by_unit.get(unit, ())}
+        found = (self._mappings[iova] for iova in sorted(near))
+        return [mapping for mapping in found if mapping.offset < run.end and run.start < mapping.run.end]
+
+    def _units(self, run: Run) -> range:
+        return range(run.start // self._granularity, -(-run.end // self._granularity))

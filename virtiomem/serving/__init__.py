@@ -1,0 +1,9 @@
+"""Sockets and the loop that waits for them."""
+
+from virtiomem.serving.event_loop import EventLoop
+from virtiomem.serving.unix_socket import Listener
+
+__all__ = [
+    "EventLoop",
+    "Listener",
+]

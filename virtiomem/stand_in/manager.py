@@ -1,0 +1,136 @@
+"""Manager: a virtio-mem device with its memory, its address spaces and whoever plugs it, from start to end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TextIO
+
+from pyvfio.container import Container
+from pyvfio.dma import AddressSpace
+from pyvfio.drivers.edu import Edu
+from pyvfio.kernel import Kernel
+from pyvfio.memory import Memory, MemoryKind
+from pyvfio.resource import Resource
+from pyvfio.sysfs import full_address
+from virtiomem.control import ManagedDevice
+from virtiomem.device import Config, Events, Request
+from virtiomem.discard import DiscardCoordination
+from virtiomem.errors import DeviceBusy
+from virtiomem.mapping import DmaMapper
+from virtiomem.stand_in.exercise import STAGING_IOVA, STAGING_SIZE, Exercise
+from virtiomem.stand_in.stand_in import StandInGuest
+from virtiomem.trace import RecordedVirtioMem
+
+
+@dataclass(frozen=True, slots=True)
+class ManagerOptions:
+    """Sizes and address (guest-physical) in bytes. devices: PCI addresses, bound to VFIO.
+
+    one_container: all devices in one address space; else each has its own. exercise: the first device, an edu, does DMA
+    to what is plugged all the while. record: where the trace of the guest's requests goes.
+    """
+
+    kernel: Kernel
+    name: str
+    devices: Sequence[str]
+    memory_kind: MemoryKind
+    page_size: int | None
+    region_size: int
+    block_size: int
+    address: int
+    requested_size: int = 0
+    one_container: bool = False
+    exercise: bool = False
+    record: TextIO | None = None
+
+
+class Manager(Resource):
+    """Runs from the beginning, with a stand-in for the guest, until close(): nothing is plugged, mapped or open then.
+
+    managed: for a control socket. changed() is called after every change that a status shows, from any thread.
+    """
+
+    def __init__(self, options: ManagerOptions, changed: Callable[[], object]) -> None:
+        """Raises what Memory, VirtioMem, Container and DmaMapper raise; nothing is left then."""
+        with ExitStack() as stack:
+            self._build(stack, options, changed)
+            super().__init__()
+            self._stack = stack.pop_all()
+
+    def _build(self, stack: ExitStack, options: ManagerOptions, changed: Callable[[], object]) -> None:
+        kernel = options.kernel
+        coordination = DiscardCoordination()
+        events = _Events(changed)
+        memory = stack.enter_context(
+            Memory.allocate(options.memory_kind, options.region_size, page_size=options.page_size, kernel=kernel)
+        )
+        self.device = stack.enter_context(
+            RecordedVirtioMem(
+                memory,
+                address=options.address,
+                block_size=options.block_size,
+                requested_size=options.requested_size,
+                coordination=coordination,
+                events=events,
+                event_interval=0.0,
+                name=options.name,
+            )
+        )
+        spaces: list[Container] = []
+        for address in map(full_address, options.devices):
+            if spaces and options.one_container:
+                spaces[0].open_device(address)
+                continue
+            space = stack.enter_context(Container(kernel=kernel))
+            space.open_device(address)
+            mapper = stack.enter_context(DmaMapper(space, coordination))
+            self.device.discards.register(mapper, self.device.section)
+            stack.callback(self.device.discards.unregister, mapper)
+            spaces.append(space)
+        if options.record is not None:
+            self.device.record(options.record, mappers=len(spaces))
+        dma_counts = None
+        if options.exercise:
+            dma_counts = self._exercise(stack, spaces[0], full_address(options.devices[0])).counts_data
+        events.guest = guest = stack.enter_context(StandInGuest(self.device))
+        mapped: tuple[AddressSpace, ...] = tuple(spaces)
+        self.managed = ManagedDevice(
+            self.device, guest, options.memory_kind.value, memory.page_size, lambda: mapped, dma_counts
+        )
+
+    def _exercise(self, stack: ExitStack, space: Container, address: str) -> Exercise:
+        staging = stack.enter_context(Memory.allocate(MemoryKind.ANONYMOUS, STAGING_SIZE, kernel=space.kernel))
+        staging.populate(0, STAGING_SIZE)
+        space.map_dma(STAGING_IOVA, staging, 0, STAGING_SIZE)
+        stack.callback(space.unmap_dma, STAGING_IOVA, STAGING_SIZE)
+        engine = stack.enter_context(Edu(space.open_device(address)))
+        return stack.enter_context(Exercise(engine, staging, self.device))
+
+    def _release(self) -> None:
+        self._stack.close()
+
+    def __repr__(self) -> str:
+        return f"<Manager of {self.device.name}>"
+
+
+class _Events(Events):
+    """Hands the device's events to the guest, and says that something has changed."""
+
+    def __init__(self, changed: Callable[[], object]) -> None:
+        self.guest: StandInGuest | None = None
+        self._changed = changed
+
+    def config_changed(self, config: Config) -> None:  # noqa: ARG002 (the event's signature)
+        if self.guest is not None:
+            self.guest.config_changed()
+        self._changed()
+
+    def size_changed(self, plugged_size: int) -> None:  # noqa: ARG002
+        self._changed()
+
+    def busy(self, request: Request, error: DeviceBusy) -> None:  # noqa: ARG002
+        if self.guest is not None:
+            self.guest.busy(str(error.__cause__ or error))
+        self._changed()

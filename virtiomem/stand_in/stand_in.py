@@ -1,0 +1,100 @@
+"""StandInGuest: plugs and unplugs what is requested, as Linux's driver does, where there is no guest."""
+
+from __future__ import annotations
+
+import threading
+
+from pyvfio.resource import Resource
+from pyvfio.units import format_size
+from virtiomem.device import Request, RequestType, Response, ResponseType, VirtioMem
+
+FIRST_RETRY = 1.0
+"""Seconds after the first BUSY."""
+
+_LAST_RETRY = 60.0
+
+
+class StandInGuest(Resource):
+    """Block by block, through requests in wire format: plugs from the low end, unplugs from the high end.
+
+    After BUSY it tries again, later each time; after NACK it waits for the next change of the config; after ERROR it
+    gives up, as Linux does. It answers changes until close(), in a thread of its own; what it has plugged stays then.
+    """
+
+    def __init__(self, device: VirtioMem) -> None:
+        """Becomes the driver of device, of which nothing is plugged."""
+        self._device = device
+        self._blocks = 0
+        self._wake = threading.Event()
+        self._ending = False
+        self._state = "idle"
+        self._waiting_for: str | None = None
+        device.negotiate(int(device.features))
+        super().__init__()
+        self._thread = threading.Thread(target=self._run, name="stand-in guest", daemon=True)
+        self._thread.start()
+
+    @property
+    def state(self) -> str:
+        return f"stand-in: {self._state}"
+
+    @property
+    def waiting_for(self) -> str | None:
+        return self._waiting_for
+
+    def config_changed(self) -> None:
+        """virtio's configuration change interrupt. From any thread, with any lock held."""
+        self._wake.set()
+
+    def busy(self, reason: str) -> None:
+        """Why the last request was answered BUSY: a guest is not told, but who looks at the stand-in is."""
+        self._waiting_for = reason
+
+    def _run(self) -> None:
+        retry = FIRST_RETRY
+        while not self._ending:
+            self._wake.clear()
+            answer = self._catch_up()
+            if answer is ResponseType.ERROR:
+                self._state = "has given up: a request was answered ERROR"
+                return
+            if answer is ResponseType.BUSY:
+                self._state = f"busy, tries again in {retry:g} s"
+                self._wake.wait(retry)
+                retry = min(2 * retry, _LAST_RETRY)
+            else:
+                self._state, self._waiting_for = "idle", None
+                retry = FIRST_RETRY
+                self._wake.wait()
+
+    def _catch_up(self) -> ResponseType:
+        """Go on until plugged is what is requested, or a request is refused: the last answer."""
+        while not self._ending:
+            config = self._device.config
+            held = self._blocks * config.block_size
+            if held + config.block_size <= min(config.requested_size, config.usable_region_size):
+                self._state = f"plugs up to {format_size(config.requested_size)}"
+                answer = self._ask(RequestType.PLUG, config.addr + held)
+            elif held > config.requested_size:
+                self._state = f"unplugs down to {format_size(config.requested_size)}"
+                answer = self._ask(RequestType.UNPLUG, config.addr + held - config.block_size)
+            else:
+                break
+            if answer is not ResponseType.ACK:
+                return answer
+        return ResponseType.ACK
+
+    def _ask(self, kind: RequestType, address: int) -> ResponseType:
+        answer = Response.parse(self._device.handle(bytes(Request(kind, address, 1)))).type
+        if answer is ResponseType.ACK:
+            self._blocks += 1 if kind is RequestType.PLUG else -1
+        return answer
+
+    def _release(self) -> None:
+        if not self._inherited:
+            self._ending = True
+            self._wake.set()
+            self._thread.join()
+
+    def __repr__(self) -> str:
+        return f"<StandInGuest of {self._device.name}>"
