@@ -21,7 +21,7 @@ test-fast: .venv/dev  ## all tests that need no virtual machine
 
 test-matrix: .venv/dev  ## the tests of the kernel interface on every kernel and IOMMU model
 	@tools/setup machine
-	$(PYTHON) -m pytest tests/kernel --kernel simulated --kernel debian-6.1 --kernel debian-6.12 \
+	$(PYTHON) -m pytest tests/every_kernel --kernel simulated --kernel debian-6.1 --kernel debian-6.12 \
 	    --kernel debian-6.18 --kernel debian-7 --kernel built --kernel built-compat \
 	    --iommu intel --iommu amd --iommu virtio --iommu none
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable
 
 from pyvfio import Memory, MemoryKind
-from tests.virtiomem.spaces import RecordingAddressSpace
+from tests.support.virtiomem.spaces import RecordingAddressSpace
 from virtiomem import DmaMapper, Request, RequestType, VirtioMem
 from virtiomem.trace import DmaLog
 

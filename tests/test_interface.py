@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pyvfio
 from pyvfio.abi import names, vfio
-from tests.interface import Row, rows
+from tests.support.interface import Row, rows
 
-KERNEL_TESTS = Path(__file__).parent / "kernel"
+KERNEL_TESTS = Path(__file__).parent / "every_kernel"
 _OPERATIONS = {"MASK", "GET", "SET", "PROBE", "CLEAR_MASTER", "SET_MASTER"}
 
 

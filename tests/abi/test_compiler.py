@@ -16,7 +16,7 @@ import pytest
 from pyvfio import abi_check
 from pyvfio.abi.types import Argsz, FlexibleArray, Overlay, s32, struct, u8, u16, u32, u64
 from pyvfio.abi_check import MIRRORS, AbiCheckError, Kind, Mirror, Status, check
-from tests.schemas import checked
+from tests.support.schemas import checked
 
 HEADER = "linux/example.h"
 MODULE = "example_mirror"

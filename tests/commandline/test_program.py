@@ -16,7 +16,7 @@ import pytest
 from pyvfio.cli import COMMANDS as PYVFIO
 from pyvfio.cli import main as pyvfio
 from pyvfio.commandline import Command, Failure, Output, Program, Style
-from tests.schemas import DIRECTORY
+from tests.support.schemas import DIRECTORY
 from virtiomem.cli import COMMANDS as VIRTIOMEM
 from virtiomem.cli import main as virtiomem
 

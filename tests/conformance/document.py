@@ -17,7 +17,7 @@ from tests.conformance.areas import AREAS
 from tests.conformance.guest import report_from
 from tests.conformance.report import RANDOM, Report
 from tests.conformance.sequence import CALLS_PER_SEQUENCE
-from tests.vm.worker import available_memory, slot_count
+from tests.support.vm.worker import available_memory, slot_count
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs/conformance.md"
 

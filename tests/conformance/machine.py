@@ -25,9 +25,9 @@ from pyvfio.sim.devices import nvme
 from pyvfio.sim.devices.plain import PlainDevice
 from pyvfio.sim.sysfs import VFIO_DRIVER, PciFunction
 from pyvfio.sysfs import DEVICES, group_members, pci_device, pci_devices
-from tests.capabilities import CAP_IPC_LOCK, set_effective
 from tests.conformance.case import Version
 from tests.conformance.child import Child, ForkedChild, SimulatedChild
+from tests.support.capabilities import CAP_IPC_LOCK, set_effective
 
 if TYPE_CHECKING:
     from tests.conformance.bench import Bench

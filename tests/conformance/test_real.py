@@ -12,7 +12,7 @@ from tests.conformance.areas import AREAS
 from tests.conformance.guest import report_from
 from tests.conformance.report import RANDOM, Report, Subject
 from tests.conformance.sequence import has_sequences
-from tests.vm.target import SIMULATED, TARGETS, Target, chosen
+from tests.support.vm.target import SIMULATED, TARGETS, Target, chosen
 
 SEQUENCES = 50
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.control.conftest import ADDRESS, BLOCK, MIB, Running, running
-from tests.schemas import checked
+from tests.support.schemas import checked
 from virtiomem import Run
 from virtiomem.cli import main
 from virtiomem.control import ControlClient, DeviceStatus

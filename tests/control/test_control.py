@@ -19,7 +19,7 @@ from pyvfio import VfioError
 from pyvfio.abi import vfio
 from pyvfio.faults import Fault
 from tests.control.conftest import ADDRESS, BLOCK, MIB, Running, running
-from tests.schemas import checked
+from tests.support.schemas import checked
 from virtiomem import Run
 from virtiomem.control import ControlClient, ControlRefused, MetricsPort, places
 from virtiomem.control.metrics import CONTENT_TYPE

@@ -12,7 +12,7 @@ from vmlib.errors import Unavailable
 from vmlib.kernels import Image, image
 from vmlib.qemu import recent_qemu
 
-from tests.guest.stage import Stage
+from tests.support.guest.stage import Stage
 
 LOG = pytest.StashKey[list[str]]()
 

@@ -11,7 +11,7 @@ from vmlib.machine import ROOT, Machine
 
 from pyvfio.drivers.edu import edu_addresses
 from pyvfio.sim import SimKernel
-from tests.guest import dma
+from tests.support.guest import dma
 
 
 def test_in_a_simulated_container(
@@ -28,7 +28,7 @@ def test_in_a_real_container(kernel_image: Callable[[str], Image], say: Callable
     machine = Machine(kernel_image("stock"), hardware, timeout=900)
     output, errors = bytearray(), bytearray()
     status = machine.run(
-        ["python", "-m", "tests.guest.dma", "debian-6.1"],
+        ["python", "-m", "tests.support.guest.dma", "debian-6.1"],
         {"stdout": output.extend, "stderr": errors.extend},
         {"PYTHONPATH": str(ROOT / "tools")},
     )

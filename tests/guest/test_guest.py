@@ -12,8 +12,8 @@ from vmlib.guest import Guest
 from vmlib.kernels import Image
 
 from pyvfio import VfioError
-from tests.guest import core_header
-from tests.guest.stage import ADDRESS, SIZE, Stage
+from tests.support.guest import core_header
+from tests.support.guest.stage import ADDRESS, SIZE, Stage
 from virtiomem import BlockState, RequestType, ResponseType, Section
 
 MIB = 1 << 20

@@ -8,7 +8,7 @@ from pathlib import Path
 from vmlib.guest import Guest
 from vmlib.kernels import Image
 
-from tests.guest.view import memory, total
+from tests.support.guest.view import memory, total
 from tests.vhost_user.test_serve import serving
 from virtiomem import Run
 from virtiomem.cli import main

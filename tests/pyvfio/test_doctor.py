@@ -16,7 +16,7 @@ from pyvfio.host.doctor.nodes import check_group_nodes, check_modules
 from pyvfio.host.pci_ids import PciIds, kind
 from pyvfio.sim import SimKernel
 from pyvfio.sim.sysfs import PciFunction
-from tests.pyvfio.overlay import OverlayKernel
+from tests.support.overlay import OverlayKernel
 
 GIB = 1 << 30
 HIDDEN = ("/sys/class/iommu", "/sys/kernel/iommu_groups", "/sys/kernel/mm", "/sys/devices/system/node")

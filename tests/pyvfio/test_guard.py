@@ -9,7 +9,7 @@ from pyvfio.host import InterfaceUse, LinuxNetwork, require_not_needed
 from pyvfio.host.disks import DiskUses
 from pyvfio.sim import SimKernel
 from pyvfio.sim.sysfs import PciFunction
-from tests.pyvfio.overlay import OverlayKernel
+from tests.support.overlay import OverlayKernel
 
 ADDRESS = "0000:03:00.0"
 

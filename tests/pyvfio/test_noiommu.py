@@ -12,7 +12,7 @@ from pyvfio.host import bind
 from pyvfio.kernel import read_text, write_text
 from pyvfio.noiommu import ENABLE, TAINT_USER, TAINTED
 from pyvfio.sim import PciFunction, SimKernel
-from tests.kernel.hardware import machine_without_iommu
+from tests.support.kernels.hardware import machine_without_iommu
 
 COVERED, BYPASSED = "0000:00:03.0", "0000:41:00.0"
 IOVA = 0x1_0000_0000

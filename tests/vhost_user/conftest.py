@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.vhost_user.front_end import Bench, FrontEnd
+from tests.support.vhost_user.front_end import Bench, FrontEnd
 
 
 def descriptors() -> set[int]:

@@ -7,7 +7,7 @@ import struct
 
 import pytest
 
-from tests.vhost_user.driver import (
+from tests.support.vhost_user.driver import (
     ANSWER,
     DRIVERS,
     INDIRECT,
@@ -22,7 +22,7 @@ from tests.vhost_user.driver import (
     started,
     write_table,
 )
-from tests.vhost_user.front_end import (
+from tests.support.vhost_user.front_end import (
     FEATURES,
     QUEUE_SIZE,
     RAM_SIZE,
@@ -36,7 +36,7 @@ from tests.vhost_user.front_end import (
     state,
     u64,
 )
-from tests.vhost_user.front_end import INDIRECT as INDIRECT_FEATURE
+from tests.support.vhost_user.front_end import INDIRECT as INDIRECT_FEATURE
 from virtiomem import RequestType, Response, ResponseType
 
 NEEDS_RESET = 0x40

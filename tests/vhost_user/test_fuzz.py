@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.vhost_user.driver import INDIRECT as INDIRECT_FLAG
-from tests.vhost_user.driver import NEXT, REQUEST, TABLE, WRITE, ask, restarted, started
-from tests.vhost_user.front_end import (
+from tests.support.vhost_user.driver import INDIRECT as INDIRECT_FLAG
+from tests.support.vhost_user.driver import NEXT, REQUEST, TABLE, WRITE, ask, restarted, started
+from tests.support.vhost_user.front_end import (
     EVENT_IDX,
     INDIRECT,
     QUEUE_SIZE,

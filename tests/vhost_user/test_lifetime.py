@@ -10,8 +10,8 @@ import pytest
 
 from pyvfio import Container, LinuxKernel
 from pyvfio.sim import SimKernel
-from tests.vhost_user.driver import ask, restarted, started
-from tests.vhost_user.front_end import (
+from tests.support.vhost_user.driver import ask, restarted, started
+from tests.support.vhost_user.front_end import (
     ALL,
     BLOCK,
     MIB,

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.vhost_user.driver import SplitDriver, ask, started
-from tests.vhost_user.front_end import (
+from tests.support.vhost_user.driver import SplitDriver, ask, started
+from tests.support.vhost_user.front_end import (
     BLOCK,
     FEATURES,
     RAM_SIZE,

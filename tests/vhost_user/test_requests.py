@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.vhost_user.driver import (
+from tests.support.vhost_user.driver import (
     ANSWER,
     DRIVERS,
     INDIRECT,
@@ -19,7 +19,7 @@ from tests.vhost_user.driver import (
     started,
     write_table,
 )
-from tests.vhost_user.front_end import (
+from tests.support.vhost_user.front_end import (
     BLOCK,
     EVENT_IDX,
     QUEUE_SIZE,
@@ -27,7 +27,7 @@ from tests.vhost_user.front_end import (
     Bench,
     FrontEnd,
 )
-from tests.vhost_user.front_end import INDIRECT as INDIRECT_FEATURE
+from tests.support.vhost_user.front_end import INDIRECT as INDIRECT_FEATURE
 from virtiomem import BlockState, RequestType, Response, ResponseType
 
 ACK, NACK, BUSY, ERROR = ResponseType

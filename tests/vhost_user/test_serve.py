@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.schemas import checked
-from tests.vhost_user.front_end import BLOCK, MIB, Elsewhere, FrontEnd, Request, u64
+from tests.support.schemas import checked
+from tests.support.vhost_user.front_end import BLOCK, MIB, Elsewhere, FrontEnd, Request, u64
 from virtiomem.cli import main
 from virtiomem.control import ControlClient
 

@@ -10,7 +10,7 @@ from pyvfio import Container, Memory, MemoryKind
 from pyvfio.drivers.edu import edu_addresses
 from pyvfio.errors import MappingLimitReached
 from pyvfio.sim import SimKernel
-from tests.virtiomem.fakes import BLOCK, FakeListener, Machine, divided
+from tests.support.virtiomem.fakes import BLOCK, FakeListener, Machine, divided
 from virtiomem.device import Events, Request, RequestType, Response, ResponseType, VirtioMem
 from virtiomem.discard import Section
 from virtiomem.errors import BusyReason, DeviceBusy, ProtocolViolation

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pyvfio.kernel import huge_pages
-from tests.schemas import checked
+from tests.support.schemas import checked
 from virtiomem.cli import main
 
 SMALL = ["--size", "64M", "--plug", "16M"]

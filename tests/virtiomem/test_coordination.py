@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.virtiomem.fakes import ADDRESS, BLOCK, FakeMemory
+from tests.support.virtiomem.fakes import ADDRESS, BLOCK, FakeMemory
 from virtiomem.device import VirtioMem
 from virtiomem.discard import DiscardCoordination, DiscardUse
 from virtiomem.errors import DiscardRefused

@@ -9,7 +9,7 @@ import pytest
 
 from pyvfio.errors import ClosedError, InvalidArgument
 from pyvfio.kernel import transparent_huge_page_size
-from tests.virtiomem.fakes import ADDRESS, BLOCK, MIB, FakeListener, FakeMemory, Machine, divided
+from tests.support.virtiomem.fakes import ADDRESS, BLOCK, MIB, FakeListener, FakeMemory, Machine, divided
 from virtiomem.device import (
     BlockState,
     Feature,

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from pyvfio.dma import DirtyBitmap
 from pyvfio.errors import InvalidArgument
 from pyvfio.memory import Memory, MemoryKind
-from tests.virtiomem.fakes import ADDRESS, BLOCK, failure
-from tests.virtiomem.spaces import RecordingAddressSpace
+from tests.support.virtiomem.fakes import ADDRESS, BLOCK, failure
+from tests.support.virtiomem.spaces import RecordingAddressSpace
 from virtiomem.device import Request, RequestType, Response, ResponseType, VirtioMem
 from virtiomem.discard import Section
 from virtiomem.mapping import DirtyTracker, DmaMapper, GuestIommu, GuestMapping

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyvfio.errors import InvalidArgument
-from tests.virtiomem.fakes import ADDRESS, BLOCK, FakeListener, FakeMemory, FakeSource, divided
+from tests.support.virtiomem.fakes import ADDRESS, BLOCK, FakeListener, FakeMemory, FakeSource, divided
 from virtiomem.discard import RamDiscardListener, RamDiscardManager, RamDiscardSource, Section
 from virtiomem.runs import Run, intersect
 

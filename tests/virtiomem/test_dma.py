@@ -11,8 +11,8 @@ import pytest
 from pyvfio.dma import Access, MappedRun
 from pyvfio.errors import InvalidArgument, OutsideIovaRanges, ShortUnmap, VfioError
 from pyvfio.memory import Memory, MemoryKind
-from tests.virtiomem.fakes import ADDRESS, BLOCK, MIB, FakeMemory, Heard
-from tests.virtiomem.spaces import RecordingAddressSpace
+from tests.support.virtiomem.fakes import ADDRESS, BLOCK, MIB, FakeMemory, Heard
+from tests.support.virtiomem.spaces import RecordingAddressSpace
 from virtiomem.device import Request, RequestType, Response, ResponseType, VirtioMem
 from virtiomem.discard import DiscardCoordination, DiscardUse, Section
 from virtiomem.errors import BusyReason, DiscardRefused, ListenerDiverged

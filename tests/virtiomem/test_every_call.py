@@ -20,7 +20,7 @@ from pyvfio.faults import Call, Fault, FaultyKernel, Rule, ShortUnmap
 from pyvfio.faults.rules import UNMAPS
 from pyvfio.sim import SimKernel
 from pyvfio.sim.vfio.container import ContainerState
-from tests.virtiomem.fakes import ADDRESS, MIB
+from tests.support.virtiomem.fakes import ADDRESS, MIB
 from virtiomem.device import Request, RequestType, Response, ResponseType, VirtioMem
 from virtiomem.mapping import DmaMapper
 from virtiomem.runs import Run

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from pyvfio.errors import VfioError
-from tests.virtiomem.fakes import ADDRESS, BLOCK, FakeListener, Machine, divided
+from tests.support.virtiomem.fakes import ADDRESS, BLOCK, FakeListener, Machine, divided
 from virtiomem.device import ResponseType
 from virtiomem.discard import Section
 from virtiomem.errors import DeviceBusy

@@ -7,7 +7,7 @@ import pytest
 from pyvfio.errors import InvalidArgument
 from pyvfio.kernel import HugePages, Memlock
 from pyvfio.sim import SimKernel
-from tests.virtiomem.fakes import MIB
+from tests.support.virtiomem.fakes import MIB
 from virtiomem.planner import Limit, Limits, Plan, Row, Verdict, fitting_block_size, plan
 
 GIB = 1 << 30

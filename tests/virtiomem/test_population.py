@@ -11,7 +11,7 @@ from pyvfio.drivers.edu import edu_addresses
 from pyvfio.errors import InvalidArgument
 from pyvfio.kernel import transparent_huge_page_size
 from pyvfio.sim import SimKernel
-from tests.virtiomem.fakes import ADDRESS, BLOCK, FakeListener, FakeMemory, Machine
+from tests.support.virtiomem.fakes import ADDRESS, BLOCK, FakeListener, FakeMemory, Machine
 from virtiomem.device import Request, RequestType, Response, ResponseType, VirtioMem
 from virtiomem.discard import RamDiscardManager, Section
 from virtiomem.mapping import DmaMapper

@@ -13,7 +13,7 @@ import pytest
 from pyvfio.errors import InvalidArgument
 from tests.control.conftest import running
 from tests.oracle.sequences import RandomTrace
-from tests.virtiomem.fakes import ADDRESS, BLOCK, FakeListener, FakeMemory
+from tests.support.virtiomem.fakes import ADDRESS, BLOCK, FakeListener, FakeMemory
 from virtiomem import trace
 from virtiomem.cli import main
 from virtiomem.control import ControlClient

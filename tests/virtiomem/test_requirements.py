@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pyvfio.memory import Memory, MemoryKind
-from tests.virtiomem.fakes import ADDRESS, BLOCK, Machine
+from tests.support.virtiomem.fakes import ADDRESS, BLOCK, Machine
 from virtiomem.device import Config, Request, RequestType, Response, ResponseType, VirtioMem
 from virtiomem.errors import DeviceBusy
 

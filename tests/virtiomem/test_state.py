@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.virtiomem.fakes import ADDRESS, BLOCK, FakeMemory, Machine, divided
+from tests.support.virtiomem.fakes import ADDRESS, BLOCK, FakeMemory, Machine, divided
 from virtiomem.device import Config, Feature, RequestType, ResponseType, VirtioMem
 from virtiomem.device.state import DeviceState
 from virtiomem.errors import BusyReason, DeviceBusy, ProtocolViolation, StateRefused

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import pytest
 
 from pyvfio.errors import InvalidArgument, VfioError
-from tests.virtiomem.fakes import ADDRESS, BLOCK, MIB
+from tests.support.virtiomem.fakes import ADDRESS, BLOCK, MIB
 from virtiomem import trace
 from virtiomem.device import BlockState, Request, RequestType, Response, ResponseType
 

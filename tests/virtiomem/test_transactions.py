@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from pyvfio.errors import VfioError
-from tests.virtiomem.fakes import ADDRESS, BLOCK, FakeListener, FakeMemory, FakeSource, Machine, divided
+from tests.support.virtiomem.fakes import ADDRESS, BLOCK, FakeListener, FakeMemory, FakeSource, Machine, divided
 from virtiomem.device import RequestType, ResponseType, VirtioMem
 from virtiomem.discard import DiscardCoordination, RamDiscardManager, Section
 from virtiomem.errors import BusyReason, DeviceBusy, ListenerDiverged

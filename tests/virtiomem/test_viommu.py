@@ -16,8 +16,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from pyvfio.dma import Access
 from pyvfio.errors import InvalidArgument, ShortUnmap, VfioError
 from pyvfio.memory import Memory, MemoryKind
-from tests.virtiomem.fakes import ADDRESS, BLOCK, FakeMemory, Faults, failure
-from tests.virtiomem.spaces import RecordingAddressSpace
+from tests.support.virtiomem.fakes import ADDRESS, BLOCK, FakeMemory, Faults, failure
+from tests.support.virtiomem.spaces import RecordingAddressSpace
 from virtiomem.device import Request, RequestType, Response, ResponseType, VirtioMem
 from virtiomem.discard import DiscardCoordination, DiscardUse, RamDiscardManager, Section
 from virtiomem.errors import DiscardRefused, GuestMappingRefused, ListenerDiverged, Refusal

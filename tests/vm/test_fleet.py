@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.vm import session
-from tests.vm.fleet import WORKER, Fleet
-from tests.vm.worker import Task
+from tests.support.vm import session
+from tests.support.vm.fleet import WORKER, Fleet
+from tests.support.vm.worker import Task
 
 TARGET = "built-intel"
 

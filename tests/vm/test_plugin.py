@@ -9,14 +9,23 @@ import sys
 import pytest
 from vmlib.kernels import KERNELS
 
+from tests.support.vm.target import FEATURES, REQUIRED, TARGETS, Target, chosen, features
+from tests.support.vm.worker import slot_count
 from tests.vm.conftest import ROOT
-from tests.vm.target import FEATURES, REQUIRED, TARGETS, Target, chosen, features
-from tests.vm.worker import slot_count
 
 
 @pytest.mark.usefixtures("start")
 def test_a_machine_that_ends_in_the_middle_is_shown_against_the_test_it_ran(vm_kernel: str) -> None:
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--kernel", vm_kernel, "tests/vm/crashing.py"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "no:cacheprovider",
+        "--kernel",
+        vm_kernel,
+        "tests/support/vm/crashing.py",
+    ]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 1
     assert "3 failed, 1 passed" in ended.stdout

@@ -11,10 +11,10 @@ from pyvfio.abi import mman
 from pyvfio.host import bind, unbind
 from pyvfio.kernel import read_text, write_text
 from pyvfio.noiommu import TAINT_USER, TAINTED
-from tests.capabilities import without_raw_io
 from tests.conformance.bench import PAGE, Bench
 from tests.conformance.calls.group import find
 from tests.conformance.step import Reply, Step, call
+from tests.support.capabilities import without_raw_io
 
 TYPE1_PARAMETERS = "/sys/module/vfio_iommu_type1/parameters"
 
