@@ -4,7 +4,7 @@ PYTHON = .venv/bin/python
 # Compiled files are wanted, whatever the user's habit: making them takes a virtual machine long.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: help demo test test-fast test-matrix conformance check docs format bench bench-vm clean
+.PHONY: help demo test test-fast test-python test-matrix conformance check docs format bench bench-vm clean
 
 help:  ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,6 +18,9 @@ test: .venv/dev  ## all tests, on the simulated kernel and on a real one in a vi
 
 test-fast: .venv/dev  ## all tests that need no virtual machine
 	$(PYTHON) -m pytest --kernel simulated --numprocesses auto --maxprocesses 4 --dist worksteal
+
+test-python: .venv/dev  ## all tests that need no virtual machine, under the newest Python that Debian has
+	$(PYTHON) tools/newest-python -m pytest --kernel simulated --numprocesses auto --maxprocesses 4 --dist worksteal
 
 test-matrix: .venv/dev  ## the tests of the kernel interface on every kernel and IOMMU model
 	@tools/setup machine

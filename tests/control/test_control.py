@@ -213,8 +213,9 @@ def test_the_metrics_port(manager: Running) -> None:
         with urllib.request.urlopen(port.url) as answer:
             assert answer.headers["Content-Type"] == CONTENT_TYPE
             assert answer.read().decode().startswith("# HELP virtiomem_region_bytes")
-        with pytest.raises(urllib.error.HTTPError, match="404"):
+        with pytest.raises(urllib.error.HTTPError, match="404") as refused:
             urllib.request.urlopen(port.url.replace("/metrics", "/"))
+        refused.value.close()
         with pytest.raises(VfioError, match="another port"):
             MetricsPort(int(port.url.split(":")[2].split("/")[0]), str)
     with pytest.raises(urllib.error.URLError):
