@@ -19,7 +19,7 @@ PAGES = {"docs/design.md": "VFIO_IOMMU_MAP_DMA and pyvfio.kernel.limits"}
 
 @pytest.fixture(scope="module")
 def tree() -> Tree:
-    return Tree.read(ROOT, (*PACKAGES, *USERS))
+    return Tree.read(ROOT, (*PACKAGES, *USERS, "tests"))
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +76,8 @@ FAULTS = [
         "from virtiomem.discard.manager import x\n",
         "virtiomem.discard.manager, an inside of",
     ),
+    ("tests/test_docs.py", "from tests.test_interface import x\n", "tests.test_interface, which has tests or fixtures"),
+    ("tests/support/overlay.py", "from tests.oracle import judges\n", "tests.oracle.judges into tests/support"),
     ("virtiomem/runs.py", f'"""{DAMAGED}"""\n', f"{DAMAGED} is in no header that we mirror"),
     ("virtiomem/runs.py", "# MADV_POPULATE_WRYTE\n", "MADV_POPULATE_WRYTE is in no header that we mirror"),
     ("virtiomem/runs.py", "# VFIO_NOTHING_*\n", "VFIO_NOTHING_* is in no header that we mirror"),
@@ -94,6 +96,7 @@ RIGHT = [
     ),
     ("pyvfio/host/guard.py", "from .undo import UndoFile\n"),
     ("examples/discards.py", "from pyvfio import Container\nfrom pyvfio.drivers.edu import Edu\n"),
+    ("tests/test_docs.py", "from tests.support import overlay\nfrom tests.oracle.judges import JUDGES\n"),
     ("virtiomem/cli/plan.py", "from pyvfio.sim import SimKernel\n"),
 ]
 

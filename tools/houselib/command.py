@@ -9,6 +9,7 @@ from pathlib import Path
 
 from houselib.circles import circles
 from houselib.floors import directions, faces, public_modules_are_there
+from houselib.helpers import helpers
 from houselib.names import names, paths
 from houselib.private import private
 from houselib.sizes import sizes
@@ -29,7 +30,7 @@ def main() -> int:
     parser.add_argument("--keys", action="store_true", help=f"each as {KNOWN} names it")
     options = parser.parse_args()
     known = "" if options.all else (ROOT / KNOWN).read_text(encoding="utf-8")
-    found = [*unknown([*violations(Tree.read(ROOT, (*PACKAGES, *USERS)), pages(ROOT))], known)]
+    found = [*unknown([*violations(Tree.read(ROOT, (*PACKAGES, *USERS, "tests")), pages(ROOT))], known)]
     for line in dict.fromkeys(each.key if options.keys else str(each) for each in found):
         print(line)
     if found:
@@ -44,16 +45,17 @@ def pages(root: Path) -> dict[str, str]:
 
 
 def violations(tree: Tree, pages: Mapping[str, str]) -> Iterator[Violation]:
-    """What the rules find in the two packages, in who uses them, and in pages."""
+    """What the rules find in the two packages, in who uses them, in the tests, and in pages."""
     packages = tree.only(PACKAGES)
     yield from directions(packages)
-    yield from faces(tree)
+    yield from faces(tree.only((*PACKAGES, *USERS)))
     yield from public_modules_are_there(packages)
     yield from circles(packages)
     yield from names(packages, pages)
     yield from paths(packages, pages)
     yield from private(packages)
     yield from sizes(packages)
+    yield from helpers(tree)
 
 
 def unknown(found: list[Violation], known: str) -> Iterator[Violation]:
