@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from houselib.table import HOUSES, House
 
 import pyvfio.cli
 import virtiomem.cli
@@ -96,6 +97,20 @@ def test_every_block_says_what_it_is(page: Path) -> None:
         assert block.language in LANGUAGES, block.name
         assert (">>> " in block.text) == (block.language == "pycon"), block.name
         assert (re.search(r"^\$ ", block.text, re.MULTILINE) is not None) == (block.language == "console"), block.name
+
+
+def test_every_folder_of_tests_is_explained() -> None:
+    folders = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and not path.name.startswith("__")}
+    page = (ROOT / "tests/README.md").read_text()
+    assert set(re.findall(r"^\| `(\w+)/` \|", page, re.MULTILINE)) == folders
+
+
+@pytest.mark.parametrize("house", HOUSES, ids=lambda house: house.name)
+def test_every_floor_of_the_house_is_explained(house: House) -> None:
+    """docs/design.md has the floors of the table that tools/house checks, in their order."""
+    page = (ROOT / "docs/design.md").read_text()
+    rows = page.split(f"| `{house.name}` | |\n|---|---|\n")[1].split("\n\n")[0].splitlines()
+    assert [" ".join(re.findall(r"`(\w+)`", row.split("|")[1])) for row in rows] == [*house.floors]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("**/*.md")))
+PAGES = (
+    *(ROOT / page for page in ("README.md", "CONTRIBUTING.md", "tests/README.md")),
+    *sorted((ROOT / "docs").glob("**/*.md")),
+)
 
 _BLOCK = re.compile(
     r"^(?:<!-- before: (?P<before>.*) -->\n)?```(?P<opening>.*)\n(?P<text>(?:.*\n)*?)```$", re.MULTILINE

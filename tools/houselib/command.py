@@ -40,7 +40,8 @@ def main() -> int:
 
 def pages(root: Path) -> dict[str, str]:
     """The text of the README and the docs, by path. Not the changelog: it says what was."""
-    files = [root / "README.md", root / "CONTRIBUTING.md", *sorted((root / "docs").rglob("*.md"))]
+    files = [root / page for page in ("README.md", "CONTRIBUTING.md", "tests/README.md")]
+    files += [*sorted((root / "docs").rglob("*.md"))]
     return {path.relative_to(root).as_posix(): path.read_text(encoding="utf-8") for path in files}
 
 
