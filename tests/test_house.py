@@ -143,8 +143,11 @@ def test_a_full_package_is_found(tree: Tree, before: set[str]) -> None:
 
 
 def test_pages_say_what_is_there(tree: Tree, before: set[str]) -> None:
-    pages = {"docs/new.md": f"is\n{DAMAGED} of pyvfio.limits"}
-    name, path = new(tree, before, pages)
+    pages = {
+        "docs/new.md": f"is\n{DAMAGED} of pyvfio.limits\n>>> from pyvfio.dma.iova import Fit\nfrom pyvfio import Fit"
+    }
+    face, name, path = new(tree, before, pages)
+    assert str(face).startswith("docs/new.md:3: imports pyvfio.dma.iova, an inside of pyvfio.dma")
     assert str(name).startswith(f"docs/new.md:2: {DAMAGED} is in no header")
     assert str(path) == "docs/new.md:2: pyvfio.limits is not there: say where it is now"
 

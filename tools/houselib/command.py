@@ -31,11 +31,12 @@ def main() -> int:
     options = parser.parse_args()
     known = "" if options.all else (ROOT / KNOWN).read_text(encoding="utf-8")
     found = [*unknown([*violations(Tree.read(ROOT, (*PACKAGES, *USERS, "tests")), pages(ROOT))], known)]
-    for line in dict.fromkeys(each.key if options.keys else str(each) for each in found):
+    lines = dict.fromkeys(each.key if options.keys else str(each) for each in found)
+    for line in lines:
         print(line)
-    if found:
-        print(f"tools/house: {len(found)} to mend", file=sys.stderr)
-    return int(bool(found))
+    if lines:
+        print(f"tools/house: {len(lines)} to mend", file=sys.stderr)
+    return int(bool(lines))
 
 
 def pages(root: Path) -> dict[str, str]:
@@ -49,7 +50,7 @@ def violations(tree: Tree, pages: Mapping[str, str]) -> Iterator[Violation]:
     """What the rules find in the two packages, in who uses them, in the tests, and in pages."""
     packages = tree.only(PACKAGES)
     yield from directions(packages)
-    yield from faces(tree.only((*PACKAGES, *USERS)))
+    yield from faces(tree.only((*PACKAGES, *USERS)), pages)
     yield from public_modules_are_there(packages)
     yield from circles(packages)
     yield from names(packages, pages)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 
 from houselib import table
 from houselib.table import FACES_IN_ROOMS, HOUSES, PUBLIC_BY_MODULE, USED_ONLY_BY, USES, House
 from houselib.tree import Import, Module, Tree, is_in
 from houselib.violation import Violation, stale
+
+# In a block of a page: as a line of a program, or after a prompt.
+IMPORT = re.compile(r"(?:>>> )?((?:from [\w.]+ )?import [\w., ]+)")
 
 
 def room_of(name: str) -> str:
@@ -83,11 +87,17 @@ def _room(house: House, name: str) -> str | None:
     return ".".join(name.split(".")[: house.name.count(".") + 2])
 
 
-def faces(tree: Tree) -> Iterator[Violation]:
-    """Rule "face": from outside a room its face, from inside never."""
-    for module in tree.modules.values():
+def faces(tree: Tree, pages: Mapping[str, str]) -> Iterator[Violation]:
+    """Rule "face": from outside a room its face, from inside never. Also for the examples of pages, text by path."""
+    for module in (*tree.modules.values(), *(_examples(*page) for page in pages.items())):
         for found in tree.imports(module):
             yield from _face(tree.modules[found.module], module, found)
+
+
+def _examples(path: str, text: str) -> Module:
+    """The imports of a page, each on its line."""
+    lines = (IMPORT.fullmatch(line) for line in text.splitlines())
+    return Module.parse(path, path, "\n".join(line[1] if line else "" for line in lines))
 
 
 def _face(target: Module, module: Module, found: Import) -> Iterator[Violation]:
