@@ -32,10 +32,11 @@ conformance: .venv/dev  ## every case of the kernel interface on every kernel: w
 	@tools/setup machine
 	PYTHONPATH=tools $(PYTHON) -m tests.conformance.document
 
-check: .venv/dev docs  ## ruff, mypy --strict, and the documentation without a warning
+check: .venv/dev docs  ## ruff, mypy --strict, the house by its table, and the documentation without a warning
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
+	$(PYTHON) tools/house
 
 docs: .venv/dev  ## the documentation as a site, in build/site; any warning is an error
 	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet

@@ -31,7 +31,7 @@ _LAST = END - 0x1_0000 - 1
 
 
 class IommuType(enum.IntEnum):
-    """Which rules a container follows; the values of VFIOSET_IOMMU."""
+    """Which rules a container follows; the values of VFIO_SET_IOMMU."""
 
     TYPE1 = vfio.VFIO_TYPE1_IOMMU
     TYPE1v2 = vfio.VFIO_TYPE1v2_IOMMU
@@ -41,7 +41,7 @@ class IommuType(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class IommuInfo:
-    """What VFIO_IOMMUGET_INFO says. Sizes in bytes.
+    """What VFIO_IOMMU_GET_INFO says. Sizes in bytes.
 
     mappings_left: None where the kernel sets no limit or, before Linux 5.10, does not tell. dirty_page_size and
     largest_dirty_bitmap: None without dirty tracking.
@@ -154,7 +154,7 @@ class Container(MappingSpace):
         the IOMMU type.
 
         Existing mappings are entered for the new group too. A failure leaves the group out, and whose child it was.
-        Raises GroupNotViable. Source: VFIO_GROUP_SET_CONTAINER, VFIOSET_IOMMU.
+        Raises GroupNotViable. Source: VFIO_GROUP_SET_CONTAINER, VFIO_SET_IOMMU.
         """
         self._check_open()
         with self._lock:

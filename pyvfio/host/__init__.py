@@ -1,9 +1,9 @@
 """The host around VFIO: which PCI devices there are, which driver and group they are in."""
 
-from pyvfio.host.binding import bind, group_addresses, restore, unbind
+from pyvfio.host.binding import Binding, Write, bind, group_addresses, restore, unbind
 from pyvfio.host.details import DeviceDetails, device_details
 from pyvfio.host.inventory import Entry, inventory
-from pyvfio.host.network import InterfaceUse, LinuxNetwork
+from pyvfio.host.network import InterfaceUse, LinuxNetwork, Network
 from pyvfio.host.rebind import (
     Change,
     perform,
@@ -14,19 +14,23 @@ from pyvfio.host.rebind import (
     require_expected,
     require_not_needed,
 )
-from pyvfio.host.uevents import LinuxUevents, Uevent, wait_for_node
+from pyvfio.host.uevents import LinuxUevents, Uevent, Uevents, wait_for_node
 from pyvfio.host.undo import DEFAULT, UndoFile
 
 __all__ = [
     "DEFAULT",
+    "Binding",
     "Change",
     "DeviceDetails",
     "Entry",
     "InterfaceUse",
     "LinuxNetwork",
     "LinuxUevents",
+    "Network",
     "Uevent",
+    "Uevents",
     "UndoFile",
+    "Write",
     "bind",
     "device_details",
     "group_addresses",

@@ -1,80 +1,14 @@
-"""A manager in this process, on the simulated kernel, with its control socket."""
+"""A manager and a client of its control socket, as fixtures."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TextIO
 
 import pytest
 
-from pyvfio import MemoryKind
-from pyvfio.faults import FaultyKernel, Rule
-from pyvfio.sim import SimKernel
-from virtiomem.control import ControlClient, ControlServer, DeviceStatus
-from virtiomem.stand_in import Manager, ManagerOptions
-
-MIB = 1 << 20
-BLOCK = 2 * MIB
-ADDRESS = 1 << 32
-
-
-@dataclass(slots=True)
-class Running:
-    """stops: how often somebody asked for a stop."""
-
-    path: Path
-    kernel: SimKernel
-    server: ControlServer
-    manager: Manager
-    stops: list[bool] = field(default_factory=list)
-
-    def reach(self, client: ControlClient, requested_size: int, name: str | None = None) -> DeviceStatus:
-        """Resize, and wait until the stand-in has done it."""
-        client.resize(requested_size, name)
-        revision = -1
-        for _ in range(1000):
-            revision, (status,) = client.show(after=revision, timeout=5.0)
-            if status.plugged_size == requested_size:
-                return status
-        raise AssertionError(status)
-
-
-@contextmanager
-def running(
-    path: Path,
-    *faults: Rule,
-    region_size: int = 64 * MIB,
-    devices: int = 2,
-    exercise: bool = False,
-    record: TextIO | None = None,
-) -> Iterator[Running]:
-    stops: list[bool] = []
-    kernel = SimKernel(edu_devices=devices)
-    with ExitStack() as stack:
-        server = stack.enter_context(ControlServer(str(path), lambda: stops.append(True)))
-        manager = stack.enter_context(
-            Manager(
-                ManagerOptions(
-                    kernel=FaultyKernel(kernel, *faults),
-                    name="vm0",
-                    devices=sorted(kernel.functions),
-                    memory_kind=MemoryKind.ANONYMOUS,
-                    page_size=None,
-                    region_size=region_size,
-                    block_size=BLOCK,
-                    address=ADDRESS,
-                    exercise=exercise,
-                    record=record,
-                ),
-                server.changed,
-            )
-        )
-        server.manage(manager.managed)
-        stack.callback(server.forget, "vm0")
-        yield Running(path, kernel, server, manager, stops)
+from tests.support.virtiomem.managers import Running, running
+from virtiomem.control import ControlClient
 
 
 @pytest.fixture

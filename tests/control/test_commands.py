@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.control.conftest import ADDRESS, BLOCK, MIB, Running, running
 from tests.support.schemas import checked
+from tests.support.virtiomem.managers import ADDRESS, BLOCK, MIB, Running, running, status
 from virtiomem import Run
 from virtiomem.cli import main
 from virtiomem.control import ControlClient, DeviceStatus
@@ -80,28 +80,6 @@ def test_which_manager(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.M
             assert main(["show"]) == 1
             assert "one, two" in capsys.readouterr().err
             assert main(["show", "--name", "two"]) == 0
-
-
-def status(region_size: int, block_size: int, *plugged: Run, usable_size: int | None = None) -> DeviceStatus:
-    return DeviceStatus(
-        name="vm & <0>",
-        address=ADDRESS,
-        region_size=region_size,
-        block_size=block_size,
-        usable_size=region_size if usable_size is None else usable_size,
-        plugged_size=sum(run.size for run in plugged),
-        requested_size=region_size,
-        node_id=None,
-        memory_kind="anon",
-        page_size=4096,
-        plugged=plugged,
-        address_spaces=(),
-        guest="",
-        waiting_for=None,
-        broken=False,
-        migrating=False,
-        divergences=(),
-    )
 
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -18,8 +18,8 @@ import pytest
 from pyvfio import VfioError
 from pyvfio.abi import vfio
 from pyvfio.faults import Fault
-from tests.control.conftest import ADDRESS, BLOCK, MIB, Running, running
 from tests.support.schemas import checked
+from tests.support.virtiomem.managers import ADDRESS, BLOCK, MIB, Running, running
 from virtiomem import Run
 from virtiomem.control import ControlClient, ControlRefused, MetricsPort, places
 from virtiomem.control.metrics import CONTENT_TYPE

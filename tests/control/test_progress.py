@@ -8,8 +8,7 @@ from dataclasses import replace
 import pytest
 
 from pyvfio.commandline import Output
-from tests.control.conftest import BLOCK, MIB, Running
-from tests.control.test_commands import status
+from tests.support.virtiomem.managers import BLOCK, MIB, Running, status
 from virtiomem.cli import main
 from virtiomem.cli.progress import Progress
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 
 import pytest
 
@@ -16,29 +15,7 @@ from pyvfio.sim import SimKernel
 from tests.support.interface import rows
 from tests.support.kernels.calls import recorded
 from tests.support.kernels.modes import MODES, Mode, Space
-
-MEBIBYTE = 1 << 20
-IOVA = 0x1_0000_0000
-MOCK_IOVA = 0x100_0000
-"""The first address that the IOMMU of iommufd's test devices translates."""
-
-MEMORY_KINDS = [
-    MemoryKind.ANONYMOUS,
-    MemoryKind.THP,
-    MemoryKind.MEMFD,
-    MemoryKind.HUGETLB,
-    MemoryKind.HUGETLB_ANONYMOUS,
-]
-
-
-@dataclass(frozen=True, slots=True)
-class Testbed:
-    """devices: PCI addresses of edu devices, each in an IOMMU group of its own, bound to vfio-pci."""
-
-    __test__ = False
-
-    kernel: Kernel
-    devices: list[str]
+from tests.support.kernels.testbed import MEBIBYTE, Testbed, populated
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -150,14 +127,3 @@ def memory(kernel: Kernel) -> Iterator[Memory]:
     with Memory.allocate(MemoryKind.ANONYMOUS, 8 * MEBIBYTE, kernel=kernel) as memory:
         memory.populate(0, memory.size)
         yield memory
-
-
-def populated(kernel: Kernel, kind: MemoryKind, size: int) -> Memory:
-    """Memory with a page everywhere."""
-    memory = Memory.allocate(kind, size, kernel=kernel)
-    try:
-        memory.populate(0, size)
-    except OSError:
-        memory.close()
-        raise
-    return memory

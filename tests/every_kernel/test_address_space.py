@@ -21,8 +21,8 @@ from pyvfio import (
     OutsideIovaRanges,
     StillMapped,
 )
-from tests.every_kernel.conftest import IOVA, MEBIBYTE
 from tests.support.kernels.modes import Mode, Space
+from tests.support.kernels.testbed import IOVA, MEBIBYTE
 
 BLOCK = 2 * MEBIBYTE
 

@@ -24,9 +24,9 @@ from pyvfio import (
 from pyvfio.host import bind, restore, unbind
 from pyvfio.kernel import DMA_ENTRY_LIMIT, huge_pages, read_text, write_text
 from pyvfio.sim import SimKernel
-from tests.every_kernel.conftest import IOVA, MEBIBYTE, Testbed
 from tests.support.kernels.hardware import shared_group
 from tests.support.kernels.modes import Mode, Space
+from tests.support.kernels.testbed import IOVA, MEBIBYTE, Testbed
 from tests.support.memlock import memlock_limited
 
 BLOCK = 2 * MEBIBYTE

@@ -6,7 +6,7 @@ import pytest
 
 from pyvfio import Container, MemoryKind
 from pyvfio.kernel import memlock
-from tests.every_kernel.conftest import Testbed
+from tests.support.kernels.testbed import Testbed
 from virtiomem.stand_in import demo
 
 

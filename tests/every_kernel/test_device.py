@@ -26,7 +26,7 @@ from pyvfio.drivers.edu import Edu
 from pyvfio.host import bind, restore, unbind
 from pyvfio.kernel import memlock
 from pyvfio.sysfs import group_members, pci_device
-from tests.every_kernel.conftest import IOVA, MEBIBYTE, Testbed
+from tests.support.kernels.testbed import IOVA, MEBIBYTE, Testbed
 
 
 def test_what_the_kernel_tells_of_an_edu_device(container: Container, testbed: Testbed) -> None:

@@ -23,8 +23,8 @@ from pyvfio import (
 from pyvfio.drivers.edu import Edu, edu_addresses
 from pyvfio.drivers.iommufd_mock import MockDevice, MockDeviceFlags
 from pyvfio.sim import SimKernel
-from tests.every_kernel.conftest import IOVA, MEBIBYTE, MOCK_IOVA
 from tests.support.kernels.modes import Mode, Space
+from tests.support.kernels.testbed import IOVA, MEBIBYTE, MOCK_IOVA
 
 PAGE = 4096
 BLOCK = 2 * MEBIBYTE

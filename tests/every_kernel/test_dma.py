@@ -6,8 +6,8 @@ import pytest
 
 from pyvfio import Access, Kernel, Memory, MemoryKind, VfioError
 from pyvfio.drivers.edu import Edu
-from tests.every_kernel.conftest import IOVA, MEBIBYTE, MEMORY_KINDS, populated
 from tests.support.kernels.modes import Space
+from tests.support.kernels.testbed import IOVA, MEBIBYTE, MEMORY_KINDS, populated
 
 BLOCK = 2 * MEBIBYTE
 MESSAGE = bytes(range(256)) * 8

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from examples import discards, e1000e_interrupts, edu_transfer, nvme_read_write
-from tests.every_kernel.conftest import Testbed
 from tests.support.kernels.hardware import E1000E, NVME, bound
 from tests.support.kernels.modes import Mode
+from tests.support.kernels.testbed import Testbed
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 LONGEST = 150

@@ -40,8 +40,8 @@ from pyvfio import (
 )
 from pyvfio.abi import pci_regs
 from pyvfio.sim import SimKernel
-from tests.every_kernel.conftest import Testbed
 from tests.support.kernels.hardware import NVME, bound, virtual_function
+from tests.support.kernels.testbed import Testbed
 
 VECTORS = 7
 VERSION, CONFIGURATION, STATUS, ADMIN_SUBMISSIONS = 0x08, 0x14, 0x1C, 0x28

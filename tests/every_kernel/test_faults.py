@@ -13,7 +13,7 @@ from pyvfio.abi import vfio
 from pyvfio.errors import ShortUnmap as ShortUnmapError
 from pyvfio.faults import Before, Fault, FaultyKernel, Hold, ShortUnmap, Vanish
 from pyvfio.kernel import memlock
-from tests.every_kernel.conftest import IOVA, MEBIBYTE, Testbed
+from tests.support.kernels.testbed import IOVA, MEBIBYTE, Testbed
 
 BLOCK = 2 * MEBIBYTE
 

@@ -10,7 +10,7 @@ from pyvfio import Container, DeviceBusy, Group, InvalidArgument, IommuType, Ker
 from pyvfio.drivers.edu import Edu
 from pyvfio.kernel import memlock
 from pyvfio.sysfs import pci_device
-from tests.every_kernel.conftest import IOVA, MEBIBYTE, Testbed
+from tests.support.kernels.testbed import IOVA, MEBIBYTE, Testbed
 
 pytestmark = pytest.mark.needs("type1")
 

@@ -32,7 +32,7 @@ from pyvfio.drivers.edu import Edu, edu_addresses
 from pyvfio.kernel import memlock
 from pyvfio.sim import SimKernel
 from pyvfio.sysfs import pci_device
-from tests.every_kernel.conftest import IOVA, MEBIBYTE, Testbed, populated
+from tests.support.kernels.testbed import IOVA, MEBIBYTE, Testbed, populated
 
 pytestmark = pytest.mark.needs("iommufd", "cdev")
 

@@ -8,7 +8,7 @@ from pyvfio import Access, Container, IommuType, Kernel, Memory, MemoryKind, Not
 from pyvfio.container.live_update import invalidate_vaddrs, update_vaddr
 from pyvfio.drivers.edu import Edu
 from pyvfio.kernel import memlock
-from tests.every_kernel.conftest import IOVA, MEBIBYTE, Testbed, populated
+from tests.support.kernels.testbed import IOVA, MEBIBYTE, Testbed, populated
 
 BLOCK = 2 * MEBIBYTE
 MESSAGE = bytes(range(256)) * 4

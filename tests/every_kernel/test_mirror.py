@@ -16,8 +16,8 @@ from pyvfio import Container, Ioas, Memory, MemoryKind
 from pyvfio.drivers.edu import Edu
 from pyvfio.sim import SimKernel
 from pyvfio.sim.vfio.container import ContainerState
-from tests.every_kernel.conftest import IOVA, MEBIBYTE, Testbed
 from tests.support.kernels.modes import Mode, Space
+from tests.support.kernels.testbed import IOVA, MEBIBYTE, Testbed
 from virtiomem import DeviceBusy, DmaMapper, Request, RequestType, Response, ResponseType, Run, VirtioMem
 
 BLOCK = MEBIBYTE

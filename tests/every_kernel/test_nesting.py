@@ -16,7 +16,7 @@ from pyvfio import (
     VfioError,
 )
 from pyvfio.drivers.iommufd_mock import MockDevice, MockDeviceFlags, MockInvalidation, MockStage1
-from tests.every_kernel.conftest import MOCK_IOVA
+from tests.support.kernels.testbed import MOCK_IOVA
 
 pytestmark = pytest.mark.needs("iommufd-test")
 

@@ -23,9 +23,9 @@ from pyvfio.abi.mman import MADV_DONTNEED
 from pyvfio.drivers.edu import Edu, edu_addresses
 from pyvfio.kernel import memlock
 from pyvfio.noiommu import PhysicalRange, PhysicalRun, UnsafePhysicalMemory
-from tests.every_kernel.conftest import IOVA, MEBIBYTE, MEMORY_KINDS, populated
 from tests.support.capabilities import without_raw_io
 from tests.support.kernels.hardware import machine_without_iommu
+from tests.support.kernels.testbed import IOVA, MEBIBYTE, MEMORY_KINDS, populated
 
 pytestmark = pytest.mark.needs("noiommu")
 

@@ -29,8 +29,8 @@ from pyvfio.drivers.edu import Edu
 from pyvfio.drivers.iommufd_mock import EVENT_SIZE, EVENTS, MockDevice, MockStage1, MockViommu
 from pyvfio.iommufd.cdev import cdev_node
 from pyvfio.sysfs import pci_device
-from tests.every_kernel.conftest import IOVA, MEBIBYTE, Testbed
 from tests.support.kernels.modes import Mode, Space
+from tests.support.kernels.testbed import IOVA, MEBIBYTE, Testbed
 
 BLOCK = 2 * MEBIBYTE
 MESSAGE = bytes(range(256)) * 4

@@ -14,8 +14,8 @@ from pyvfio.drivers.edu import Edu
 from pyvfio.kernel import memlock
 from pyvfio.memory import SharedMemory
 from pyvfio.sim import SimKernel
-from tests.every_kernel.conftest import IOVA, MEBIBYTE, Testbed, populated
 from tests.support.kernels.processes import another_process
+from tests.support.kernels.testbed import IOVA, MEBIBYTE, Testbed, populated
 from tests.support.memlock import memlock_limited
 
 BLOCK = 2 * MEBIBYTE

@@ -11,8 +11,8 @@ from pyvfio import Container, Device, PciCommand, RegionFlags, RegionIndex, Vfio
 from pyvfio.host import bind, restore
 from pyvfio.sim import PciFunction, SimKernel
 from pyvfio.sysfs import group_members, pci_device
-from tests.every_kernel.conftest import Testbed
 from tests.support.kernels.hardware import E1000E, VGA, Kind, bound
+from tests.support.kernels.testbed import Testbed
 
 STATUS = 0x0008
 TEXT = 0xB8000

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.every_kernel.conftest import Testbed
+from tests.support.kernels.testbed import Testbed
 from tests.support.vhost_user.driver import ask, started
 from tests.support.vhost_user.front_end import BLOCK, REGION_ADDRESS, REGION_SIZE, Elsewhere, FrontEnd
-from tests.vhost_user.test_serve import serving
+from tests.support.vhost_user.process import serving
 from virtiomem import RequestType, Response, ResponseType
 from virtiomem.control import ControlClient
 

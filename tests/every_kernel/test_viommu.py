@@ -30,7 +30,7 @@ from pyvfio.drivers.iommufd_mock import (
     MockStage1,
     MockViommu,
 )
-from tests.every_kernel.conftest import MOCK_IOVA
+from tests.support.kernels.testbed import MOCK_IOVA
 
 pytestmark = pytest.mark.needs("iommufd-test")
 

@@ -15,8 +15,8 @@ from pyvfio.drivers.edu import Edu
 from pyvfio.faults import Fault, FaultyKernel
 from pyvfio.kernel import huge_pages, memlock
 from pyvfio.sim import SimKernel
-from tests.every_kernel.conftest import IOVA, MEBIBYTE, MEMORY_KINDS, Testbed
 from tests.support.kernels.modes import Mode
+from tests.support.kernels.testbed import IOVA, MEBIBYTE, MEMORY_KINDS, Testbed
 from virtiomem import (
     BusyReason,
     DeviceBusy,

@@ -9,7 +9,7 @@ from vmlib.guest import Guest
 from vmlib.kernels import Image
 
 from tests.support.guest.view import memory, total
-from tests.vhost_user.test_serve import serving
+from tests.support.vhost_user.process import serving
 from virtiomem import Run
 from virtiomem.cli import main
 from virtiomem.trace import replay

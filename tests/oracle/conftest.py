@@ -1,14 +1,12 @@
-"""The judges as fixtures. Where nothing may be missing (CI), a missing judge is a failure, elsewhere a skip."""
+"""The judges as fixtures."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
-from vmlib.errors import Unavailable
 
-from tests.oracle.judges import JUDGES
+from tests.oracle.judges import JUDGES, available
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -26,15 +24,6 @@ def fast(request: pytest.FixtureRequest) -> bool:
 def judge(judge_name: str) -> Path:
     """A QEMU to run."""
     return available(judge_name)
-
-
-def available(name: str) -> Path:
-    try:
-        return JUDGES[name]()
-    except Unavailable as error:
-        if os.environ.get("CI"):
-            pytest.fail(f"QEMU is required here: {error}")
-        pytest.skip(str(error))
 
 
 def _fast(config: pytest.Config) -> bool:

@@ -23,6 +23,11 @@ class Difference(enum.Enum):
     FAILED_JOIN = "failed-join"
 
 
+# By which comparison it shows.
+IN_ANSWERS = (Difference.UNPLUG_ALL_OF_NOTHING, Difference.REQUESTED_SIZE_AT_START, Difference.FEATURES_NOT_OFFERED)
+IN_MAPPINGS = tuple(difference for difference in Difference if difference not in IN_ANSWERS)
+
+
 def documented() -> list[str]:
     """The names in the first column of the document's table."""
     return re.findall(r"^\| `([a-z-]+)` \|", DOCUMENT.read_text(), re.MULTILINE)

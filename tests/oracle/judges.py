@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import pytest
 from vmlib.errors import Unavailable
 from vmlib.qemu import PROGRAM, recent_qemu
 
@@ -19,3 +21,13 @@ def machine_qemu() -> Path:
 
 
 JUDGES: Mapping[str, Callable[[], Path]] = {"machine": machine_qemu, "recent": recent_qemu}
+
+
+def available(name: str) -> Path:
+    """A judge by its name. Where nothing may be missing (CI), a missing one is a failure, elsewhere a skip."""
+    try:
+        return JUDGES[name]()
+    except Unavailable as error:
+        if os.environ.get("CI"):
+            pytest.fail(f"QEMU is required here: {error}")
+        pytest.skip(str(error))

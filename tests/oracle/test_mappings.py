@@ -17,13 +17,13 @@ from pyvfio.errors import MemoryUnavailable
 from pyvfio.kernel import IoctlArgument
 from pyvfio.memory import Memory, MemoryKind
 from tests.oracle import campaign
-from tests.oracle.conftest import available
-from tests.oracle.differences import Difference
+from tests.oracle.differences import IN_MAPPINGS, Difference
+from tests.oracle.judges import available
+from tests.oracle.lines import ADDRESS, BLOCK, INIT, STEPS, request
 from tests.oracle.mappings import Call, QemuMappers
 from tests.oracle.observation import Line, octets
 from tests.oracle.ours import OurDevice
 from tests.oracle.qemu_device import QemuDevice
-from tests.oracle.test_requests import ADDRESS, BLOCK, INIT, STEPS, request
 from tests.oracle.vfio_user import DmaWatcher
 from virtiomem.device import RequestType, Response, ResponseType, VirtioMem
 from virtiomem.mapping import DmaMapper
@@ -152,6 +152,10 @@ EXAMPLES: dict[Difference, Callable[[Path], None]] = {
     Difference.FAILED_UNMAP: failed_unmap,
     Difference.FAILED_JOIN: failed_join,
 }
+
+
+def test_every_difference_has_an_example() -> None:
+    assert tuple(EXAMPLES) == IN_MAPPINGS
 
 
 @pytest.mark.parametrize("difference", EXAMPLES, ids=lambda difference: difference.value)

@@ -11,33 +11,19 @@ from pyvfio.errors import InvalidArgument
 from pyvfio.memory import Memory, MemoryKind
 from tests.oracle import campaign
 from tests.oracle.comparison import compare_requests
-from tests.oracle.differences import Difference
+from tests.oracle.differences import IN_ANSWERS, Difference
 from tests.oracle.emulator import version
+from tests.oracle.lines import ADDRESS, BLOCK, INIT, MIB, STEPS, request
 from tests.oracle.observation import Line
 from tests.oracle.ours import OurDevice
 from tests.oracle.qemu_device import QemuDevice
 from tests.oracle.virtio_pci import VERSION_1
 from virtiomem import abi
-from virtiomem.device import Feature, Request, RequestType, ResponseType, VirtioMem
+from virtiomem.device import Feature, RequestType, ResponseType, VirtioMem
 from virtiomem.errors import FeaturesRefused
 
-MIB = 1 << 20
-BLOCK = 2 * MIB
-ADDRESS = 1 << 32
-INIT: Line = {
-    "op": "init",
-    "block_size": BLOCK,
-    "addr": ADDRESS,
-    "region_size": 1024 * MIB,
-    "requested_size": 512 * MIB,
-}
-STEPS = 60
 SEQUENCES = {"machine": 300, "recent": 100}
 FEW = 8
-
-
-def request(kind: RequestType, block: int = 0, count: int = 0, **more: object) -> Line:
-    return {"op": "request", "hex": bytes(Request(kind, ADDRESS + block * BLOCK, count)).hex(), **more}
 
 
 def test_random_sequences(judge: Path, judge_name: str, fast: bool) -> None:
@@ -136,6 +122,10 @@ EXAMPLES: dict[Difference, Callable[[Path], None]] = {
     Difference.REQUESTED_SIZE_AT_START: requested_size_at_start,
     Difference.FEATURES_NOT_OFFERED: features_not_offered,
 }
+
+
+def test_every_difference_has_an_example() -> None:
+    assert tuple(EXAMPLES) == IN_ANSWERS
 
 
 @pytest.mark.parametrize("difference", EXAMPLES, ids=lambda difference: difference.value)

@@ -1,28 +1,8 @@
-"""pyvfio.testing in a project of its own: the one of docs/testing.md."""
+"""pyvfio.testing in projects of their own, beside the one of docs/testing.md, which tests/test_docs.py runs."""
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
 import pytest
-
-DOCUMENT = Path(__file__).resolve().parents[2] / "docs/testing.md"
-
-
-def files_of_the_document() -> dict[str, str]:
-    """Its blocks of Python, by the file that each begins with the name of."""
-    blocks = re.findall(r"```python\n# (\S+)\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
-    return dict(blocks)
-
-
-def test_the_document_is_a_project_that_passes(pytester: pytest.Pytester) -> None:
-    files = files_of_the_document()
-    assert list(files) == ["bounce.py", "conftest.py", "test_bounce.py", "test_successor.py"]
-    for name, text in files.items():
-        pytester.path.joinpath(name).write_text(text)
-    result = pytester.runpytest_inprocess("-q", "--strict-markers", "-W", "error", "-p", "no:cacheprovider")
-    result.assert_outcomes(passed=14)
 
 
 def test_the_mark_makes_the_machine(pytester: pytest.Pytester) -> None:

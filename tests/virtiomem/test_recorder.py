@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from pyvfio.errors import InvalidArgument
-from tests.control.conftest import running
 from tests.oracle.sequences import RandomTrace
 from tests.support.virtiomem.fakes import ADDRESS, BLOCK, FakeListener, FakeMemory
+from tests.support.virtiomem.managers import running
 from virtiomem import trace
 from virtiomem.cli import main
 from virtiomem.control import ControlClient

@@ -13,9 +13,7 @@ from vmlib.errors import Unavailable
 from vmlib.kernels import image
 from vmlib.machine import check_qemu
 
-ROOT = Path(__file__).resolve().parents[2]
-
-Start = Callable[..., subprocess.Popen[str]]
+from tests.support.vm.start import ROOT, Start
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.vm.conftest import ROOT, Start
+from tests.support.vm.start import ROOT, Start
 
 Vm = Callable[..., subprocess.CompletedProcess[str]]
 

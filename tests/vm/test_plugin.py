@@ -9,9 +9,9 @@ import sys
 import pytest
 from vmlib.kernels import KERNELS
 
+from tests.support.vm.start import ROOT
 from tests.support.vm.target import FEATURES, REQUIRED, TARGETS, Target, chosen, features
 from tests.support.vm.worker import slot_count
-from tests.vm.conftest import ROOT
 
 
 @pytest.mark.usefixtures("start")

@@ -17,7 +17,7 @@ from pyvfio.sim.devices.model import Bus, Model
 from pyvfio.sim.devices.nvme import Nvme
 from pyvfio.sim.devices.plain import PlainDevice
 from pyvfio.sysfs import DEVICES, group_members, pci_devices
-from tests.every_kernel.conftest import Testbed
+from tests.support.kernels.testbed import Testbed
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,69 @@
+"""Check the house by tools/houselib/table.py: which package stands on which, what is private, what is too long."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from houselib.circles import circles
+from houselib.floors import directions, faces, public_modules_are_there
+from houselib.helpers import helpers
+from houselib.names import names, paths
+from houselib.private import private
+from houselib.sizes import sizes
+from houselib.table import HOUSES, USERS
+from houselib.tree import Tree
+from houselib.violation import Violation
+
+ROOT = Path(__file__).resolve().parents[2]
+# The key of a violation a line: what is not so yet. It only gets shorter.
+KNOWN = "tools/houselib/known.txt"
+PACKAGES = tuple(house.name for house in HOUSES if "." not in house.name)
+
+
+def main() -> int:
+    """Print each violation in a sentence; the exit status is 1 if there is one."""
+    parser = argparse.ArgumentParser(prog="tools/house", description=__doc__)
+    parser.add_argument("--all", action="store_true", help=f"also what is known: {KNOWN}")
+    parser.add_argument("--keys", action="store_true", help=f"each as {KNOWN} names it")
+    options = parser.parse_args()
+    known = "" if options.all else (ROOT / KNOWN).read_text(encoding="utf-8")
+    found = [*unknown([*violations(Tree.read(ROOT, (*PACKAGES, *USERS, "tests")), pages(ROOT))], known)]
+    lines = dict.fromkeys(each.key if options.keys else str(each) for each in found)
+    for line in lines:
+        print(line)
+    if lines:
+        print(f"tools/house: {len(lines)} to mend", file=sys.stderr)
+    return int(bool(lines))
+
+
+def pages(root: Path) -> dict[str, str]:
+    """The text of the README and the docs, by path. Not the changelog: it says what was."""
+    files = [root / page for page in ("README.md", "CONTRIBUTING.md", "tests/README.md")]
+    files += [*sorted((root / "docs").rglob("*.md"))]
+    return {path.relative_to(root).as_posix(): path.read_text(encoding="utf-8") for path in files}
+
+
+def violations(tree: Tree, pages: Mapping[str, str]) -> Iterator[Violation]:
+    """What the rules find in the two packages, in who uses them, in the tests, and in pages."""
+    packages = tree.only(PACKAGES)
+    yield from directions(packages)
+    yield from faces(tree.only((*PACKAGES, *USERS)), pages)
+    yield from public_modules_are_there(packages)
+    yield from circles(packages)
+    yield from names(packages, pages)
+    yield from paths(packages, pages)
+    yield from private(packages)
+    yield from sizes(packages)
+    yield from helpers(tree)
+
+
+def unknown(found: list[Violation], known: str) -> Iterator[Violation]:
+    """What is found and not known, and what is known and not found any more."""
+    lines = {line: number for number, line in enumerate(known.splitlines(), 1) if line and not line.startswith("#")}
+    yield from (each for each in found if each.key not in lines)
+    keys = {each.key for each in found}
+    for line in (line for line in lines if line not in keys):
+        yield Violation(line, KNOWN, lines[line], f'"{line}" is mended: take the line out')
