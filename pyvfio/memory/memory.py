@@ -41,7 +41,7 @@ class MemoryKind(enum.Enum):
 
 
 class MemoryUser(Protocol):
-    """What lets devices reach memory. It holds the memory as long: see Memory.hold."""
+    """What lets devices reach memory. Memory.hold() keeps the pages for it until Memory.release()."""
 
     def iova_of(self, memory: Memory, offset: int, size: int) -> int | None:
         """An address at which devices reach some of these bytes, the first that is mapped there; None if none is."""
