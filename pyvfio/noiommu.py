@@ -82,7 +82,7 @@ class UnsafePhysicalMemory(Resource):
         self.kernel = memory.kernel
         self.offset = offset
         self.size = memory.size - offset if size is None else size
-        memory._check_range("look up physical addresses", offset, self.size)
+        memory.check_range("look up physical addresses", offset, self.size)
         if not memory.kind.is_hugetlb:
             raise InvalidArgument(
                 errno.EINVAL,

@@ -2,7 +2,6 @@
 
 import ctypes
 import errno
-from functools import partial
 from typing import TYPE_CHECKING
 
 from pyvfio.abi import vfio
@@ -51,13 +50,15 @@ class ContainerDirtyTracking(DirtyTracking):
         self._check_open()
         with self._lock:
             self._check_range(iova, size)
-            runs = self._container._table.parts(iova, size)
+            runs = self._container.mappings_in(iova, size)
             if not runs:
                 raise NotMapped(errno.ENOENT, "unmap_dma", {"iova": iova, "size": size}, "nothing is mapped there")
             bits = 0
             for start, length in stretches(runs, self._largest):
                 buffer = ctypes.create_string_buffer(bitmap_size(length, self.page_size))
-                self._container._unmap(start, length, partial(self._unmap, buffer))
+                with self._container.unmap_call(start, length):
+                    unmapped = self._unmap(buffer, start, length)
+                self._container.confirm_unmap(start, length, unmapped)
                 bits |= bits_of(buffer.raw, length, self.page_size) << (start - iova) // self.page_size
             return DirtyBitmap(iova, size, self.page_size, bits)
 

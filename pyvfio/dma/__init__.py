@@ -1,9 +1,9 @@
-"""What every kind of address space shares: mappings, IOVAs, dirty pages, and why a mapping is refused."""
+"""What every kind of address space has: mappings, device addresses, dirty pages, and reasons to refuse a mapping."""
 
 from pyvfio.dma.address_space import Access, AddressSpace, IovaRange, MappedRun
 from pyvfio.dma.dirty import DirtyBitmap, DirtyTracking, bitmap_size, bits_of, stretches
 from pyvfio.dma.iova import Fit, IovaAllocator
-from pyvfio.dma.mapping_space import END, MapCall, MappingSpace
+from pyvfio.dma.mapping_space import END, DmaCalls, MapCall, MappingSpace
 from pyvfio.dma.refusals import check_map_arguments, map_failure
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "AddressSpace",
     "DirtyBitmap",
     "DirtyTracking",
+    "DmaCalls",
     "Fit",
     "IovaAllocator",
     "IovaRange",

@@ -1,4 +1,4 @@
-"""AddressSpace: what a DMA mapper programs against, whichever kernel interface is below."""
+"""AddressSpace: what a program that maps memory for DMA uses, whichever kernel interface is below."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Access(enum.IntFlag):
-    """What the device may do with the memory; VFIO_DMA_MAP_FLAG_READ and _WRITE."""
+    """What devices may do with memory; the values of VFIO_DMA_MAP_FLAG_READ and VFIO_DMA_MAP_FLAG_WRITE."""
 
     READ = 1
     WRITE = 2
@@ -20,12 +20,13 @@ class Access(enum.IntFlag):
 
 @dataclass(frozen=True, slots=True)
 class IovaRange:
-    """Device addresses the IOMMU translates, both ends included."""
+    """Device addresses. start: the first one. last: the last one, which belongs to the range."""
 
     start: int
     last: int
 
     def contains(self, iova: int, size: int) -> bool:
+        """Whether size bytes from iova on all lie in the range."""
         return self.start <= iova and iova + size - 1 <= self.last
 
     def __str__(self) -> str:
@@ -34,8 +35,12 @@ class IovaRange:
 
 @dataclass(frozen=True, slots=True)
 class MappedRun:
-    """size bytes of memory, from offset, at iova: one mapping, or with a granularity one mapping for each part that
-    lies between multiples of granularity in the memory."""
+    """A part of memory that devices reach at consecutive addresses, by one mapping or by several.
+
+    iova: the first address. size: bytes. memory: what is mapped there. offset: where in the memory the part begins, in
+    bytes. access: what devices may do with it. granularity: None for one mapping; else there is a mapping for each part
+    of the memory between two multiples of granularity, in bytes.
+    """
 
     iova: int
     size: int
@@ -46,11 +51,14 @@ class MappedRun:
 
     @property
     def end(self) -> int:
+        """The address after the last one."""
         return self.iova + self.size
 
     def parts(self) -> tuple[range, ...]:
-        """The addresses its mappings begin at, ascending, as ranges whose step is the size of each of their mappings:
-        a short first one, whole ones, a short last one."""
+        """The addresses that the mappings begin at, as ranges whose step is the size of each of their mappings.
+
+        There are up to three, ascending: of a short first mapping, of whole ones, of a short last one.
+        """
         if self.granularity is None:
             return (range(self.iova, self.end, self.size),)
         head = min(-self.offset % self.granularity, self.size)
@@ -61,6 +69,7 @@ class MappedRun:
 
     @property
     def mappings(self) -> int:
+        """How many mappings the run has."""
         if self.granularity is None:
             return 1
         return -(-(self.offset + self.size) // self.granularity) - self.offset // self.granularity
@@ -69,12 +78,12 @@ class MappedRun:
 class AddressSpace(Protocol):
     """The device addresses (IOVA) of one or more devices. Addresses and sizes are bytes.
 
-    An unmap never splits a mapping, so what will be unmapped in parts must be mapped in parts: that is granularity.
+    Unmapping never splits a mapping: what will be unmapped in parts has to be mapped in parts, by a granularity.
     """
 
     @property
     def name(self) -> str:
-        """What to call this address space in messages."""
+        """What messages call the address space."""
 
     def map_dma(
         self,
@@ -86,38 +95,40 @@ class AddressSpace(Protocol):
         *,
         granularity: int | None = None,
     ) -> None:
-        """Let the devices reach size bytes of memory, from offset, at iova.
+        """Let the devices reach size bytes of memory, from offset on, at iova.
 
-        All three are multiples of min(page_sizes). With a granularity (a power of two, multiple of it too) one mapping
-        is made for each part of the memory between multiples of it, in ascending order; without, one for all. The
-        pages are pinned and charged until unmapped, and the memory is kept alive as long. A failure leaves nothing of
-        this call mapped; if even that cannot be had, the error says so and mappings() tells what is.
+        All three are bytes and multiples of page_sizes[0]. Without a granularity this makes one mapping. A granularity
+        is a power of two and a multiple of page_sizes[0]; one mapping is made for each part of the memory between two
+        multiples of it, in ascending order. The pages are pinned and charged until they are unmapped, and the memory is
+        kept until then even if it is closed. A failure leaves nothing of this call mapped; if what was mapped cannot be
+        unmapped, the error says so and mappings() tells what is still mapped.
 
         Raises InvalidArgument, OutsideIovaRanges, AlreadyMapped, MappingLimitReached, MemlockExceeded,
         MemoryUnavailable, ClosedError, or a plain VfioError.
         """
 
     def unmap_dma(self, iova: int, size: int) -> int:
-        """Take back every mapping from iova to iova + size with one call; return the bytes unmapped.
+        """Unmap all that is mapped from iova up to iova + size, with one call to the kernel; return the bytes unmapped.
 
-        Holes are allowed, an empty range (NotMapped) and a cut through a mapping (NotMapped) are not: nothing has
-        changed then. Raises ShortUnmap when the kernel unmaps another size than is mapped there: the rest has then
-        been unmapped one by one, and mappings() no longer lists what is gone.
+        Holes are allowed. Raises NotMapped, with nothing changed, for a range in which nothing is mapped, or which cuts
+        a mapping. Raises ShortUnmap when the kernel unmaps another number of bytes than are mapped there: every mapping
+        of the range has been unmapped by itself then, and mappings() no longer lists what is gone. Raises VfioError,
+        with nothing changed, when the kernel refuses.
         """
 
     def unmap_all(self) -> int:
-        """Take back every mapping; return the bytes unmapped. Raises ShortUnmap."""
+        """Unmap all that is mapped through this object; return the bytes unmapped. Raises ShortUnmap, VfioError."""
 
     def mappings(self) -> tuple[MappedRun, ...]:
         """What is mapped through this object, ascending; adjacent mappings of one granularity as one run."""
 
     @property
     def mapping_count(self) -> int:
-        """How many mappings that is."""
+        """How many mappings mappings() stands for."""
 
     @property
     def mappings_left(self) -> int | None:
-        """How many more the kernel will take; None if it sets no limit."""
+        """How many more mappings the kernel takes; None if it sets no limit."""
 
     @property
     def iova_ranges(self) -> tuple[IovaRange, ...]:

@@ -1,4 +1,4 @@
-"""DirtyBitmap: which pages devices have written, and how they are found out stretch by stretch."""
+"""DirtyBitmap: which pages devices have written; DirtyTracking: how the kernel is asked, stretch by stretch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ _FULL = (1 << _WORD) - 1
 
 @dataclass(frozen=True, slots=True)
 class DirtyBitmap:
-    """Of size bytes from iova, in pages of page_size: bit i of bits is page i. What is not mapped is not dirty."""
+    """Which pages of a range of device addresses are dirty. A page that is not mapped is not dirty.
+
+    iova: where the range begins. size: its bytes. page_size: bytes of a page. bits: bit i is set if page i is dirty.
+    """
 
     iova: int
     size: int
@@ -30,16 +33,17 @@ class DirtyBitmap:
 
     @property
     def dirty_bytes(self) -> int:
+        """How many bytes the dirty pages have."""
         return self.bits.bit_count() * self.page_size
 
     def is_dirty(self, iova: int) -> bool:
-        """Whether the page of this address is. Raises InvalidArgument outside the range."""
+        """Whether the page at this address is dirty. Raises InvalidArgument for an address outside the range."""
         if not self.iova <= iova < self.iova + self.size:
             raise InvalidArgument(errno.EINVAL, "dirty bitmap", {"iova": iova}, "outside its range")
         return bool(self.bits >> (iova - self.iova) // self.page_size & 1)
 
     def runs(self) -> tuple[IovaRange, ...]:
-        """The addresses that are dirty, in ascending order, adjacent pages as one."""
+        """The addresses of the dirty pages, ascending; adjacent pages as one range."""
         runs: list[IovaRange] = []
         for first, last in _runs_of_ones(self.bits):
             start = self.iova + first * self.page_size
@@ -47,7 +51,10 @@ class DirtyBitmap:
         return tuple(runs)
 
     def __or__(self, other: DirtyBitmap) -> DirtyBitmap:
-        """What is dirty in either of two bitmaps of one range: reading clears, so later reads add up."""
+        """The pages that are dirty in either of two bitmaps of the same range. It adds up reads, which clear the bits.
+
+        Raises InvalidArgument for bitmaps of different ranges.
+        """
         if (self.iova, self.size, self.page_size) != (other.iova, other.size, other.page_size):
             raise InvalidArgument(errno.EINVAL, "dirty bitmap", {"iova": other.iova}, "of another range")
         return DirtyBitmap(self.iova, self.size, self.page_size, self.bits | other.bits)
@@ -56,60 +63,63 @@ class DirtyBitmap:
 class DirtyTracking(Resource, ABC):
     """The kernel notes which pages the devices of an address space write, until close().
 
-    page_size: bytes a bit stands for. Everything mapped counts as dirty where the IOMMU cannot tell.
+    Where the IOMMU cannot tell, every page that is mapped counts as dirty. space: the address space. page_size: how
+    many bytes a bit stands for.
     """
 
     def __init__(self, parent: Resource, space: MappingSpace, page_size: int, largest: int) -> None:
-        """largest: how many bytes one call can be asked about."""
+        """parent: the resource that closes this one. largest: how many bytes one call to the kernel can ask about."""
         self.space = space
         self.page_size = page_size
         self._largest = largest
         super().__init__(parent)
 
     def read(self, iova: int, size: int) -> DirtyBitmap:
-        """What was written of the range since tracking began or, with most IOMMUs, since the last read: reading clears.
+        """Which pages of the range were written since the last read, or since tracking began: reading clears the bits.
 
-        iova and size are bytes and multiples of page_size. Holes are allowed, a cut through a mapping is not
-        (NotMapped). Raises InvalidArgument, VfioError.
+        Some IOMMUs do not clear them. iova and size are bytes and multiples of page_size. Holes are allowed.
+        Raises InvalidArgument for another range, NotMapped for one that cuts a mapping, VfioError.
         """
-        self._check_open()
+        self.require_open()
         with self._lock:
             return self._collect(iova, size, self._read)
 
     def _collect(self, iova: int, size: int, ask: Callable[[int, int], int]) -> DirtyBitmap:
+        """The bitmap of the range, put together from what ask() tells of each stretch without holes."""
         self._check_range(iova, size)
         bits = 0
-        for start, length in stretches(self.space._table.parts(iova, size), self._largest):
+        for start, length in stretches(self.space.mappings_in(iova, size), self._largest):
             bits |= ask(start, length) << (start - iova) // self.page_size
         return DirtyBitmap(iova, size, self.page_size, bits)
 
     def _check_range(self, iova: int, size: int) -> None:
+        """Raises InvalidArgument for a range that is not whole pages, NotMapped for one that cuts a mapping."""
         arguments = {"iova": iova, "size": size}
         if iova < 0 or size <= 0 or (iova | size) % self.page_size:
             meaning = f"not a range in units of {self.page_size:#_x}"
             raise InvalidArgument(errno.EINVAL, "read dirty bitmap", arguments, meaning)
-        if cut := self.space._table.bisected(iova, size):
+        if cut := self.space.mapping_cut_by(iova, size):
             meaning = f"it would cut a mapping of {cut.iova:#_x}-{cut.end - 1:#_x}"
             raise NotMapped(errno.EINVAL, "read dirty bitmap", arguments, meaning, "Ask for mappings as a whole")
 
     @abstractmethod
     def _read(self, iova: int, size: int) -> int:
-        """The bits of a stretch without holes."""
+        """Ask the kernel for the bits of a stretch without holes, and clear them. Raises VfioError."""
 
 
 def bitmap_size(size: int, page_size: int) -> int:
-    """Bytes of the bitmap the kernel wants for size bytes: whole words of 64 bits."""
+    """How many bytes the kernel wants a bitmap of size bytes of memory to have: whole words of 64 bits."""
     return -(-size // page_size // _WORD) * 8 or 8
 
 
 def bits_of(data: bytes, size: int, page_size: int) -> int:
-    """The bitmap as a number. Bits beyond the range are the kernel's leftovers."""
+    """The bitmap that the kernel wrote to data, as a number, without the bits beyond size bytes of memory."""
     return int.from_bytes(data, "little") & ((1 << size // page_size) - 1)
 
 
 def stretches(runs: Iterable[MappedRun], largest: int) -> Iterator[tuple[int, int]]:
-    """The addresses of runs, adjacent ones as one stretch (iova, size) of no more than largest bytes, cut between
-    mappings only."""
+    """The addresses of runs, as stretches (iova, size) without holes, each of at most largest bytes and of whole
+    mappings. A mapping of more bytes is a stretch of its own."""
     start = size = 0
     for part in (part for run in runs for part in run.parts()):
         position, left = part.start, len(part)
@@ -126,7 +136,8 @@ def stretches(runs: Iterable[MappedRun], largest: int) -> Iterator[tuple[int, in
 
 
 def _runs_of_ones(bits: int) -> Iterator[tuple[int, int]]:
-    """First and last of each run of bits that are set, word by word: most words are all alike."""
+    """The first and the last of each run of bits that are set."""
+    # Word by word: in most words all bits are alike.
     words = memoryview(bits.to_bytes(-(-bits.bit_length() // _WORD) * 8 + 8, "little")).cast("Q")
     first: int | None = None
     for index, word in enumerate(words):

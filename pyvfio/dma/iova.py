@@ -1,4 +1,4 @@
-"""IovaAllocator: device addresses for those who do not choose them themselves."""
+"""IovaAllocator: device addresses for a program that does not choose them itself."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from pyvfio.errors import InvalidArgument, OutsideIovaRanges
 
 
 class Fit(enum.Enum):
-    """Which of the holes with room is taken."""
+    """Which of the holes that have room the allocator uses."""
 
     FIRST = "first"
-    """The lowest: addresses stay small."""
+    """The lowest one: addresses stay small."""
     BEST = "best"
-    """The smallest, the lowest of equals: large holes stay large."""
+    """The smallest one, and the lowest of those: large holes stay large."""
 
 
 class IovaAllocator:
-    """Hands out addresses of an address space's iova_ranges, and takes them back. Bytes; not safe from several threads.
+    """Gives out addresses from the iova_ranges of an address space, and takes them back. Addresses and sizes are bytes.
 
-    It knows what it has given out, not what is mapped: keep reserve() in step with other users of the addresses.
+    It knows what it has given out, and not what is mapped: reserve() what others map. Not safe from several threads.
+    page_size: the unit of every address and size. fit: which of the holes that have room it uses.
     """
 
     def __init__(self, ranges: Iterable[IovaRange], *, page_size: int = 4096, fit: Fit = Fit.FIRST) -> None:
-        """page_size: the unit of every address and size; parts of ranges that are no whole unit are never used."""
+        """ranges: the addresses to give out; what is not a whole page at an end of a range is never used."""
         self.page_size = page_size
         self.fit = fit
         whole = (
@@ -39,17 +40,20 @@ class IovaAllocator:
 
     @property
     def free_bytes(self) -> int:
+        """How many bytes are free."""
         return sum(end - start for start, end in self._free)
 
     @property
     def largest_hole(self) -> int:
-        """Bytes that can be had in one piece, without an alignment."""
+        """How many bytes the largest piece that is free has."""
         return max((end - start for start, end in self._free), default=0)
 
     def allocate(self, size: int, *, alignment: int | None = None) -> int:
-        """An address for size bytes, a multiple of alignment (a power of two, page_size if none is given).
+        """Take size bytes, and return their address. free() gives them back.
 
-        Raises OutsideIovaRanges (ENOSPC) where no hole has room: nothing has changed then. Raises InvalidArgument.
+        size is a multiple of page_size. alignment: the address is a multiple of it; a power of two and a multiple of
+        page_size, which it is by default. Raises InvalidArgument for others, OutsideIovaRanges (ENOSPC) if no hole has
+        room. A failure changes nothing.
         """
         alignment = alignment or self.page_size
         if size <= 0 or size % self.page_size or alignment & (alignment - 1) or alignment % self.page_size:
@@ -77,9 +81,10 @@ class IovaAllocator:
         return iova
 
     def reserve(self, iova: int, size: int) -> None:
-        """Take addresses of one's own choice, so that none else gets them; free() gives them back.
+        """Take these size bytes at iova, so that allocate() does not give them out. free() gives them back.
 
-        Raises InvalidArgument, OutsideIovaRanges if some of them are taken, or were never to be had.
+        Both are multiples of page_size. Raises InvalidArgument for others, OutsideIovaRanges (EEXIST) if some of the
+        bytes are taken, or outside the ranges. A failure changes nothing.
         """
         if size <= 0 or (iova | size) % self.page_size:
             meaning = f"both must be multiples of the page size {self.page_size:#_x}"
@@ -91,7 +96,10 @@ class IovaAllocator:
         self._take(iova, size)
 
     def free(self, iova: int) -> int:
-        """Give back what allocate() returned or reserve() took at iova; return its size. Raises InvalidArgument."""
+        """Give back what allocate() or reserve() took at iova; return how many bytes it was.
+
+        Raises InvalidArgument if nothing that begins at iova is taken.
+        """
         size = self._taken.pop(iova, 0)
         if not size:
             raise InvalidArgument(errno.EINVAL, "free iova", {"iova": iova}, "nothing that begins there is taken")
@@ -105,6 +113,7 @@ class IovaAllocator:
         return size
 
     def _take(self, iova: int, size: int) -> None:
+        """Take bytes that are free, all in one hole."""
         index = bisect_right(self._free, (iova, 1 << 65)) - 1
         start, end = self._free[index]
         left = [(start, iova), (iova + size, end)]

@@ -1,4 +1,4 @@
-"""MappingTable: what an address space has mapped, kept as runs."""
+"""MappingTable: the record of what an address space has mapped, as runs."""
 
 from __future__ import annotations
 
@@ -10,20 +10,24 @@ from pyvfio.memory import Memory
 
 
 class MappingTable:
-    """Mapped runs in ascending order, none overlapping. Holds every memory that is in it."""
+    """Mapped runs in ascending order, none of which overlap. It holds the memory of each run, as a MemoryUser.
+
+    count: how many mappings the runs have.
+    """
 
     def __init__(self) -> None:
+        self.count = 0
         self._starts: list[int] = []
         self._runs: list[MappedRun] = []
-        # Bytes by how far apart iova and offset are: within one such distance both ascend alike.
+        # Bytes mapped, by memory and by the distance from offset to iova: runs of one distance ascend alike in both.
         self._bytes: dict[Memory, dict[int, int]] = {}
-        self.count = 0
 
     def runs(self) -> tuple[MappedRun, ...]:
+        """Every run, ascending."""
         return tuple(self._runs)
 
     def overlapping(self, iova: int, size: int) -> MappedRun | None:
-        """The first run with a byte in the range."""
+        """The first run with a byte in the range; None if there is none."""
         first, last = self._span(iova, size)
         return self._runs[first] if first < last else None
 
@@ -32,30 +36,30 @@ class MappingTable:
         first, last = self._span(iova, size)
         return sum(min(run.end, iova + size) - max(run.iova, iova) for run in self._runs[first:last])
 
-    def parts(self, iova: int, size: int) -> list[MappedRun]:
-        """What of each run lies in the range, ascending."""
+    def parts(self, iova: int, size: int) -> tuple[MappedRun, ...]:
+        """The part of each run that lies in the range, ascending."""
         first, last = self._span(iova, size)
-        return [_part(run, max(run.iova, iova), min(run.end, iova + size)) for run in self._runs[first:last]]
+        return tuple(_part(run, max(run.iova, iova), min(run.end, iova + size)) for run in self._runs[first:last])
 
     def bisected(self, iova: int, size: int) -> MappedRun | None:
-        """A run with a mapping that reaches over an end of the range."""
+        """A run with a mapping that reaches over an end of the range; None if there is none."""
         for address in (iova, iova + size):
             index = bisect_right(self._starts, address) - 1
             if index >= 0 and not _boundary(self._runs[index], address):
                 return self._runs[index]
         return None
 
-    def maps(self, memory: Memory, offset: int, size: int) -> MappedRun | None:
-        """A run that pins some of these bytes of memory."""
+    def iova_of(self, memory: Memory, offset: int, size: int) -> int | None:
+        """An address at which devices reach some of these bytes, the first that is mapped there; None if none is."""
         for distance in self._bytes.get(memory, ()):
             first, last = self._span(offset + distance, size)
             for run in self._runs[first:last]:
                 if run.memory is memory and run.iova - run.offset == distance:
-                    return run
+                    return distance + max(run.offset, offset)
         return None
 
     def add(self, run: MappedRun) -> None:
-        """Enter a run that overlaps none."""
+        """Add a run that overlaps none. Raises ClosedError if its memory is closed."""
         if run.memory not in self._bytes:
             run.memory.hold(self)
             self._bytes[run.memory] = {}
@@ -74,7 +78,7 @@ class MappingTable:
         self._starts.insert(index, run.iova)
 
     def remove(self, iova: int, size: int) -> tuple[MappedRun, ...]:
-        """Take the range out, which cuts no mapping; return what was in it."""
+        """Take out what lies in the range, which cuts no mapping; return it."""
         first, last = self._span(iova, size)
         removed, kept = [], []
         for run in self._runs[first:last]:
@@ -89,10 +93,12 @@ class MappingTable:
         return tuple(removed)
 
     def clear(self) -> None:
+        """Take out everything."""
         if self._runs:
             self.remove(self._runs[0].iova, self._runs[-1].end - self._runs[0].iova)
 
     def _forget(self, run: MappedRun) -> None:
+        """Release the memory of a run that was taken out, with the last of its runs."""
         distances, distance = self._bytes[run.memory], run.iova - run.offset
         distances[distance] -= run.size
         if not distances[distance]:
@@ -102,6 +108,7 @@ class MappingTable:
             run.memory.release(self)
 
     def _span(self, iova: int, size: int) -> tuple[int, int]:
+        """The indexes of the first run in the range and of the first one behind it."""
         first = bisect_right(self._starts, iova) - 1
         if first < 0 or self._runs[first].end <= iova:
             first += 1
@@ -113,13 +120,14 @@ class MappingTable:
 
 
 def _boundary(run: MappedRun, address: int) -> bool:
+    """Whether no mapping of the run reaches over address."""
     if not run.iova < address < run.end:
         return True
     return run.granularity is not None and (run.offset + address - run.iova) % run.granularity == 0
 
 
 def _joins(left: MappedRun, right: MappedRun) -> bool:
-    """Whether the two may stand as one run: no mapping boundary is lost where they meet."""
+    """Whether the two can be one run: whether right follows left, and a mapping ends where they meet."""
     return (
         left.end == right.iova
         and left.granularity is not None
@@ -132,4 +140,5 @@ def _joins(left: MappedRun, right: MappedRun) -> bool:
 
 
 def _part(run: MappedRun, start: int, end: int) -> MappedRun:
+    """The run from the address start up to end."""
     return replace(run, iova=start, offset=run.offset + start - run.iova, size=end - start)

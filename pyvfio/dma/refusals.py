@@ -1,4 +1,4 @@
-"""Why a DMA mapping is refused: before the kernel is asked, and after it said no."""
+"""Why a DMA mapping is refused: before the kernel is asked, and by the kernel."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ from pyvfio.kernel import Kernel, memlock_if_known
 
 
 def check_map_arguments(run: MappedRun, page_size: int, iova_ranges: tuple[IovaRange, ...]) -> None:
-    """Raises InvalidArgument or OutsideIovaRanges for what no kernel would map. page_size: the IOMMU's smallest."""
+    """Check what every kernel would refuse to map.
+
+    page_size: the IOMMU's smallest, in bytes. iova_ranges: where mappings may lie.
+    Raises InvalidArgument, or OutsideIovaRanges for a run outside iova_ranges.
+    """
 
     def refuse(meaning: str, advice: str = "", kind: type[VfioError] = InvalidArgument) -> VfioError:
         arguments = {"iova": run.iova, "offset": run.offset, "size": run.size}
@@ -47,9 +51,10 @@ def check_map_arguments(run: MappedRun, page_size: int, iova_ranges: tuple[IovaR
 def map_failure(
     error: OSError, run: MappedRun, iova: int, size: int, count: int, kernel: Kernel, *, per_user: bool = False
 ) -> VfioError:
-    """The kernel's refusal of one mapping of run, at iova, in words.
+    """The kernel's refusal in words, of the mapping of run that has size bytes at iova.
 
-    count: mappings the address space holds then. per_user: what is pinned may be charged to the user, as by iommufd.
+    count: how many mappings the address space holds. per_user: whether pinned memory may be charged to the user for all
+    of the user's processes together, as an iommufd charges it.
     """
     code = error.errno or errno.EIO
     arguments = {"iova": iova, "size": size}
@@ -120,7 +125,7 @@ def map_failure(
 
 
 def unmap_failure(error: OSError, arguments: Mapping[str, object]) -> VfioError:
-    """The kernel's refusal of an unmap, in words."""
+    """The kernel's refusal to unmap, in words. arguments: with what the caller asked for it."""
     code = error.errno or errno.EIO
     if code in (errno.EBUSY, errno.EDEADLK):
         meaning = "another user of the address space is mapping, unmapping or copying there just now"
@@ -132,7 +137,7 @@ def unmap_failure(error: OSError, arguments: Mapping[str, object]) -> VfioError:
 
 
 def _fitting_blocks(run: MappedRun, left: int) -> str:
-    """Which blocks would do for run with so many mappings left."""
+    """Advice on the size of blocks that run needs if only left more mappings are taken."""
     raise_it = "raise the limit and open a new container"
     if not left or run.granularity is None:
         return f"Larger blocks need fewer mappings; or {raise_it}"
@@ -143,6 +148,7 @@ def _fitting_blocks(run: MappedRun, left: int) -> str:
 
 
 def _nearest(run: MappedRun, page_size: int, iova_ranges: tuple[IovaRange, ...]) -> str:
+    """Advice on the address nearest to the run's that has room for it."""
     candidates = []
     for valid in iova_ranges:
         start = -(-valid.start // page_size) * page_size

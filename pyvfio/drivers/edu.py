@@ -36,7 +36,7 @@ _PATIENCE = 10.0
 
 
 def edu_addresses(kernel: Kernel) -> list[str]:
-    """The PCI addresses of the host's edu devices that share their IOMMU group with no other device."""
+    """The PCI addresses of the host's edu devices, without those that share their IOMMU group with another device."""
     return [
         device.address
         for device in pci_devices(kernel)
@@ -46,13 +46,14 @@ def edu_addresses(kernel: Kernel) -> list[str]:
 
 
 class Edu:
-    """Drives an edu device: enables bus mastering and its MSI, and waits for each transfer by interrupt.
+    """Drives an edu device: enables bus mastering and its MSI, and waits for the interrupt at the end of each transfer.
 
-    A transfer to an address that is not mapped ends like any other: look at the memory to see that nothing came.
+    A transfer to an address that is not mapped ends like any other: only the memory shows that nothing arrived.
+    device: the device, which stays the caller's.
     """
 
     def __init__(self, device: Device) -> None:
-        """Raises VfioError if the device is no edu."""
+        """Raises VfioError: ENODEV if the device is no edu."""
         self.device = device
         self._registers = device.region(0)
         self._interrupts = device.interrupts(InterruptIndex.MSI)
@@ -63,27 +64,36 @@ class Edu:
 
     @property
     def identification(self) -> int:
-        """0x0100_00ed: the version in the upper bytes."""
+        """The register that tells what the device is: 0xed in the low 16 bits, its version in the upper ones."""
         return self._registers.read32(_IDENTIFICATION)
 
     def check_liveness(self, value: int) -> bool:
-        """Whether the device inverts the value it is given, as it should."""
+        """Whether the device answers value with its bits inverted, as an edu does."""
         self._registers.write32(_LIVENESS, value)
         return self._registers.read32(_LIVENESS) == ~value & 0xFFFF_FFFF
 
     def raise_interrupt(self, status: int = 1, timeout: float = _PATIENCE) -> bool:
-        """Have the device interrupt; whether the interrupt came within timeout seconds."""
+        """Have the device raise an interrupt; return whether it arrived within timeout seconds.
+
+        status: what the device's interrupt status register is to show.
+        """
         self._registers.write32(_INTERRUPT_RAISE, status)
         fired = self._interrupts.wait(timeout)
         self._registers.write32(_INTERRUPT_ACKNOWLEDGE, status)
         return fired == 1
 
     def fetch(self, iova: int, size: int, timeout: float = _PATIENCE) -> None:
-        """Read size bytes at iova into the device's buffer. Raises VfioError (ETIMEDOUT)."""
+        """Have the device read size bytes at iova into its buffer, LARGEST_TRANSFER at most.
+
+        Raises InvalidArgument for more, VfioError (ETIMEDOUT) if it is not done after timeout seconds.
+        """
         self._transfer(iova, _BUFFER, size, _RUN | _INTERRUPT_WHEN_DONE, timeout)
 
     def store(self, iova: int, size: int, timeout: float = _PATIENCE) -> None:
-        """Write size bytes of the device's buffer to iova. Raises VfioError (ETIMEDOUT)."""
+        """Have the device write size bytes of its buffer to iova, LARGEST_TRANSFER at most.
+
+        Raises InvalidArgument for more, VfioError (ETIMEDOUT) if it is not done after timeout seconds.
+        """
         self._transfer(_BUFFER, iova, size, _RUN | _FROM_BUFFER | _INTERRUPT_WHEN_DONE, timeout)
 
     def _transfer(self, source: int, destination: int, size: int, command: int, timeout: float) -> None:
@@ -100,7 +110,7 @@ class Edu:
         self._registers.write32(_INTERRUPT_ACKNOWLEDGE, self._registers.read32(_INTERRUPT_STATUS))
 
     def close(self) -> None:
-        """Disable bus mastering and the interrupt; the device stays open."""
+        """Disable bus mastering and the interrupt. The device stays open."""
         if not self.device.closed:
             self.device.config.disable_bus_master()
             self._interrupts.disable()

@@ -1,11 +1,10 @@
 """MockDevice: the test device of the kernel's own iommufd tests, behind an IOMMU that has everything.
 
-It needs no hardware, only a kernel built with CONFIG_IOMMUFD_TEST, which is for testing and nothing else. With it
-programs that nest, track dirty pages or handle page faults can be tried anywhere; SimKernel(iommufd_test=True) has
-one too.
+It needs no hardware, only a kernel that is built with CONFIG_IOMMUFD_TEST, which is meant for testing alone. Programs
+that nest, track dirty pages or handle page faults can be tried on it anywhere. SimKernel(iommufd_test=True) has it too.
 
-Keep them out of what the machine's own devices are attached to, and those out of theirs: when one page table replaces
-another, Linux 7.3 does not ask whose IOMMU it is for, and hangs.
+Never attach test devices and devices of the machine to the same address space or page table: Linux 7.3 does not check
+which IOMMU a page table is for when it replaces another one, and hangs.
 Source: drivers/iommu/iommufd/selftest.c of Linux 7.3; drivers/iommu/iommu.c, iommu_replace_group_handle.
 """
 
@@ -15,26 +14,23 @@ import ctypes
 import enum
 import errno
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from pyvfio.abi import iommufd_test as abi
 from pyvfio.errors import VfioError
 from pyvfio.explain import Meanings
-from pyvfio.iommufd import FaultPermission, IommufdDevice
-
-if TYPE_CHECKING:
-    from pyvfio.iommufd import HwPageTable, NestedPageTable
-    from pyvfio.iommufd.device import Translation
-    from pyvfio.memory import Memory
+from pyvfio.iommufd import FaultPermission, HwPageTable, IommufdDevice, NestedPageTable, Translation
+from pyvfio.memory import Memory
 
 APERTURE = (abi.MOCK_APERTURE_START, abi.MOCK_APERTURE_LAST)
-"""The first and the last address that its IOMMU translates."""
+"""The first and the last address that the test device's IOMMU translates."""
 
 EVENTS = abi.IOMMU_VEVENTQ_TYPE_SELFTEST
-"""The type of its virtual IOMMU's event queue; an event is EVENT_SIZE bytes, the device's virtual id."""
+"""The type of the event queue of its virtual IOMMU. An event is the device's virtual id."""
 EVENT_SIZE = ctypes.sizeof(abi.iommu_viommu_event_selftest)
+"""Bytes of an event."""
 QUEUES = abi.IOMMU_HW_QUEUE_TYPE_SELFTEST
-"""The type of its virtual IOMMU's hardware queues; there are two, the second needs the first."""
+"""The type of the hardware queues of its virtual IOMMU. There are two, and the second needs the first."""
 
 _MEANINGS: Meanings = {
     errno.ENOTTY: ("this kernel has no test device", "It is built with CONFIG_IOMMUFD_TEST"),
@@ -43,7 +39,10 @@ _MEANINGS: Meanings = {
 
 
 class MockDeviceFlags(enum.IntFlag):
-    """MOCK_FLAGS_DEVICE_*. NO_DIRTY: its IOMMU cannot track dirty pages. PASID: it has process address space ids."""
+    """What a test device can do; the values of MOCK_FLAGS_DEVICE_*.
+
+    NO_DIRTY: its IOMMU cannot track dirty pages. PASID: it has process address space ids.
+    """
 
     NO_DIRTY = abi.MOCK_FLAGS_DEVICE_NO_DIRTY
     PASID = abi.MOCK_FLAGS_DEVICE_PASID
@@ -51,7 +50,10 @@ class MockDeviceFlags(enum.IntFlag):
 
 @dataclass(frozen=True, slots=True)
 class MockStage1:
-    """A nested page table: what its IOTLB's entries hold at first. Source: iommu_hwpt_selftest."""
+    """A nested page table. Source: iommu_hwpt_selftest.
+
+    iotlb: what every entry of its IOTLB holds at first.
+    """
 
     iotlb: int = abi.IOMMU_TEST_IOTLB_DEFAULT
     type: ClassVar[int] = abi.IOMMU_HWPT_DATA_SELFTEST
@@ -62,7 +64,10 @@ class MockStage1:
 
 @dataclass(frozen=True, slots=True)
 class MockInvalidation:
-    """Of one entry of a nested page table's IOTLB, or of all. Source: iommu_hwpt_invalidate_selftest."""
+    """Forget what the IOTLB of a nested page table holds. Source: iommu_hwpt_invalidate_selftest.
+
+    entry: the number of the entry to forget; None for all.
+    """
 
     entry: int | None = None
     type: ClassVar[int] = abi.IOMMU_HWPT_INVALIDATE_DATA_SELFTEST
@@ -74,7 +79,10 @@ class MockInvalidation:
 
 @dataclass(frozen=True, slots=True)
 class MockCacheInvalidation:
-    """Of one entry of a device's cache, or of all, in a virtual IOMMU. Source: iommu_viommu_invalidate_selftest."""
+    """Forget what the cache of a device in a virtual IOMMU holds. Source: iommu_viommu_invalidate_selftest.
+
+    virtual_id: the device's id there. entry: the number of the entry to forget; None for all.
+    """
 
     virtual_id: int
     entry: int | None = None
@@ -88,9 +96,10 @@ class MockCacheInvalidation:
 
 @dataclass(frozen=True, slots=True)
 class MockViommu:
-    """A virtual IOMMU. Viommu.data has word twice, and where in the iommufd pages that begin with it can be mapped.
+    """A virtual IOMMU. Source: iommu_viommu_selftest.
 
-    Source: iommu_viommu_selftest.
+    word: a number of 32 bits that Viommu.data has twice, and with which pages begin that can be mapped; Viommu.data
+    tells at which offset of the iommufd.
     """
 
     word: int = 0
@@ -101,30 +110,36 @@ class MockViommu:
 
 
 class MockDevice(IommufdDevice):
-    """A device that does what is asked of it: it moves no data, but its IOMMU acts as if it had.
+    """A device that moves no data, and whose IOMMU acts as if it had when it is told to.
 
-    It is always attached to something: detach() takes it back to what it was made with, whose child it is.
+    It is always attached to something. It is a child of what it was made with, and detach() attaches it to that again.
     """
 
     def __init__(self, target: Translation, flags: MockDeviceFlags | None = None) -> None:
-        """A new device, attached to target. Raises VfioError (ENOTTY) where the kernel has no test device."""
+        """Have the kernel make a device that is attached to target.
+
+        Raises ClosedError, and VfioError: ENOTTY where the kernel has no test device.
+        Source: IOMMU_TEST_OP_MOCK_DOMAIN_FLAGS.
+        """
         self._home = target
-        self.kernel = target.kernel
-        self.iommufd = target.iommufd
+        self.address = "iommufd_mock"
         command = abi.iommu_test_cmd(op=abi.IOMMU_TEST_OP_MOCK_DOMAIN_FLAGS, id=target.id)
         command.mock_domain_flags.dev_flags = flags or 0
-        self._test(command, "make a test device")
-        answer = command.mock_domain_flags
-        self._object_id = answer.out_stdev_id
-        self.address = f"iommufd_mock {answer.out_idev_id}"
-        self._bound(target.iommufd, answer.out_idev_id)
         super().__init__(target)
-        self._moved(None, target)
+        with self._allocation():
+            self._test(command, "make a test device")
+            answer = command.mock_domain_flags
+            # The device is one object; what is bound to the iommufd, as by VFIO, is another.
+            self._object_id = answer.out_stdev_id
+            self.id = answer.out_idev_id
+            self.address = f"iommufd_mock {self.id}"
+            self.iommufd.attachments.enter(self, None, target)
 
     def mark_dirty(self, table: HwPageTable, iova: int, page_size: int, pages: int) -> int:
-        """Set the dirty bits of table as if the device had written; how many were set.
+        """Set dirty bits of table as if the device had written; return how many were set.
 
-        pages: bit i is the page of page_size at iova + i * page_size. Raises VfioError unless dirty pages are tracked.
+        pages: bit i stands for the page of page_size bytes at iova + i * page_size. Raises VfioError unless the table
+        tracks dirty pages. Source: IOMMU_TEST_OP_DIRTY.
         """
         count = pages.bit_length()
         buffer = ctypes.create_string_buffer(pages.to_bytes(-(-count // 64) * 8, "little"))
@@ -136,20 +151,26 @@ class MockDevice(IommufdDevice):
         return int(command.dirty.out_nr_dirty)
 
     def reaches(self, table: HwPageTable, iova: int, memory: Memory, offset: int, size: int) -> bool:
-        """Whether table translates iova, for size bytes, to the pages of memory at offset."""
+        """Whether table translates size bytes from iova on to the pages of memory from offset on. Raises VfioError."""
         command = abi.iommu_test_cmd(op=abi.IOMMU_TEST_OP_MD_CHECK_MAP, id=table.id)
         command.check_map.iova, command.check_map.length = iova, size
         command.check_map.uptr = memory.address + offset
         return self._holds(command, "compare pages")
 
     def holds(self, table: NestedPageTable, entry: int, value: int) -> bool:
-        """Whether this entry of the nested page table's IOTLB holds value: 0 once it is invalidated."""
+        """Whether this entry of the nested page table's IOTLB holds value, which is 0 once the entry is invalidated.
+
+        Raises VfioError.
+        """
         command = abi.iommu_test_cmd(op=abi.IOMMU_TEST_OP_MD_CHECK_IOTLB, id=table.id)
         command.check_iotlb.id, command.check_iotlb.iotlb = entry, value
         return self._holds(command, "compare the IOTLB")
 
     def caches(self, entry: int, value: int = abi.IOMMU_TEST_DEV_CACHE_DEFAULT) -> bool:
-        """Whether this entry of the device's own cache holds value: 0 once it is invalidated."""
+        """Whether this entry of the device's own cache holds value, which is 0 once the entry is invalidated.
+
+        Raises VfioError.
+        """
         command = abi.iommu_test_cmd(op=abi.IOMMU_TEST_OP_DEV_CHECK_CACHE, id=self.id)
         command.check_dev_cache.id, command.check_dev_cache.cache = entry, value
         return self._holds(command, "compare the cache")
@@ -162,7 +183,12 @@ class MockDevice(IommufdDevice):
         pasid: int | None = None,
         group: int = 0,
     ) -> None:
-        """Ask for the page at address, as a group of one. Nobody is told where nobody handles faults."""
+        """Have the device ask for the page at address. The fault is alone in its group.
+
+        permission: what the device wants to do with the page. pasid: the PASID that the request carries, None for none.
+        group: the number of the group. The fault goes nowhere if what the device is attached to has no FaultQueue.
+        Raises VfioError. Source: IOMMU_TEST_OP_TRIGGER_IOPF.
+        """
         command = abi.iommu_test_cmd(op=abi.IOMMU_TEST_OP_TRIGGER_IOPF)
         trigger = command.trigger_iopf
         trigger.dev_id, trigger.pasid, trigger.grpid = self.id, pasid or 0, group
@@ -170,13 +196,16 @@ class MockDevice(IommufdDevice):
         self._test(command, "fault")
 
     def event(self) -> None:
-        """Have an event in the virtual IOMMU that the device is in. Raises VfioError where there is no queue for it."""
+        """Have the virtual IOMMU that the device is in report an event. Raises VfioError if it has no queue for it.
+
+        Source: IOMMU_TEST_OP_TRIGGER_VEVENT.
+        """
         command = abi.iommu_test_cmd(op=abi.IOMMU_TEST_OP_TRIGGER_VEVENT)
         command.trigger_vevent.dev_id = self.id
         self._test(command, "have an event")
 
     def _holds(self, command: abi.iommu_test_cmd, operation: str) -> bool:
-        """What the kernel compares: EINVAL says that it differs."""
+        """Whether what the kernel compares is equal: EINVAL says that it is not. Raises VfioError."""
         try:
             self._test(command, operation)
         except VfioError as error:
@@ -186,19 +215,20 @@ class MockDevice(IommufdDevice):
         return True
 
     def _test(self, command: abi.iommu_test_cmd, operation: str) -> None:
+        """Give the kernel's test device a command. Raises VfioError."""
         self.iommufd.call(abi.IOMMU_TEST_CMD, command, operation, {}, _MEANINGS)
 
     def _attach_ioctl(self, target_id: int, pasid: int | None) -> None:
         command = abi.iommu_test_cmd(op=abi.IOMMU_TEST_OP_MOCK_DOMAIN_REPLACE, id=self._object_id)
         command.mock_domain_replace.pt_id = target_id
         if pasid is not None:
-            is_new = pasid not in self._translations
+            is_new = pasid not in self.pasids
             command.op = abi.IOMMU_TEST_OP_PASID_ATTACH if is_new else abi.IOMMU_TEST_OP_PASID_REPLACE
             command.pasid_attach.pasid, command.pasid_attach.pt_id = pasid, target_id
         self.kernel.ioctl(self.iommufd.fd, abi.IOMMU_TEST_CMD, command)
 
     def detach(self, *, pasid: int | None = None) -> None:
-        """Take the device back to what it was made with; with a pasid, stop the DMA that carries it."""
+        """Attach the device to what it was made with; with a pasid, stop the DMA that carries it. Raises VfioError."""
         if pasid is None:
             self.attach(self._home)
         else:
@@ -211,12 +241,11 @@ class MockDevice(IommufdDevice):
 
     def _release(self) -> None:
         try:
-            if not self._inherited:
-                for pasid in self.pasids:
-                    self._detach_ioctl(pasid)
-                self.iommufd.destroy(self._object_id, self.address)
+            super()._release()
         finally:
-            self._gone()
+            self.iommufd.attachments.forget(self)
 
-    def __repr__(self) -> str:
-        return f"<MockDevice {self.id}{' closed' if self._closed else ''}>"
+    def _destroy(self) -> None:
+        for pasid in self.pasids:
+            self._detach_ioctl(pasid)
+        self.iommufd.destroy(self._object_id, self.address)

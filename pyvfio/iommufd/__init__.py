@@ -1,6 +1,6 @@
 """iommufd: address spaces, devices by their own nodes, page tables, and what a virtual IOMMU is made of."""
 
-from pyvfio.iommufd.cdev import CdevDevice
+from pyvfio.iommufd.cdev import CdevDevice, cdev_node
 from pyvfio.iommufd.device import IommufdDevice
 from pyvfio.iommufd.driver_data import (
     AmdGuest,
@@ -15,9 +15,11 @@ from pyvfio.iommufd.driver_data import (
 from pyvfio.iommufd.fault_queue import FaultPermission, FaultQueue, FaultResponse, PageFault
 from pyvfio.iommufd.hw_info import HardwareCapabilities, HardwareInfo
 from pyvfio.iommufd.hw_queue import HwQueue
-from pyvfio.iommufd.ioas import Ioas, IoasInfo
+from pyvfio.iommufd.ioas import Ioas
 from pyvfio.iommufd.iommufd import Iommufd, RlimitMode
+from pyvfio.iommufd.iova_ranges import IoasInfo
 from pyvfio.iommufd.nested_page_table import NestedPageTable
+from pyvfio.iommufd.object import Translation
 from pyvfio.iommufd.page_table import HwPageTable
 from pyvfio.iommufd.page_table_dirty import PageTableDirtyTracking
 from pyvfio.iommufd.vdevice import Vdevice
@@ -47,6 +49,7 @@ __all__ = [
     "PageTableDirtyTracking",
     "RawData",
     "RlimitMode",
+    "Translation",
     "Vdevice",
     "Viommu",
     "ViommuPages",
@@ -55,4 +58,5 @@ __all__ = [
     "VtdInvalidation",
     "VtdStage1",
     "VtdStage1Flags",
+    "cdev_node",
 ]

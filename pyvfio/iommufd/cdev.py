@@ -1,4 +1,4 @@
-"""CdevDevice: a device opened by its own node, /dev/vfio/devices/vfioN or noiommu-vfioN, and bound to an iommufd."""
+"""CdevDevice: a device that is opened by its own node, /dev/vfio/devices/vfioN or noiommu-vfioN."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from typing import Self
 
 from pyvfio.abi import vfio
 from pyvfio.device import Device
-from pyvfio.errors import DeviceBusy, DeviceNotBound, VfioError, VfTokenRefused
+from pyvfio.errors import DeviceBusy, DeviceNotBound, InvalidArgument, VfioError, VfTokenRefused
 from pyvfio.iommufd.device import IommufdDevice
 from pyvfio.iommufd.iommufd import Iommufd, explain_iommufd
+from pyvfio.iommufd.object import IommufdObject
 from pyvfio.kernel import Kernel
 from pyvfio.noiommu import no_raw_io, not_asked_for
 from pyvfio.open_errors import open_failure
-from pyvfio.resource import Resource
 from pyvfio.sysfs import blocking_members, character_device, group_node, is_noiommu, vfio_device
 
 
 def cdev_node(kernel: Kernel, address: str) -> str:
-    """The node of a PCI device that a VFIO driver has.
+    """The path of the node of a PCI device that is bound to a VFIO driver.
 
-    Raises DeviceNotBound, also where the kernel makes no such nodes (CONFIG_VFIO_DEVICE_CDEV, Linux 6.6; for devices
-    without an IOMMU Linux 7.3). Source: the directory vfio-dev of the device in sysfs.
+    Raises DeviceNotBound if the device is not bound, or if the kernel makes no such nodes: CONFIG_VFIO_DEVICE_CDEV does
+    from Linux 6.6 on, and from Linux 7.3 on for devices without an IOMMU. Source: the device's directory vfio-dev in
+    sysfs.
     """
     device = vfio_device(kernel, address)
     node = character_device(kernel, device.address)
@@ -42,11 +43,7 @@ def cdev_node(kernel: Kernel, address: str) -> str:
 
 
 class CdevDevice(Device, IommufdDevice):
-    """A Device of an iommufd: no group is needed, and it may move from one address space to another while open.
-
-    is_noiommu: there is no IOMMU. Then nothing translates what the device is told, and nothing stops it, attached or
-    not: what it takes for an address is one of the host's physical memory. UNSAFE: see pyvfio.noiommu.
-    """
+    """A Device that is bound to an iommufd. It needs no group, and can move between address spaces while it is open."""
 
     def __init__(
         self,
@@ -55,30 +52,45 @@ class CdevDevice(Device, IommufdDevice):
         *,
         vf_token: uuid.UUID | None = None,
         unsafe_noiommu: bool = False,
-        parent: Resource | None = None,
+        parent: IommufdObject | None = None,
+        fd: int | None = None,
     ) -> None:
-        """Open the device and bind it to iommufd, whose child it is unless parent says otherwise. Not attached yet.
+        """Open the device and bind it to iommufd. It is not attached to anything yet.
 
-        vf_token: see Group.open_device; Linux 6.17. unsafe_noiommu: take a device without an IOMMU too, Linux 7.3; the
-        program then gives it physical addresses, which Ioas.physical_range() tells, and never those it maps at.
-        Raises NoIommuError for such a device without it, DeviceNotBound, DeviceBusy, VfTokenRefused, or VfioError that
-        says what stands in the way; nothing stays open then.
+        vf_token: as for Group.open_device, from Linux 6.17 on. unsafe_noiommu: take a device without an IOMMU too, from
+        Linux 7.3 on. The program then has to give the device physical addresses, which Ioas.physical_range() tells,
+        and never the addresses that it maps at. parent: the object of iommufd, an Ioas for example, that closes the
+        device when it is closed itself; None for iommufd. fd: a descriptor of the device's node that is open already,
+        as from_fd takes one.
+        Raises NoIommuError for a device without an IOMMU unless unsafe_noiommu is given, DeviceNotBound, DeviceBusy,
+        VfTokenRefused, InvalidArgument for a parent of another iommufd, or VfioError that says what stands in the way.
+        A failure leaves nothing open.
         Source: VFIO_DEVICE_BIND_IOMMUFD; drivers/vfio/device_cdev.c.
         """
+        self._is_noiommu = unsafe_noiommu
         kernel = iommufd.kernel
-        iommufd._check_open()
-        node = cdev_node(kernel, address)
-        address = vfio_device(kernel, address).address
-        self._is_noiommu = node.rpartition("/")[2].startswith("noiommu-")
-        if self.is_noiommu and not unsafe_noiommu:
-            raise not_asked_for(f"open device {address}")
         try:
-            fd = kernel.open(node, os.O_RDWR)
-        except OSError as error:
-            if self.is_noiommu and error.errno == errno.EPERM:
-                raise no_raw_io(f"open device {address}") from error
-            raise open_failure(error, f"open device {address}", node, "vfio-pci") from error
-        self._bind(iommufd, fd, address, vf_token, parent)
+            iommufd.require_open()
+            if parent is not None and parent.iommufd is not iommufd:
+                meaning = f"{parent.name} belongs to another iommufd"
+                raise InvalidArgument(errno.EINVAL, f"open device {address}", meaning=meaning)
+        except BaseException:
+            if fd is not None:
+                kernel.close(fd)
+            raise
+        if fd is None:
+            node = cdev_node(kernel, address)
+            address = vfio_device(kernel, address).address
+            self._is_noiommu = node.rpartition("/")[2].startswith("noiommu-")
+            if self._is_noiommu and not unsafe_noiommu:
+                raise not_asked_for(f"open device {address}")
+            fd = _open_node(kernel, node, address, is_noiommu=self._is_noiommu)
+        try:
+            self.id = _bind(iommufd, fd, address, vf_token)
+        except BaseException:
+            kernel.close(fd)
+            raise
+        Device.__init__(self, fd, address, kernel=kernel, parent=parent or iommufd)
 
     @classmethod
     def from_fd(
@@ -89,43 +101,23 @@ class CdevDevice(Device, IommufdDevice):
         *,
         vf_token: uuid.UUID | None = None,
         is_noiommu: bool = False,
-        parent: Resource | None = None,
+        parent: IommufdObject | None = None,
     ) -> Self:
-        """A device of a descriptor of its node, open already and not bound, from whoever may open it for example.
+        """A device from a descriptor of its node that is open but not bound, handed over by a process that may open it
+        for example.
 
-        Takes fd over: it is closed with the device, or here when this fails. address: its name in sysfs. is_noiommu:
-        whether its node is noiommu-vfioN. Raises what opening it does.
+        Takes fd over: it is closed with the device, or here when this fails. address: the device's name in sysfs.
+        is_noiommu: whether the node is called noiommu-vfioN. Raises what opening the device raises.
         """
-        device = cls.__new__(cls)
-        device._is_noiommu = is_noiommu
-        try:
-            iommufd._check_open()
-        except BaseException:
-            iommufd.kernel.close(fd)
-            raise
-        device._bind(iommufd, fd, address, vf_token, parent)
-        return device
-
-    def _bind(
-        self, iommufd: Iommufd, fd: int, address: str, vf_token: uuid.UUID | None, parent: Resource | None
-    ) -> None:
-        """Closes fd when it fails."""
-        kernel = iommufd.kernel
-        bind = vfio.vfio_device_bind_iommufd(iommufd=iommufd.fd)
-        token = ctypes.create_string_buffer(vf_token.bytes if vf_token else b"", 16)
-        if vf_token:
-            bind.flags, bind.token_uuid_ptr = vfio.VFIO_DEVICE_BIND_FLAG_TOKEN, ctypes.addressof(token)
-        try:
-            kernel.ioctl(fd, vfio.VFIO_DEVICE_BIND_IOMMUFD, bind)
-        except OSError as error:
-            kernel.close(fd)
-            raise _bind_failure(error, kernel, address, vf_token) from error
-        self._bound(iommufd, bind.out_devid)
-        Device.__init__(self, fd, address, kernel=kernel, parent=parent or iommufd)
+        return cls(iommufd, address, vf_token=vf_token, unsafe_noiommu=is_noiommu, parent=parent, fd=fd)
 
     @property
     def is_noiommu(self) -> bool:
-        """Whether there is no IOMMU behind it: its DMA goes to physical addresses. See pyvfio.noiommu."""
+        """Whether there is no IOMMU behind the device. UNSAFE then: see pyvfio.noiommu.
+
+        Nothing translates the addresses that such a device is given, and nothing stops it, whether it is attached or
+        not: it takes each address for one of the host's physical memory.
+        """
         return self._is_noiommu
 
     def _attach_ioctl(self, target_id: int, pasid: int | None) -> None:
@@ -142,12 +134,38 @@ class CdevDevice(Device, IommufdDevice):
 
     def _release(self) -> None:
         try:
+            # Closing its descriptor unbinds the device: it is the one object that the iommufd does not destroy.
             super()._release()
         finally:
-            self._gone()
+            self.iommufd.attachments.forget(self)
+
+
+def _open_node(kernel: Kernel, node: str, address: str, *, is_noiommu: bool) -> int:
+    """A descriptor of the device's node. Raises VfioError."""
+    operation = f"open device {address}"
+    try:
+        return kernel.open(node, os.O_RDWR)
+    except OSError as error:
+        if is_noiommu and error.errno == errno.EPERM:
+            raise no_raw_io(operation) from error
+        raise open_failure(error, operation, node, "vfio-pci") from error
+
+
+def _bind(iommufd: Iommufd, fd: int, address: str, vf_token: uuid.UUID | None) -> int:
+    """Bind the device of a descriptor to iommufd; return its number there. Raises VfioError."""
+    bind = vfio.vfio_device_bind_iommufd(iommufd=iommufd.fd)
+    token = ctypes.create_string_buffer(vf_token.bytes if vf_token else b"", 16)
+    if vf_token:
+        bind.flags, bind.token_uuid_ptr = vfio.VFIO_DEVICE_BIND_FLAG_TOKEN, ctypes.addressof(token)
+    try:
+        iommufd.kernel.ioctl(fd, vfio.VFIO_DEVICE_BIND_IOMMUFD, bind)
+    except OSError as error:
+        raise _bind_failure(error, iommufd.kernel, address, vf_token) from error
+    return bind.out_devid
 
 
 def _bind_failure(error: OSError, kernel: Kernel, address: str, vf_token: uuid.UUID | None) -> VfioError:
+    """The kernel's refusal to bind the device, in words: by what sysfs tells of its group."""
     code = error.errno or errno.EIO
     operation = f"open device {address}"
     group = vfio_device(kernel, address).group
@@ -157,7 +175,7 @@ def _bind_failure(error: OSError, kernel: Kernel, address: str, vf_token: uuid.U
             meaning = f"its group {group} is open{node}, here or in another process"
             return DeviceBusy(code, operation, meaning=meaning, advice="Close it there: a device is opened in one way")
         case errno.ENOTTY:
-            meaning = "the descriptor is none of a device's own node"
+            meaning = "the descriptor is not of a device's own node"
             return VfioError(code, operation, meaning=meaning, advice="Open one in /dev/vfio/devices")
         case errno.EINVAL if vf_token:
             meaning = "it is open already, it takes no VF token, or nodes take none on this kernel (before Linux 6.17)"

@@ -3,75 +3,68 @@
 from __future__ import annotations
 
 import errno
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
-from types import MappingProxyType
-from typing import TYPE_CHECKING, TypeAlias
 
 from pyvfio.abi import iommufd as abi
 from pyvfio.errors import InvalidArgument
 from pyvfio.explain import Meanings
 from pyvfio.iommufd.hw_info import HardwareInfo, hardware_info
-from pyvfio.iommufd.iommufd import Iommufd, explain_iommufd
-from pyvfio.resource import Resource
-
-if TYPE_CHECKING:
-    from pyvfio.iommufd.ioas import Ioas
-    from pyvfio.iommufd.nested_page_table import NestedPageTable
-    from pyvfio.iommufd.page_table import HwPageTable
-
-    Translation: TypeAlias = Ioas | HwPageTable | NestedPageTable
-
+from pyvfio.iommufd.iommufd import explain_iommufd
+from pyvfio.iommufd.object import IommufdObject, Translation
 
 _LAST_PASID = (1 << 20) - 1
-"""Of PCI Express."""
+"""The largest PASID of PCI Express."""
 
 
-class IommufdDevice(Resource, ABC):
-    """A device that is bound to an iommufd: page tables are made for one, and one is attached to them.
+class IommufdDevice(IommufdObject):
+    """A device that is bound to an iommufd. Page tables are made for a device, and devices are attached to them.
 
-    id: its number in the iommufd. address: what to call it, a PCI device's address. A subclass makes the calls.
+    id: the device's number in the iommufd. address: what messages call it, the PCI address of a PCI device. A subclass
+    makes the calls to attach and to detach it.
     """
 
-    iommufd: Iommufd
-    id: int
     address: str
 
-    def _bound(self, iommufd: Iommufd, device_id: int) -> None:
-        """Called once, before anything else here."""
-        self.iommufd = iommufd
-        self.id = device_id
-        self._translations: dict[int | None, Translation] = {}
+    @property
+    def name(self) -> str:
+        """What messages call it: the address."""
+        return self.address
 
     @property
     def attached(self) -> Translation | None:
-        """What the device's DMA goes through; None for nothing: then the IOMMU, if there is one, stops all of it."""
-        return self._translations.get(None)
+        """What the device's DMA goes through; None if it goes nowhere: an IOMMU, if there is one, stops it then."""
+        return self.iommufd.attachments.target(self)
 
     @property
     def pasids(self) -> Mapping[int, Translation]:
-        """The same for each process address space id that is attached."""
-        return MappingProxyType({pasid: place for pasid, place in self._translations.items() if pasid is not None})
+        """What DMA with a PASID (process address space id) goes through, by PASID, for those that are attached."""
+        return self.iommufd.attachments.pasids(self)
 
     def hardware_info(self, kind: int = abi.IOMMU_HW_INFO_TYPE_DEFAULT) -> HardwareInfo:
         """What the IOMMU behind the device can do.
 
-        kind: IOMMU_HW_INFO_TYPE_*, of an IOMMU that several structs describe; without, the one it chooses.
-        Raises VfioError (EOPNOTSUPP) if there is no such struct, or no IOMMU. Source: IOMMU_GET_HW_INFO.
+        kind: an IOMMU_HW_INFO_TYPE_*, for an IOMMU that several structs describe; by default the IOMMU chooses one.
+        Raises VfioError: EOPNOTSUPP if there is no struct of that kind, or no IOMMU. Source: IOMMU_GET_HW_INFO.
         """
-        self._check_open()
+        self.require_open()
         return hardware_info(self.iommufd, self.id, kind)
 
     def attach(self, target: Translation, *, pasid: int | None = None) -> None:
-        """Let the device's DMA go through target; at once instead of what it went through before, if anything.
+        """Let the device's DMA go through target from now on, in place of what it went through before.
 
-        pasid: only the DMA that carries this process address space id; the page tables of a device with any are made
-        with pasid=True. What target maps already is pinned now, if it was not. A failure leaves the device where it
-        was. Raises InvalidArgument, VfioError. Source: VFIO_DEVICE_ATTACH_IOMMUFD_PT; drivers/iommu/iommufd/device.c.
+        pasid: attach only the DMA that carries this process address space id. Page tables for a device with PASIDs
+        are made with pasid=True. What target maps is pinned now if it was not pinned before. A failure leaves the
+        device attached as it was. Raises ClosedError, InvalidArgument for a target of another iommufd or a number that
+        is no PASID, and VfioError.
+        Source: VFIO_DEVICE_ATTACH_IOMMUFD_PT; drivers/iommu/iommufd/device.c.
         """
-        self._check_open()
-        target._check_open()
+        self.require_open()
+        target.require_open()
         operation, arguments = f"attach {self.address} to {target.name}", {} if pasid is None else {"pasid": pasid}
+        if target.iommufd is not self.iommufd:
+            meaning = "it belongs to another iommufd than the device, where its number may be another object's"
+            raise InvalidArgument(errno.EINVAL, operation, arguments, meaning, "Open both with one Iommufd")
         if pasid is not None and not 0 < pasid <= _LAST_PASID:
             raise InvalidArgument(errno.EINVAL, operation, arguments, f"a PASID is from 1 to {_LAST_PASID:#x}")
         with self._lock:
@@ -80,50 +73,32 @@ class IommufdDevice(Resource, ABC):
             except OSError as error:
                 meanings = _ATTACH if pasid is None else _ATTACH_PASID
                 raise explain_iommufd(error, operation, arguments, meanings) from error
-            self._moved(pasid, target)
+            self.iommufd.attachments.enter(self, pasid, target)
 
     def detach(self, *, pasid: int | None = None) -> None:
-        """Stop the device's DMA: it goes nowhere until it is attached again. Detaching twice is harmless.
+        """Stop the device's DMA until it is attached again. Detaching a device that is not attached does nothing.
 
-        Without an IOMMU it stops nothing: the device must have been stopped before, for the memory is no longer pinned
-        when the last device is detached. pasid: only the DMA that carries it. Source: VFIO_DEVICE_DETACH_IOMMUFD_PT.
+        pasid: stop only the DMA that carries this process address space id. Without an IOMMU nothing stops the DMA of
+        the device: stop the device itself first, because memory is no longer pinned once the last device is detached.
+        Raises VfioError. Source: VFIO_DEVICE_DETACH_IOMMUFD_PT.
         """
-        self._check_open()
+        self.require_open()
         with self._lock:
-            if pasid not in self._translations:
+            if self.iommufd.attachments.target(self, pasid) is None:
                 return
             try:
                 self._detach_ioctl(pasid)
             except OSError as error:
                 raise explain_iommufd(error, f"detach {self.address}") from error
-            self._moved(pasid, None)
+            self.iommufd.attachments.remove(self, pasid)
 
     @abstractmethod
     def _attach_ioctl(self, target_id: int, pasid: int | None) -> None:
-        """Raises OSError as the kernel does."""
+        """Ask the kernel to attach the device to the object with this number. Raises OSError as the kernel does."""
 
     @abstractmethod
     def _detach_ioctl(self, pasid: int | None) -> None:
-        """Raises OSError as the kernel does."""
-
-    def _leave(self, target: Translation) -> None:
-        """Target is about to be closed."""
-        for pasid, place in sorted(self._translations.items(), key=lambda item: item[0] is None):
-            if place is target:
-                self.detach(pasid=pasid)
-
-    def _moved(self, pasid: int | None, target: Translation | None) -> None:
-        places = [self._translations.pop(pasid, None), target]
-        if target is not None:
-            self._translations[pasid] = target
-        for place in places:
-            if place is not None:
-                place._devices_changed(self)
-
-    def _gone(self) -> None:
-        """The device is closed: the kernel has detached it."""
-        for pasid in list(self._translations):
-            self._moved(pasid, None)
+        """Ask the kernel to detach the device. Raises OSError as the kernel does."""
 
 
 _ATTACH: Meanings = {

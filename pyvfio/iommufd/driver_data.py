@@ -1,4 +1,4 @@
-"""What is told to an IOMMU's driver as it stands: structs of linux/iommufd.h that differ from IOMMU to IOMMU."""
+"""DriverData: what is handed to an IOMMU's driver as it is, in structs of linux/iommufd.h that differ by IOMMU."""
 
 from __future__ import annotations
 
@@ -12,16 +12,22 @@ _EVERYTHING = (1 << 64) - 1
 
 
 class DriverData(Protocol):
-    """type: the header's number for the kind of struct; bytes() of it is the struct. RawData is any of them."""
+    """A struct for the driver of an IOMMU. RawData can be any of them."""
 
     @property
-    def type(self) -> int: ...
-    def __bytes__(self) -> bytes: ...
+    def type(self) -> int:
+        """The number that linux/iommufd.h has for the kind of struct."""
+
+    def __bytes__(self) -> bytes:
+        """The struct."""
 
 
 @dataclass(frozen=True, slots=True)
 class RawData:
-    """A struct that this library has no class for."""
+    """A struct that this library has no class for.
+
+    type: the number that linux/iommufd.h has for the kind of struct. data: the bytes of the struct.
+    """
 
     type: int
     data: bytes = b""
@@ -31,7 +37,11 @@ class RawData:
 
 
 class VtdStage1Flags(enum.IntFlag):
-    """IOMMU_VTD_S1_*: supervisor requests, extended access flag and write protection of the PASID entry."""
+    """Fields of the guest's PASID entry; the values of IOMMU_VTD_S1_*.
+
+    SRE: supervisor requests are allowed. EAFE: the extended access flag is used. WPE: write protection holds for
+    supervisors too.
+    """
 
     SRE = abi.IOMMU_VTD_S1_SRE
     EAFE = abi.IOMMU_VTD_S1_EAFE
@@ -43,9 +53,10 @@ _NO_FLAGS = VtdStage1Flags(0)
 
 @dataclass(frozen=True, slots=True)
 class VtdStage1:
-    """Intel: the guest's first-stage page table: the address of its top level in the guest, and the bits it translates.
+    """Intel: the guest's first-stage page table. Source: iommu_hwpt_vtd_s1.
 
-    Source: iommu_hwpt_vtd_s1.
+    address: where its top level is in the guest's memory. address_width: how many bits of an address it translates.
+    flags: of the guest's PASID entry.
     """
 
     address: int
@@ -59,7 +70,10 @@ class VtdStage1:
 
 @dataclass(frozen=True, slots=True)
 class ArmSmmuv3Stage1:
-    """Arm: the first two words of the guest's stream table entry, 64 bits each. Source: iommu_hwpt_arm_smmuv3."""
+    """Arm: the guest's stream table entry. Source: iommu_hwpt_arm_smmuv3.
+
+    entry: its first two words of 64 bits.
+    """
 
     entry: tuple[int, int]
     type: ClassVar[int] = abi.IOMMU_HWPT_DATA_ARM_SMMUV3
@@ -70,7 +84,10 @@ class ArmSmmuv3Stage1:
 
 @dataclass(frozen=True, slots=True)
 class AmdGuest:
-    """AMD: the guest's device table entry, words of 64 bits. Source: iommu_hwpt_amd_guest."""
+    """AMD: the guest's device table entry. Source: iommu_hwpt_amd_guest.
+
+    entry: its four words of 64 bits.
+    """
 
     entry: tuple[int, int, int, int]
     type: ClassVar[int] = abi.IOMMU_HWPT_DATA_AMD_GUEST
@@ -81,9 +98,10 @@ class AmdGuest:
 
 @dataclass(frozen=True, slots=True)
 class VtdInvalidation:
-    """Intel: forget the translations of pages of 4 KiB from address on; is_leaf: only of the last level.
+    """Intel: forget the translations of a range of addresses. Source: iommu_hwpt_vtd_s1_invalidate.
 
-    Source: iommu_hwpt_vtd_s1_invalidate.
+    address: where the range begins. pages: how many pages of 4 KiB it has. is_leaf: forget only what the last level of
+    the page table says.
     """
 
     address: int
@@ -93,6 +111,7 @@ class VtdInvalidation:
 
     @classmethod
     def everything(cls) -> Self:
+        """Forget all translations."""
         return cls(0, _EVERYTHING)
 
     def __bytes__(self) -> bytes:
@@ -102,7 +121,10 @@ class VtdInvalidation:
 
 @dataclass(frozen=True, slots=True)
 class ArmSmmuv3Invalidation:
-    """Arm: a command of the guest's command queue, words of 64 bits. Source: iommu_viommu_arm_smmuv3_invalidate."""
+    """Arm: a command of the guest's command queue. Source: iommu_viommu_arm_smmuv3_invalidate.
+
+    command: its two words of 64 bits.
+    """
 
     command: tuple[int, int]
     type: ClassVar[int] = abi.IOMMU_VIOMMU_INVALIDATE_DATA_ARM_SMMUV3
@@ -112,5 +134,5 @@ class ArmSmmuv3Invalidation:
 
 
 def _words(words: tuple[int, ...]) -> bytes:
-    """Little-endian, as the hardware has them."""
+    """The words of 64 bits in little-endian order, as the hardware reads them."""
     return b"".join(word.to_bytes(8, "little") for word in words)

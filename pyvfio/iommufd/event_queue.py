@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from pyvfio.iommufd.iommufd import Iommufd
+from pyvfio.iommufd.object import IommufdObject
 from pyvfio.kernel import EventFd, Kernel, Waitable
-from pyvfio.resource import Resource
 
 E = TypeVar("E")
 
 
-class EventQueue(Resource, ABC, Generic[E]):
-    """An object of the iommufd with a descriptor, which wait, select and asyncio see readable while it holds anything.
+class EventQueue(IommufdObject, Generic[E]):
+    """An object of an iommufd with a descriptor that select, poll and asyncio see readable while it holds an event.
 
-    id: its number in the iommufd. Safe from several threads: who waits while another closes it gets ClosedError.
+    Safe from several threads: a thread that waits gets ClosedError when another one closes the queue.
     """
 
-    def __init__(self, iommufd: Iommufd, parent: Resource, size: int) -> None:
+    def __init__(self, parent: Iommufd | IommufdObject, size: int) -> None:
         """size: how many bytes are read at a time."""
-        self.iommufd = iommufd
-        self.kernel = iommufd.kernel
-        with parent._lock:
-            parent._check_open()
+        super().__init__(parent)
+        with self._allocation():
             closing = EventFd(self.kernel, "end of an event queue")
             try:
                 self.id, fd = self._allocate()
@@ -32,51 +30,48 @@ class EventQueue(Resource, ABC, Generic[E]):
                 closing.close()
                 raise
             self._reader = _Reader(self.kernel, self.name, fd, size, self._parsed, closing)
-            super().__init__(parent)
-
-    @property
-    @abstractmethod
-    def name(self) -> str: ...
 
     @abstractmethod
     def _allocate(self) -> tuple[int, int]:
-        """Its number and its descriptor. Raises VfioError."""
+        """Ask the kernel for the queue; return its number and its descriptor. Raises VfioError."""
 
     @abstractmethod
-    def _parsed(self, data: bytes) -> tuple[E, ...]: ...
+    def _parsed(self, data: bytes) -> tuple[E, ...]:
+        """The events in the bytes that were read."""
 
     def fileno(self) -> int:
-        """For select and event loops: readable while it holds anything. Take that with pending()."""
-        self._check_open()
+        """The descriptor, for select and event loops. While it is readable, pending() has events to take."""
+        self.require_open()
         return self._reader.fileno()
 
     def pending(self) -> tuple[E, ...]:
-        """What it holds, oldest first; of very many the first. Does not wait."""
-        self._check_open()
+        """Take the events that the queue holds, the oldest first, or the first of very many. Does not wait."""
+        self.require_open()
         return self._reader.pending()
 
     def wait(self, timeout: float | None = None) -> tuple[E, ...]:
-        """Like pending, but wait until there is any; empty after timeout seconds."""
-        self._check_open()
+        """Wait until the queue holds an event, and take what it holds; nothing after timeout seconds."""
+        self.require_open()
         return self._reader.wait(timeout)
 
     async def wait_async(self) -> tuple[E, ...]:
-        """Like wait, in the running asyncio loop; one task at a time."""
-        self._check_open()
+        """Wait as wait() does, in the running asyncio loop. One task can wait at a time."""
+        self.require_open()
         return await self._reader.wait_async()
 
-    def _release(self) -> None:
-        # The descriptor holds the object.
-        self._reader.close()
-        if not self._inherited:
-            self.iommufd.destroy(self.id, self.name)
+    def _write(self, data: bytes) -> int:
+        """Write to the descriptor; return how many bytes the kernel took. Raises ClosedError, OSError."""
+        return self._reader.write(data)
 
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.id}{' closed' if self._closed else ''}>"
+    def _release(self) -> None:
+        # The kernel destroys no queue whose descriptor is open. There is none before there is a number.
+        if self.id:
+            self._reader.close()
+        super()._release()
 
 
 class _Reader(Waitable[tuple[E, ...]]):
-    """Closing cannot make such a descriptor readable: threads wait for another one beside it."""
+    """The descriptor of a queue. Closing cannot make it readable, so threads wait for an eventfd beside it too."""
 
     def __init__(
         self,
@@ -91,6 +86,11 @@ class _Reader(Waitable[tuple[E, ...]]):
         self._size = size
         self._parsed = parsed
         self._closing = closing
+
+    def write(self, data: bytes) -> int:
+        """Write to the descriptor, which stays open meanwhile."""
+        with self._in_use() as fd:
+            return self.kernel.write(fd, data)
 
     def close(self) -> None:
         super().close()

@@ -8,6 +8,7 @@ import errno
 from dataclasses import dataclass
 
 from pyvfio.abi import iommufd as abi
+from pyvfio.errors import ClosedError
 from pyvfio.iommufd.event_queue import EventQueue
 from pyvfio.iommufd.iommufd import Iommufd, explain_iommufd
 
@@ -16,7 +17,7 @@ _MOST = 1024
 
 
 class FaultPermission(enum.IntFlag):
-    """IOMMU_PGFAULT_PERM_*: what the device wanted to do with the page. PRIV: as a supervisor."""
+    """What the device wanted to do with the page, PRIV as a supervisor; the values of IOMMU_PGFAULT_PERM_*."""
 
     READ = abi.IOMMU_PGFAULT_PERM_READ
     WRITE = abi.IOMMU_PGFAULT_PERM_WRITE
@@ -25,7 +26,7 @@ class FaultPermission(enum.IntFlag):
 
 
 class FaultResponse(enum.IntEnum):
-    """IOMMUFD_PAGE_RESP_*. SUCCESS: the device tries again; INVALID: it gives up."""
+    """What a device is told after a fault: SUCCESS to try again, INVALID to give up. Values of IOMMUFD_PAGE_RESP_*."""
 
     SUCCESS = abi.IOMMUFD_PAGE_RESP_SUCCESS
     INVALID = abi.IOMMUFD_PAGE_RESP_INVALID
@@ -33,9 +34,13 @@ class FaultResponse(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class PageFault:
-    """device_id: IommufdDevice.id; address: of the page, as the device has it; length: bytes, a hint, 0 for none.
+    """A device's request for a page that is not there. Source: linux/iommufd.h, iommu_hwpt_pgfault.
 
-    group: faults of one group follow one another until is_last, and are answered together: they have one cookie.
+    device_id: IommufdDevice.id of the device. address: the page's address, as the device uses it. permission: what the
+    device wants to do with the page. pasid: the PASID that the request carries, None for none. group: its group's
+    number; the faults of a group follow one another, and are answered together. is_last: whether it is the last of its
+    group. length: how many bytes the device is about to use, as a hint; 0 for no hint. cookie: what an answer names the
+    group by.
     """
 
     device_id: int
@@ -49,15 +54,15 @@ class PageFault:
 
 
 class FaultQueue(EventQueue[PageFault]):
-    """Page tables made with it let devices fault instead of stopping them. A child of the iommufd.
+    """The page faults of devices that are attached to page tables made with this queue; without one they are stopped.
 
-    Each fault waits for respond(). When a device is detached its open faults are answered with INVALID by the kernel.
-    Page tables that use it are closed before it.
+    Each fault waits for respond(). When a device is detached, the kernel answers its open faults with INVALID. The
+    queue is a child of the iommufd, and the page tables that use it are closed before it.
     """
 
     def __init__(self, iommufd: Iommufd) -> None:
-        """Raises VfioError (ENOTTY) before Linux 6.11. Source: IOMMU_FAULT_QUEUE_ALLOC."""
-        super().__init__(iommufd, iommufd, _MOST * _FAULT)
+        """Raises ClosedError, and VfioError: ENOTTY before Linux 6.11. Source: IOMMU_FAULT_QUEUE_ALLOC."""
+        super().__init__(iommufd, _MOST * _FAULT)
 
     def _allocate(self) -> tuple[int, int]:
         argument = abi.iommu_fault_alloc()
@@ -66,23 +71,25 @@ class FaultQueue(EventQueue[PageFault]):
 
     @property
     def name(self) -> str:
+        """What messages call it: fault queue N."""
         return f"fault queue {self.id}"
 
     def respond(self, *faults: PageFault, response: FaultResponse = FaultResponse.SUCCESS) -> None:
-        """Answer faults, in order; those of one group need one answer, and get one here.
+        """Answer faults in their order, each group once.
 
-        Raises VfioError (EINVAL) for one that is answered already, or whose device was detached; those before it are
-        answered then.
+        Raises VfioError (EINVAL) for a fault that is answered already, or whose device was detached; the faults before
+        it have been answered then.
         """
-        self._check_open()
+        self.require_open()
         cookies = dict.fromkeys(fault.cookie for fault in faults)
         answers = b"".join(bytes(abi.iommu_hwpt_page_response(cookie=cookie, code=response)) for cookie in cookies)
-        with self._reader._in_use() as fd:
-            while answers:
-                try:
-                    answers = answers[self.kernel.write(fd, answers) :]
-                except OSError as error:
-                    raise explain_iommufd(error, f"respond in {self.name}", {}, _RESPOND) from error
+        while answers:
+            try:
+                answers = answers[self._write(answers) :]
+            except ClosedError:
+                raise
+            except OSError as error:
+                raise explain_iommufd(error, f"respond in {self.name}", {}, _RESPOND) from error
 
     def _parsed(self, data: bytes) -> tuple[PageFault, ...]:
         starts = range(0, len(data), _FAULT)

@@ -1,4 +1,4 @@
-"""HardwareInfo: what iommufd tells of the IOMMU behind a device."""
+"""HardwareInfo: what an iommufd tells about the IOMMU behind a device."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from pyvfio.iommufd.iommufd import Iommufd
 
 
 class HardwareCapabilities(enum.IntFlag):
-    """IOMMU_HW_CAP_*."""
+    """What the IOMMU can do for the device; the values of IOMMU_HW_CAP_*.
+
+    DIRTY_TRACKING: note which pages the device writes. PCI_PASID_EXEC, PCI_PASID_PRIV: take requests with a PASID to
+    execute, and as a supervisor. PCI_ATS_NOT_SUPPORTED: the device may not cache translations.
+    """
 
     DIRTY_TRACKING = abi.IOMMU_HW_CAP_DIRTY_TRACKING
     PCI_PASID_EXEC = abi.IOMMU_HW_CAP_PCI_PASID_EXEC
@@ -22,9 +26,11 @@ class HardwareCapabilities(enum.IntFlag):
 
 @dataclass(frozen=True, slots=True)
 class HardwareInfo:
-    """type: IOMMU_HW_INFO_TYPE_*, 0 where the driver tells nothing more; data: the struct of that type, as bytes.
+    """The IOMMU behind a device, as its driver describes it.
 
-    max_pasid_log2: how many bits of PASID the device takes, 0 for none.
+    type: an IOMMU_HW_INFO_TYPE_*; 0 where the driver describes it no further. data: the bytes of the struct of that
+    type. capabilities: what the IOMMU can do for the device. max_pasid_log2: how many bits of PASID the device takes;
+    0 for a device without PASIDs.
     """
 
     type: int
@@ -34,7 +40,11 @@ class HardwareInfo:
 
 
 def hardware_info(iommufd: Iommufd, device_id: int, kind: int = abi.IOMMU_HW_INFO_TYPE_DEFAULT) -> HardwareInfo:
-    """See IommufdDevice.hardware_info."""
+    """What the IOMMU behind the device of this number can do.
+
+    kind: an IOMMU_HW_INFO_TYPE_*; by default the IOMMU chooses one. Raises VfioError: EOPNOTSUPP if there is no struct
+    of that kind, or no IOMMU. Source: IOMMU_GET_HW_INFO.
+    """
     meaning = "the IOMMU has no such struct" if kind else "there is no IOMMU behind the device"
     advice = "Ask without a kind; before Linux 6.17 there is no choice" if kind else ""
     arguments = {"device": device_id, **({"kind": kind} if kind else {})}

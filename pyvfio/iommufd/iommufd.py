@@ -9,9 +9,10 @@ import os
 from collections.abc import Mapping
 from typing import Self
 
-from pyvfio.abi import iommufd
+from pyvfio.abi import iommufd as abi
 from pyvfio.errors import VfioError
 from pyvfio.explain import Meanings, explain
+from pyvfio.iommufd.attachments import Attachments
 from pyvfio.kernel import Kernel, LinuxKernel
 from pyvfio.open_errors import open_failure
 from pyvfio.resource import Resource
@@ -29,63 +30,69 @@ class RlimitMode(enum.IntEnum):
     """Whose RLIMIT_MEMLOCK pinned memory is charged against; the values of IOMMU_OPTION_RLIMIT_MODE."""
 
     USER = 0
-    """All of the user's processes together, io_uring included."""
+    """The limit holds for the sum of what all processes of the user have pinned through iommufd and io_uring."""
     PROCESS = 1
-    """The process that maps, as a VFIO container does."""
+    """The limit holds for what the process that maps has pinned, as with a VFIO container."""
 
 
 class Iommufd(Resource):
-    """An open /dev/iommu. Its address spaces (Ioas) and the devices bound to it are its children."""
+    """An open /dev/iommu. Its address spaces (Ioas) and the devices bound to it are its children.
 
-    def __init__(self, *, kernel: Kernel | None = None, path: str = "/dev/iommu") -> None:
-        """Raises VfioError that says what is missing if the node cannot be opened."""
-        kernel = kernel or LinuxKernel()
+    kernel: the kernel that opened it. fd: the descriptor. path: the node, or "fd N" for a descriptor that was handed
+    over. attachments: which of its devices is attached to what; the devices write it.
+    """
+
+    def __init__(self, *, kernel: Kernel | None = None, path: str = "/dev/iommu", fd: int | None = None) -> None:
+        """Open path; or take over fd, a descriptor of an iommufd that is open already.
+
+        kernel: the kernel to open it in; None for the running one. fd is closed with the object.
+        Raises VfioError that says what is missing if the node cannot be opened.
+        """
+        self.kernel = kernel or LinuxKernel()
+        self.path = path
+        self.attachments = Attachments()
         try:
-            fd = kernel.open(path, os.O_RDWR)
+            self.fd = self.kernel.open(path, os.O_RDWR) if fd is None else fd
         except OSError as error:
             raise open_failure(error, "open iommufd", path, "iommufd") from error
-        self._take(kernel, fd, path)
+        super().__init__()
 
     @classmethod
     def from_fd(cls, fd: int, *, kernel: Kernel | None = None) -> Self:
-        """An iommufd of a descriptor that is open already. Takes fd over: it is closed with the object."""
-        self = cls.__new__(cls)
-        self._take(kernel or LinuxKernel(), fd, f"fd {fd}")
-        return self
-
-    def _take(self, kernel: Kernel, fd: int, path: str) -> None:
-        self.kernel = kernel
-        self.fd = fd
-        self.path = path
-        super().__init__()
+        """An iommufd from a descriptor that is open already. Takes fd over: it is closed with the object."""
+        return cls(kernel=kernel, path=f"fd {fd}", fd=fd)
 
     @property
     def rlimit_mode(self) -> RlimitMode:
-        """How pinned memory is charged. USER unless changed. Source: IOMMU_OPTION_RLIMIT_MODE."""
-        option = iommufd.iommu_option(option_id=iommufd.IOMMU_OPTION_RLIMIT_MODE, op=iommufd.IOMMU_OPTION_OP_GET)
-        self.call(iommufd.IOMMU_OPTION, option, "rlimit_mode")
+        """How pinned memory is charged: RlimitMode.USER unless it was changed.
+
+        Setting it raises VfioError without CAP_SYS_RESOURCE (EPERM), and once the iommufd has an object (EBUSY).
+        Source: IOMMU_OPTION_RLIMIT_MODE.
+        """
+        option = abi.iommu_option(option_id=abi.IOMMU_OPTION_RLIMIT_MODE, op=abi.IOMMU_OPTION_OP_GET)
+        self.call(abi.IOMMU_OPTION, option, "rlimit_mode")
         return RlimitMode(option.val64)
 
     @rlimit_mode.setter
     def rlimit_mode(self, mode: RlimitMode) -> None:
-        """Raises VfioError without CAP_SYS_RESOURCE (EPERM), or once anything was made in the iommufd (EBUSY)."""
-        option = iommufd.iommu_option(option_id=iommufd.IOMMU_OPTION_RLIMIT_MODE, op=iommufd.IOMMU_OPTION_OP_SET)
+        option = abi.iommu_option(option_id=abi.IOMMU_OPTION_RLIMIT_MODE, op=abi.IOMMU_OPTION_OP_SET)
         option.val64 = int(mode)
         meanings = {
             errno.EBUSY: ("the iommufd has objects already", "Choose the mode right after opening it"),
             errno.EPERM: ("only CAP_SYS_RESOURCE may choose", "Run it as root, or keep the mode"),
         }
-        self.call(iommufd.IOMMU_OPTION, option, "set rlimit_mode", {"mode": mode.name}, meanings)
+        self.call(abi.IOMMU_OPTION, option, "set rlimit_mode", {"mode": mode.name}, meanings)
 
     @property
     def compatibility_ioas(self) -> int | None:
         """The id of the address space that VFIO container ioctls on this iommufd work on; None if there is none.
 
-        Source: IOMMU_VFIO_IOAS.
+        Set it to the id of an Ioas, or to None to have none. Groups that are attached to the iommufd use the new one
+        for the devices that are opened afterwards. Raises VfioError. Source: IOMMU_VFIO_IOAS.
         """
-        argument = iommufd.iommu_vfio_ioas(op=iommufd.IOMMU_VFIO_IOAS_GET)
+        argument = abi.iommu_vfio_ioas(op=abi.IOMMU_VFIO_IOAS_GET)
         try:
-            self.call(iommufd.IOMMU_VFIO_IOAS, argument, "compatibility_ioas")
+            self.call(abi.IOMMU_VFIO_IOAS, argument, "compatibility_ioas")
         except VfioError as error:
             if error.errno == errno.ENODEV:
                 return None
@@ -94,21 +101,18 @@ class Iommufd(Resource):
 
     @compatibility_ioas.setter
     def compatibility_ioas(self, ioas_id: int | None) -> None:
-        """The Ioas's id; None for none. Groups attached to the iommufd use it from the next device opened on."""
-        operation = iommufd.IOMMU_VFIO_IOAS_CLEAR if ioas_id is None else iommufd.IOMMU_VFIO_IOAS_SET
-        argument = iommufd.iommu_vfio_ioas(op=operation, ioas_id=ioas_id or 0)
-        self.call(iommufd.IOMMU_VFIO_IOAS, argument, "set compatibility_ioas", {"id": ioas_id})
+        operation = abi.IOMMU_VFIO_IOAS_CLEAR if ioas_id is None else abi.IOMMU_VFIO_IOAS_SET
+        argument = abi.iommu_vfio_ioas(op=operation, ioas_id=ioas_id or 0)
+        self.call(abi.IOMMU_VFIO_IOAS, argument, "set compatibility_ioas", {"id": ioas_id})
 
     def change_process(self) -> None:
-        """Charge every mapping to the calling process from now on: after a fork or an exec, say. Linux 6.14.
+        """Charge every mapping to the calling process from now on, after a fork or an exec for example.
 
-        Raises VfioError (EINVAL) unless every mapping is of memory with a file (MEMFD, HUGETLB).
-        Source: IOMMU_IOAS_CHANGE_PROCESS.
+        Raises VfioError: EINVAL unless every mapping is of memory with a file (MEMFD, HUGETLB), ENOTTY before
+        Linux 6.14. Source: IOMMU_IOAS_CHANGE_PROCESS.
         """
         meanings = {errno.EINVAL: ("some mapping is of memory without a file", "Map memory of kind MEMFD or HUGETLB")}
-        self.call(
-            iommufd.IOMMU_IOAS_CHANGE_PROCESS, iommufd.iommu_ioas_change_process(), "change process", {}, meanings
-        )
+        self.call(abi.IOMMU_IOAS_CHANGE_PROCESS, abi.iommu_ioas_change_process(), "change process", {}, meanings)
 
     def call(
         self,
@@ -118,17 +122,24 @@ class Iommufd(Resource):
         arguments: Mapping[str, object] | None = None,
         meanings: Meanings | None = None,
     ) -> None:
-        """One ioctl of the iommufd. Raises VfioError, explained by meanings before what holds for all of them."""
-        self._check_open()
+        """Make one ioctl on the iommufd, which reads argument and writes its answer there.
+
+        operation and arguments: what a message says was tried. Raises ClosedError, and VfioError, whose errno is
+        explained by meanings first and then by what it means for every ioctl of an iommufd.
+        """
+        self.require_open()
         try:
             self.kernel.ioctl(self.fd, request, argument)
         except OSError as error:
             raise explain_iommufd(error, operation, arguments, meanings) from error
 
     def destroy(self, object_id: int, what: str) -> None:
-        """Destroy an object. Raises VfioError (EBUSY) while another uses it. Source: IOMMU_DESTROY."""
+        """Destroy the object with this number. what: the object's name, for messages.
+
+        Raises VfioError: EBUSY while something else uses the object. Source: IOMMU_DESTROY.
+        """
         try:
-            self.kernel.ioctl(self.fd, iommufd.IOMMU_DESTROY, iommufd.iommu_destroy(id=object_id))
+            self.kernel.ioctl(self.fd, abi.IOMMU_DESTROY, abi.iommu_destroy(id=object_id))
         except OSError as error:
             raise explain_iommufd(error, f"destroy {what}", {"id": object_id}) from error
 
@@ -145,5 +156,5 @@ def explain_iommufd(
     arguments: Mapping[str, object] | None = None,
     meanings: Meanings | None = None,
 ) -> VfioError:
-    """What an errno of iommufd's means, by meanings or by what holds for all of its ioctls."""
+    """The refusal of an ioctl of an iommufd in words: by meanings first, then by what it means for all of them."""
     return explain(error, operation, arguments, {**_MEANINGS, **(meanings or {})})

@@ -6,23 +6,24 @@ import errno
 from typing import TYPE_CHECKING
 
 from pyvfio.abi import iommufd as abi
+from pyvfio.iommufd.device import IommufdDevice
 from pyvfio.iommufd.driver_data import DriverData
+from pyvfio.iommufd.fault_queue import FaultQueue
 from pyvfio.iommufd.nested_page_table import NestedPageTable
+from pyvfio.iommufd.object import Translation
 from pyvfio.iommufd.page_table_alloc import allocate
 from pyvfio.iommufd.page_table_dirty import PageTableDirtyTracking
 from pyvfio.iommufd.viommu import Viommu
-from pyvfio.resource import Resource
 
 if TYPE_CHECKING:
-    from pyvfio.iommufd.device import IommufdDevice
-    from pyvfio.iommufd.fault_queue import FaultQueue
     from pyvfio.iommufd.ioas import Ioas
-    from pyvfio.iommufd.iommufd import Iommufd
-    from pyvfio.kernel import Kernel
 
 
-class HwPageTable(Resource):
-    """Holds all that its address space maps, for devices behind one kind of IOMMU. Attach them with device.attach()."""
+class HwPageTable(Translation):
+    """Holds all that its address space maps, for devices behind one kind of IOMMU. Attach them with device.attach().
+
+    ioas: the address space, whose child it is. Ioas.page_table() makes one.
+    """
 
     def __init__(
         self,
@@ -35,10 +36,12 @@ class HwPageTable(Resource):
         faults: FaultQueue | None = None,
         data: DriverData | None = None,
     ) -> None:
-        """See Ioas.page_table."""
+        """Ask the kernel for a page table of ioas for devices like device; Ioas.page_table() describes the options.
+
+        Raises ClosedError, and VfioError: EOPNOTSUPP where the IOMMU has no such page table.
+        Source: IOMMU_HWPT_ALLOC.
+        """
         self.ioas = ioas
-        self.iommufd: Iommufd = ioas.iommufd
-        self.kernel: Kernel = ioas.kernel
         flags = abi.IOMMU_HWPT_ALLOC_DIRTY_TRACKING if dirty_tracking else 0
         flags |= abi.IOMMU_HWPT_ALLOC_NEST_PARENT if nest_parent else 0
         flags |= abi.IOMMU_HWPT_ALLOC_PASID if pasid else 0
@@ -49,56 +52,49 @@ class HwPageTable(Resource):
             ),
             errno.EADDRINUSE: ("the IOMMU cannot translate addresses that are mapped", "Unmap them first"),
         }
-        name = f"page table of {ioas.name}"
-        self.id: int = allocate(device, ioas.id, name, flags=flags, data=data, faults=faults, meanings=meanings)
+        operation = f"page table of {ioas.name}"
         super().__init__(ioas)
-        if faults is not None:
-            self._need(faults)
-        # It may take less than what was there before.
-        ioas._layout_changed()
+        with self._allocation(faults):
+            self.id = allocate(device, ioas.id, operation, flags=flags, data=data, faults=faults, meanings=meanings)
+            # Its IOMMU may translate fewer addresses than those before it.
+            self.iommufd.attachments.changed()
 
     @property
     def name(self) -> str:
+        """What messages call it: page table N of IOAS M."""
         return f"page table {self.id} of {self.ioas.name}"
 
     def track_dirty(self) -> PageTableDirtyTracking:
-        """Begin to note which pages devices attached to it write; close it to end that.
+        """Begin to note which pages the devices attached to it write; closing the result ends that.
 
-        Raises VfioError (EOPNOTSUPP) unless it was made with dirty_tracking. Source: IOMMU_HWPT_SET_DIRTY_TRACKING.
+        Raises VfioError: EOPNOTSUPP unless it was made with dirty_tracking. Source: IOMMU_HWPT_SET_DIRTY_TRACKING.
         """
-        self._check_open()
+        self.require_open()
         return PageTableDirtyTracking(self)
 
     def nested(
         self, device: IommufdDevice, data: DriverData, *, pasid: bool = False, faults: FaultQueue | None = None
     ) -> NestedPageTable:
-        """Let devices like device translate by tables of the program's own first, which data describes, then by this.
+        """Make a page table with which devices like device translate by the program's own tables first, then by this.
 
-        data: VtdStage1, ArmSmmuv3Stage1, AmdGuest or, for what they are not, RawData. pasid, faults: as in
-        Ioas.page_table. This must have been made with nest_parent; the nested page table is its child.
-        Raises VfioError: EOPNOTSUPP where the IOMMU does not nest like this. Source: IOMMU_HWPT_ALLOC (Linux 6.7).
+        data: where and what those tables are: a VtdStage1, ArmSmmuv3Stage1 or AmdGuest, or RawData for another IOMMU.
+        pasid, faults: as for Ioas.page_table. This page table must have been made with nest_parent; the nested one is
+        its child. Raises VfioError: EOPNOTSUPP where the IOMMU does not nest like this.
+        Source: IOMMU_HWPT_ALLOC (Linux 6.7).
         """
-        self._check_open()
+        self.require_open()
         return NestedPageTable(self, device, data, pasid=pasid, faults=faults)
 
     def viommu(self, device: IommufdDevice, data: DriverData) -> Viommu:
-        """A virtual IOMMU for one guest, of the IOMMU behind device, over this: made with nest_parent. Its child.
+        """Make a virtual IOMMU for one guest, from the IOMMU behind device. It is this page table's child.
 
-        data: of a type of IOMMU_VIOMMU_TYPE_*, with the struct of that type if it has one: RawData.
-        Raises VfioError: EOPNOTSUPP where the IOMMU has none of the type. Source: IOMMU_VIOMMU_ALLOC (Linux 6.13).
+        data: its type is an IOMMU_VIOMMU_TYPE_*, its bytes are the struct of that type if there is one; RawData has
+        both. This page table must have been made with nest_parent. Raises VfioError: EOPNOTSUPP where the IOMMU has no
+        virtual one of that type. Source: IOMMU_VIOMMU_ALLOC (Linux 6.13).
         """
-        self._check_open()
+        self.require_open()
         return Viommu(self, device, data)
 
-    def _devices_changed(self, device: IommufdDevice) -> None:
-        self.ioas._devices_changed(device)
-
-    def _release(self) -> None:
-        if not self._inherited:
-            for device in tuple(self.ioas._attached):
-                device._leave(self)
-            self.iommufd.destroy(self.id, self.name)
-            self.ioas._layout_changed()
-
-    def __repr__(self) -> str:
-        return f"<HwPageTable {self.id} of {self.ioas!r}{' closed' if self._closed else ''}>"
+    def _destroy(self) -> None:
+        super()._destroy()
+        self.iommufd.attachments.changed()

@@ -1,25 +1,22 @@
-"""How every kind of page table of iommufd is made, and what is invalidated in those of the program's own."""
+"""How each kind of page table of an iommufd is allocated, and how the caches of the program's own are invalidated."""
 
 from __future__ import annotations
 
 import ctypes
 import errno
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from pyvfio.abi import iommufd as abi
 from pyvfio.errors import InvalidArgument, InvalidationRefused, VfioError
 from pyvfio.explain import Meanings
+from pyvfio.iommufd.device import IommufdDevice
 from pyvfio.iommufd.driver_data import DriverData
-
-if TYPE_CHECKING:
-    from pyvfio.iommufd.device import IommufdDevice
-    from pyvfio.iommufd.fault_queue import FaultQueue
-    from pyvfio.iommufd.iommufd import Iommufd
+from pyvfio.iommufd.fault_queue import FaultQueue
+from pyvfio.iommufd.iommufd import Iommufd
 
 
 def buffer_of(data: DriverData | None) -> ctypes.Array[ctypes.c_char]:
-    """The struct where the kernel reads and writes it, as long as the buffer lives."""
+    """A copy of the struct for the kernel to read and write; its address is good as long as the buffer lives."""
     content = bytes(data) if data is not None else b""
     return (ctypes.c_char * len(content)).from_buffer_copy(content)
 
@@ -27,31 +24,37 @@ def buffer_of(data: DriverData | None) -> ctypes.Array[ctypes.c_char]:
 def allocate(
     device: IommufdDevice,
     parent_id: int,
-    name: str,
+    operation: str,
     *,
     flags: int,
     data: DriverData | None,
     faults: FaultQueue | None,
     meanings: Meanings,
 ) -> int:
-    """The number of a new page table for devices like device, over parent_id. name: what is being made, for messages.
+    """Allocate a page table for devices like device; return its number.
 
-    Raises VfioError, explained by meanings. Source: IOMMU_HWPT_ALLOC.
+    parent_id: the number of the address space, page table or virtual IOMMU that it stands on. operation: what is being
+    done, for messages. flags: of IOMMU_HWPT_ALLOC_*, without the one for faults. data: what the IOMMU's driver is told.
+    faults: where page faults go. Raises ClosedError, and VfioError, explained by meanings. Source: IOMMU_HWPT_ALLOC.
     """
     buffer = buffer_of(data)
     argument = abi.iommu_hwpt_alloc(flags=flags, dev_id=device.id, pt_id=parent_id, data_len=len(buffer))
     if data is not None:
         argument.data_type, argument.data_uptr = data.type, ctypes.addressof(buffer)
     if faults is not None:
-        faults._check_open()
+        faults.require_open()
         argument.flags |= abi.IOMMU_HWPT_FAULT_ID_VALID
         argument.fault_id = faults.id
-    device.iommufd.call(abi.IOMMU_HWPT_ALLOC, argument, name, {"flags": argument.flags}, meanings)
+    device.iommufd.call(abi.IOMMU_HWPT_ALLOC, argument, operation, {"flags": argument.flags}, meanings)
     return argument.out_hwpt_id
 
 
 def invalidate(iommufd: Iommufd, object_id: int, name: str, requests: Sequence[DriverData]) -> None:
-    """Requests of one type, in order. Raises InvalidArgument, InvalidationRefused. Source: IOMMU_HWPT_INVALIDATE."""
+    """Invalidate what requests of one type name, in their order, in the page table or virtual IOMMU of this number.
+
+    name: what messages call it. Raises InvalidArgument for requests of several types, InvalidationRefused.
+    Source: IOMMU_HWPT_INVALIDATE.
+    """
     operation = f"invalidate in {name}"
     if not requests:
         return

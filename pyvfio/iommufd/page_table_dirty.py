@@ -18,19 +18,30 @@ _LARGEST = 1 << 38
 
 
 class PageTableDirtyTracking(DirtyTracking):
-    """See HwPageTable.track_dirty. Only what devices really wrote is dirty."""
+    """The IOMMU notes which pages the devices attached to a page table write, until close().
+
+    Only what devices really wrote is dirty. table: the page table, whose child it is; HwPageTable.track_dirty() makes
+    one.
+    """
 
     def __init__(self, table: HwPageTable) -> None:
-        self._table_tracked = table
-        self._set(table, abi.IOMMU_HWPT_DIRTY_TRACKING_ENABLE, "start dirty tracking")
-        super().__init__(table, table.ioas, table.ioas.page_sizes[0], _LARGEST)
+        """Begin to track. Raises ClosedError, and VfioError: EOPNOTSUPP unless table was made with dirty_tracking.
+
+        Source: IOMMU_HWPT_SET_DIRTY_TRACKING.
+        """
+        self.table = table
+        # First: a failure here must not leave the IOMMU tracking.
+        page_size = table.ioas.page_sizes[0]
+        self._set(abi.IOMMU_HWPT_DIRTY_TRACKING_ENABLE, "start dirty tracking")
+        super().__init__(table, table.ioas, page_size, _LARGEST)
 
     def peek(self, iova: int, size: int) -> DirtyBitmap:
-        """What read() would tell, and tells again then: nothing is cleared.
+        """What was written of the range, as read() tells it, without clearing it: the next read() tells it again.
 
+        iova and size are bytes and multiples of page_size. Raises InvalidArgument, NotMapped, VfioError.
         Source: IOMMU_HWPT_GET_DIRTY_BITMAP_NO_CLEAR.
         """
-        self._check_open()
+        self.require_open()
         with self._lock:
             return self._collect(iova, size, partial(self._ask, flags=abi.IOMMU_HWPT_GET_DIRTY_BITMAP_NO_CLEAR))
 
@@ -38,7 +49,8 @@ class PageTableDirtyTracking(DirtyTracking):
         return self._ask(iova, size)
 
     def _ask(self, iova: int, size: int, flags: int = 0) -> int:
-        table = self._table_tracked
+        """The bits of a range without holes. flags: IOMMU_HWPT_GET_DIRTY_BITMAP_NO_CLEAR or none."""
+        table = self.table
         buffer = ctypes.create_string_buffer(bitmap_size(size, self.page_size))
         argument = abi.iommu_hwpt_get_dirty_bitmap(hwpt_id=table.id, iova=iova, length=size, page_size=self.page_size)
         argument.flags, argument.data = flags, ctypes.addressof(buffer)
@@ -46,16 +58,17 @@ class PageTableDirtyTracking(DirtyTracking):
         table.iommufd.call(abi.IOMMU_HWPT_GET_DIRTY_BITMAP, argument, "read dirty bitmap", arguments)
         return bits_of(buffer.raw, size, self.page_size)
 
-    def _set(self, table: HwPageTable, flags: int, operation: str) -> None:
-        argument = abi.iommu_hwpt_set_dirty_tracking(hwpt_id=table.id, flags=flags)
+    def _set(self, flags: int, operation: str) -> None:
+        """Turn tracking on or off. Raises VfioError."""
+        argument = abi.iommu_hwpt_set_dirty_tracking(hwpt_id=self.table.id, flags=flags)
         meanings = {
             errno.EOPNOTSUPP: (
                 "the page table was not made for it",
                 "Ioas.page_table(device, dirty_tracking=True), where hardware_info() tells that the IOMMU can",
             )
         }
-        table.iommufd.call(abi.IOMMU_HWPT_SET_DIRTY_TRACKING, argument, operation, {}, meanings)
+        self.table.iommufd.call(abi.IOMMU_HWPT_SET_DIRTY_TRACKING, argument, operation, {}, meanings)
 
     def _release(self) -> None:
         if not self._inherited:
-            self._set(self._table_tracked, 0, "stop dirty tracking")
+            self._set(0, "stop dirty tracking")

@@ -6,24 +6,29 @@ import errno
 from typing import TYPE_CHECKING
 
 from pyvfio.abi import iommufd as abi
-from pyvfio.resource import Resource
+from pyvfio.iommufd.device import IommufdDevice
+from pyvfio.iommufd.object import IommufdObject
 
 if TYPE_CHECKING:
-    from pyvfio.iommufd.device import IommufdDevice
     from pyvfio.iommufd.viommu import Viommu
 
 
-class Vdevice(Resource):
-    """device is known by virtual_id in viommu until this is closed, which it is before either of them."""
+class Vdevice(IommufdObject):
+    """Makes device known by virtual_id in viommu, until it is closed. It is a child of both, and is closed before them.
+
+    viommu: the virtual IOMMU. device: the device. virtual_id: its stream, device or requester id in the guest.
+    """
 
     def __init__(self, viommu: Viommu, device: IommufdDevice, virtual_id: int) -> None:
-        """See Viommu.device."""
-        viommu._check_open()
-        device._check_open()
+        """Ask the kernel for it. Viommu.device() makes one.
+
+        Raises ClosedError, and VfioError: EEXIST for an id that is taken, or a device that is in a virtual IOMMU
+        already. Source: IOMMU_VDEVICE_ALLOC (Linux 6.13).
+        """
+        device.require_open()
         self.viommu = viommu
         self.device = device
         self.virtual_id = virtual_id
-        self.iommufd = viommu.iommufd
         argument = abi.iommu_vdevice_alloc(viommu_id=viommu.id, dev_id=device.id, virt_id=virtual_id)
         meanings = {
             errno.EEXIST: ("the id is taken, or the device is in a virtual IOMMU already", "Close that first"),
@@ -32,15 +37,12 @@ class Vdevice(Resource):
                 "Make one of its own for it",
             ),
         }
-        operation = f"{device.address} in {viommu.name}"
-        self.iommufd.call(abi.IOMMU_VDEVICE_ALLOC, argument, operation, {"virtual_id": virtual_id}, meanings)
-        self.id = argument.out_vdevice_id
         super().__init__(viommu)
-        self._need(device)
+        with self._allocation(device):
+            self.iommufd.call(abi.IOMMU_VDEVICE_ALLOC, argument, self.name, {"virtual_id": virtual_id}, meanings)
+            self.id = argument.out_vdevice_id
 
-    def _release(self) -> None:
-        if not self._inherited:
-            self.iommufd.destroy(self.id, f"{self.device.address} in {self.viommu.name}")
-
-    def __repr__(self) -> str:
-        return f"<Vdevice {self.virtual_id:#x} in {self.viommu!r}{' closed' if self._closed else ''}>"
+    @property
+    def name(self) -> str:
+        """What messages call it: ADDRESS in virtual IOMMU N."""
+        return f"{self.device.address} in {self.viommu.name}"

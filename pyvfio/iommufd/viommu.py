@@ -8,35 +8,37 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pyvfio.abi import iommufd as abi
+from pyvfio.iommufd.device import IommufdDevice
 from pyvfio.iommufd.driver_data import DriverData
+from pyvfio.iommufd.fault_queue import FaultQueue
 from pyvfio.iommufd.hw_queue import HwQueue
 from pyvfio.iommufd.nested_page_table import NestedPageTable
+from pyvfio.iommufd.object import IommufdObject
 from pyvfio.iommufd.page_table_alloc import buffer_of, invalidate
 from pyvfio.iommufd.vdevice import Vdevice
 from pyvfio.iommufd.viommu_pages import ViommuPages
 from pyvfio.iommufd.virtual_events import VirtualEventQueue
-from pyvfio.resource import Resource
 
 if TYPE_CHECKING:
-    from pyvfio.iommufd.device import IommufdDevice
-    from pyvfio.iommufd.fault_queue import FaultQueue
-    from pyvfio.iommufd.iommufd import Iommufd
     from pyvfio.iommufd.page_table import HwPageTable
-    from pyvfio.kernel import Kernel
 
 
-class Viommu(Resource):
+class Viommu(IommufdObject):
     """Tells the IOMMU by what name a guest knows each device, and tells the guest what happened to it.
 
-    type: IOMMU_VIOMMU_TYPE_*. data: the struct of that type, as the driver filled it in. A child of its page table.
+    parent: the page table that it was made from, whose child it is. ioas: the address space of that page table. type:
+    its IOMMU_VIOMMU_TYPE_*. data: the bytes of the struct of that type, as the IOMMU's driver filled it in.
     """
 
+    parent: HwPageTable
+
     def __init__(self, parent: HwPageTable, device: IommufdDevice, data: DriverData) -> None:
-        """See HwPageTable.viommu."""
-        self.parent = parent
+        """Ask the kernel for a virtual IOMMU over parent. HwPageTable.viommu() makes one, and describes data.
+
+        Raises ClosedError, and VfioError: EOPNOTSUPP where the IOMMU behind device has none of the type.
+        Source: IOMMU_VIOMMU_ALLOC (Linux 6.13).
+        """
         self.ioas = parent.ioas
-        self.iommufd: Iommufd = parent.iommufd
-        self.kernel: Kernel = parent.kernel
         self.type = data.type
         buffer = buffer_of(data)
         argument = abi.iommu_viommu_alloc(type=data.type, dev_id=device.id, hwpt_id=parent.id, data_len=len(buffer))
@@ -51,62 +53,71 @@ class Viommu(Resource):
                 "Ioas.page_table(device, nest_parent=True)",
             ),
         }
-        self.iommufd.call(
-            abi.IOMMU_VIOMMU_ALLOC, argument, f"virtual IOMMU on {parent.name}", {"type": data.type}, meanings
-        )
-        self.id: int = argument.out_viommu_id
-        self.data = buffer.raw
+        operation = f"virtual IOMMU on {parent.name}"
         super().__init__(parent)
+        with self._allocation():
+            self.iommufd.call(abi.IOMMU_VIOMMU_ALLOC, argument, operation, {"type": data.type}, meanings)
+            self.id = argument.out_viommu_id
+        self.data = buffer.raw
 
     @property
     def name(self) -> str:
+        """What messages call it: virtual IOMMU N."""
         return f"virtual IOMMU {self.id}"
 
     def device(self, device: IommufdDevice, virtual_id: int) -> Vdevice:
-        """Let the guest know device by virtual_id: its stream, device or requester id there. Child of both.
+        """Let the guest know device by virtual_id: its stream, device or requester id there.
 
-        A device is in one virtual IOMMU at most. Raises VfioError: EEXIST. Source: IOMMU_VDEVICE_ALLOC (Linux 6.13).
+        The result is a child of both this and device. A device can be in one virtual IOMMU only.
+        Raises VfioError: EEXIST for an id that is taken, or a device that is in a virtual IOMMU already.
+        Source: IOMMU_VDEVICE_ALLOC (Linux 6.13).
         """
         return Vdevice(self, device, virtual_id)
 
     def nested(
         self, device: IommufdDevice, data: DriverData, *, pasid: bool = False, faults: FaultQueue | None = None
     ) -> NestedPageTable:
-        """A page table of the guest's, as HwPageTable.nested: devices attached to it are the guest's, see device()."""
-        self._check_open()
+        """Make a page table of the guest's, as HwPageTable.nested does, for devices that are in this virtual IOMMU.
+
+        data, pasid, faults and what is raised: as for HwPageTable.nested. The device has to be in the virtual IOMMU,
+        by device(), before it can be attached. The page table is this object's child.
+        """
+        self.require_open()
         return NestedPageTable(self, device, data, pasid=pasid, faults=faults)
 
     def event_queue(self, kind: int, depth: int, *, event_size: int | None = None) -> VirtualEventQueue:
-        """Queue what the IOMMU reports of the guest's devices, at most depth events. kind: IOMMU_VEVENTQ_TYPE_*.
+        """Queue what the IOMMU reports about the guest's devices. The queue holds depth events, and is a child of this.
 
-        event_size: bytes of an event of a kind that linux/iommufd.h has not.
-        Raises InvalidArgument, VfioError: EEXIST if there is one. Source: IOMMU_VEVENTQ_ALLOC (Linux 6.15).
+        kind: an IOMMU_VEVENTQ_TYPE_*. event_size: the bytes of one event, for a kind that pyvfio has no struct for.
+        Raises InvalidArgument, and VfioError: EEXIST if there is a queue of this kind.
+        Source: IOMMU_VEVENTQ_ALLOC (Linux 6.15).
         """
         return VirtualEventQueue(self, kind, depth, event_size=event_size)
 
     def hw_queue(self, kind: int, index: int, iova: int, size: int) -> HwQueue:
         """Let the IOMMU read a queue of the guest's by itself: size bytes at iova, mapped and contiguous in memory.
 
-        kind: IOMMU_HW_QUEUE_TYPE_*; index: which of the guest's. What it lies in cannot be unmapped meanwhile (EBUSY).
-        Raises NotMapped, VfioError. Source: IOMMU_HW_QUEUE_ALLOC (Linux 6.17).
+        kind: an IOMMU_HW_QUEUE_TYPE_*. index: which of the guest's queues of that kind it is. The memory cannot be
+        unmapped until the queue is closed (EBUSY). The queue is a child of this.
+        Raises NotMapped, and VfioError: EEXIST if there is one of this index. Source: IOMMU_HW_QUEUE_ALLOC
+        (Linux 6.17).
         """
         return HwQueue(self, kind, index, iova, size)
 
     def map(self, offset: int, size: int) -> ViommuPages:
-        """Map pages that the driver tells of in data, Tegra241's virtual interface for one: as a whole. Its child.
+        """Map pages of registers that the driver tells of in data, as Tegra241's does. They are mapped as a whole.
 
-        Raises InvalidArgument, VfioError: ENXIO where there are none. Source: mmap of /dev/iommu (Linux 6.17).
+        offset and size: bytes, both from data. The result is a child of this. Raises InvalidArgument, and VfioError:
+        ENXIO where there are no such pages. Source: mmap of /dev/iommu (Linux 6.17).
         """
         return ViommuPages(self, offset, size)
 
     def invalidate(self, requests: Sequence[DriverData]) -> None:
-        """As NestedPageTable.invalidate, for requests that name devices by their virtual ids."""
-        self._check_open()
+        """Have the IOMMU forget what requests name, in their order; they name devices by their virtual ids.
+
+        All are of one type, ArmSmmuv3Invalidation for example. Raises InvalidArgument for requests of several types,
+        and InvalidationRefused, whose done tells how many were carried out before the one that was refused.
+        Source: IOMMU_HWPT_INVALIDATE (Linux 6.13).
+        """
+        self.require_open()
         invalidate(self.iommufd, self.id, self.name, requests)
-
-    def _release(self) -> None:
-        if not self._inherited:
-            self.iommufd.destroy(self.id, self.name)
-
-    def __repr__(self) -> str:
-        return f"<Viommu {self.id} on {self.parent!r}{' closed' if self._closed else ''}>"

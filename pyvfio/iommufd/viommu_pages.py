@@ -17,11 +17,18 @@ if TYPE_CHECKING:
 
 
 class ViommuPages(Resource):
-    """size bytes of registers, mapped until closed. A child of its virtual IOMMU. Registers gives them names."""
+    """Registers that are mapped until it is closed. It is a child of its virtual IOMMU. Registers gives them names.
+
+    viommu: the virtual IOMMU. size: bytes that are mapped.
+    """
 
     def __init__(self, viommu: Viommu, offset: int, size: int) -> None:
-        """See Viommu.map."""
-        viommu._check_open()
+        """Map them. Viommu.map() does.
+
+        Raises ClosedError, InvalidArgument for a range that is not whole pages, and VfioError: ENXIO where the iommufd
+        has no such pages. Source: mmap of /dev/iommu (Linux 6.17).
+        """
+        viommu.require_open()
         self.viommu = viommu
         self.kernel = viommu.kernel
         self.size = size
@@ -36,18 +43,25 @@ class ViommuPages(Resource):
         super().__init__(viommu)
 
     def read_register(self, offset: int, width: int) -> int:
-        """width: bytes: 1, 2, 4 or 8; offset: a multiple of it."""
+        """The register at offset, read by one access of width bytes: 1, 2, 4 or 8. offset is a multiple of width.
+
+        Raises InvalidArgument where there is no such register.
+        """
         return self.kernel.load(self._place(offset, width), width)
 
     def write_register(self, offset: int, width: int, value: int) -> None:
-        """As read_register."""
+        """Write the register at offset by one access of width bytes: 1, 2, 4 or 8. offset is a multiple of width.
+
+        Raises InvalidArgument where there is no such register, or for a value that needs more than width bytes.
+        """
         if not 0 <= value < 1 << 8 * width:
             meaning = "the value is too wide"
             raise InvalidArgument(errno.EINVAL, f"write {8 * width} bits", {"offset": offset, "value": value}, meaning)
         self.kernel.store(self._place(offset, width), width, value)
 
     def _place(self, offset: int, width: int) -> int:
-        self._check_open()
+        """The address in this process of the register. Raises ClosedError, InvalidArgument."""
+        self.require_open()
         if width not in (1, 2, 4, 8) or offset % width or not 0 <= offset <= self.size - width:
             meaning = f"no register there: there are {self.size:#_x} bytes"
             raise InvalidArgument(errno.EINVAL, f"pages of {self.viommu.name}", {"offset": offset}, meaning)

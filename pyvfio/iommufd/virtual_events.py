@@ -1,4 +1,4 @@
-"""VirtualEventQueue: what an IOMMU reports of one guest's devices. Source: linux/iommufd.h, iommufd_vevent_header."""
+"""VirtualEventQueue: what an IOMMU reports about a guest's devices. Source: linux/iommufd.h, iommufd_vevent_header."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ _SIZES = {
 
 @dataclass(frozen=True, slots=True)
 class VirtualEvent:
-    """data: the struct of the queue's kind, as the guest's IOMMU would have it.
+    """An event of a guest's IOMMU, or the report that events were lost.
 
-    sequence: counts up by one, from 0 again after 2**31 - 1; a gap is events that were lost because the queue was full.
-    are_lost: the last ones were lost, up to sequence; nothing else is told, data is empty.
+    sequence: the event's number, one more than the number before; 2**31 - 1 is followed by 0. A gap stands for events
+    that were lost because the queue was full. data: the bytes of the struct of the queue's kind, as the guest's IOMMU
+    would write it. are_lost: the events up to sequence were lost, the newest ones; data is empty then.
     """
 
     sequence: int
@@ -36,24 +37,32 @@ class VirtualEvent:
 
 
 class VirtualEventQueue(EventQueue[VirtualEvent]):
-    """The events of one kind. A child of its virtual IOMMU, which has one queue of each kind at most."""
+    """The events of one kind from a virtual IOMMU, which has at most one queue of each kind. It is a child of that.
+
+    viommu: the virtual IOMMU. kind: its IOMMU_VEVENTQ_TYPE_*. depth: how many events the kernel keeps.
+    """
 
     def __init__(self, viommu: Viommu, kind: int, depth: int, *, event_size: int | None = None) -> None:
-        """See Viommu.event_queue."""
+        """Ask the kernel for it. Viommu.event_queue() makes one.
+
+        event_size: the bytes of one event; None for a kind that pyvfio has a struct for.
+        Raises ClosedError, InvalidArgument without the size of an unknown kind, and VfioError: EEXIST if there is a
+        queue of this kind. Source: IOMMU_VEVENTQ_ALLOC (Linux 6.15).
+        """
         size = event_size or _SIZES.get(kind)
         if not size:
             raise InvalidArgument(
                 errno.EINVAL,
                 f"allocate event queue of {viommu.name}",
                 {"kind": kind},
-                "how long an event of this kind is is not known",
+                "the size of an event of this kind is not known",
                 "Give event_size",
             )
         self.kind = kind
         self.depth = depth
         self.viommu = viommu
         self._event_size = size
-        super().__init__(viommu.iommufd, viommu, _MOST * (_HEADER + size))
+        super().__init__(viommu, _MOST * (_HEADER + size))
 
     def _allocate(self) -> tuple[int, int]:
         argument = abi.iommu_veventq_alloc(viommu_id=self.viommu.id, type=self.kind, veventq_depth=self.depth)
@@ -64,6 +73,7 @@ class VirtualEventQueue(EventQueue[VirtualEvent]):
 
     @property
     def name(self) -> str:
+        """What messages call it: event queue N."""
         return f"event queue {self.id}"
 
     def _parsed(self, data: bytes) -> tuple[VirtualEvent, ...]:

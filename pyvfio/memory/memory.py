@@ -1,4 +1,4 @@
-"""Memory that devices may reach: anonymous, THP-advised, memfd and hugetlb, populated and discarded piece by piece."""
+"""Memory: address space of this process for devices to reach, populated and discarded piece by piece."""
 
 from __future__ import annotations
 
@@ -7,52 +7,55 @@ import enum
 import errno
 import weakref
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import Protocol, Self
 
 from pyvfio.abi import mman
 from pyvfio.errors import InvalidArgument, MemoryUnavailable, StillMapped, VfioError
 from pyvfio.kernel import Kernel, LinuxKernel, host_page_size, huge_pages, transparent_huge_page_size
 from pyvfio.resource import Resource
 
-if TYPE_CHECKING:
-    from pyvfio.dma import MappedRun
-
 HUGE_PAGE_SIZE = 2 << 20
-
+"""Bytes of a huge page of hugetlb memory, unless another size is asked for."""
 
 _LOWEST_BITS = bytes(entry & 1 for entry in range(256))
 
 
 class MemoryKind(enum.Enum):
-    """How memory is backed. All but MEMFD and HUGETLB are private to this process."""
+    """What the pages of memory are. MEMFD and HUGETLB can be shared; the others are private to this process."""
 
     ANONYMOUS = "anon"
-    """4 KiB pages, never transparent huge ones."""
+    """Pages of the host's page size, never transparent huge pages."""
     THP = "thp"
-    """Transparent huge pages where the kernel finds them; aligned so that it can."""
+    """Transparent huge pages where the kernel has some, in memory that is aligned for them."""
     MEMFD = "memfd"
-    """A file in memory, shareable through its descriptor."""
+    """A file in memory, which can be shared by its descriptor."""
     HUGETLB = "hugetlb"
     """A memfd of huge pages from the host's pool."""
     HUGETLB_ANONYMOUS = "hugetlb-anon"
-    """Huge pages from the host's pool without a file."""
+    """Huge pages from the host's pool, without a file."""
 
     @property
     def is_hugetlb(self) -> bool:
+        """Whether the pages come from the host's pool of huge pages."""
         return self in (MemoryKind.HUGETLB, MemoryKind.HUGETLB_ANONYMOUS)
 
 
 class MemoryUser(Protocol):
-    """Who has memory mapped for DMA."""
+    """What lets devices reach memory. Memory.hold() keeps the pages for it until Memory.release()."""
 
-    def maps(self, memory: Memory, offset: int, size: int) -> MappedRun | None: ...
+    def iova_of(self, memory: Memory, offset: int, size: int) -> int | None:
+        """An address at which devices reach some of these bytes, the first that is mapped there; None if none is."""
 
 
 class Memory(Resource):
-    """size bytes of this process's address space. Offsets and sizes are bytes and multiples of page_size.
+    """Address space of this process for devices to reach. Offsets and sizes are bytes and multiples of page_size.
 
-    Nothing is taken from the host until populated or touched. After close() the pages go back as soon as no mapping
-    and no buffer() uses them any more; until then they stay, so that a device never reaches a page that is not ours.
+    The host gives a page when it is populated or touched. After close() the pages go back as soon as no MemoryUser and
+    no buffer() uses them any more. They stay until then, so that a device never reaches a page of somebody else.
+
+    kernel: the kernel that the memory is from. kind: what its pages are. size: bytes. page_size: bytes of a page.
+    address: where it begins in this process; 0 once its pages have gone back. fd: the descriptor of its file; None for
+    memory without a file.
     """
 
     @classmethod
@@ -64,14 +67,21 @@ class Memory(Resource):
         page_size: int | None = None,
         kernel: Kernel | None = None,
     ) -> Self:
-        """Reserve size bytes of address space. page_size: of the huge pages, for hugetlb kinds (default 2 MiB).
+        """Reserve size bytes of address space.
 
+        page_size: bytes of a huge page, for hugetlb kinds; None for 2 MiB. kernel: None for the running one.
         Raises InvalidArgument for a size that is not a multiple of the page size, MemoryUnavailable if the kernel
-        refuses; nothing is left then.
+        refuses. A failure leaves nothing reserved.
         """
         return cls(kernel or LinuxKernel(), kind, size, page_size)
 
     def __init__(self, kernel: Kernel, kind: MemoryKind, size: int, page_size: int | None = None) -> None:
+        """Reserve size bytes of address space.
+
+        page_size: bytes of a huge page, for hugetlb kinds; None for 2 MiB.
+        Raises InvalidArgument for a size that is not a multiple of the page size, MemoryUnavailable if the kernel
+        refuses. A failure leaves nothing reserved.
+        """
         self.kernel = kernel
         self.kind = kind
         self.size = size
@@ -96,13 +106,14 @@ class Memory(Resource):
         super().__init__()
 
     def populate(self, offset: int, size: int, *, threads: int = 1) -> None:
-        """Give every page of the range a page of the host's, without changing what the memory holds.
+        """Have the host give every page of the range, without changing what the memory holds.
 
-        threads: how many share the work (the range is cut at huge page boundaries). A failure may leave a part
-        populated: discard the range to give that back.
-        Raises MemoryUnavailable. Source: MADV_POPULATE_WRITE, Linux 5.14; mm/madvise.c, madvise_populate.
+        threads: how many threads share the work; each has a part of whole huge pages. A failure may leave a part of the
+        range populated: discard the range to give that back.
+        Raises InvalidArgument, MemoryUnavailable.
+        Source: MADV_POPULATE_WRITE, Linux 5.14; mm/madvise.c, madvise_populate.
         """
-        self._check_range("populate", offset, size)
+        self.check_range("populate", offset, size)
         step = -(-size // max(threads, 1) // HUGE_PAGE_SIZE) * HUGE_PAGE_SIZE or size
         parts = [(start, min(step, offset + size - start)) for start in range(offset, offset + size, step)]
         try:
@@ -116,20 +127,22 @@ class Memory(Resource):
             raise self._unavailable(error, "populate", offset, size) from error
 
     def discard(self, offset: int, size: int) -> None:
-        """Give the range's pages back to the host. It reads as zeros from now on.
+        """Give the pages of the range back to the host. The range reads as zeros from now on.
 
-        Raises StillMapped if any of it is mapped for DMA, VfioError if the kernel refuses; nothing changed then.
+        Raises InvalidArgument, StillMapped if some of it is mapped for DMA, VfioError if the kernel refuses. A failure
+        changes nothing.
         Source: FALLOC_FL_PUNCH_HOLE for files, MADV_DONTNEED otherwise.
         """
-        self._check_range("discard", offset, size)
+        self.check_range("discard", offset, size)
         with self._lock:
             for user in self._users:
-                if run := user.maps(self, offset, size):
+                iova = user.iova_of(self, offset, size)
+                if iova is not None:
                     raise StillMapped(
                         errno.EBUSY,
                         "discard",
                         {"offset": offset, "size": size},
-                        f"a device still reaches it at iova {run.iova + max(offset - run.offset, 0):#_x}",
+                        f"a device still reaches it at iova {iova:#_x}",
                         "Unmap first: pages discarded under a mapping stay the device's, and the CPU gets others",
                     )
             try:
@@ -142,19 +155,23 @@ class Memory(Resource):
                 raise VfioError(error.errno or errno.EIO, "discard", {"offset": offset, "size": size}) from error
 
     def resident(self, offset: int, size: int) -> int:
-        """How many bytes of the range have a page in memory. Source: mincore(2)."""
-        self._check_range("resident", offset, size, unit=host_page_size())
-        # All bits of an entry but the lowest are reserved.
+        """How many bytes of the range have a page in memory. The range is whole pages of the host's page size.
+
+        Raises InvalidArgument. Source: mincore(2).
+        """
+        self.check_range("resident", offset, size, unit=host_page_size())
+        # The other bits of an entry are reserved.
         entries = self.kernel.mincore(self.address + offset, size).translate(_LOWEST_BITS)
         return entries.count(1) * host_page_size()
 
     def buffer(self, offset: int = 0, size: int | None = None) -> memoryview:
-        """The bytes themselves, writable, any alignment. Keeps the memory alive as long as the view lives.
+        """A view of size bytes from offset on, or of all that follow, which reads and writes the memory itself.
 
-        Touching a hugetlb page that is not populated kills the process (SIGBUS) when the host has none left.
+        offset and size may be of any alignment. The pages stay as long as the view lives. Touching a hugetlb page that
+        is not populated kills the process (SIGBUS) when the host has none left. Raises InvalidArgument.
         """
         size = self.size - offset if size is None else size
-        self._check_range("buffer", offset, size, unit=1)
+        self.check_range("buffer", offset, size, unit=1)
         array = (ctypes.c_ubyte * size).from_address(self.address + offset)
         hold = object()
         self._holds.append(hold)
@@ -162,23 +179,30 @@ class Memory(Resource):
         return memoryview(array).cast("B")
 
     def read(self, offset: int, size: int) -> bytes:
+        """A copy of size bytes from offset on, of any alignment. Raises InvalidArgument."""
         with self.buffer(offset, size) as view:
             return bytes(view)
 
     def write(self, offset: int, data: bytes) -> None:
+        """Write data to the memory from offset on, of any alignment. Raises InvalidArgument."""
         with self.buffer(offset, len(data)) as view:
             view[:] = data
 
     def hold(self, user: MemoryUser) -> None:
-        """Keep the memory, beyond close(), until release(user). Called by address spaces."""
-        self._check_open()
+        """Keep the pages until release(user), even if the memory is closed before. Address spaces call it.
+
+        user: asked, before pages are given back, whether devices reach them. Raises ClosedError.
+        """
+        self.require_open()
         self._users.append(user)
 
     def release(self, user: MemoryUser) -> None:
+        """Let go of what hold(user) keeps. Raises OSError if the kernel does not take the pages back."""
         self._users.remove(user)
         self._free_if_unused()
 
     def _map(self) -> int:
+        """Reserve the address space, and open the file if there is one; return the address. Raises OSError."""
         protection = mman.PROT_READ | mman.PROT_WRITE
         private = mman.MAP_PRIVATE | mman.MAP_ANONYMOUS | mman.MAP_NORESERVE
         huge = (self.page_size.bit_length() - 1) << mman.MAP_HUGE_SHIFT if self.kind.is_hugetlb else 0
@@ -205,7 +229,7 @@ class Memory(Resource):
                     raise
 
     def _map_aligned(self, protection: int, flags: int, alignment: int) -> int:
-        """Address space that begins at a multiple of alignment, where a huge page can."""
+        """Reserve address space that begins at a multiple of alignment; return the address. Raises OSError."""
         start = self.kernel.mmap(self.size + alignment, protection, flags)
         address = -(-start // alignment) * alignment
         end = start + self.size + alignment
@@ -219,15 +243,17 @@ class Memory(Resource):
         return address
 
     def _advise(self, address: int, advice: int) -> None:
+        """Tell the kernel how the memory will be used; unmap it if the kernel refuses. Raises OSError."""
         try:
             self.kernel.madvise(address, self.size, advice)
         except OSError as error:
-            # A kernel without transparent huge pages has nothing to be advised of.
+            # A kernel without transparent huge pages takes no advice on them.
             if error.errno != errno.EINVAL:
                 self.kernel.munmap(address, self.size)
                 raise
 
     def _populate(self, offset: int, size: int) -> None:
+        """Populate a part of the memory. Raises OSError."""
         while True:
             try:
                 self.kernel.madvise(self.address + offset, size, mman.MADV_POPULATE_WRITE)
@@ -235,8 +261,12 @@ class Memory(Resource):
                 continue
             return
 
-    def _check_range(self, operation: str, offset: int, size: int, unit: int | None = None) -> None:
-        self._check_open()
+    def check_range(self, operation: str, offset: int, size: int, unit: int | None = None) -> None:
+        """Check that the range lies in the memory and is of whole units. unit: bytes; None for page_size.
+
+        operation: what the range is for, for messages. Raises ClosedError, InvalidArgument.
+        """
+        self.require_open()
         unit = unit or self.page_size
         arguments = {"offset": offset, "size": size}
         if offset < 0 or size <= 0 or offset + size > self.size:
@@ -247,6 +277,7 @@ class Memory(Resource):
             )
 
     def _unavailable(self, error: OSError, operation: str, offset: int, size: int) -> VfioError:
+        """The kernel's refusal to give memory, in words."""
         code = error.errno or errno.EIO
         arguments = {"offset": offset, "size": size} if operation != "allocate memory" else {"size": size}
         if not self.kind.is_hugetlb:
@@ -268,6 +299,7 @@ class Memory(Resource):
         )
 
     def _drop(self, hold: object) -> None:
+        """Note that a buffer() is gone."""
         self._holds.remove(hold)
         self._free_if_unused()
 
@@ -275,6 +307,7 @@ class Memory(Resource):
         self._free_if_unused()
 
     def _free_if_unused(self) -> None:
+        """Give the pages and the address space back if the memory is closed and nothing uses it. Raises OSError."""
         with self._lock:
             if not self._closed or self._holds or self._users or not self.address:
                 return
@@ -287,10 +320,11 @@ class Memory(Resource):
                     self.kernel.close(fd)
 
     def __repr__(self) -> str:
-        return f"<Memory {self.kind.value} {self.size:#_x}{' closed' if getattr(self, '_closed', True) else ''}>"
+        return f"<Memory {self.kind.value} {self.size:#_x}{' closed' if self._closed else ''}>"
 
 
 def _page_size(kind: MemoryKind, page_size: int | None) -> int:
+    """The page size of memory of this kind, in bytes. Raises InvalidArgument for one that the kind does not have."""
     if not kind.is_hugetlb:
         if page_size not in (None, host_page_size()):
             raise InvalidArgument(

@@ -86,6 +86,20 @@ def test_a_device_without_an_address_space_reaches_nothing(
         assert memory.read(BLOCK - 4096, len(MESSAGE)) == bytes(len(MESSAGE))
 
 
+def test_a_device_is_attached_within_its_iommufd(device: CdevDevice, kernel: Kernel, testbed: Testbed) -> None:
+    own = Ioas(device.iommufd)
+    with Ioas(kernel=kernel) as other:
+        namesake = Ioas(other.iommufd)
+        assert namesake.id == own.id
+        with pytest.raises(InvalidArgument, match="belongs to another iommufd"):
+            device.attach(namesake)
+        with pytest.raises(InvalidArgument, match="belongs to another iommufd"):
+            CdevDevice(device.iommufd, testbed.devices[1], parent=other)
+    assert (device.attached, own.devices, namesake.devices) == (None, (), ())
+    device.attach(own)
+    assert (device.attached, own.devices) == (own, (device,))
+
+
 def test_several_devices_share_an_address_space(iommufd: Iommufd, testbed: Testbed, memory: Memory) -> None:
     ioas = Ioas(iommufd)
     devices = [ioas.open_device(address) for address in testbed.devices[:2]]

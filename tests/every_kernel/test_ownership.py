@@ -27,7 +27,7 @@ from pyvfio import (
 )
 from pyvfio.drivers.edu import Edu
 from pyvfio.drivers.iommufd_mock import EVENT_SIZE, EVENTS, MockDevice, MockStage1, MockViommu
-from pyvfio.iommufd.cdev import cdev_node
+from pyvfio.iommufd import cdev_node
 from pyvfio.sysfs import pci_device
 from tests.support.kernels.modes import Mode, Space
 from tests.support.kernels.testbed import IOVA, MEBIBYTE, Testbed
@@ -208,7 +208,7 @@ def test_a_node_that_is_open_already(testbed: Testbed, memory: Memory) -> None:
     kernel, address = testbed.kernel, testbed.devices[0]
     node = cdev_node(kernel, address)
     with Ioas(kernel=kernel) as ioas:
-        with pytest.raises(VfioError, match="none of a device's own node"):
+        with pytest.raises(VfioError, match="not of a device's own node"):
             CdevDevice.from_fd(ioas.iommufd, kernel.open("/dev/null", os.O_RDWR), address)
         device = CdevDevice.from_fd(ioas.iommufd, kernel.open(node, os.O_RDWR), address)
         device.attach(ioas)

@@ -7,7 +7,7 @@ import gc
 
 import pytest
 
-from pyvfio import Access, InvalidArgument, MappedRun, Memory, MemoryKind, MemoryUnavailable, StillMapped
+from pyvfio import InvalidArgument, Memory, MemoryKind, MemoryUnavailable, StillMapped
 from pyvfio.kernel import huge_pages
 
 MEBIBYTE = 1 << 20
@@ -81,8 +81,8 @@ def test_a_buffer_keeps_the_memory_beyond_close() -> None:
 
 def test_memory_that_is_mapped_is_not_discarded() -> None:
     class Device:
-        def maps(self, memory: Memory, offset: int, size: int) -> MappedRun | None:
-            return MappedRun(0x1000, 4096, memory, 0, Access.READ) if offset < 4096 and size else None
+        def iova_of(self, memory: Memory, offset: int, size: int) -> int | None:
+            return 0x1000 if offset < 4096 < memory.size and size else None
 
     device = Device()
     with Memory.allocate(MemoryKind.ANONYMOUS, MEBIBYTE) as memory:

@@ -32,8 +32,8 @@ IOVA = APERTURE[0]
 class Guest:
     """One of everything, made in this order."""
 
-    def __init__(self, kernel: FaultyKernel, memory: Memory) -> None:
-        self.ioas = Ioas(kernel=kernel)
+    def __init__(self, ioas: Ioas, memory: Memory) -> None:
+        self.ioas = ioas
         self.ioas.map_dma(IOVA, memory, 0, PAGE)
         self.device = MockDevice(self.ioas)
         self.tracking = self.ioas.page_table(self.device, dirty_tracking=True).track_dirty()
@@ -64,21 +64,22 @@ def descriptors() -> int:
 def test_a_failure_at_any_call_leaves_nothing_behind(kernel: FaultyKernel, simulated: SimKernel) -> None:
     with Memory.allocate(MemoryKind.ANONYMOUS, PAGE, kernel=kernel) as memory:
         memory.populate(0, PAGE)
-        Guest(kernel, memory).ioas.iommufd.close()
+        Guest(Ioas(kernel=kernel), memory).ioas.iommufd.close()
         # What earlier tests have left must not go meanwhile.
         gc.collect()
         before, calls = descriptors(), 0
         while True:
             kernel.arm(Fault(calls, errno=errno.EIO))
-            guest = Guest.__new__(Guest)
+            ioas: Ioas | None = None
             try:
-                guest.__init__(kernel, memory)  # type: ignore[misc]
+                ioas = Ioas(kernel=kernel)
+                Guest(ioas, memory)
                 is_failed = False
             except OSError:
                 is_failed = True
             kernel.arm()
-            if hasattr(guest, "ioas"):
-                guest.ioas.iommufd.close()
+            if ioas is not None:
+                ioas.iommufd.close()
             assert descriptors() == before
             assert simulated.charges.pinned == 0
             if not is_failed:
@@ -92,7 +93,7 @@ def test_a_failure_at_any_call_while_closing_still_closes_all(kernel: FaultyKern
         memory.populate(0, PAGE)
         calls = 0
         while True:
-            guest = Guest(kernel, memory)
+            guest = Guest(Ioas(kernel=kernel), memory)
             kernel.arm(Fault(calls, request=abi.IOMMU_DESTROY, errno=errno.EIO))
             try:
                 guest.ioas.iommufd.close()
@@ -141,7 +142,7 @@ ROWS: list[tuple[Act, int, tuple[int, ...]]] = [
 def test_every_errno_is_explained(act: Act, request_number: int, errnos: tuple[int, ...], kernel: FaultyKernel) -> None:
     with Memory.allocate(MemoryKind.ANONYMOUS, PAGE, kernel=kernel) as memory:
         memory.populate(0, PAGE)
-        guest = Guest(kernel, memory)
+        guest = Guest(Ioas(kernel=kernel), memory)
         for code in errnos:
             kernel.arm(Fault(request=request_number, errno=code))
             with pytest.raises(VfioError) as caught:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from pyvfio.abi import iommufd as abi
 from pyvfio.abi import vfio
-from pyvfio.iommufd.cdev import cdev_node
+from pyvfio.iommufd import cdev_node
 from tests.conformance.bench import PAGE, Bench
 from tests.conformance.calls.container import IOVA
 from tests.conformance.calls.group import find
