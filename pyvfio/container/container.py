@@ -17,10 +17,8 @@ from pyvfio.container.meanings import ATTACH, DETACH, GET_INFO, SET_IOMMU
 from pyvfio.device import Device
 from pyvfio.dma import END, IovaRange, MapCall, MappedRun, MappingSpace, map_failure
 from pyvfio.errors import InvalidArgument, VfioError
-from pyvfio.explain import explain
+from pyvfio.explain import explain, no_iommu, open_failure
 from pyvfio.kernel import Kernel, LinuxKernel, chain, query
-from pyvfio.noiommu import no_iommu
-from pyvfio.open_errors import open_failure
 from pyvfio.resource import Resource
 from pyvfio.sysfs import vfio_device
 

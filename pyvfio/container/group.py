@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Self
 from pyvfio.abi import vfio
 from pyvfio.device import Device
 from pyvfio.errors import DeviceBusy, DeviceNotBound, GroupBusy, GroupNotViable, VfioError, VfTokenRefused
-from pyvfio.explain import Meanings, explain
+from pyvfio.explain import Meanings, explain, no_raw_io
 from pyvfio.kernel import Kernel, LinuxKernel
-from pyvfio.noiommu import no_raw_io
 from pyvfio.resource import Resource
 from pyvfio.sysfs import blocking_members, group_members
 

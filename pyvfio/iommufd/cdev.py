@@ -11,11 +11,10 @@ from typing import Self
 from pyvfio.abi import vfio
 from pyvfio.device import Device
 from pyvfio.errors import DeviceBusy, DeviceNotBound, VfioError, VfTokenRefused
+from pyvfio.explain import no_raw_io, not_asked_for, open_failure
 from pyvfio.iommufd.device import IommufdDevice
 from pyvfio.iommufd.iommufd import Iommufd, explain_iommufd
 from pyvfio.kernel import Kernel
-from pyvfio.noiommu import no_raw_io, not_asked_for
-from pyvfio.open_errors import open_failure
 from pyvfio.resource import Resource
 from pyvfio.sysfs import blocking_members, character_device, group_node, is_noiommu, vfio_device
 

@@ -12,6 +12,7 @@ from itertools import pairwise
 from pyvfio.abi import iommufd as abi
 from pyvfio.dma import END, Access, IovaRange, MapCall, MappedRun, MappingSpace, check_map_arguments, map_failure
 from pyvfio.errors import AlreadyMapped, InvalidArgument, NotMapped, VfioError
+from pyvfio.explain import no_raw_io
 from pyvfio.iommufd.cdev import CdevDevice
 from pyvfio.iommufd.device import IommufdDevice
 from pyvfio.iommufd.driver_data import DriverData
@@ -20,7 +21,7 @@ from pyvfio.iommufd.iommufd import Iommufd
 from pyvfio.iommufd.page_table import HwPageTable
 from pyvfio.kernel import Kernel, host_page_size
 from pyvfio.memory import Memory
-from pyvfio.noiommu import PhysicalRange, PhysicalRun, joined, no_raw_io
+from pyvfio.noiommu import PhysicalRange, PhysicalRun, joined
 
 _ACCESS_FLAGS = {Access.READ: abi.IOMMU_IOAS_MAP_READABLE, Access.WRITE: abi.IOMMU_IOAS_MAP_WRITEABLE}
 

@@ -11,9 +11,8 @@ from typing import Self
 
 from pyvfio.abi import iommufd
 from pyvfio.errors import VfioError
-from pyvfio.explain import Meanings, explain
+from pyvfio.explain import Meanings, explain, open_failure
 from pyvfio.kernel import Kernel, LinuxKernel
-from pyvfio.open_errors import open_failure
 from pyvfio.resource import Resource
 
 _MEANINGS: Meanings = {
