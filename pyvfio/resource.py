@@ -84,7 +84,8 @@ class Resource:
     def _inherited(self) -> bool:
         return self._process != os.getpid()
 
-    def _check_open(self) -> None:
+    def require_open(self) -> None:
+        """Raise ClosedError if the object is closed, or belongs to the process that forked this one."""
         if self._closed:
             raise ClosedError(errno.EBADF, repr(self), meaning="it is closed")
         if self._inherited:
@@ -94,6 +95,9 @@ class Resource:
                 meaning=f"process {self._process} opened it and forked this one",
                 advice="Open a new one here: DMA mappings belong to the process that made them",
             )
+
+    # What the areas that have not followed yet call require_open().
+    _check_open = require_open
 
     def __enter__(self) -> Self:
         self._check_open()

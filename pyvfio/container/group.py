@@ -9,7 +9,7 @@ import uuid
 from typing import TYPE_CHECKING, Self
 
 from pyvfio.abi import vfio
-from pyvfio.device import Device
+from pyvfio.device import Device, DeviceGroup
 from pyvfio.errors import DeviceBusy, DeviceNotBound, GroupBusy, GroupNotViable, VfioError, VfTokenRefused
 from pyvfio.explain import Meanings, explain, no_raw_io
 from pyvfio.kernel import Kernel, LinuxKernel
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pyvfio.container.container import Container
 
 
-class Group(Resource):
+class Group(DeviceGroup):
     """/dev/vfio/NUMBER, or noiommu-NUMBER. Open at most once in the whole system; its devices work after
     Container.attach()."""
 
