@@ -86,7 +86,7 @@ class UnsafePhysicalMemory(Resource):
         self.kernel = memory.kernel
         self.offset = offset
         self.size = memory.size - offset if size is None else size
-        memory._check_open()
+        memory.require_open()
         if not memory.kind.is_hugetlb:
             raise InvalidArgument(
                 errno.EINVAL,
@@ -117,7 +117,7 @@ class UnsafePhysicalMemory(Resource):
 
     def address(self, offset: int) -> int:
         """The physical address of the byte at this offset of the memory. Raises InvalidArgument, ClosedError."""
-        self._check_open()
+        self.require_open()
         within = offset - self.offset
         if not 0 <= within < self.size:
             raise InvalidArgument(errno.EINVAL, "physical address", {"offset": offset}, "outside what is locked")
@@ -126,7 +126,7 @@ class UnsafePhysicalMemory(Resource):
 
     def runs(self) -> tuple[PhysicalRun, ...]:
         """The physical addresses of all that is locked, ascending by offset. Raises ClosedError."""
-        self._check_open()
+        self.require_open()
         size = self.memory.page_size
         return joined(
             PhysicalRun(self.offset + index * size, address, size) for index, address in enumerate(self._frames)
