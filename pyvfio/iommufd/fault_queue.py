@@ -77,7 +77,7 @@ class FaultQueue(EventQueue[PageFault]):
         self._check_open()
         cookies = dict.fromkeys(fault.cookie for fault in faults)
         answers = b"".join(bytes(abi.iommu_hwpt_page_response(cookie=cookie, code=response)) for cookie in cookies)
-        with self._reader._in_use() as fd:
+        with self._reader.in_use() as fd:
             while answers:
                 try:
                     answers = answers[self.kernel.write(fd, answers) :]
