@@ -1,4 +1,4 @@
-"""What can go wrong, in words: operation, arguments in hex, what it means here, what to do about it."""
+"""The errors of pyvfio: each says what was tried, what is the matter, and what to do about it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Self
 
 
 class VfioError(OSError):
-    """A VFIO operation that failed. errno is the kernel's, or the one the kernel would have given.
+    """A VFIO operation that failed.
 
-    operation: what was asked, in the library's words. arguments: with what; ints print as hex.
-    meaning: what is the matter. advice: what to do about it; both may be empty.
+    errno: the kernel's, or the one that the kernel would have given. operation: what was tried, in the library's words.
+    arguments: the operation's arguments by name; ints print as hex. meaning: what is the matter; the errno in words if
+    nothing else is known. advice: what to do about it; may be empty.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ def _hex(value: object) -> str:
 
 
 class InvalidArgument(VfioError, ValueError):
-    """Refused before anything was asked of the kernel: a size, address or name that cannot work."""
+    """A size, an address, a name or another argument that cannot work. The kernel was not asked."""
 
 
 class ClosedError(VfioError):
@@ -56,14 +57,15 @@ class ClosedError(VfioError):
 
 
 class FeatureUnsupported(VfioError):
-    """The device, its driver or this kernel has not the feature."""
+    """The device, its driver or this kernel does not have the feature."""
 
 
 class VfTokenRefused(VfioError):
-    """The device needs the VF token of its physical function, or another one than was given."""
+    """The device needs the VF token of its physical function, and none or another one was given."""
 
     @classmethod
     def at_open(cls, address: str, *, given: bool) -> Self:
+        """The error for opening the device at address. given: whether the program gave a token."""
         return cls(
             errno_codes.EACCES,
             f"open device {address}",
@@ -73,8 +75,11 @@ class VfTokenRefused(VfioError):
 
 
 class NoIommuError(VfioError):
-    """There is no IOMMU behind the device. Opened through its group it works, but the kernel maps no DMA for it; by its
-    node it is opened only for programs that say unsafe_noiommu. See pyvfio.noiommu."""
+    """There is no IOMMU behind the device. See pyvfio.noiommu.
+
+    A device that is opened through its group works, but the kernel maps no memory for it. By its node it is opened only
+    for programs that ask for it with unsafe_noiommu.
+    """
 
 
 class DeviceNotBound(VfioError):
@@ -82,23 +87,23 @@ class DeviceNotBound(VfioError):
 
 
 class HostNeedsDevice(VfioError):
-    """The host itself, or a program on it, uses the device: taking it away would cut a route, a disk or a DMA."""
+    """The host or a program uses the device: taking it away would cut off a network route, a disk or the program."""
 
 
 class GroupNotViable(VfioError):
-    """Another device of the same IOMMU group is in a host driver's hands."""
+    """Another device of the same IOMMU group is bound to a driver of the host."""
 
 
 class DeviceBusy(VfioError):
-    """The device, or its group, is open elsewhere."""
+    """The device or its group is open already, here or in another process."""
 
 
 class GroupBusy(DeviceBusy):
-    """The group, or a device of it, is open elsewhere."""
+    """The group, or a device of it, is open already, here or in another process."""
 
 
 class MappingLimitReached(VfioError):
-    """The container holds as many mappings as it may."""
+    """The container has as many mappings as it may have."""
 
 
 class MemlockExceeded(VfioError):
@@ -106,11 +111,11 @@ class MemlockExceeded(VfioError):
 
 
 class OutsideIovaRanges(VfioError):
-    """The IOMMU cannot translate, or reserves, some of the addresses."""
+    """The IOMMU cannot translate some of the addresses, or reserves them."""
 
 
 class AlreadyMapped(VfioError):
-    """Some of the addresses are mapped already. Never a success, whoever mapped them."""
+    """Some of the addresses are mapped already, by this program or by another user of the address space."""
 
 
 class NotMapped(VfioError):
@@ -118,7 +123,10 @@ class NotMapped(VfioError):
 
 
 class ShortUnmap(VfioError):
-    """The kernel unmapped another size than was mapped. remaining: bytes whose fate is unknown (0: all are gone)."""
+    """The kernel unmapped another size than was mapped.
+
+    remaining: how many bytes may still be mapped; 0 if all are unmapped.
+    """
 
     def __init__(
         self,
@@ -140,13 +148,13 @@ class ShortUnmap(VfioError):
 
 
 class InvalidationRefused(VfioError):
-    """The IOMMU refused one of several requests. done: how many it had carried out before."""
+    """The IOMMU refused one of several requests. done: how many requests it had carried out before."""
 
     done = 0
 
     @classmethod
     def after(cls, error: VfioError, done: int, total: int) -> Self:
-        """error: why the request behind those done was refused."""
+        """The error for a request of total that was refused after done others. error: why it was."""
         meaning = f"request {done + 1} of {total}: {error.meaning}"
         failure = cls(error.errno or errno_codes.EIO, error.operation, error.arguments, meaning, error.advice)
         failure.done = done
@@ -157,8 +165,8 @@ class InvalidationRefused(VfioError):
 
 
 class MemoryUnavailable(VfioError):
-    """The host has not the memory asked for: no free huge pages, a memory cgroup's limit, or plainly none left."""
+    """The host does not have the memory: no free huge page, the limit of a memory cgroup, or none left at all."""
 
 
 class StillMapped(VfioError):
-    """The memory is mapped for DMA: discarding it now would leave the device on pages nobody else sees."""
+    """The memory is mapped for DMA: discarding it now would leave the device on pages that nobody else sees."""

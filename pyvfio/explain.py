@@ -1,4 +1,4 @@
-"""Turning an errno into what it means for one operation, and what to do about it."""
+"""What a refusal of the kernel means for one operation, and what to do about it."""
 
 from __future__ import annotations
 
@@ -6,18 +6,15 @@ import errno
 import os
 from collections.abc import Mapping
 
-from pyvfio.errors import VfioError
+from pyvfio.errors import NoIommuError, VfioError
 
 Meanings = Mapping[int, tuple[str, str]]
-"""By errno: what it means for one operation, and what to do about it."""
+"""What each errno means for one operation, and what to do about it: two phrases, of which the second may be empty."""
 
 _ANYWHERE: Meanings = {
     errno.ENOMEM: ("no memory left for it", "Free memory, or raise the limit of this process's memory cgroup"),
     errno.EPERM: ("a capability is missing", "Run it as root"),
-    errno.EBADF: (
-        "the descriptor was closed behind this object's back",
-        "Close the object instead",
-    ),
+    errno.EBADF: ("the descriptor was closed behind this object's back", "Close the object instead"),
     errno.ENODEV: ("the device is gone", "Close it; it may come back under a new node"),
     errno.EIO: ("the device or its IOMMU does not respond", "The kernel's log may say more: dmesg"),
     errno.EINTR: ("a signal came first", "Try again"),
@@ -32,8 +29,69 @@ def explain(
     arguments: Mapping[str, object] | None = None,
     meanings: Meanings | None = None,
 ) -> VfioError:
-    """The kernel's refusal in words: by meanings, or by what its errno means anywhere."""
+    """The error to raise for the kernel's refusal of operation.
+
+    arguments: with what the operation was called; ints print as hex. meanings: what each errno means for this
+    operation; an errno that is not in it has the meaning that it has anywhere, or is said to be unknown.
+    """
     code = error.errno or errno.EIO
     unknown = (f"the kernel refused ({os.strerror(code)})", "The kernel's log may say more: dmesg")
     meaning, advice = {**_ANYWHERE, **(meanings or {})}.get(code, unknown)
     return VfioError(code, operation, arguments, meaning, advice)
+
+
+def open_failure(error: OSError, operation: str, path: str, module: str) -> VfioError:
+    """The error to raise for the kernel's refusal to open the node path. module: the kernel module that makes it."""
+    code = error.errno or errno.EIO
+    meaning, advice = _OPEN.get(code, (f"{path} cannot be opened ({os.strerror(code)})", "Look at dmesg"))
+    return VfioError(
+        code, operation, {"node": path}, meaning.format(path=path), advice.format(path=path, module=module)
+    )
+
+
+def not_asked_for(operation: str) -> NoIommuError:
+    """The error for opening the node of a device without an IOMMU, which the program has not asked for."""
+    return NoIommuError(
+        errno.EPERM,
+        operation,
+        meaning="there is no IOMMU behind it: the kernel would map memory, but what the device is told as an address "
+        "would be one of physical memory, anywhere in the host",
+        advice="Turn the IOMMU on (intel_iommu=on, amd_iommu=on), or give the machine a virtual one. To use it "
+        "all the same: unsafe_noiommu=True, and give the device only what Ioas.physical_range() tells",
+    )
+
+
+def no_raw_io(operation: str) -> VfioError:
+    """The error for the kernel's EPERM about a device without an IOMMU, or about its addresses."""
+    return VfioError(
+        errno.EPERM,
+        operation,
+        meaning="a device without an IOMMU reaches all of the host's memory, so the kernel wants CAP_SYS_RAWIO",
+        advice="Run it as root",
+    )
+
+
+def no_iommu(operation: str) -> NoIommuError:
+    """The error for an operation of a container that needs an IOMMU and has none. It says what there is instead."""
+    return NoIommuError(
+        errno.ENOTTY,
+        operation,
+        meaning="there is no IOMMU behind this device, so the kernel maps no memory for it: "
+        "its DMA goes to physical addresses, anywhere in the host",
+        advice="Turn the IOMMU on (intel_iommu=on, amd_iommu=on), or give the machine a virtual one. To do "
+        "without: pyvfio.noiommu tells the physical addresses of locked huge pages, which is unsafe",
+    )
+
+
+_MISSING = "{path} is not there: the kernel lacks it, or its module is not loaded"
+_PERMISSION = "no permission for {path}"
+_OPEN = {
+    errno.ENOENT: (_MISSING, "As root: modprobe {module}"),
+    errno.ENODEV: (_MISSING, "As root: modprobe {module}"),
+    errno.ENXIO: (_MISSING, "As root: modprobe {module}"),
+    errno.EACCES: (_PERMISSION, "As root: chown $USER {path}"),
+    errno.EPERM: (_PERMISSION, "As root: chown $USER {path}; in a container, allow the device"),
+    errno.EMFILE: ("this process has as many files open as it may", "Raise RLIMIT_NOFILE: ulimit -n"),
+    errno.ENFILE: ("the system has as many files open as it may", "Raise fs.file-max"),
+    errno.ENOMEM: ("no memory left to open {path}", "Free memory, or raise the limit of this memory cgroup"),
+}

@@ -1,15 +1,15 @@
-"""DMA without an IOMMU: physical addresses, for who insists. UNSAFE.
+"""Physical addresses of memory, for DMA without an IOMMU. UNSAFE.
 
-Nothing stops a device that is handed a physical address from writing anywhere in the host's memory, by a mistake of
-the program or of the device. And an address is good only as long as the kernel leaves the page where it is: it promises
-that for no page of a process. Huge pages that are locked are not swapped and hardly ever moved, which is why
+Nothing stops a device that is given a physical address from writing anywhere in the host's memory, by a mistake of the
+program or of the device. And an address holds only while the kernel leaves the page where it is, which it promises for
+no page of a process. It does not swap huge pages that are locked, and hardly ever moves them, which is why
 UnsafePhysicalMemory takes no others. Memory of any kind stays where it is while iommufd has it pinned: from Linux 7.3
-on, for a device opened with unsafe_noiommu, Ioas.physical_range() tells where. With an IOMMU, or a virtual one, use
-Container or Ioas without any of this instead.
+on, Ioas.physical_range() tells where that is, for a device that was opened with unsafe_noiommu. With an IOMMU, or a
+virtual one, use Container or Ioas without any of this.
 
-A kernel that lets a device without an IOMMU be used says so for good: it is tainted (the U of "Tainted: ... U ..." in
-its log, bit 6 of /proc/sys/kernel/tainted) from the moment such a device is bound to a VFIO driver until it is booted
-anew, and those who maintain it may not look at what goes wrong then.
+A kernel that lets a device without an IOMMU be used is tainted (the U of "Tainted: ... U ..." in its log, bit 6 of
+/proc/sys/kernel/tainted) from the moment that such a device is bound to a VFIO driver until the next boot, and its
+maintainers may not look at what goes wrong.
 """
 
 from __future__ import annotations
@@ -20,17 +20,13 @@ import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from pyvfio.errors import InvalidArgument, MemlockExceeded, MemoryUnavailable, NoIommuError, VfioError
+from pyvfio.errors import InvalidArgument, MemlockExceeded, MemoryUnavailable, VfioError
 from pyvfio.kernel import host_page_size, memlock
 from pyvfio.memory import Memory
 from pyvfio.resource import Resource
 
 ENABLE = "/sys/module/vfio/parameters/enable_unsafe_noiommu_mode"
-"""Root writes 1 to it before binding a device that has no IOMMU: then VFIO takes it, and taints the kernel."""
-
-TAINTED = "/proc/sys/kernel/tainted"
-TAINT_USER = 1 << 6
-"""The bit of TAINTED that stands for it. Source: Documentation/admin-guide/tainted-kernels.rst."""
+"""Root writes 1 to this file before binding a device without an IOMMU: VFIO takes it then, and taints the kernel."""
 
 _PRESENT = 1 << 63
 _FRAME = (1 << 55) - 1
@@ -38,7 +34,10 @@ _FRAME = (1 << 55) - 1
 
 @dataclass(frozen=True, slots=True)
 class PhysicalRun:
-    """size bytes of memory, from offset, that lie at address in the host's physical memory."""
+    """A part of a memory that lies in one piece in the host's physical memory. All three are bytes.
+
+    offset: where it begins in the memory. address: where it begins in physical memory. size: how long it is.
+    """
 
     offset: int
     address: int
@@ -47,14 +46,17 @@ class PhysicalRun:
 
 @dataclass(frozen=True, slots=True)
 class PhysicalRange:
-    """size bytes that lie one behind the other from address on in the host's physical memory."""
+    """A piece of the host's physical memory.
+
+    address: where it begins. size: its bytes.
+    """
 
     address: int
     size: int
 
 
 def joined(runs: Iterable[PhysicalRun]) -> tuple[PhysicalRun, ...]:
-    """Those that lie one behind the other in both as one."""
+    """The runs in their order, of which those that follow each other in both memories are one run."""
     whole: list[PhysicalRun] = []
     for run in runs:
         last = whole[-1] if whole else None
@@ -66,16 +68,18 @@ def joined(runs: Iterable[PhysicalRun]) -> tuple[PhysicalRun, ...]:
 
 
 class UnsafePhysicalMemory(Resource):
-    """Physical addresses of huge pages that stay locked until close(). UNSAFE: see the module.
+    """Huge pages that stay locked until close(), and their physical addresses. UNSAFE: see pyvfio.noiommu.
 
-    The memory must stay open as long; a device must have been stopped before close().
+    Stop the device before close(), and keep the memory open until then.
+    memory: the memory. kernel: the kernel that it is of. offset, size: the part of the memory that is locked, in bytes.
     """
 
     def __init__(self, memory: Memory, offset: int = 0, size: int | None = None) -> None:
-        """Lock the range, whose pages are populated, and look their addresses up. A failure leaves nothing locked.
+        """Lock size bytes of memory from offset on, by default all, and look up their addresses. They are populated
+        already. A failure leaves nothing locked.
 
-        Raises InvalidArgument for memory that is not of huge pages, MemlockExceeded, MemoryUnavailable where a page
-        is missing, VfioError without the capability to see addresses (CAP_SYS_ADMIN).
+        Raises InvalidArgument for memory that is not of huge pages, MemlockExceeded, MemoryUnavailable if a page is
+        missing, VfioError without the capability to see addresses (CAP_SYS_ADMIN).
         Source: mlock(2); /proc/self/pagemap, Documentation/admin-guide/mm/pagemap.rst.
         """
         self.memory = memory
@@ -91,6 +95,14 @@ class UnsafePhysicalMemory(Resource):
                 "the kernel moves ordinary pages as it likes",
                 "Use memory of kind HUGETLB or HUGETLB_ANONYMOUS",
             )
+        page = memory.page_size
+        if offset < 0 or self.size <= 0 or offset + self.size > memory.size or offset % page or self.size % page:
+            raise InvalidArgument(
+                errno.EINVAL,
+                "look up physical addresses",
+                {"offset": offset, "size": self.size},
+                f"not whole pages of {page:#_x} bytes inside the memory of {memory.size:#_x} bytes",
+            )
         self._view = memory.buffer(offset, self.size)
         try:
             self.kernel.mlock(memory.address + offset, self.size)
@@ -104,8 +116,8 @@ class UnsafePhysicalMemory(Resource):
             raise
 
     def address(self, offset: int) -> int:
-        """The physical address of the byte at this offset of the memory."""
-        self._check_open()
+        """The physical address of the byte at this offset of the memory. Raises InvalidArgument, ClosedError."""
+        self.require_open()
         within = offset - self.offset
         if not 0 <= within < self.size:
             raise InvalidArgument(errno.EINVAL, "physical address", {"offset": offset}, "outside what is locked")
@@ -113,14 +125,15 @@ class UnsafePhysicalMemory(Resource):
         return self._frames[page] + rest
 
     def runs(self) -> tuple[PhysicalRun, ...]:
-        """The whole, with pages that lie one behind the other as one run."""
-        self._check_open()
+        """The physical addresses of all that is locked, ascending by offset. Raises ClosedError."""
+        self.require_open()
         size = self.memory.page_size
         return joined(
             PhysicalRun(self.offset + index * size, address, size) for index, address in enumerate(self._frames)
         )
 
     def _look_up(self) -> Iterator[int]:
+        """The physical address of each page. Raises MemoryUnavailable, VfioError."""
         page = host_page_size()
         fd = self.kernel.open("/proc/self/pagemap", os.O_RDONLY)
         try:
@@ -155,37 +168,3 @@ class UnsafePhysicalMemory(Resource):
 
     def __repr__(self) -> str:
         return f"<UnsafePhysicalMemory {self.size:#_x}{' closed' if getattr(self, '_closed', True) else ''}>"
-
-
-def not_asked_for(operation: str) -> NoIommuError:
-    """Why a device without an IOMMU is not opened by its node unless the program asks for that."""
-    return NoIommuError(
-        errno.EPERM,
-        operation,
-        meaning="there is no IOMMU behind it: the kernel would map memory, but what the device is told as an address "
-        "would be one of physical memory, anywhere in the host",
-        advice="Turn the IOMMU on (intel_iommu=on, amd_iommu=on), or give the machine a virtual one; who insists says "
-        "unsafe_noiommu=True, and gives the device only what Ioas.physical_range() tells",
-    )
-
-
-def no_raw_io(operation: str) -> VfioError:
-    """Why something of a device without an IOMMU is refused with EPERM."""
-    return VfioError(
-        errno.EPERM,
-        operation,
-        meaning="a device without an IOMMU reaches all of the host's memory, so the kernel wants CAP_SYS_RAWIO",
-        advice="Run it as root",
-    )
-
-
-def no_iommu(operation: str) -> NoIommuError:
-    """Why operation is refused in a container without an IOMMU, and what there is instead."""
-    return NoIommuError(
-        errno.ENOTTY,
-        operation,
-        meaning="there is no IOMMU behind this device, so the kernel maps no memory for it: "
-        "its DMA goes to physical addresses, anywhere in the host",
-        advice="Turn the IOMMU on (intel_iommu=on, amd_iommu=on), or give the machine a virtual one; who insists finds "
-        "the physical addresses of locked huge pages with pyvfio.noiommu, which is unsafe",
-    )

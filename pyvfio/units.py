@@ -9,7 +9,7 @@ _SIZE = re.compile(r"(0x[0-9a-f_]+|\d+)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
 
 
 def parse_size(text: str) -> int:
-    """Bytes of "2M", "1 GiB", "4096" or "0x20_0000". Raises ValueError."""
+    """The bytes of a size: "2M", "1 GiB", "4096" or "0x20_0000". Raises ValueError."""
     match = _SIZE.fullmatch(text.strip())
     if not match:
         raise ValueError(f"{text!r} is not a size: write 2M, 1G or a number of bytes")
@@ -18,7 +18,7 @@ def parse_size(text: str) -> int:
 
 
 def format_size(size: int) -> str:
-    """Exactly the size, in the largest unit that divides it: "100 MiB", "4097 bytes"."""
+    """The exact size in the largest unit that divides it: "100 MiB", "4097 bytes"."""
     for unit in ("T", "G", "M", "K"):
         if size and size % _UNITS[unit] == 0:
             return f"{size // _UNITS[unit]} {unit}iB"

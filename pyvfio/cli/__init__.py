@@ -18,5 +18,5 @@ COMMANDS = (LIST, SHOW, DOCTOR, BIND, UNBIND, RESTORE, WATCH, ABI_CHECK)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the exit status."""
+    """Run the command; return the exit status. arguments: those of the command line; None for the process's own."""
     return Program("pyvfio", "VFIO devices of this host.", COMMANDS).main(arguments)

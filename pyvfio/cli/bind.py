@@ -70,7 +70,7 @@ def _bind(kernel: Kernel, driver: str, address: str) -> None:
 
 
 def _node(kernel: Kernel, change: Change, events: LinuxUevents) -> str | None:
-    """The group's node, once it is there; None where the driver makes none."""
+    """Wait for the group's node; return its path, or None if the driver makes none. Raises VfioError (ETIMEDOUT)."""
     device = pci_device(kernel, change.before.address)
     if not device.has_vfio_driver or device.group is None:
         return None

@@ -1,4 +1,4 @@
-"""What bind, unbind and restore have in common: their options, and how their changes read."""
+"""What bind, unbind and restore have in common: their options, and how they print their changes."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pyvfio.sysfs import pci_device
 
 
 def add_addresses(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that name devices."""
     parser.add_argument("address", nargs="+", metavar="BDF", help="PCI address, 0000:03:00.0 or 03:00.0")
     parser.add_argument("--group", action="store_true", help="the whole IOMMU group of each device, without bridges")
     parser.add_argument(
@@ -21,6 +22,7 @@ def add_addresses(parser: argparse.ArgumentParser) -> None:
 
 
 def add_safety(parser: argparse.ArgumentParser) -> None:
+    """Add the options that keep a change from doing harm."""
     parser.add_argument("--dry-run", action="store_true", help="print every write, make none")
     parser.add_argument(
         "--undo-file",
@@ -37,9 +39,9 @@ def add_safety(parser: argparse.ArgumentParser) -> None:
 
 
 def named_addresses(kernel: Kernel, options: argparse.Namespace) -> list[str]:
-    """The full addresses of the devices, each once.
+    """The full addresses of the devices that the options name, each once.
 
-    Raises DeviceNotBound for one there is not, InvalidArgument for one that is not as expected.
+    Raises DeviceNotBound for a device that does not exist, InvalidArgument for one that is not as expected.
     """
     addresses = [pci_device(kernel, address).address for address in options.address]
     if options.group:
@@ -50,14 +52,14 @@ def named_addresses(kernel: Kernel, options: argparse.Namespace) -> list[str]:
 
 
 def show_writes(output: Output, changes: Sequence[Change]) -> None:
-    """What would be done, as a shell script."""
+    """Print the writes of changes as a shell script."""
     for change in changes:
         for write in change.writes:
             output.text(str(write))
 
 
 def change_data(change: Change, driver: str | None, node: str | None = None) -> dict[str, object]:
-    """driver: which it has afterwards."""
+    """A change as data. driver: the driver that the device has afterwards. node: the device's node; None for none."""
     return {
         "address": change.before.address,
         "driver_before": change.before.driver,

@@ -1,4 +1,4 @@
-"""How an inventory entry reads as data."""
+"""An Entry of the inventory as data."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pyvfio.host import Entry
 
 
 def entry_data(entry: Entry) -> dict[str, object]:
+    """What list and show print for an entry with --json."""
     device = entry.device
     return {
         "address": device.address,

@@ -49,7 +49,7 @@ def _run(options: argparse.Namespace, output: Output) -> int:
 
 
 def _reset_methods(kernel: Kernel, address: str) -> list[str]:
-    """How the host can reset the function, in the order it tries: Linux 5.15."""
+    """How the host can reset the function, in the order in which it tries; nothing before Linux 5.15."""
     return text_or_empty(kernel, f"{DEVICES}/{address}/reset_method").split()
 
 

@@ -1,4 +1,4 @@
-"""What the two commands have in common: programs of subcommands, text and JSON output, shell completion."""
+"""What commands have in common: programs of subcommands, text and JSON output, shell completion."""
 
 from pyvfio.commandline.output import Output, Style
 from pyvfio.commandline.program import Command, Failure, Program

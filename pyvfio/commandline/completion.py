@@ -14,7 +14,12 @@ _PCI = "/sys/bus/pci/devices"
 
 @dataclass(frozen=True, slots=True)
 class _Word:
-    """names: the spellings of an option, none for a positional. values: what may follow; None: nothing does."""
+    """An option or a positional argument of a subcommand.
+
+    names: the spellings of the option; none for a positional argument. help: what it is. values: what may follow it:
+    "BDF", "FILE", words with blanks between, or "" for anything; None if nothing does. repeats: whether more than one
+    may follow.
+    """
 
     names: tuple[str, ...]
     help: str
@@ -24,6 +29,11 @@ class _Word:
 
 @dataclass(frozen=True, slots=True)
 class _Subcommand:
+    """A subcommand.
+
+    name: the word that calls it. help: what it does. words: its options and positional arguments.
+    """
+
     name: str
     help: str
     words: tuple[_Word, ...]
@@ -38,7 +48,10 @@ class _Subcommand:
 
 
 def script(shell: str, parser: argparse.ArgumentParser) -> str:
-    """The script of one of SHELLS. Values it knows: choices, PCI addresses (metavar BDF) and files (metavar FILE)."""
+    """The script for a shell, one of SHELLS, that completes the words of parser's command.
+
+    It completes subcommands, options, and values that are choices, PCI addresses (metavar BDF) or files (metavar FILE).
+    """
     return {"bash": _bash, "zsh": _zsh, "fish": _fish}[shell](parser.prog, list(_subcommands(parser)))
 
 
@@ -140,7 +153,8 @@ def _fish(program: str, subcommands: list[_Subcommand]) -> str:
 
 
 def _fish_values(values: str | None, *, option: bool) -> str:
-    """-x: an option's value comes after it, and nothing else does; -r: files do too."""
+    """The options of complete that say what follows a word."""
+    # -x: an option is followed by its value and by no file; -r: also by a file.
     required = "-x " if option else ""
     match values:
         case None:
@@ -156,5 +170,5 @@ def _fish_values(values: str | None, *, option: bool) -> str:
 
 
 def _quoted(text: str) -> str:
-    """As one word of any of the shells."""
+    """The text as one word of any of the shells."""
     return "'" + text.replace("'", r"'\''") + "'"

@@ -1,4 +1,4 @@
-"""Program: a command made of subcommands that all behave alike."""
+"""Program: a command with subcommands that all behave alike."""
 
 from __future__ import annotations
 
@@ -20,15 +20,17 @@ _BROKEN_PIPE = 128 + 13
 
 
 class Failure(Exception):
-    """What went wrong, as one sentence for the person at the keyboard, with the way out."""
+    """What went wrong and what to do, as one sentence for the person at the keyboard."""
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A subcommand. help: a phrase; description: what it does, in full; examples: command lines and what they do.
+    """A subcommand.
 
-    configure adds its arguments, run does it and returns the exit status. Metavars that completion knows: BDF and FILE.
-    json: what --json prints; None for commands whose result is no data.
+    name: the word that calls it. help: a phrase that says what it does. run: does it and returns the exit status.
+    configure: adds its arguments; completion knows the metavars BDF and FILE. description: what it does in full; the
+    help if empty. examples: command lines, and what they do. json: what --json prints, for the help; None for a command
+    whose result is no data.
     """
 
     name: str
@@ -43,11 +45,13 @@ class Command:
 class Program:
     """Parses the command line and runs a command.
 
-    Errors are one sentence on stderr, never a traceback. Exit status: the command's; 1 for what failed, 2 for a command
-    line that makes no sense, 130 when interrupted, 141 when nobody reads the output any more.
+    An error is one sentence on stderr, without a traceback. The exit status is the command's; 1 for an error, 2 for a
+    command line that makes no sense, 130 if the user interrupts it, 141 if nobody reads the output any more.
+    name: the program's. parser: the parser of its command line.
     """
 
     def __init__(self, name: str, description: str, commands: Sequence[Command]) -> None:
+        """name: what the program is called. description: what it is. commands: its subcommands; completion is added."""
         self.name = name
         self.parser = _Parser(prog=name, description=description)
         self.parser.add_argument("--version", action="version", version=f"{name} {version('pyvfio')}")
@@ -66,7 +70,7 @@ class Program:
             parser.set_defaults(command=command)
 
     def main(self, arguments: Sequence[str] | None = None) -> int:
-        """Run what arguments (default: the process's own) ask for; the exit status."""
+        """Run the command that arguments ask for; return the exit status. arguments None: the process's own."""
         options = self.parser.parse_args(arguments)
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="replace")
@@ -91,6 +95,8 @@ class Program:
 
 
 def completion_command(program: Program) -> Command:
+    """The subcommand that prints the script with which a shell completes the program's words."""
+
     def configure(parser: argparse.ArgumentParser) -> None:
         parser.add_argument("shell", choices=completion.SHELLS, help="which shell's script to print")
 

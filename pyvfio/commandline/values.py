@@ -1,4 +1,4 @@
-"""Argument types of argparse: what people write on a command line."""
+"""Types of arguments for argparse."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pyvfio.units import parse_size
 
 
 def size(text: str) -> int:
-    """Bytes, of "2M" or "1 GiB"."""
+    """The bytes of a size such as "2M" or "1 GiB". Raises argparse.ArgumentTypeError."""
     try:
         return parse_size(text)
     except ValueError as error:

@@ -3,124 +3,102 @@
 from __future__ import annotations
 
 import ctypes
-import enum
 import errno
 import os
 import uuid
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Self
 
-from pyvfio.abi import vfio
+from pyvfio.abi import iommufd, vfio
 from pyvfio.container.dirty import ContainerDirtyTracking
 from pyvfio.container.group import Group
-from pyvfio.container.meanings import ATTACH, DETACH, GET_INFO, SET_IOMMU
+from pyvfio.container.info import IommuInfo, IommuType, iommu_info
+from pyvfio.container.meanings import ATTACH, DETACH, INVALIDATE, SET_IOMMU
 from pyvfio.device import Device
-from pyvfio.dma import END, IovaRange, MapCall, MappedRun, MappingSpace, map_failure
-from pyvfio.errors import InvalidArgument, VfioError
-from pyvfio.explain import explain
-from pyvfio.kernel import Kernel, LinuxKernel, chain, query
-from pyvfio.noiommu import no_iommu
-from pyvfio.open_errors import open_failure
+from pyvfio.dma import Access, MapCall, MappedRun, MappingSpace, check_map_arguments, map_failure
+from pyvfio.errors import InvalidArgument, NotMapped, VfioError
+from pyvfio.explain import explain, no_iommu, open_failure
+from pyvfio.kernel import Kernel, LinuxKernel
+from pyvfio.memory import Memory
 from pyvfio.resource import Resource
 from pyvfio.sysfs import vfio_device
 
-# What iommufd answers, which has no limit of its own: drivers/iommu/iommufd/vfio_compat.c.
-_NO_MAPPING_LIMIT = 0xFFFF_FFFF
-# Kernels before 6.18 lose a mapping of the last page of all: it can be neither found nor unmapped (vfio_find_dma).
-_LAST = END - 0x1_0000 - 1
-
-
-class IommuType(enum.IntEnum):
-    """Which rules a container follows; the values of VFIO_SET_IOMMU."""
-
-    TYPE1 = vfio.VFIO_TYPE1_IOMMU
-    TYPE1v2 = vfio.VFIO_TYPE1v2_IOMMU
-    NOIOMMU = vfio.VFIO_NOIOMMU_IOMMU
-    """None at all: devices work, and nothing can be mapped for them. Chosen by groups that have no IOMMU."""
-
-
-@dataclass(frozen=True, slots=True)
-class IommuInfo:
-    """What VFIO_IOMMU_GET_INFO says. Sizes in bytes.
-
-    mappings_left: None where the kernel sets no limit or, before Linux 5.10, does not tell. dirty_page_size and
-    largest_dirty_bitmap: None without dirty tracking.
-    """
-
-    page_sizes: tuple[int, ...]
-    iova_ranges: tuple[IovaRange, ...]
-    mappings_left: int | None
-    dirty_page_size: int | None
-    largest_dirty_bitmap: int | None
-
 
 class Container(MappingSpace):
-    """The DMA address space of the groups attached to it. An AddressSpace.
+    """The DMA address space of the groups that are attached to it. An AddressSpace.
 
-    Also of iommufd's compatibility: path="/dev/iommu", or /dev/vfio/vfio where iommufd provides it. That one has no
-    mapping limit and no dirty tracking, and takes what the addresses of a device reserve out of iova_ranges when
-    the device is opened, not when its group is attached. Safe from several threads: one lock for the container, its
-    groups and devices.
+    With path="/dev/iommu", or where iommufd provides /dev/vfio/vfio, it is a container of iommufd's compatibility. That
+    kind has no mapping limit and no dirty tracking, and takes the addresses that a device reserves out of iova_ranges
+    when the device is opened, not when its group is attached.
+
+    Safe from several threads. A container has one lock, and each of its groups another one for itself and its devices:
+    register accesses and interrupts do not wait for a long map_dma().
+
+    kernel: the kernel that the container was opened in. fd: its descriptor. path: the node that it was opened from.
+    iommu_type: the type that was chosen; None until the first group is attached.
     """
 
     def __init__(
-        self, *, kernel: Kernel | None = None, path: str = "/dev/vfio/vfio", iommu_type: IommuType | None = None
+        self,
+        *,
+        kernel: Kernel | None = None,
+        path: str = "/dev/vfio/vfio",
+        iommu_type: IommuType | None = None,
+        fd: int | None = None,
     ) -> None:
-        """iommu_type: which rules to ask for; None for type1v2 or, where there is none, type1.
+        """iommu_type: which rules to ask for; None for type1v2 or, where there is none, type1. fd: a descriptor of path
+        that is open already; see from_fd.
 
         Raises VfioError that says what is missing if the node cannot be opened.
         """
-        kernel = kernel or LinuxKernel()
-        try:
-            fd = kernel.open(path, os.O_RDWR)
-        except OSError as error:
-            raise open_failure(error, "open container", path, "vfio") from error
-        self._take(kernel, fd, path, iommu_type)
-
-    @classmethod
-    def from_fd(cls, fd: int, *, kernel: Kernel | None = None, iommu_type: IommuType | None = None) -> Self:
-        """A container of a descriptor that is open already, received from another process for example.
-
-        Takes fd over: it is closed with the container, or here when this fails. iommu_type: the one its owner has
-        set; None if no group is attached yet. What its owner has mapped is not in mappings(), but unmap_everything()
-        takes it back. Raises VfioError if fd is no container.
-        """
-        container = cls.__new__(cls)
-        kernel = kernel or LinuxKernel()
-        try:
-            if kernel.ioctl(fd, vfio.VFIO_GET_API_VERSION) != vfio.VFIO_API_VERSION:
-                raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY))
-            container._take(kernel, fd, f"fd {fd}", iommu_type)
-            if iommu_type is not None:
-                container.iommu_type = iommu_type
-                container._info = container._query_info()
-        except OSError as error:
-            container._closed = True
-            kernel.close(fd)
-            if isinstance(error, VfioError):
-                raise
-            meaning = "it is no VFIO container"
-            raise VfioError(error.errno or errno.EIO, "container", {"fd": fd}, meaning) from error
-        return container
-
-    def _take(self, kernel: Kernel, fd: int, path: str, iommu_type: IommuType | None) -> None:
-        self.kernel = kernel
-        self.fd = fd
+        self.kernel = kernel or LinuxKernel()
         self.path = path
         self.iommu_type: IommuType | None = None
         self._wanted = iommu_type
         self._info: IommuInfo | None = None
         self._is_info_old = False
+        try:
+            self.fd = self.kernel.open(path, os.O_RDWR) if fd is None else fd
+        except OSError as error:
+            raise open_failure(error, "open container", path, "vfio") from error
         super().__init__()
+
+    @classmethod
+    def from_fd(cls, fd: int, *, kernel: Kernel | None = None, iommu_type: IommuType | None = None) -> Self:
+        """A container from a descriptor that is open already, received from another process for example.
+
+        Takes fd over: it is closed with the container, or here when this fails. iommu_type: the type that its owner has
+        set; None if no group is attached yet. What its owner has mapped is not in mappings(), but unmap_everything()
+        takes it back. Raises VfioError if fd is no container.
+        """
+        container = cls(kernel=kernel, path=f"fd {fd}", iommu_type=iommu_type, fd=fd)
+        try:
+            if container.kernel.ioctl(fd, vfio.VFIO_GET_API_VERSION) != vfio.VFIO_API_VERSION:
+                raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY))
+            if iommu_type is not None:
+                container.iommu_type = iommu_type
+                container._info = iommu_info(container.kernel, fd)
+        except VfioError:
+            container.close()
+            raise
+        except OSError as error:
+            container.close()
+            meaning = "it is no VFIO container"
+            raise VfioError(error.errno or errno.EIO, "container", {"fd": fd}, meaning) from error
+        return container
 
     @property
     def name(self) -> str:
+        """What messages call the container: by the numbers of its groups."""
         groups = ", ".join(str(group.number) for group in self.groups)
         return f"container of group {groups}" if groups else "container"
 
     def open_group(self, number: int) -> Group:
-        """Open a group and attach it. It is the container's child, and closed when attaching fails."""
-        self._check_open()
+        """Open a group and attach it. It is the container's child. A failure leaves the group closed.
+
+        Raises what Group and attach() raise.
+        """
+        self.require_open()
         group = Group(number, kernel=self.kernel, container=self)
         try:
             self.attach(group)
@@ -132,9 +110,9 @@ class Container(MappingSpace):
     def open_device(self, address: str, *, vf_token: uuid.UUID | None = None) -> Device:
         """Open a device by its PCI address, with its group, which stays open as long as the container.
 
-        vf_token: see Group.open_device. Raises DeviceNotBound, GroupNotViable, GroupBusy, VfTokenRefused.
+        vf_token: as for Group.open_device. Raises DeviceNotBound, GroupNotViable, GroupBusy, VfTokenRefused.
         """
-        self._check_open()
+        self.require_open()
         info = vfio_device(self.kernel, address)
         assert info.group is not None
         opened = {group.number: group for group in self.groups}
@@ -150,15 +128,16 @@ class Container(MappingSpace):
         return device
 
     def attach(self, group: Group) -> None:
-        """Put the group's devices behind this container, whose child it is from now on; the first group also chooses
-        the IOMMU type.
+        """Put the group's devices behind this container's IOMMU. The group is the container's child from now on. The
+        first group also chooses the IOMMU type.
 
-        Existing mappings are entered for the new group too. A failure leaves the group out, and whose child it was.
-        Raises GroupNotViable. Source: VFIO_GROUP_SET_CONTAINER, VFIO_SET_IOMMU.
+        What is mapped already is entered for the new group too. A failure leaves the group unattached, with the parent
+        that it had. Raises GroupNotViable, VfioError. Source: VFIO_GROUP_SET_CONTAINER, VFIO_SET_IOMMU.
         """
-        self._check_open()
-        with self._lock:
+        with self._lock, self._lock_of(group):
+            self.require_open()
             group.require_viable()
+            before = self.iommu_type, self._info, self._is_info_old
             try:
                 self.kernel.ioctl(group.fd, vfio.VFIO_GROUP_SET_CONTAINER, ctypes.c_int32(self.fd))
             except OSError as error:
@@ -167,26 +146,27 @@ class Container(MappingSpace):
                 if self.iommu_type is None:
                     self.iommu_type = self._set_iommu(group)
                 if self.iommu_type is not IommuType.NOIOMMU:
-                    self._info = self._query_info()
+                    self._info = iommu_info(self.kernel, self.fd)
                 self._is_info_old = False
-            except OSError:
-                self.kernel.ioctl(group.fd, vfio.VFIO_GROUP_UNSET_CONTAINER)
-                if not any(other is not group for other in self.groups):
-                    self.iommu_type = None
+                self._adopt(group)
+            except BaseException as error:
+                self.iommu_type, self._info, self._is_info_old = before
+                try:
+                    self.kernel.ioctl(group.fd, vfio.VFIO_GROUP_UNSET_CONTAINER)
+                except OSError as failure:
+                    error.add_note(f"Taking group {group.number} out again failed too, it stays attached: {failure}")
                 raise
-            if group._parent is not self:
-                group._move(self)
 
     def detach(self, group: Group) -> None:
-        """Take a group whose devices are all closed out of the container. It stays open, a child of nobody.
+        """Take a group whose devices are all closed out of the container. It stays open, and is a child of nobody.
 
-        attach() it again, here or elsewhere, or close it. As with closing it, mappings stay as long as other groups
-        do; with the last group go all of them and the choice of IOMMU type. A failure changes nothing.
+        Attach it again, here or elsewhere, or close it. As when a group is closed, mappings stay as long as another
+        group is attached; all of them, and the choice of IOMMU type, go with the last group. A failure changes nothing.
         Raises InvalidArgument if the group is not in this container, DeviceBusy while a device of it is open.
         Source: VFIO_GROUP_UNSET_CONTAINER.
         """
-        self._check_open()
-        with self._lock:
+        with self._lock, self._lock_of(group):
+            self.require_open()
             operation = f"detach group {group.number}"
             if group not in self.groups:
                 raise InvalidArgument(errno.EINVAL, operation, meaning="it is not in this container")
@@ -195,21 +175,25 @@ class Container(MappingSpace):
                 self.kernel.ioctl(group.fd, vfio.VFIO_GROUP_UNSET_CONTAINER)
             except OSError as error:
                 raise explain(error, operation, {}, DETACH) from error
-            group._move(None)
+            self._let_go(group)
             self._group_gone()
 
     @property
     def groups(self) -> tuple[Group, ...]:
-        """Those attached, and those made for it and not attached yet."""
+        """The groups that are attached, and those that were opened for the container and are not attached yet."""
         return tuple(child for child in self._children if isinstance(child, Group))
 
     @property
     def mappings_left(self) -> int | None:
+        """How many more mappings the kernel takes; None if it sets no limit or, before Linux 5.10, does not say.
+
+        Raises VfioError while no group is attached.
+        """
         with self._lock:
             return self._ask_layout("mappings_left").mappings_left
 
     def track_dirty(self) -> ContainerDirtyTracking:
-        """Begin to note which pages devices write; close it to end that. One at a time.
+        """Begin to note which pages devices write; closing the result ends that. There is one at a time.
 
         type1v2 has no help from hardware: every page that is mapped reads as dirty, always.
         Raises VfioError where there is no dirty tracking: type1, and iommufd's compatibility.
@@ -217,7 +201,73 @@ class Container(MappingSpace):
         with self._lock:
             info = self._layout("track_dirty")
             page_size = info.dirty_page_size or info.page_sizes[0]
-            return ContainerDirtyTracking(self, page_size, info.largest_dirty_bitmap or 0)
+            return ContainerDirtyTracking(self, self.fd, page_size, info.largest_dirty_bitmap or 0)
+
+    def invalidate_vaddrs(self) -> int:
+        """Let every mapping live on without this process's addresses; return the bytes concerned.
+
+        This is the first step of a live update, in which another program takes the container over while its devices go
+        on with their DMA. The old program calls invalidate_vaddrs(), and passes on the descriptors of the container, of
+        its groups and devices, and of the files of its memory. The new one makes its own objects of them with from_fd()
+        and Memory, and calls update_vaddr() for each mapping. type1 only; an Iommufd has change_process() instead.
+
+        Pages stay pinned and devices go on with them. No group can be attached until update_vaddr() has given every
+        mapping an address again. Raises VfioError if the kernel cannot (before Linux 5.12) or if the addresses are
+        invalid already; nothing has changed then.
+        Source: VFIO_DMA_UNMAP_FLAG_VADDR, VFIO_UPDATE_VADDR; drivers/vfio/vfio_iommu_type1.c.
+        """
+        with self._lock:
+            self._require_updates("invalidate_vaddrs")
+            flags = vfio.VFIO_DMA_UNMAP_FLAG_VADDR | vfio.VFIO_DMA_UNMAP_FLAG_ALL
+            argument = vfio.vfio_iommu_type1_dma_unmap(flags=flags)
+            try:
+                self.kernel.ioctl(self.fd, vfio.VFIO_IOMMU_UNMAP_DMA, argument)
+            except OSError as error:
+                raise explain(error, "invalidate_vaddrs", {}, INVALIDATE) from error
+            return argument.size
+
+    def update_vaddr(
+        self, iova: int, memory: Memory, offset: int, size: int, *, granularity: int | None = None
+    ) -> None:
+        """Tell the kernel where in this process the memory under existing mappings is; they become this process's.
+
+        iova, size and granularity are as they were for map_dma(), and memory is the same file, passed on. The mappings
+        are in mappings() afterwards. A failure leaves the mappings without an address from the one on that it names.
+        Raises NotMapped if no such mapping waits for an address, InvalidArgument, ClosedError, MemlockExceeded.
+        Source: VFIO_DMA_MAP_FLAG_VADDR; see invalidate_vaddrs().
+        """
+        run = MappedRun(iova, size, memory, offset, Access.READ_WRITE, granularity)
+        with self._lock:
+            layout = self._require_updates("update_vaddr")
+            memory.require_open()
+            check_map_arguments(run, layout.page_sizes[0], layout.iova_ranges)
+            known = self._table.parts(iova, size)
+            self._map_vaddrs(run)
+            self._table.remove(iova, size)
+            self._table.add(replace(run, access=known[0].access) if known else run)
+
+    def _map_vaddrs(self, run: MappedRun) -> None:
+        argument = vfio.vfio_iommu_type1_dma_map(flags=vfio.VFIO_DMA_MAP_FLAG_VADDR)
+        for part in run.parts():
+            argument.size = part.step
+            for iova in part:
+                argument.iova, argument.vaddr = iova, run.memory.address + run.offset + iova - run.iova
+                try:
+                    self.kernel.ioctl(self.fd, vfio.VFIO_IOMMU_MAP_DMA, argument)
+                except OSError as error:
+                    if error.errno in (errno.ENOENT, errno.EINVAL):
+                        arguments = {"iova": iova, "size": part.step}
+                        meaning = "no mapping of exactly these addresses waits for one of this process"
+                        advice = "Tell them as they were mapped, after invalidate_vaddrs()"
+                        raise NotMapped(error.errno, "update_vaddr", arguments, meaning, advice) from error
+                    raise self._map_failure(error, run, iova, part.step, self.mapping_count) from error
+
+    def _require_updates(self, operation: str) -> IommuInfo:
+        layout = self._layout(operation)
+        if not self.kernel.ioctl(self.fd, vfio.VFIO_CHECK_EXTENSION, vfio.VFIO_UPDATE_VADDR):
+            meaning = "this container cannot: it is iommufd's compatibility, has mediated devices, or the kernel is old"
+            raise VfioError(errno.EOPNOTSUPP, operation, {}, meaning, "An iommufd has change_process() instead")
+        return layout
 
     def _map_call(self, run: MappedRun) -> tuple[MapCall, int]:
         # Source: drivers/vfio/vfio_iommu_type1.c, vfio_dma_do_map.
@@ -226,9 +276,17 @@ class Container(MappingSpace):
         return call, run.memory.address + run.offset
 
     def _map_failure(self, error: OSError, run: MappedRun, iova: int, size: int, count: int) -> VfioError:
-        # Only a container of iommufd's tells no size of dirty bitmaps.
-        is_iommufd = self._info is not None and self._info.largest_dirty_bitmap is None
-        return map_failure(error, run, iova, size, count, self.kernel, per_user=is_iommufd)
+        return map_failure(error, run, iova, size, count, self.kernel, per_user=self._is_of_iommufd())
+
+    def _is_of_iommufd(self) -> bool:
+        """Whether this is a container of iommufd's compatibility, whose descriptor takes iommufd's own ioctls too."""
+        argument = iommufd.iommu_vfio_ioas(op=iommufd.IOMMU_VFIO_IOAS_GET)
+        try:
+            self.kernel.ioctl(self.fd, iommufd.IOMMU_VFIO_IOAS, argument)
+        except OSError as error:
+            # ENODEV: an iommufd without an address space for containers.
+            return error.errno == errno.ENODEV
+        return True
 
     def _unmap_ioctl(self, iova: int, size: int) -> int:
         # Source: drivers/vfio/vfio_iommu_type1.c, vfio_dma_do_unmap.
@@ -242,22 +300,23 @@ class Container(MappingSpace):
         return argument.size
 
     def _layout(self, operation: str) -> IommuInfo:
-        self._check_open()
+        info = self._known_info(operation)
+        return self._ask_layout(operation) if self._is_info_old else info
+
+    def _ask_layout(self, operation: str) -> IommuInfo:
+        self._known_info(operation)
+        info = iommu_info(self.kernel, self.fd)
+        self._info, self._is_info_old = info, False
+        return info
+
+    def _known_info(self, operation: str) -> IommuInfo:
+        """What the kernel told last. Raises ClosedError, and VfioError for a container without an IOMMU."""
+        self.require_open()
         if self.iommu_type is IommuType.NOIOMMU:
             raise no_iommu(operation)
         if self._info is None:
-            raise VfioError(
-                errno.EINVAL,
-                operation,
-                meaning="the container has no IOMMU yet",
-                advice="Attach a group first",
-            )
-        return self._ask_layout(operation) if self._is_info_old else self._info
-
-    def _ask_layout(self, operation: str) -> IommuInfo:
-        self._is_info_old = False
-        self._layout(operation)
-        self._info = self._query_info()
+            meaning = "the container has no IOMMU yet"
+            raise VfioError(errno.EINVAL, operation, meaning=meaning, advice="Attach a group first")
         return self._info
 
     def _set_iommu(self, group: Group) -> IommuType:
@@ -270,35 +329,6 @@ class Container(MappingSpace):
                     raise explain(error, f"set IOMMU {kind.name}", {}, SET_IOMMU) from error
                 return kind
         raise VfioError(errno.ENODEV, "set IOMMU", {}, *SET_IOMMU[errno.ENODEV])
-
-    def _query_info(self) -> IommuInfo:
-        try:
-            info, data = query(self.kernel, self.fd, vfio.VFIO_IOMMU_GET_INFO, vfio.vfio_iommu_type1_info)
-        except OSError as error:
-            raise explain(error, "get IOMMU info", {}, GET_INFO) from error
-        ranges: list[IovaRange] = []
-        left = dirty_page_size = largest_dirty_bitmap = None
-        for capability in chain(data, info.cap_offset if info.flags & vfio.VFIO_IOMMU_INFO_CAPS else 0):
-            match capability.id:
-                case vfio.VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE:
-                    head = capability.read(vfio.vfio_iommu_type1_info_cap_iova_range)
-                    entries = capability.read_array(vfio.vfio_iova_range, ctypes.sizeof(head), head.nr_iovas)
-                    ranges = [IovaRange(entry.start, min(entry.end, _LAST)) for entry in entries]
-                case vfio.VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL:
-                    available = capability.read(vfio.vfio_iommu_type1_info_dma_avail).avail
-                    left = None if available == _NO_MAPPING_LIMIT else available
-                case vfio.VFIO_IOMMU_TYPE1_INFO_CAP_MIGRATION:
-                    migration = capability.read(vfio.vfio_iommu_type1_info_cap_migration)
-                    dirty_page_size = migration.pgsize_bitmap & -migration.pgsize_bitmap
-                    largest_dirty_bitmap = migration.max_dirty_bitmap_size
-        page_sizes = info.iova_pgsizes if info.flags & vfio.VFIO_IOMMU_INFO_PGSIZES else 4096
-        return IommuInfo(
-            tuple(1 << bit for bit in range(64) if page_sizes >> bit & 1),
-            tuple(ranges) or (IovaRange(0, _LAST),),
-            left,
-            dirty_page_size,
-            largest_dirty_bitmap,
-        )
 
     def _attach_failure(self, error: OSError, group: Group) -> VfioError:
         code = error.errno or errno.EIO

@@ -2,16 +2,12 @@
 
 import ctypes
 import errno
-from typing import TYPE_CHECKING
 
 from pyvfio.abi import vfio
 from pyvfio.abi.types import Argsz, struct, u32, u64
-from pyvfio.dma import DirtyBitmap, DirtyTracking, bitmap_size, bits_of, stretches
+from pyvfio.dma import DirtyBitmap, DirtyTracking, MappingSpace, bitmap_size, bits_of, stretches
 from pyvfio.errors import NotMapped
 from pyvfio.explain import explain
-
-if TYPE_CHECKING:
-    from pyvfio.container.container import Container
 
 
 @struct
@@ -35,37 +31,51 @@ class _UnmapWithBitmap(Argsz):
 
 
 class ContainerDirtyTracking(DirtyTracking):
-    """See Container.track_dirty. Source: VFIO_IOMMU_DIRTY_PAGES."""
+    """The kernel notes which pages the devices of a container write, until close(). A child of the container.
 
-    def __init__(self, container: "Container", page_size: int, largest_bitmap: int) -> None:
-        self._container = container
+    type1v2 has no help from hardware: every page that is mapped reads as dirty, always. Container.track_dirty() makes
+    it. Source: VFIO_IOMMU_DIRTY_PAGES.
+    """
+
+    def __init__(self, space: MappingSpace, fd: int, page_size: int, largest_bitmap: int) -> None:
+        """space: the container, and fd its descriptor. page_size: what a bit stands for, in bytes. largest_bitmap: how
+        many bytes the largest bitmap has that the kernel fills.
+
+        Raises VfioError where there is no dirty tracking, ClosedError.
+        """
+        self._fd = fd
+        self._kernel = space.kernel
         self._command(vfio.VFIO_IOMMU_DIRTY_PAGES_FLAG_START, "start dirty tracking")
-        super().__init__(container, container, page_size, largest_bitmap * 8 * page_size)
+        try:
+            super().__init__(space, space, page_size, largest_bitmap * 8 * page_size)
+        except BaseException:
+            self._command(vfio.VFIO_IOMMU_DIRTY_PAGES_FLAG_STOP, "stop dirty tracking")
+            raise
 
     def unmap(self, iova: int, size: int) -> DirtyBitmap:
         """Unmap as unmap_dma does, and return what was written until then: nothing is lost in between.
 
         Raises NotMapped, ShortUnmap, VfioError as unmap_dma. Source: VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP.
         """
-        self._check_open()
         with self._lock:
+            self.require_open()
             self._check_range(iova, size)
-            runs = self._container.mappings_in(iova, size)
+            runs = self.space.mappings_in(iova, size)
             if not runs:
                 raise NotMapped(errno.ENOENT, "unmap_dma", {"iova": iova, "size": size}, "nothing is mapped there")
             bits = 0
             for start, length in stretches(runs, self._largest):
                 buffer = ctypes.create_string_buffer(bitmap_size(length, self.page_size))
-                with self._container.unmap_call(start, length):
+                with self.space.unmap_call(start, length):
                     unmapped = self._unmap(buffer, start, length)
-                self._container.confirm_unmap(start, length, unmapped)
+                self.space.confirm_unmap(start, length, unmapped)
                 bits |= bits_of(buffer.raw, length, self.page_size) << (start - iova) // self.page_size
             return DirtyBitmap(iova, size, self.page_size, bits)
 
     def _unmap(self, buffer: "ctypes.Array[ctypes.c_char]", iova: int, size: int) -> int:
         argument = _UnmapWithBitmap(flags=vfio.VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP, iova=iova, size=size)
         argument.bitmap = self._bitmap(buffer)
-        self._container.kernel.ioctl(self._container.fd, vfio.VFIO_IOMMU_UNMAP_DMA, argument)
+        self._kernel.ioctl(self._fd, vfio.VFIO_IOMMU_UNMAP_DMA, argument)
         return argument.size
 
     def _read(self, iova: int, size: int) -> int:
@@ -83,7 +93,7 @@ class ContainerDirtyTracking(DirtyTracking):
 
     def _ioctl(self, argument: ctypes.Structure, operation: str, arguments: dict[str, int]) -> None:
         try:
-            self._container.kernel.ioctl(self._container.fd, vfio.VFIO_IOMMU_DIRTY_PAGES, argument)
+            self._kernel.ioctl(self._fd, vfio.VFIO_IOMMU_DIRTY_PAGES, argument)
         except OSError as error:
             raise explain(error, operation, arguments, _MEANINGS) from error
 

@@ -6,37 +6,50 @@ import ctypes
 import errno
 import os
 import uuid
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from pyvfio.abi import vfio
-from pyvfio.device import Device
+from pyvfio.device import Device, DeviceGroup
+from pyvfio.dma import MappingSpace
 from pyvfio.errors import DeviceBusy, DeviceNotBound, GroupBusy, GroupNotViable, VfioError, VfTokenRefused
-from pyvfio.explain import Meanings, explain
+from pyvfio.explain import Meanings, explain, no_raw_io
 from pyvfio.kernel import Kernel, LinuxKernel
-from pyvfio.noiommu import no_raw_io
-from pyvfio.resource import Resource
 from pyvfio.sysfs import blocking_members, group_members
 
-if TYPE_CHECKING:
-    from pyvfio.container.container import Container
 
+class Group(DeviceGroup):
+    """/dev/vfio/NUMBER, or noiommu-NUMBER. A group is open at most once in the whole system; its devices can be opened
+    after Container.attach().
 
-class Group(Resource):
-    """/dev/vfio/NUMBER, or noiommu-NUMBER. Open at most once in the whole system; its devices work after
-    Container.attach()."""
+    kernel: the kernel that the group was opened in. number: as in /sys/kernel/iommu_groups. fd: the descriptor. path:
+    the node that it was opened from. is_noiommu: whether there is no IOMMU behind its devices: see pyvfio.noiommu.
+    """
 
-    def __init__(self, number: int, *, kernel: Kernel | None = None, container: Container | None = None) -> None:
-        """Raises GroupBusy, or VfioError that says why the node cannot be opened."""
-        self.kernel = kernel or LinuxKernel()
+    def __init__(
+        self,
+        number: int,
+        *,
+        kernel: Kernel | None = None,
+        container: MappingSpace | None = None,
+        fd: int | None = None,
+        is_noiommu: bool = False,
+    ) -> None:
+        """Open the group. container: the container whose child the group is, attached or not; None for none.
+
+        fd, is_noiommu: a descriptor that is open already, and whether it is noiommu-NUMBER's; see from_fd.
+        Raises GroupBusy, DeviceNotBound, or VfioError that says why the node cannot be opened.
+        """
+        self.kernel = kernel or (container.kernel if container else LinuxKernel())
         self.number = number
-        self.is_noiommu = False
-        """Whether there is no IOMMU behind its devices: see pyvfio.noiommu."""
+        self.is_noiommu = is_noiommu
+        self.path = f"/dev/vfio/{'noiommu-' if is_noiommu else ''}{number}"
         try:
-            self.fd = self._open()
+            self.fd = self._open() if fd is None else fd
         except OSError as error:
             raise self._open_failure(error) from error
         try:
-            super().__init__(container)
+            # A lock of its own: the group can move, and its devices do not wait for what the container maps.
+            super().__init__(container, own_lock=True)
         except BaseException:
             self.kernel.close(self.fd)
             raise
@@ -48,42 +61,37 @@ class Group(Resource):
         number: int,
         *,
         kernel: Kernel | None = None,
-        container: Container | None = None,
+        container: MappingSpace | None = None,
         is_noiommu: bool = False,
     ) -> Self:
-        """A group of a descriptor that is open already, received from another process for example.
+        """A group from a descriptor that is open already, received from another process for example.
 
-        Takes fd over: it is closed with the group, or here when this fails. number: the group's; container: whose
-        child it is, attached or not.
+        Takes fd over: it is closed with the group, or here when this fails. number: the group's number. container: the
+        container whose child the group is, attached or not. is_noiommu: whether the descriptor is noiommu-NUMBER's.
+        Raises ClosedError if the container is closed.
         """
-        group = cls.__new__(cls)
-        group.kernel = kernel or (container.kernel if container else LinuxKernel())
-        group.fd, group.number, group.is_noiommu = fd, number, is_noiommu
-        group.path = f"/dev/vfio/{'noiommu-' if is_noiommu else ''}{number}"
-        try:
-            Resource.__init__(group, container)
-        except BaseException:
-            group._closed = True
-            group.kernel.close(fd)
-            raise
-        return group
+        return cls(number, kernel=kernel, container=container, fd=fd, is_noiommu=is_noiommu)
 
     @property
     def viable(self) -> bool:
-        """Whether no member is in a host driver's hands. Source: VFIO_GROUP_GET_STATUS."""
+        """Whether every member is bound to a VFIO driver or to none. Raises VfioError.
+
+        Source: VFIO_GROUP_GET_STATUS.
+        """
         return bool(self._status() & vfio.VFIO_GROUP_FLAGS_VIABLE)
 
     @property
     def attached(self) -> bool:
-        """Whether a container holds the group."""
+        """Whether the group is attached to a container. Raises VfioError. Source: VFIO_GROUP_GET_STATUS."""
         return bool(self._status() & vfio.VFIO_GROUP_FLAGS_CONTAINER_SET)
 
     def require_viable(self) -> None:
-        """Raises GroupNotViable, naming the members in the way."""
+        """Raise GroupNotViable, which names the members in the way, unless the group is viable."""
         if not self.viable:
             raise self.not_viable()
 
     def not_viable(self) -> GroupNotViable:
+        """The error that names the members in the way."""
         blocking = blocking_members(self.kernel, self.number)
         who = ", ".join(f"{member.address} is bound to {member.driver}" for member in blocking)
         example = blocking[0].address if blocking else "ADDRESS"
@@ -96,12 +104,13 @@ class Group(Resource):
 
     def siblings(self) -> tuple[Group, ...]:
         """The groups of the same container, this one among them."""
-        if self._parent is None:
-            return (self,)
-        return tuple(child for child in self._parent._children if isinstance(child, Group))
+        return tuple(child for child in self._siblings() if isinstance(child, Group))
 
     def require_no_devices(self, operation: str) -> None:
-        """Raises DeviceBusy, naming them, while devices are open."""
+        """Raise DeviceBusy, which names one of them, while devices of the group are open.
+
+        operation: what the message says was tried.
+        """
         device = next((child for child in self._children if isinstance(child, Device)), None)
         if device is not None:
             raise DeviceBusy(errno.EBUSY, operation, meaning=f"{device.address} is open", advice="Close it first")
@@ -109,14 +118,20 @@ class Group(Resource):
     def open_device(self, address: str, *, vf_token: uuid.UUID | None = None) -> Device:
         """Open a member, by its name in sysfs: for PCI domain:bus:device.function, "0000:03:00.0".
 
-        The group must be attached to a container. The device is the group's child. vf_token: the secret of a physical
-        function with virtual ones in use, or of a virtual one whose physical function a VFIO driver has.
-        Raises DeviceNotBound, VfTokenRefused. Source: VFIO_GROUP_GET_DEVICE_FD; vfio_pci_core.c, vfio_pci_core_match.
+        The group must be attached to a container. The device is the group's child. vf_token: the secret that a virtual
+        function needs whose physical function is bound to a VFIO driver, and a physical function with such virtual
+        ones in use. Raises DeviceNotBound, VfTokenRefused, GroupNotViable, or VfioError that says what stands in the
+        way. Source: VFIO_GROUP_GET_DEVICE_FD; vfio_pci_core.c, vfio_pci_core_match.
         """
-        self._check_open()
+        with self._lock:
+            self.require_open()
+            fd = self._open_member(address, vf_token)
+            return Device(fd, address, group=self)
+
+    def _open_member(self, address: str, vf_token: uuid.UUID | None) -> int:
         name = ctypes.create_string_buffer((f"{address} vf_token={vf_token}" if vf_token else address).encode())
         try:
-            fd = self.kernel.ioctl(self.fd, vfio.VFIO_GROUP_GET_DEVICE_FD, name)
+            return self.kernel.ioctl(self.fd, vfio.VFIO_GROUP_GET_DEVICE_FD, name)
         except OSError as error:
             code = error.errno or errno.EIO
             if code == errno.ENODEV:
@@ -137,10 +152,9 @@ class Group(Resource):
             elif code == errno.EINVAL and vf_token:
                 refused[code] = ("it takes no VF token", "Open it without")
             raise explain(error, f"open device {address}", {}, refused) from error
-        return Device(fd, address, group=self)
 
     def _status(self) -> int:
-        self._check_open()
+        self.require_open()
         status = vfio.vfio_group_status()
         try:
             self.kernel.ioctl(self.fd, vfio.VFIO_GROUP_GET_STATUS, status)
@@ -149,7 +163,6 @@ class Group(Resource):
         return status.flags
 
     def _open(self) -> int:
-        self.path = f"/dev/vfio/{self.number}"
         try:
             return self.kernel.open(self.path, os.O_RDWR)
         except FileNotFoundError as error:

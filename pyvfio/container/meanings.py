@@ -46,6 +46,10 @@ SET_IOMMU: Meanings = {
     errno.ENODEV: ("no type1 IOMMU driver", "As root: modprobe vfio_iommu_type1"),
     errno.EIO: ("the IOMMU made no domain for the group", "The kernel's log may say more: dmesg"),
 }
+INVALIDATE: Meanings = {
+    errno.EINVAL: ("some addresses are invalid already", "Nothing has changed; update_vaddr() them first"),
+    errno.EBUSY: ("a mediated device, which pins by address, is in the container", "Close it first"),
+}
 GET_INFO: Meanings = {
     errno.EINVAL: ("the container has lost its IOMMU: its last group is gone", "Attach a group again"),
     errno.ENODEV: ("iommufd has no address space for container ioctls", "Attach a group first"),

@@ -1,7 +1,7 @@
 """A device and its parts: regions, interrupts, config space, features, reset, migration."""
 
 from pyvfio.device.config_space import ConfigSpace, PciCommand, PciStatus
-from pyvfio.device.device import Device, DeviceFlags, DeviceInfo, PciAtomics
+from pyvfio.device.device import Device
 from pyvfio.device.display import Display, DrmPlaneType, GfxPlane, GfxPlaneType
 from pyvfio.device.dma_logging import DmaLogging
 from pyvfio.device.edid import Edid
@@ -9,6 +9,7 @@ from pyvfio.device.features import Feature, FeatureAccess, Features
 from pyvfio.device.ioeventfd import IoEventFd
 from pyvfio.device.irq import InterruptFlags, InterruptIndex, InterruptInfo, Interrupts
 from pyvfio.device.migration import Migration, MigrationKinds, MigrationState, MigrationStream, PrecopyInfo
+from pyvfio.device.open_device import DeviceFlags, DeviceGroup, DeviceInfo, OpenDevice, PciAtomics
 from pyvfio.device.pci_capabilities import Msi, Msix, PciCapability, PciExpress, PowerManagement, Sriov
 from pyvfio.device.region import Region, RegionIndex
 from pyvfio.device.region_info import MmapArea, RegionFlags, RegionInfo, RegionType
@@ -20,6 +21,7 @@ __all__ = [
     "ConfigSpace",
     "Device",
     "DeviceFlags",
+    "DeviceGroup",
     "DeviceInfo",
     "Display",
     "DmaLogging",
@@ -43,6 +45,7 @@ __all__ = [
     "MmapArea",
     "Msi",
     "Msix",
+    "OpenDevice",
     "PciAtomics",
     "PciCapability",
     "PciCommand",

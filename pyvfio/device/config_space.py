@@ -1,19 +1,17 @@
-"""PCI config space of a device."""
+"""ConfigSpace: the registers and capabilities of PCI config space."""
 
 from __future__ import annotations
 
 import enum
 import errno
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from pyvfio.abi import pci_regs
-from pyvfio.device.pci_capabilities import PciCapability, capability_at
+from pyvfio.device.pci_capabilities import PciCapability, PowerManagement, capability_at
+from pyvfio.device.region import Region
 from pyvfio.device.registers import Register, Registers
 from pyvfio.errors import VfioError
-
-if TYPE_CHECKING:
-    from pyvfio.device.region import Region
 
 C = TypeVar("C", bound=PciCapability)
 
@@ -21,7 +19,7 @@ _ABSENT = 0xFFFF_FFFF
 
 
 class PciCommand(enum.IntFlag):
-    """PCI_COMMAND_*."""
+    """Bits of the command register: PCI_COMMAND_* of linux/pci_regs.h."""
 
     IO = pci_regs.PCI_COMMAND_IO
     MEMORY = pci_regs.PCI_COMMAND_MEMORY
@@ -37,7 +35,7 @@ class PciCommand(enum.IntFlag):
 
 
 class PciStatus(enum.IntFlag):
-    """PCI_STATUS_*; the two bits of DEVSEL timing are left as they are."""
+    """Bits of the status register: PCI_STATUS_* of linux/pci_regs.h. The two bits of DEVSEL timing have no name."""
 
     IMM_READY = pci_regs.PCI_STATUS_IMM_READY
     INTERRUPT = pci_regs.PCI_STATUS_INTERRUPT
@@ -54,9 +52,10 @@ class PciStatus(enum.IntFlag):
 
 
 class ConfigSpace(Registers):
-    """Registers of config space, named as in linux/pci_regs.h. Lives as long as its device.
+    """The registers of config space, named as in linux/pci_regs.h. Owns nothing: it works while its device is open.
 
-    VFIO virtualizes some: the BARs hold no host addresses, and MSI and MSI-X are programmed by Interrupts alone.
+    VFIO virtualizes some registers: the BARs hold no host addresses, and MSI and MSI-X are programmed by Interrupts
+    alone. Reading or setting an attribute reads or writes the device; it raises VfioError if the kernel refuses.
     """
 
     region: Region
@@ -76,18 +75,19 @@ class ConfigSpace(Registers):
 
     @property
     def bus_master(self) -> bool:
-        """Whether the device may do DMA."""
+        """Whether the device may do DMA: the MASTER bit of command."""
         return bool(self.command & PciCommand.MASTER)
 
     def enable_bus_master(self) -> None:
-        """Let the device do DMA, and answer at its BARs. Off after open and after every reset."""
+        """Let the device do DMA and answer accesses to its BARs. DMA is off after the device is opened."""
         self.command |= PciCommand.MASTER | PciCommand.MEMORY
 
     def disable_bus_master(self) -> None:
+        """Stop the device's DMA. It goes on to answer accesses to its BARs."""
         self.command &= ~PciCommand.MASTER
 
     def capabilities(self) -> Iterator[PciCapability]:
-        """The capability list. Raises VfioError where it runs in a circle."""
+        """The capabilities of the device, in the order of its list. Raises VfioError for a list that is damaged."""
         if not self.status & PciStatus.CAP_LIST:
             return
         offset = self.region.read8(pci_regs.PCI_CAPABILITY_LIST) & ~3
@@ -100,7 +100,10 @@ class ConfigSpace(Registers):
             offset = self.region.read8(offset + pci_regs.PCI_CAP_LIST_NEXT) & ~3
 
     def extended_capabilities(self) -> Iterator[PciCapability]:
-        """The list of PCI Express devices; empty for others. Raises VfioError where it runs in a circle."""
+        """The extended capabilities of a PCI Express device, in the order of its list; none of another device.
+
+        Raises VfioError for a list that is damaged.
+        """
         offset = pci_regs.PCI_CFG_SPACE_SIZE
         if self.region.size <= offset:
             return
@@ -118,10 +121,33 @@ class ConfigSpace(Registers):
             offset = header >> 20 & ~3
 
     def find(self, kind: type[C]) -> C | None:
-        """The first capability of a kind that has a class, such as Msix; None if the device has none."""
+        """The first capability of a kind, which is a class such as Msix; None if the device has none.
+
+        Raises VfioError for a list of capabilities that is damaged.
+        """
         capabilities = self.extended_capabilities() if kind.EXTENDED else self.capabilities()
         return next((capability for capability in capabilities if isinstance(capability, kind)), None)
 
 
+class ConfigRegion(Region):
+    """The region of PCI config space. A write to it may stop the BARs from answering: it looks after each write."""
+
+    def look_at_decoding(self) -> None:
+        """Read whether the BARs answer (memory decoding is on, and the device is in D0) and note it in the OpenDevice.
+
+        Raises VfioError.
+        """
+        config = ConfigSpace(self)
+        power = config.find(PowerManagement)
+        self.device.is_decoding = bool(config.command & PciCommand.MEMORY) and not (power and power.state)
+
+    def _pwrite(self, offset: int, data: bytes) -> None:
+        try:
+            super()._pwrite(offset, data)
+        finally:
+            self.look_at_decoding()
+
+
 def _damaged(offset: int) -> VfioError:
+    """The error for a list of capabilities with an entry at offset that cannot be."""
     return VfioError(errno.EIO, "PCI capability list", {"offset": offset}, "it is damaged")

@@ -1,4 +1,4 @@
-"""Display: what a mediated GPU shows on its screen. Source: linux/vfio.h, VFIO_DEVICE_QUERY_GFX_PLANE."""
+"""Display: what a mediated GPU shows. Source: linux/vfio.h, VFIO_DEVICE_QUERY_GFX_PLANE."""
 
 from __future__ import annotations
 
@@ -7,15 +7,12 @@ import enum
 import errno
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from pyvfio.abi import vfio
 from pyvfio.device.edid import Edid
+from pyvfio.device.open_device import OpenDevice
 from pyvfio.errors import InvalidArgument, VfioError
 from pyvfio.explain import Meanings, explain
-
-if TYPE_CHECKING:
-    from pyvfio.device.device import Device
 
 _PLANE: Meanings = {
     errno.ENOMEM: ("the driver has no memory for it now", "Ask again"),
@@ -25,7 +22,7 @@ _DMA_BUF: Meanings = {errno.ENOENT: ("the plane is no longer shown", "Ask for pl
 
 
 class DrmPlaneType(enum.IntEnum):
-    """DRM_PLANE_TYPE_* of drm/drm_plane.h: which layer of the screen."""
+    """The layers of a screen: DRM_PLANE_TYPE_* of drm/drm_plane.h."""
 
     OVERLAY = 0
     PRIMARY = 1
@@ -33,20 +30,23 @@ class DrmPlaneType(enum.IntEnum):
 
 
 class GfxPlaneType(enum.IntEnum):
-    """VFIO_GFX_PLANE_TYPE_*: where the pixels of a plane are."""
+    """Where the pixels of a plane are: VFIO_GFX_PLANE_TYPE_*."""
 
     DMABUF = vfio.VFIO_GFX_PLANE_TYPE_DMABUF
-    """In a dma-buf: Display.dma_buf()."""
+    """In a dma-buf, which Display.dma_buf() returns."""
     REGION = vfio.VFIO_GFX_PLANE_TYPE_REGION
-    """In a region of the device, from its start on."""
+    """In a region of the device, from the region's start on."""
 
 
 @dataclass(frozen=True, slots=True)
 class GfxPlane:
-    """A plane as it is shown now. width, height, positions: pixels; stride, size: bytes.
+    """A plane as it is shown now.
 
-    drm_format: a DRM_FORMAT_* code; drm_format_mod: how it is tiled, 0 for lines one after another. x_pos to y_hot:
-    of a cursor, its place and its hotspot within it. One of region_index and dmabuf_id is None.
+    drm_plane_type: which layer it is. drm_format: the format of its pixels, a DRM_FORMAT_* code. drm_format_mod: how
+    the pixels are tiled; 0 for lines one after another. width, height: in pixels. stride: the bytes of a line. size:
+    the bytes of the plane. x_pos, y_pos: where a cursor is on the screen, in pixels; x_hot, y_hot: where its hot spot
+    is in the cursor. region_index: the region with the pixels; None if they are in a dma-buf. dmabuf_id: the number of
+    the dma-buf with the pixels; None if they are in a region.
     """
 
     drm_plane_type: DrmPlaneType
@@ -65,19 +65,19 @@ class GfxPlane:
 
     @property
     def fourcc(self) -> str:
-        """drm_format as it is spelled: "XR24" for 32 bits of nothing, red, green and blue."""
+        """drm_format as four letters: "XR24" for 8 unused bits and 8 each of red, green and blue."""
         return self.drm_format.to_bytes(4, "little").decode("latin-1")
 
 
 class Display:
-    """The screen of a device. Owns nothing: it lives as long as its device.
+    """The screen of a device. Owns nothing: it works while its device is open.
 
-    types: the ways in which the device shows planes.
+    device: the device. types: where the device can have the pixels of its planes.
     """
 
-    def __init__(self, device: Device) -> None:
-        """Raises VfioError (ENOTTY) for a device without one: whatever vfio-pci drives, for example."""
-        device._check_open()
+    def __init__(self, device: OpenDevice) -> None:
+        """Raises VfioError (ENOTTY) for a device without a screen, as every device of vfio-pci is."""
+        device.require_open()
         self.device = device
         self.types = tuple(kind for kind in GfxPlaneType if self._shows(kind))
         if not self.types:
@@ -86,15 +86,17 @@ class Display:
     def plane(
         self, drm_plane_type: DrmPlaneType = DrmPlaneType.PRIMARY, gfx_plane_type: GfxPlaneType | None = None
     ) -> GfxPlane | None:
-        """A plane, or None while nothing is shown on it: the guest has set no mode yet.
+        """A plane, or None if nothing is shown on it, for example because the guest has not set a mode yet.
 
-        gfx_plane_type: where its pixels shall be, None for the first of types. Raises VfioError if the device cannot.
+        drm_plane_type: which layer. gfx_plane_type: where its pixels are to be; None for the first of types. Raises
+        VfioError if the device has no such plane, or has no pixels there. Source: VFIO_DEVICE_QUERY_GFX_PLANE.
         """
         kind = self.types[0] if gfx_plane_type is None else gfx_plane_type
         argument = vfio.vfio_device_gfx_plane_info(flags=kind, drm_plane_type=drm_plane_type)
         operation = f"{drm_plane_type.name} plane of {self.device.address}"
+        self.device.require_open()
         try:
-            self._ioctl(vfio.VFIO_DEVICE_QUERY_GFX_PLANE, argument)
+            self.device.kernel.ioctl(self.device.fd, vfio.VFIO_DEVICE_QUERY_GFX_PLANE, argument)
         except OSError as error:
             raise explain(error, operation, {"type": kind.name}, _PLANE) from error
         if not argument.drm_format:
@@ -116,39 +118,38 @@ class Display:
         )
 
     def dma_buf(self, plane: GfxPlane) -> int:
-        """The dma-buf with the pixels of plane: a descriptor that is the caller's, for a GPU. Whether it can be mapped,
-        too, is up to the device's driver.
+        """The dma-buf with the pixels of plane, for a GPU. The caller owns the descriptor.
 
-        Raises InvalidArgument for a plane in a region, VfioError (ENOENT) for one that is no longer shown.
+        Some drivers let a program map the dma-buf too. Raises InvalidArgument for a plane in a region, VfioError
+        (ENOENT) for one that is no longer shown.
         Source: VFIO_DEVICE_GET_GFX_DMABUF.
         """
         operation = f"dma-buf of {self.device.address}"
         if plane.dmabuf_id is None:
             raise InvalidArgument(errno.EINVAL, operation, meaning=f"the plane is in region {plane.region_index}")
+        self.device.require_open()
         try:
-            fd = self._ioctl(vfio.VFIO_DEVICE_GET_GFX_DMABUF, ctypes.c_int32(plane.dmabuf_id))
+            fd = self.device.kernel.ioctl(
+                self.device.fd, vfio.VFIO_DEVICE_GET_GFX_DMABUF, ctypes.c_int32(plane.dmabuf_id)
+            )
         except OSError as error:
             raise explain(error, operation, {"dmabuf_id": plane.dmabuf_id}, _DMA_BUF) from error
         os.set_inheritable(fd, False)
         return fd
 
     def edid(self) -> Edid:
-        """What the device is told of its monitor. Raises VfioError (ENOTTY) if it takes no such telling."""
+        """The monitor that the device is told to have. Raises VfioError (ENOTTY) if it cannot be told."""
         return Edid(self.device)
 
     def _shows(self, kind: GfxPlaneType) -> bool:
         try:
             probe = vfio.vfio_device_gfx_plane_info(flags=vfio.VFIO_GFX_PLANE_TYPE_PROBE | kind)
-            self._ioctl(vfio.VFIO_DEVICE_QUERY_GFX_PLANE, probe)
+            self.device.kernel.ioctl(self.device.fd, vfio.VFIO_DEVICE_QUERY_GFX_PLANE, probe)
         except OSError as error:
             if error.errno == errno.EINVAL:
                 return False
             raise self._none(error.errno or errno.EIO) from error
         return True
-
-    def _ioctl(self, request: int, argument: vfio.vfio_device_gfx_plane_info | ctypes.c_int32) -> int:
-        self.device._check_open()
-        return self.device.kernel.ioctl(self.device.fd, request, argument)
 
     def _none(self, code: int) -> VfioError:
         meaning = "it has none that VFIO shows" if code == errno.ENOTTY else ""

@@ -1,19 +1,16 @@
-"""Edid: what a device with a display is told of its monitor. Source: linux/vfio.h, vfio_region_gfx_edid."""
+"""Edid: the monitor that a mediated GPU is told to have. Source: linux/vfio.h, vfio_region_gfx_edid."""
 
 from __future__ import annotations
 
 import ctypes
 import errno
-from typing import TYPE_CHECKING
 
 from pyvfio.abi import vfio
 from pyvfio.abi.types import offset_of
+from pyvfio.device.open_device import OpenDevice
 from pyvfio.device.region import Region, RegionIndex
 from pyvfio.device.region_info import RegionType
 from pyvfio.errors import InvalidArgument, VfioError
-
-if TYPE_CHECKING:
-    from pyvfio.device.device import Device
 
 _EDID = RegionType(vfio.VFIO_REGION_TYPE_GFX, vfio.VFIO_REGION_SUBTYPE_GFX_EDID)
 _HEAD = vfio.vfio_region_gfx_edid
@@ -21,14 +18,14 @@ _LINK = offset_of(_HEAD, "link_state")
 
 
 class Edid:
-    """A monitor that may be plugged in and taken away. Owns nothing: it lives as long as its device.
+    """The monitor of a mediated GPU. Owns nothing: it works as long as its device is open.
 
-    max_size: bytes of an EDID that the device takes. max_resolution: width and height in pixels that it can show, None
-    for any.
+    max_size: how many bytes the longest EDID has that the device takes. max_resolution: the largest width and height in
+    pixels that the device shows; None for any.
     """
 
-    def __init__(self, device: Device) -> None:
-        """Raises VfioError (ENOTTY) for a device without a region of this kind."""
+    def __init__(self, device: OpenDevice) -> None:
+        """Raises VfioError (ENOTTY) for a device that has no region for an EDID."""
         self._region = _region_of(device)
         head = self._head()
         self.max_size: int = head.edid_max_size
@@ -36,18 +33,19 @@ class Edid:
 
     @property
     def connected(self) -> bool:
+        """Whether a monitor is plugged in."""
         return bool(self._head().link_state == vfio.VFIO_DEVICE_GFX_LINK_STATE_UP)
 
     @property
     def data(self) -> bytes:
-        """The EDID that was given last, b"" for none."""
+        """The EDID that was given last; b"" if none was."""
         head = self._head()
         return self._region.read(head.edid_offset, head.edid_size) if head.edid_size else b""
 
     def connect(self, data: bytes) -> None:
-        """Plug a monitor in that describes itself with data, an EDID; the one before is taken away first.
+        """Plug in a monitor that describes itself with data, an EDID. The monitor before it is taken away first.
 
-        Raises InvalidArgument, before anything has changed, for no data or more than max_size.
+        Raises InvalidArgument for an EDID of no bytes or more than max_size; nothing has changed then.
         """
         if not 0 < len(data) <= self.max_size:
             meaning = f"an EDID has 1 to {self.max_size} bytes here"
@@ -59,7 +57,7 @@ class Edid:
         self._region.write32(_LINK, vfio.VFIO_DEVICE_GFX_LINK_STATE_UP)
 
     def disconnect(self) -> None:
-        """Take the monitor away. Without one it is harmless."""
+        """Take the monitor away. Does nothing if there is none."""
         self._region.write32(_LINK, vfio.VFIO_DEVICE_GFX_LINK_STATE_DOWN)
 
     def _head(self) -> vfio.vfio_region_gfx_edid:
@@ -70,9 +68,9 @@ class Edid:
         return f"<Edid of {self._region.device.address}>"
 
 
-def _region_of(device: Device) -> Region:
+def _region_of(device: OpenDevice) -> Region:
     for index in range(RegionIndex.VGA + 1, device.info.num_regions):
-        region = device.region(index)
+        region = device.part(Region, index)
         if region.info.type == _EDID:
             return region
     raise VfioError(errno.ENOTTY, f"EDID of {device.address}", meaning="it has no region for one")

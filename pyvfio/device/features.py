@@ -1,4 +1,4 @@
-"""Features: what a device can do beyond regions and interrupts, asked one by one. Source: VFIO_DEVICE_FEATURE."""
+"""Features: what a device can do beyond regions and interrupts. Source: VFIO_DEVICE_FEATURE."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ import enum
 import errno
 import os
 import uuid
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from pyvfio.abi import vfio
+from pyvfio.device.open_device import OpenDevice
 from pyvfio.device.region_info import MmapArea
 from pyvfio.errors import FeatureUnsupported, InvalidArgument, VfioError
 from pyvfio.kernel import EventFd
-
-if TYPE_CHECKING:
-    from pyvfio.device.device import Device
 
 S = TypeVar("S", bound=ctypes.Structure)
 
@@ -23,7 +21,7 @@ _HEAD = ctypes.sizeof(vfio.vfio_device_feature)
 
 
 class Feature(enum.IntEnum):
-    """VFIO_DEVICE_FEATURE_*."""
+    """The features that linux/vfio.h names: VFIO_DEVICE_FEATURE_*."""
 
     PCI_VF_TOKEN = vfio.VFIO_DEVICE_FEATURE_PCI_VF_TOKEN
     MIGRATION = vfio.VFIO_DEVICE_FEATURE_MIGRATION
@@ -41,23 +39,35 @@ class Feature(enum.IntEnum):
 
 
 class FeatureAccess(enum.IntFlag):
-    """What can be done with a feature; nothing for one the device lacks."""
+    """What can be done with a feature. No flag is set for a feature that the device does not have."""
 
     GET = vfio.VFIO_DEVICE_FEATURE_GET
     SET = vfio.VFIO_DEVICE_FEATURE_SET
 
 
 class Features:
-    """Of one device. Every method raises FeatureUnsupported where the device or its driver lacks the feature."""
+    """The features of one device.
 
-    def __init__(self, device: Device) -> None:
-        self._device = device
+    Every method that uses a feature raises FeatureUnsupported if the device, its driver or the kernel does not have it,
+    ClosedError if the device is closed, and else VfioError. device: the device.
+    """
+
+    def __init__(self, device: OpenDevice) -> None:
+        """Asks the device nothing yet."""
+        self.device = device
         self._wakeup: EventFd | None = None
-        self.is_asleep = False
-        """Whether the device was put into low power: its mapped BARs must not be touched."""
+
+    @property
+    def is_asleep(self) -> bool:
+        """Whether this process let the host suspend the device: its mapped BARs must not be touched then."""
+        return self.device.is_asleep
 
     def probe(self, feature: Feature | int) -> FeatureAccess:
-        """Which operations the device has for feature; none if it has not the feature. Changes nothing."""
+        """Which operations the device has for a feature; none if it does not have the feature. Changes nothing.
+
+        feature: a Feature, or the number of one that this library does not know. Raises InvalidArgument for a number
+        of more than 16 bits.
+        """
         access = FeatureAccess(0)
         for operation in FeatureAccess:
             try:
@@ -75,27 +85,32 @@ class Features:
         return access
 
     def all(self) -> dict[Feature, FeatureAccess]:
-        """Every feature the device has."""
+        """The features that the device has, of those that this library knows, and their operations."""
         probed = {feature: self.probe(feature) for feature in Feature}
         return {feature: access for feature, access in probed.items() if access}
 
     def set_vf_token(self, token: uuid.UUID) -> None:
-        """The shared secret without which nobody opens a virtual function of this physical function.
+        """Choose the secret that a program must give to open a virtual function of this physical function.
 
-        See Group.open_device(vf_token=...). Source: VFIO_DEVICE_FEATURE_PCI_VF_TOKEN.
+        It is given as Group.open_device(vf_token=...). Source: VFIO_DEVICE_FEATURE_PCI_VF_TOKEN.
         """
         self.set(Feature.PCI_VF_TOKEN, token.bytes)
 
     def enter_low_power(self) -> None:
-        """Let the host suspend the device until exit_low_power(). Linux 6.1.
+        """Let the host suspend the device until exit_low_power(). From Linux 6.1 on.
 
-        Meanwhile each access to a register is a call, which wakes the device and lets it sleep again.
+        Until then each access to a register is a call to the kernel, which wakes the device and lets it sleep again.
+        A failure leaves the device awake.
         """
         self._enter_low_power(Feature.LOW_POWER_ENTRY, b"")
 
     def enter_low_power_with_wakeup(self) -> EventFd:
-        """Like enter_low_power; the event is signalled when something wakes the device. Closed by exit_low_power()."""
-        event = EventFd(self._device.kernel, f"wakeup of {self._device.address}")
+        """Let the host suspend the device, as enter_low_power() does; return an event that is signalled when something
+        wakes it.
+
+        exit_low_power() and closing the device close the event.
+        """
+        event = EventFd(self.device.kernel, f"wakeup of {self.device.address}")
         data = vfio.vfio_device_low_power_entry_with_wakeup(wakeup_eventfd=event.fileno())
         try:
             self._enter_low_power(Feature.LOW_POWER_ENTRY_WITH_WAKEUP, bytes(data))
@@ -106,20 +121,20 @@ class Features:
         return event
 
     def exit_low_power(self) -> None:
-        """Wake the device up. Does nothing for one that is awake."""
+        """Wake the device. Does nothing to a device that is awake."""
         self.set(Feature.LOW_POWER_EXIT)
-        self.is_asleep = False
+        self.device.is_asleep = False
         self.release()
 
     def set_bus_master(self, enabled: bool) -> None:
-        """For devices that are not PCI (CDX). A PCI device has config.enable_bus_master()."""
+        """Let a CDX device do DMA, or stop its DMA. For a PCI device see ConfigSpace.enable_bus_master()."""
         op = vfio.VFIO_DEVICE_FEATURE_SET_MASTER if enabled else vfio.VFIO_DEVICE_FEATURE_CLEAR_MASTER
         self.set(Feature.BUS_MASTER, bytes(vfio.vfio_device_feature_bus_master(op=op)))
 
     def dma_buf(self, region: int, *parts: MmapArea) -> int:
-        """A dma-buf of parts of a BAR, for other devices to do DMA to: a descriptor that is the caller's.
+        """A dma-buf of parts of a BAR, which other devices can do DMA to. The caller owns the descriptor.
 
-        Offsets and sizes are multiples of the page size. Linux 6.19.
+        region: the index of the BAR. parts: offsets and sizes in bytes, multiples of the page size. From Linux 6.19 on.
         """
         head = vfio.vfio_device_feature_dma_buf(
             region_index=region, open_flags=os.O_CLOEXEC | os.O_RDWR, nr_ranges=len(parts)
@@ -129,28 +144,28 @@ class Features:
         return self._ioctl(Feature.DMA_BUF, buffer)
 
     def get(self, feature: Feature | int, struct: type[S], data: bytes = b"") -> S:
-        """The feature's data; data: what the struct begins with when the kernel reads it first."""
+        """Get a feature's data, which is of type struct. data: what the struct holds before, if the kernel reads it."""
         payload = data or bytes(ctypes.sizeof(struct))
         return struct.from_buffer_copy(self._call(feature, vfio.VFIO_DEVICE_FEATURE_GET, payload))
 
     def set(self, feature: Feature | int, data: bytes = b"") -> bytes:
-        """Hand data, the feature's struct, to the kernel: what the struct is afterwards."""
+        """Set a feature. data: the bytes of its struct; return the bytes of the struct after the call."""
         return self._call(feature, vfio.VFIO_DEVICE_FEATURE_SET, data)
 
     def release(self) -> None:
-        """Close the wakeup event, if there is one. Called with the device's close."""
+        """Close the wakeup event, if there is one. Closing the device calls it."""
         if self._wakeup is not None:
             self._wakeup.close()
             self._wakeup = None
 
     def _enter_low_power(self, feature: Feature, data: bytes) -> None:
-        was_asleep = self.is_asleep
+        was_asleep = self.device.is_asleep
         # First, so that nobody touches a mapping that is gone already.
-        self.is_asleep = True
+        self.device.is_asleep = True
         try:
             self.set(feature, data)
         except BaseException:
-            self.is_asleep = was_asleep
+            self.device.is_asleep = was_asleep
             raise
 
     def _call(self, feature: Feature | int, operation: int, data: bytes) -> bytes:
@@ -166,8 +181,8 @@ class Features:
         return ctypes.create_string_buffer(bytes(head) + data, _HEAD + len(data))
 
     def _ioctl(self, feature: Feature | int, buffer: ctypes.Array[ctypes.c_char]) -> int:
-        device = self._device
-        device._check_open()
+        device = self.device
+        device.require_open()
         try:
             return device.kernel.ioctl(device.fd, vfio.VFIO_DEVICE_FEATURE, buffer)
         except OSError as error:
@@ -175,6 +190,6 @@ class Features:
             operation = f"feature {name} of {device.address}"
             if error.errno == errno.ENOTTY:
                 raise FeatureUnsupported(
-                    errno.ENOTTY, operation, meaning="the device, its driver or this kernel has it not"
+                    errno.ENOTTY, operation, meaning="the device, its driver or this kernel does not have it"
                 ) from error
             raise VfioError(error.errno or errno.EIO, operation) from error

@@ -1,17 +1,15 @@
-"""IoEventFd: a register write that the kernel makes when an eventfd is signalled."""
+"""IoEventFd: a register write that the kernel makes each time an eventfd is signalled."""
 
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
 
 from pyvfio.abi import vfio
+from pyvfio.device.open_device import DevicePart
+from pyvfio.device.region_info import RegionInfo
 from pyvfio.errors import InvalidArgument, VfioError
 from pyvfio.kernel import EventFd
 from pyvfio.resource import Resource
-
-if TYPE_CHECKING:
-    from pyvfio.device.region import Region
 
 _WIDTHS = {
     1: vfio.VFIO_DEVICE_IOEVENTFD_8,
@@ -23,16 +21,23 @@ _REMOVE = -1
 
 
 class IoEventFd(Resource):
-    """Each signal of event writes value, of width bytes, at offset of the region: a doorbell KVM can ring by itself.
+    """Each signal of event makes the kernel write value at offset of a region, until close(). KVM can signal it by
+    itself: a guest rings a doorbell without the program.
 
-    BARs only, outside the MSI-X table, and at most 1000 for a device. 8 bytes where the processor can write them at
-    once.
-    close takes it off. Source: VFIO_DEVICE_IOEVENTFD; drivers/vfio/pci/vfio_pci_rdwr.c, vfio_pci_ioeventfd.
+    It works on BARs, outside the MSI-X table; a device can have 1000. device: the device. region: what VFIO says of the
+    region. offset: bytes from the region's start. width: bytes, 1, 2, 4, or 8 where the processor writes 8 at once.
+    event: the eventfd, which this object owns.
+    Source: VFIO_DEVICE_IOEVENTFD; drivers/vfio/pci/vfio_pci_rdwr.c, vfio_pci_ioeventfd.
     """
 
-    def __init__(self, region: Region, offset: int, width: int, value: int) -> None:
-        """Raises InvalidArgument, or VfioError: EEXIST for a write that has one already, ENOSPC for one too many."""
-        self.kernel = region.kernel
+    def __init__(self, parent: DevicePart, region: RegionInfo, offset: int, width: int, value: int) -> None:
+        """parent: the open region that region describes, whose child this is.
+
+        Raises InvalidArgument for a width or a value that cannot be, ClosedError, and VfioError: EEXIST for a write
+        that has an ioeventfd already, ENOSPC if the device has as many as it can have.
+        """
+        self.kernel = parent.kernel
+        self.device = parent.device
         self.region = region
         self.offset = offset
         self.width = width
@@ -41,11 +46,11 @@ class IoEventFd(Resource):
             raise InvalidArgument(
                 errno.EINVAL, self._operation, self._arguments, "widths are 1, 2, 4 and 8 bytes, and value must fit"
             )
-        self.event = EventFd(self.kernel, f"ioeventfd at {offset:#x} of region {region.info.index}")
+        self.event = EventFd(self.kernel, f"ioeventfd at {offset:#x} of region {region.index}")
         try:
             self._set(self.event.fileno())
             try:
-                super().__init__(region)
+                super().__init__(parent)
             except BaseException:
                 self._set(_REMOVE)
                 raise
@@ -54,14 +59,15 @@ class IoEventFd(Resource):
             raise
 
     def signal(self) -> None:
+        """Have the kernel make the write. Raises ClosedError."""
         self.event.signal()
 
     def _set(self, fd: int) -> None:
         argument = vfio.vfio_device_ioeventfd(
-            flags=_WIDTHS[self.width], offset=self.region.info.offset + self.offset, data=self.value, fd=fd
+            flags=_WIDTHS[self.width], offset=self.region.offset + self.offset, data=self.value, fd=fd
         )
         try:
-            self.kernel.ioctl(self.region.device.fd, vfio.VFIO_DEVICE_IOEVENTFD, argument)
+            self.kernel.ioctl(self.device.fd, vfio.VFIO_DEVICE_IOEVENTFD, argument)
         except OSError as error:
             meaning = {
                 errno.EEXIST: "this write has an ioeventfd already",
@@ -73,7 +79,7 @@ class IoEventFd(Resource):
 
     @property
     def _operation(self) -> str:
-        return f"ioeventfd of region {self.region.info.index} of {self.region.device.address}"
+        return f"ioeventfd of region {self.region.index} of {self.device.address}"
 
     @property
     def _arguments(self) -> dict[str, int]:
@@ -87,4 +93,4 @@ class IoEventFd(Resource):
             self.event.close()
 
     def __repr__(self) -> str:
-        return f"<IoEventFd at {self.offset:#x} of region {self.region.info.index} of {self.region.device.address}>"
+        return f"<IoEventFd at {self.offset:#x} of region {self.region.index} of {self.device.address}>"

@@ -1,4 +1,4 @@
-"""Interrupts: a device's INTx, MSI, MSI-X, error and request events, as eventfds."""
+"""Interrupts: the INTx, MSI, MSI-X, error and request interrupts of a device, as eventfds."""
 
 from __future__ import annotations
 
@@ -7,21 +7,20 @@ import enum
 import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from pyvfio.abi import vfio
+from pyvfio.device.open_device import DevicePart, OpenDevice
 from pyvfio.errors import InvalidArgument, VfioError
 from pyvfio.kernel import EventFd, wait_for_any
-from pyvfio.resource import Resource
-
-if TYPE_CHECKING:
-    from pyvfio.device.device import Device
 
 _DETACH = -1
 
 
 class InterruptIndex(enum.IntEnum):
-    """VFIO_PCI_*_IRQ_INDEX. ERR: the device reported an uncorrectable error. REQ: the host wants the device back."""
+    """The kinds of interrupts that a PCI device has: VFIO_PCI_*_IRQ_INDEX.
+
+    ERR: the device has reported an uncorrectable error. REQ: the host wants the device back.
+    """
 
     INTX = vfio.VFIO_PCI_INTX_IRQ_INDEX
     MSI = vfio.VFIO_PCI_MSI_IRQ_INDEX
@@ -31,7 +30,10 @@ class InterruptIndex(enum.IntEnum):
 
 
 class InterruptFlags(enum.IntFlag):
-    """VFIO_IRQ_INFO_*. NORESIZE: vectors beyond those enabled first need all of them disabled before."""
+    """What can be done with the interrupts of an index: VFIO_IRQ_INFO_*.
+
+    NORESIZE: more vectors than were enabled first can only be enabled after all of them are disabled.
+    """
 
     EVENTFD = vfio.VFIO_IRQ_INFO_EVENTFD
     MASKABLE = vfio.VFIO_IRQ_INFO_MASKABLE
@@ -41,29 +43,32 @@ class InterruptFlags(enum.IntFlag):
 
 @dataclass(frozen=True, slots=True)
 class InterruptInfo:
-    """count: how many vectors the index has; 0: the device has none of the kind."""
+    """What VFIO_DEVICE_GET_IRQ_INFO says of an index.
+
+    index: which one; for PCI an InterruptIndex. flags: what can be done with it. count: how many vectors the device
+    has; 0 for none of this kind.
+    """
 
     index: int
     flags: InterruptFlags
     count: int
 
 
-class Interrupts(Resource):
-    """The vectors of one index. Each enabled vector has an eventfd of its own, owned here until disable or close.
+class Interrupts(DevicePart):
+    """The vectors of one index. A child of the device. It owns an eventfd for each vector that is enabled.
 
-    A PCI device has one of INTx, MSI and MSI-X enabled at a time. Safe from several threads: who waits for a vector
-    while another thread disables it gets ClosedError.
+    A PCI device has one of INTx, MSI and MSI-X enabled at a time. Safe from several threads: a thread that waits for a
+    vector while another disables it gets ClosedError. info: what VFIO says of the index.
     """
 
-    def __init__(self, device: Device, index: int) -> None:
-        self.kernel = device.kernel
-        self.device = device
+    def __init__(self, device: OpenDevice, index: int) -> None:
+        """Raises VfioError if the device has no such index."""
         self._vectors: dict[int, EventFd] = {}
         self._unmask: EventFd | None = None
         self._active = False
         info = vfio.vfio_irq_info(index=index)
         try:
-            self.kernel.ioctl(device.fd, vfio.VFIO_DEVICE_GET_IRQ_INFO, info)
+            device.kernel.ioctl(device.fd, vfio.VFIO_DEVICE_GET_IRQ_INFO, info)
         except OSError as error:
             raise VfioError(
                 error.errno or errno.EIO,
@@ -71,32 +76,33 @@ class Interrupts(Resource):
                 meaning="the device has none",
             ) from error
         self.info = InterruptInfo(index, InterruptFlags(info.flags), info.count)
-        super().__init__(device)
+        super().__init__(device, index)
 
     @property
     def enabled(self) -> int:
-        """How many vectors are enabled."""
+        """The number of vectors that are enabled."""
         return len(self._vectors)
 
     @property
     def vectors(self) -> tuple[int, ...]:
-        """Which vectors are enabled."""
+        """The numbers of the vectors that are enabled, ascending."""
         with self._lock:
             return tuple(sorted(self._vectors))
 
     def enable(self, count: int = 1) -> None:
         """Enable the first count vectors. A failure leaves none enabled.
 
-        Raises InvalidArgument for more than info.count, VfioError if the host cannot provide them.
+        Raises InvalidArgument for more than info.count or if some are enabled, VfioError if the host cannot provide
+        them.
         Source: VFIO_DEVICE_SET_IRQS; drivers/vfio/pci/vfio_pci_intrs.c, vfio_msi_enable.
         """
-        self._check_open()
         operation = f"enable {self.name}"
         if not 0 < count <= self.info.count:
             raise InvalidArgument(
                 errno.EINVAL, operation, {"count": count}, f"the device has {self.info.count} of them"
             )
         with self._lock:
+            self.require_open()
             if self._active:
                 raise InvalidArgument(errno.EBUSY, operation, meaning="enabled already", advice="Disable them first")
             events: list[EventFd] = []
@@ -104,7 +110,7 @@ class Interrupts(Resource):
                 for vector in range(count):
                     events.append(self._event(vector))
                 self._set_eventfds(0, [event.fileno() for event in events])
-            except OSError:
+            except BaseException:
                 for event in events:
                     event.close()
                 raise
@@ -112,31 +118,35 @@ class Interrupts(Resource):
             self._active = True
 
     def enable_vector(self, vector: int) -> None:
-        """Enable one vector more, or one that disable_vector took, beside those that are enabled.
+        """Enable one vector more. A failure leaves the others as they are.
 
-        Always works below the count given to enable; above it if info.flags lacks NORESIZE (MSI-X, Linux 6.5).
-        A failure leaves the others as they are.
+        A vector below the count that enable() was called with can always be enabled; one above it only if info.flags
+        lacks NORESIZE, as for MSI-X from Linux 6.5 on. Raises InvalidArgument for a vector that the device does not
+        have or that is enabled, VfioError.
         """
-        self._check_open()
         operation = f"enable vector of {self.name}"
         if not 0 <= vector < self.info.count:
             raise InvalidArgument(
                 errno.EINVAL, operation, {"vector": vector}, f"the device has {self.info.count} of them"
             )
         with self._lock:
+            self.require_open()
             if vector in self._vectors:
                 raise InvalidArgument(errno.EBUSY, operation, {"vector": vector}, "enabled already")
             event = self._event(vector)
             try:
                 self._set_eventfds(vector, [event.fileno()])
-            except OSError:
+            except BaseException:
                 event.close()
                 raise
             self._vectors[vector] = event
             self._active = True
 
     def disable_vector(self, vector: int) -> None:
-        """Take one vector's eventfd away; the others stay enabled, and so does the index."""
+        """Disable one vector and close its eventfd. The others stay enabled, and so does the index.
+
+        Raises InvalidArgument if the vector is not enabled, VfioError.
+        """
         with self._lock:
             event = self._enabled_vector(vector)
             self._set_eventfds(vector, [_DETACH])
@@ -144,57 +154,81 @@ class Interrupts(Resource):
             event.close()
 
     def disable(self) -> None:
-        """Disable every vector of the index and close the eventfds. Does nothing when none is enabled."""
+        """Disable every vector of the index and close the eventfds. Does nothing if none is enabled.
+
+        Raises VfioError; the eventfds are closed then too.
+        """
         with self._lock:
-            if not self._active:
-                return
-            try:
-                self._set(vfio.VFIO_IRQ_SET_DATA_NONE | vfio.VFIO_IRQ_SET_ACTION_TRIGGER, 0, 0)
-            finally:
-                self._drop_events()
+            if self._active:
+                self.require_open()
+                self._disable()
 
     def fileno(self, vector: int = 0) -> int:
-        """The eventfd of a vector, for select and event loops. Read it with pending()."""
+        """The eventfd of a vector, for select and event loops. Read it with pending().
+
+        Raises InvalidArgument if the vector is not enabled.
+        """
         return self._enabled_vector(vector).fileno()
 
     def pending(self, vector: int = 0) -> int:
-        """How often the vector fired since it was last asked. Does not wait."""
+        """How often the vector has fired since it was asked last. Does not wait.
+
+        Raises InvalidArgument if the vector is not enabled.
+        """
         return self._enabled_vector(vector).pending()
 
     def wait(self, timeout: float | None = None, vector: int = 0) -> int:
-        """Wait until the vector fires; how often it did, 0 after timeout seconds."""
+        """Wait until the vector fires; return how often it has fired, or 0 after timeout seconds.
+
+        Raises InvalidArgument if the vector is not enabled, ClosedError if it is disabled meanwhile.
+        """
         return self._enabled_vector(vector).wait(timeout)
 
     def wait_any(self, timeout: float | None = None) -> dict[int, int]:
-        """Wait until an enabled vector fires: each that did and how often. Empty after timeout seconds."""
+        """Wait until an enabled vector fires; return how often each has fired that did. Empty after timeout seconds.
+
+        Raises InvalidArgument if none is enabled, ClosedError if one is disabled meanwhile.
+        """
         self._enabled_vector(next(iter(self._vectors), 0))
         return wait_for_any(dict(self._vectors), timeout)
 
     async def wait_async(self, vector: int = 0) -> int:
-        """Like wait, in the running asyncio loop; one task at a time for each vector."""
+        """Wait in the running asyncio loop until the vector fires; return how often it has fired.
+
+        One task at a time can wait for a vector. Raises what wait() raises.
+        """
         return await self._enabled_vector(vector).wait_async()
 
     def trigger(self, vector: int = 0) -> None:
-        """Fire the vector's eventfd as if the device had."""
+        """Have the kernel signal the vector's eventfd as if the device had fired it.
+
+        Raises InvalidArgument if the vector is not enabled, VfioError.
+        """
         self._enabled_vector(vector)
         self._set(vfio.VFIO_IRQ_SET_DATA_NONE | vfio.VFIO_IRQ_SET_ACTION_TRIGGER, vector, 1)
 
     def mask(self) -> None:
-        """Hold INTx back; what comes meanwhile fires after unmask. Raises VfioError for other kinds (ENOTTY)."""
+        """Hold INTx back: what comes meanwhile fires after unmask(). Raises VfioError (ENOTTY) for MSI and MSI-X."""
+        self.require_open()
         self._set(vfio.VFIO_IRQ_SET_DATA_NONE | vfio.VFIO_IRQ_SET_ACTION_MASK, 0, 1)
 
     def unmask(self) -> None:
-        """Let INTx fire again: it masks itself each time it fires."""
+        """Let INTx fire again: it masks itself each time that it fires. Raises VfioError (ENOTTY) for MSI and MSI-X."""
+        self.require_open()
         self._set(vfio.VFIO_IRQ_SET_DATA_NONE | vfio.VFIO_IRQ_SET_ACTION_UNMASK, 0, 1)
 
     def unmask_event(self) -> EventFd:
-        """An eventfd that unmasks INTx when signalled, without a call into this library. Owned here until disable."""
+        """An eventfd that unmasks INTx when it is signalled, without a call of this library. disable() closes it.
+
+        Raises VfioError (ENOTTY) for MSI and MSI-X.
+        """
         with self._lock:
+            self.require_open()
             if self._unmask is None:
                 event = EventFd(self.kernel, f"unmask of {self.name}")
                 try:
                     self._set(vfio.VFIO_IRQ_SET_DATA_EVENTFD | vfio.VFIO_IRQ_SET_ACTION_UNMASK, 0, 1, [event.fileno()])
-                except OSError:
+                except BaseException:
                     event.close()
                     raise
                 self._unmask = event
@@ -202,13 +236,14 @@ class Interrupts(Resource):
 
     @property
     def name(self) -> str:
+        """What messages call the interrupts: by index and device."""
         return f"interrupts {self.info.index} of {self.device.address}"
 
     def _event(self, vector: int) -> EventFd:
         return EventFd(self.kernel, f"vector {vector} of {self.name}")
 
     def _enabled_vector(self, vector: int) -> EventFd:
-        self._check_open()
+        self.require_open()
         try:
             return self._vectors[vector]
         except KeyError:
@@ -223,7 +258,6 @@ class Interrupts(Resource):
         self._set(vfio.VFIO_IRQ_SET_DATA_EVENTFD | vfio.VFIO_IRQ_SET_ACTION_TRIGGER, start, len(fds), fds)
 
     def _set(self, flags: int, start: int, count: int, eventfds: Sequence[int] = ()) -> None:
-        self._check_open()
         head = ctypes.sizeof(vfio.vfio_irq_set)
         buffer = ctypes.create_string_buffer(head + 4 * len(eventfds))
         argument = vfio.vfio_irq_set.from_buffer(buffer)
@@ -238,7 +272,7 @@ class Interrupts(Resource):
             result = self.kernel.ioctl(self.device.fd, vfio.VFIO_DEVICE_SET_IRQS, buffer)
         except OSError as error:
             meaning = {
-                errno.EINVAL: "the device has not these vectors, they are not enabled, or another kind of interrupt is",
+                errno.EINVAL: "the device lacks these vectors, they are not enabled, or another kind of interrupt is",
                 errno.ENOTTY: "this kind of interrupt cannot do that",
                 errno.ENOSPC: "the host has no interrupt vectors left",
             }.get(error.errno or 0, "")
@@ -249,6 +283,12 @@ class Interrupts(Resource):
                 errno.ENOSPC, f"set {self.name}", arguments, f"the host can provide only {result}", "Ask for fewer"
             )
 
+    def _disable(self) -> None:
+        try:
+            self._set(vfio.VFIO_IRQ_SET_DATA_NONE | vfio.VFIO_IRQ_SET_ACTION_TRIGGER, 0, 0)
+        finally:
+            self._drop_events()
+
     def _drop_events(self) -> None:
         events = [*self._vectors.values(), *([self._unmask] if self._unmask else [])]
         self._vectors, self._unmask, self._active = {}, None, False
@@ -256,15 +296,10 @@ class Interrupts(Resource):
             event.close()
 
     def _release(self) -> None:
-        self._drop_events()
-
-    def close(self) -> None:
-        with self._lock:
-            try:
-                if not self._closed and not self._inherited:
-                    self.disable()
-            finally:
-                super().close()
+        if self._active and not self._inherited:
+            self._disable()
+        else:
+            self._drop_events()
 
     def __repr__(self) -> str:
         return f"<Interrupts {self.info.index} of {self.device.address}, {self.enabled} enabled>"

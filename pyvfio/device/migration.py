@@ -1,4 +1,4 @@
-"""Migration: a device's state as a stream, and the states that lead there. Source: linux/vfio.h, vfio_main.c."""
+"""Migration: the migration states of a device, and its state as a stream. Source: linux/vfio.h; vfio_main.c."""
 
 from __future__ import annotations
 
@@ -6,21 +6,18 @@ import enum
 import errno
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from pyvfio.abi import vfio
-from pyvfio.device.features import Feature
+from pyvfio.device.features import Feature, Features
+from pyvfio.device.open_device import OpenDevice
 from pyvfio.errors import FeatureUnsupported, VfioError
 from pyvfio.resource import Resource
-
-if TYPE_CHECKING:
-    from pyvfio.device.device import Device
 
 _CHUNK = 1 << 20
 
 
 class MigrationKinds(enum.IntFlag):
-    """VFIO_MIGRATION_*: which states the device has beyond STOP and RUNNING."""
+    """VFIO_MIGRATION_*: which states a device has beyond STOP and RUNNING."""
 
     STOP_COPY = vfio.VFIO_MIGRATION_STOP_COPY
     P2P = vfio.VFIO_MIGRATION_P2P
@@ -28,7 +25,7 @@ class MigrationKinds(enum.IntFlag):
 
 
 class MigrationState(enum.IntEnum):
-    """VFIO_DEVICE_STATE_*. ERROR is left by a reset only."""
+    """The migration states, VFIO_DEVICE_STATE_*. Only a reset leads out of ERROR."""
 
     ERROR = vfio.VFIO_DEVICE_STATE_ERROR
     STOP = vfio.VFIO_DEVICE_STATE_STOP
@@ -46,10 +43,10 @@ _P2P = (MigrationState.RUNNING_P2P, MigrationState.PRE_COPY_P2P)
 
 @dataclass(frozen=True, slots=True)
 class PrecopyInfo:
-    """What is left to read before STOP_COPY, in bytes: the first pass, and what has changed since. Estimates.
+    """How much the stream still has before STOP_COPY. Both numbers are estimates, in bytes.
 
-    begins_anew: the device has changed so much that another first pass is ahead, as large as initial_bytes says. Told
-    from Linux 7.0 on.
+    initial_bytes: of the first pass. dirty_bytes: of what has changed since it was read. begins_anew: whether the
+    device has changed so much that another first pass, of initial_bytes, is ahead; False before Linux 7.0.
     """
 
     initial_bytes: int
@@ -58,9 +55,13 @@ class PrecopyInfo:
 
 
 class MigrationStream(Resource):
-    """The device's state: read in PRE_COPY and STOP_COPY, written in RESUMING. The caller's, until close."""
+    """The state of a device as bytes: read in PRE_COPY and STOP_COPY, written in RESUMING. A child of the device.
 
-    def __init__(self, device: Device, fd: int) -> None:
+    device: the device. fd: the stream's descriptor.
+    """
+
+    def __init__(self, device: OpenDevice, fd: int) -> None:
+        """Take over fd: it is closed with the stream, or here when this fails. Raises ClosedError."""
         self.kernel = device.kernel
         self.device = device
         self.fd = fd
@@ -71,8 +72,11 @@ class MigrationStream(Resource):
             raise
 
     def read(self, size: int = _CHUNK) -> bytes:
-        """Up to size bytes. Empty at the end: of the state in STOP_COPY, of what is ready so far in PRE_COPY."""
-        self._check_open()
+        """Read up to size bytes; return b"" at the end.
+
+        In STOP_COPY that is the end of the state, in PRE_COPY the end of what is ready so far. Raises VfioError.
+        """
+        self.require_open()
         try:
             return self.kernel.read(self.fd, size)
         except OSError as error:
@@ -82,14 +86,15 @@ class MigrationStream(Resource):
             raise VfioError(error.errno or errno.EIO, f"read state of {self.device.address}") from error
 
     def read_all(self) -> bytes:
+        """Read to the end. Raises VfioError."""
         parts = []
         while part := self.read():
             parts.append(part)
         return b"".join(parts)
 
     def write(self, data: bytes) -> None:
-        """All of data. Raises VfioError for a state the device does not take."""
-        self._check_open()
+        """Write all of data. Raises VfioError for a state that the device does not take."""
+        self.require_open()
         view = memoryview(data)
         try:
             while view:
@@ -98,8 +103,11 @@ class MigrationStream(Resource):
             raise VfioError(error.errno or errno.EIO, f"write state of {self.device.address}") from error
 
     def precopy_info(self) -> PrecopyInfo:
-        """In PRE_COPY only. Source: VFIO_MIG_GET_PRECOPY_INFO."""
-        self._check_open()
+        """How much is left to read in PRE_COPY. Raises VfioError in another state.
+
+        Source: VFIO_MIG_GET_PRECOPY_INFO.
+        """
+        self.require_open()
         info = vfio.vfio_precopy_info()
         try:
             self.kernel.ioctl(self.fd, vfio.VFIO_MIG_GET_PRECOPY_INFO, info)
@@ -119,42 +127,44 @@ class MigrationStream(Resource):
 
 
 class Migration:
-    """The migration states of a device that has them.
+    """The migration states of a device that has them. Owns nothing: it works as long as its device is open.
 
-    To save a device: enter(STOP_COPY) and read the stream to its end, or first enter(PRE_COPY) to read most of it while
-    the device runs. To restore one: enter(RESUMING), write the stream, enter(RUNNING). The kernel goes through the
-    states between by itself.
+    To save a device, enter(STOP_COPY) and read the stream to its end; enter(PRE_COPY) before that to read most of it
+    while the device runs. To restore a device, enter(RESUMING), write the stream, and enter(RUNNING). The kernel goes
+    through the states between by itself. kinds: which states the device has.
     """
 
-    def __init__(self, device: Device) -> None:
-        """Raises FeatureUnsupported for a device without migration."""
-        self._device = device
-        data = device.features.get(Feature.MIGRATION, vfio.vfio_device_feature_migration)
+    def __init__(self, features: Features) -> None:
+        """features: of the device. Raises FeatureUnsupported for a device that cannot be migrated."""
+        self._features = features
+        self._device = features.device
+        data = features.get(Feature.MIGRATION, vfio.vfio_device_feature_migration)
         self.kinds = MigrationKinds(data.flags)
         if self.kinds & MigrationKinds.PRE_COPY:
-            # Only who asks for them is told flags: see PrecopyInfo.begins_anew.
+            # The kernel tells PrecopyInfo.begins_anew only to programs that ask for it.
             with suppress(FeatureUnsupported):
-                device.features.set(Feature.MIG_PRECOPY_INFOv2)
+                features.set(Feature.MIG_PRECOPY_INFOv2)
 
     @property
     def state(self) -> MigrationState:
-        data = self._device.features.get(Feature.MIG_DEVICE_STATE, vfio.vfio_device_feature_mig_state)
+        """The state that the device is in. Raises VfioError."""
+        data = self._features.get(Feature.MIG_DEVICE_STATE, vfio.vfio_device_feature_mig_state)
         return MigrationState(data.device_state)
 
     @property
     def stop_copy_length(self) -> int:
-        """About how many bytes the STOP_COPY stream has. Linux 6.2."""
-        data = self._device.features.get(Feature.MIG_DATA_SIZE, vfio.vfio_device_feature_mig_data_size)
+        """About how many bytes the stream of STOP_COPY has. Raises VfioError, as always before Linux 6.2."""
+        data = self._features.get(Feature.MIG_DATA_SIZE, vfio.vfio_device_feature_mig_data_size)
         return int(data.stop_copy_length)
 
     def enter(self, state: MigrationState) -> MigrationStream | None:
-        """Bring the device into state: the stream of that state, if it begins one.
+        """Bring the device into a state; return the stream that the state begins, or None if it begins none.
 
-        A failure leaves the device in some state on the way: read it. Raises VfioError.
+        Raises VfioError. A failure leaves the device in a state on the way there, which the property state tells.
         """
         data = vfio.vfio_device_feature_mig_state(device_state=state, data_fd=-1)
         try:
-            answer = self._device.features.set(Feature.MIG_DEVICE_STATE, bytes(data))
+            answer = self._features.set(Feature.MIG_DEVICE_STATE, bytes(data))
         except VfioError as error:
             raise self._failure(error, state) from error
         fd = vfio.vfio_device_feature_mig_state.from_buffer_copy(answer).data_fd

@@ -1,4 +1,4 @@
-"""The capabilities of PCI config space: each one's registers by name. Offsets and bits are linux/pci_regs.h's."""
+"""The capabilities of PCI config space, with their registers by name. Source: linux/pci_regs.h."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from pyvfio.device.registers import Field, Register, Registers
 
 
 class PciCapability(Registers):
-    """One entry of a capability list. Offsets of its registers count from its header.
+    """One entry of a capability list. The offsets of its registers count from its header.
 
-    id: a PCI_CAP_ID of the standard list, a PCI_EXT_CAP_ID of the extended one. version: extended ones have one.
+    offset: where its header is in config space, in bytes. id: a PCI_CAP_ID_* in the standard list, a PCI_EXT_CAP_ID_*
+    in the extended one. version: of an extended capability; 0 for others. extended: whether it is in the extended list.
+    ID and EXTENDED: the id and the list of what a subclass describes.
     """
 
     ID: ClassVar[int | None] = None
@@ -28,7 +30,7 @@ class PciCapability(Registers):
 
     @property
     def name(self) -> str:
-        """As in linux/pci_regs.h, without the prefix: "MSIX", "SRIOV"; "0x7f" for what the header does not know."""
+        """The name in linux/pci_regs.h without its prefix, "MSIX" or "SRIOV"; "0x7f" for an id without a name there."""
         return _NAMES.get((self.extended, self.id), f"{self.id:#x}")
 
     def __repr__(self) -> str:
@@ -36,7 +38,11 @@ class PciCapability(Registers):
 
 
 class PowerManagement(PciCapability):
-    """state: 0 for D0, where the device works, to 3 for D3hot, where its BARs do not answer."""
+    """The power management capability.
+
+    state: from 0 for D0, in which the device works, to 3 for D3hot, in which its BARs do not answer. no_soft_reset:
+    1 if the device keeps its state on the way from D3hot to D0. control: the register with both.
+    """
 
     ID = pci_regs.PCI_CAP_ID_PM
     control = Register(pci_regs.PCI_PM_CTRL, 16)
@@ -45,7 +51,11 @@ class PowerManagement(PciCapability):
 
 
 class Msi(PciCapability):
-    """vectors: how many the device has, as a power of two. The kernel programs the rest."""
+    """The MSI capability. The kernel programs it: see Interrupts.
+
+    enabled: 1 while MSI is enabled. vectors_log2: the device has 2 ** vectors_log2 vectors. is_64bit: 1 if it can write
+    to 64-bit addresses. can_mask: 1 if single vectors can be masked. flags: the register with all of them.
+    """
 
     ID = pci_regs.PCI_CAP_ID_MSI
     flags = Register(pci_regs.PCI_MSI_FLAGS, 16)
@@ -56,7 +66,12 @@ class Msi(PciCapability):
 
 
 class Msix(PciCapability):
-    """Where the vector table and the pending bits are: BAR, and byte offset in it. The kernel programs the table."""
+    """The MSI-X capability. The kernel programs it: see Interrupts.
+
+    enabled: 1 while MSI-X is enabled. masked: 1 while all vectors are masked. last_vector: the number of the last one.
+    flags: the register with these. table_bar, pending_bar: the BARs with the vector table and the pending bits. table,
+    pending: the registers that say where in them.
+    """
 
     ID = pci_regs.PCI_CAP_ID_MSIX
     flags = Register(pci_regs.PCI_MSIX_FLAGS, 16)
@@ -70,19 +85,28 @@ class Msix(PciCapability):
 
     @property
     def vectors(self) -> int:
+        """How many vectors the device has."""
         return self.last_vector + 1
 
     @property
     def table_offset(self) -> int:
+        """Where the vector table begins in its BAR, in bytes."""
         return self.table & pci_regs.PCI_MSIX_TABLE_OFFSET
 
     @property
     def pending_offset(self) -> int:
+        """Where the pending bits begin in their BAR, in bytes."""
         return self.pending & pci_regs.PCI_MSIX_PBA_OFFSET
 
 
 class PciExpress(PciCapability):
-    """type: PCI_EXP_TYPE_*; link_width: lanes; link_speed: 1 for 2.5 GT/s, 2 for 5, 3 for 8, 4 for 16."""
+    """The PCI Express capability.
+
+    type: a PCI_EXP_TYPE_*. can_function_reset: 1 if the function can be reset alone. max_payload_code,
+    max_read_request_code: 0 for 128 bytes, 1 for 256, up to 5 for 4096. transactions_pending: 1 while the device waits
+    for an answer to a request. link_speed: 1 for 2.5 GT/s, 2 for 5, 3 for 8, 4 for 16. link_width: lanes. The others
+    are the registers with these.
+    """
 
     ID = pci_regs.PCI_CAP_ID_EXP
     flags = Register(pci_regs.PCI_EXP_FLAGS, 16)
@@ -100,7 +124,11 @@ class PciExpress(PciCapability):
 
 
 class Sriov(PciCapability):
-    """total_vfs: how many virtual functions the device can have; num_vfs: how many it has. The host makes them."""
+    """The SR-IOV capability. The host makes the virtual functions.
+
+    enabled: 1 while the device has virtual functions. total_vfs: how many it can have. num_vfs: how many it has.
+    control: the register with enabled.
+    """
 
     ID = pci_regs.PCI_EXT_CAP_ID_SRIOV
     EXTENDED = True
@@ -123,6 +151,6 @@ _NAMES = {
 def capability_at(
     region: Region, offset: int, number: int, version: int = 0, *, extended: bool = False
 ) -> PciCapability:
-    """The capability there, as the class that names its registers if there is one."""
+    """The capability at offset of config space, as the class that names its registers if there is one."""
     kind = _KINDS.get((extended, number), PciCapability)
     return kind(region, offset, number, version, extended=extended)

@@ -1,25 +1,22 @@
-"""Region: a part of a device that is read, written or mapped: BARs, ROM, config space."""
+"""Region: a part of a device that is read and written: a BAR, the ROM, config space, or one of its own."""
 
 from __future__ import annotations
 
 import enum
 import errno
 import sys
-from typing import TYPE_CHECKING
 
 from pyvfio.abi import mman, vfio
 from pyvfio.device.ioeventfd import IoEventFd
+from pyvfio.device.open_device import DevicePart, OpenDevice
 from pyvfio.device.region_info import MmapArea, RegionFlags, RegionInfo, region_info
 from pyvfio.errors import InvalidArgument, VfioError
-from pyvfio.kernel import Kernel, host_page_size, query
-from pyvfio.resource import Resource
-
-if TYPE_CHECKING:
-    from pyvfio.device.device import Device
+from pyvfio.kernel import host_page_size, query
 
 
 class RegionIndex(enum.IntEnum):
-    """VFIO_PCI_*_REGION_INDEX. What a device has beyond these is numbered from VGA + 1, and says what it is."""
+    """The regions that a PCI device has: VFIO_PCI_*_REGION_INDEX. Regions of its own are numbered from VGA + 1 on;
+    RegionInfo.type says what they are."""
 
     BAR0 = vfio.VFIO_PCI_BAR0_REGION_INDEX
     BAR1 = vfio.VFIO_PCI_BAR1_REGION_INDEX
@@ -32,66 +29,79 @@ class RegionIndex(enum.IntEnum):
     VGA = vfio.VFIO_PCI_VGA_REGION_INDEX
 
 
-class Region(Resource):
-    """Registers, one access of exactly the width asked for: through a mapping where the region can be mapped,
-    otherwise with pread and pwrite on the device.
+class Region(DevicePart):
+    """A region of a device, and a child of it. A register access is one access of exactly the width that is asked for.
 
-    Offsets are bytes from the region's start, multiples of the width; values are unsigned and little endian on PCI.
-    The mapping is made at the first access that needs it and lives until close. A BAR that does not answer, because
-    memory decoding is off or the device sleeps, is a VfioError (EIO) and never a SIGBUS, unless another program or
-    descriptor put it in that state.
+    An access goes through a mapping if the region can be mapped, otherwise it is a call to the kernel. Offsets are
+    bytes from the region's start and multiples of the width; values are unsigned and little endian on PCI. The mapping
+    is made at the first access that needs it and lives until close(). An access to a BAR that does not answer, because
+    memory decoding is off or the device sleeps, raises VfioError (EIO) and never SIGBUS, unless another program or
+    descriptor put the device in that state.
+
+    Every access raises InvalidArgument for an offset outside the region or not a multiple of the width, ClosedError if
+    the region is closed, and VfioError if the region does not allow it or the device does not answer.
+    info: what VFIO says of the region.
     """
 
-    def __init__(self, device: Device, index: int) -> None:
-        self.kernel: Kernel = device.kernel
-        self.device = device
+    def __init__(self, device: OpenDevice, index: int) -> None:
+        """Raises VfioError if the device has no such region."""
         self._mapped: dict[MmapArea, int] = {}
         try:
-            info, data = query(self.kernel, device.fd, vfio.VFIO_DEVICE_GET_REGION_INFO, vfio.vfio_region_info, index)
+            info, data = query(device.kernel, device.fd, vfio.VFIO_DEVICE_GET_REGION_INFO, vfio.vfio_region_info, index)
         except OSError as error:
             raise VfioError(
                 error.errno or errno.EIO, f"region {index} of {device.address}", meaning="the device has none"
             ) from error
         self.info: RegionInfo = region_info(info, data)
-        super().__init__(device)
+        super().__init__(device, index)
 
     @property
     def size(self) -> int:
+        """The bytes of the region."""
         return self.info.size
 
     def read8(self, offset: int) -> int:
+        """Read the register of 8 bits at offset."""
         return self.read_register(offset, 1)
 
     def read16(self, offset: int) -> int:
+        """Read the register of 16 bits at offset."""
         return self.read_register(offset, 2)
 
     def read32(self, offset: int) -> int:
+        """Read the register of 32 bits at offset."""
         return self.read_register(offset, 4)
 
     def read64(self, offset: int) -> int:
+        """Read the register of 64 bits at offset."""
         return self.read_register(offset, 8)
 
     def write8(self, offset: int, value: int) -> None:
+        """Write the register of 8 bits at offset."""
         self.write_register(offset, 1, value)
 
     def write16(self, offset: int, value: int) -> None:
+        """Write the register of 16 bits at offset."""
         self.write_register(offset, 2, value)
 
     def write32(self, offset: int, value: int) -> None:
+        """Write the register of 32 bits at offset."""
         self.write_register(offset, 4, value)
 
     def write64(self, offset: int, value: int) -> None:
+        """Write the register of 64 bits at offset."""
         self.write_register(offset, 8, value)
 
     def read_register(self, offset: int, width: int) -> int:
-        """width: bytes: 1, 2, 4 or 8."""
+        """Read the register of width bytes (1, 2, 4 or 8) at offset."""
         self._check_access("read", offset, width, width, RegionFlags.READ)
         if address := self._address(offset, width):
             return self.kernel.load(address, width)
         return int.from_bytes(self._pread(offset, width), "little")
 
     def write_register(self, offset: int, width: int, value: int) -> None:
-        """width: bytes: 1, 2, 4 or 8."""
+        """Write the register of width bytes (1, 2, 4 or 8) at offset. Raises InvalidArgument for a value that is too
+        large for it."""
         self._check_access("write", offset, width, width, RegionFlags.WRITE)
         if not 0 <= value < 1 << 8 * width:
             raise InvalidArgument(
@@ -103,45 +113,48 @@ class Region(Resource):
             self._pwrite(offset, value.to_bytes(width, "little"))
 
     def read(self, offset: int, size: int) -> bytes:
-        """Bytes in whatever widths the kernel chooses: for a ROM, VGA or config space, not for registers."""
+        """Read size bytes from offset on, in accesses of widths that the kernel chooses.
+
+        For the ROM, VGA memory and config space, not for registers.
+        """
         self._check_access("read", offset, size, 1, RegionFlags.READ)
         return self._pread(offset, size)
 
     def write(self, offset: int, data: bytes) -> None:
-        """Bytes in whatever widths the kernel chooses."""
+        """Write data from offset on, in accesses of widths that the kernel chooses. Not for registers."""
         self._check_access("write", offset, len(data), 1, RegionFlags.WRITE)
         self._pwrite(offset, data)
 
     def ioeventfd(self, offset: int, width: int, value: int) -> IoEventFd:
-        """An eventfd whose signal makes the kernel write value, of width bytes, at offset. The region's child."""
+        """An eventfd whose signal makes the kernel write value, of width bytes, at offset. A child of the region.
+
+        Raises what IoEventFd raises.
+        """
         self._check_access("ioeventfd", offset, width, width, RegionFlags.WRITE)
-        return IoEventFd(self, offset, width, value)
+        return IoEventFd(self, self.info, offset, width, value)
 
     def _pread(self, offset: int, size: int) -> bytes:
         data = b""
-        try:
-            while len(data) < size:
+        while len(data) < size:
+            try:
                 part = self.kernel.pread(self.device.fd, size - len(data), self.info.offset + offset + len(data))
-                if not part:
-                    raise self._failure("read", errno.EIO, offset, size, f"only {len(data)} bytes came")
-                data += part
-        except OSError as error:
-            raise self._failure("read", error.errno, offset, size) from error
+            except OSError as error:
+                raise self._failure("read", error.errno, offset, size) from error
+            if not part:
+                raise self._failure("read", errno.EIO, offset, size, f"only {len(data)} bytes came")
+            data += part
         return data
 
     def _pwrite(self, offset: int, data: bytes) -> None:
         done = 0
-        try:
-            while done < len(data):
+        while done < len(data):
+            try:
                 count = self.kernel.pwrite(self.device.fd, data[done:], self.info.offset + offset + done)
-                if not count:
-                    raise self._failure("write", errno.EIO, offset, len(data), f"only {done} bytes went")
-                done += count
-        except OSError as error:
-            raise self._failure("write", error.errno, offset, len(data)) from error
-        finally:
-            if self.info.index == RegionIndex.CONFIG:
-                self.device.config_written()
+            except OSError as error:
+                raise self._failure("write", error.errno, offset, len(data)) from error
+            if not count:
+                raise self._failure("write", errno.EIO, offset, len(data), f"only {done} bytes went")
+            done += count
 
     def _failure(self, operation: str, code: int | None, offset: int, size: int, meaning: str = "") -> VfioError:
         code = code or errno.EIO
@@ -153,7 +166,7 @@ class Region(Resource):
         return VfioError(code, f"{operation} {self._name}", arguments, meaning, advice)
 
     def _check_access(self, operation: str, offset: int, size: int, width: int, need: RegionFlags) -> None:
-        self._check_open()
+        self.require_open()
         if offset >= 0 and size > 0 and offset + size <= self.info.size and not offset % width:
             if self.info.flags & need:
                 return
@@ -167,7 +180,7 @@ class Region(Resource):
         raise InvalidArgument(errno.EINVAL, f"{operation} {self._name}", arguments, meaning)
 
     def _address(self, offset: int, width: int) -> int:
-        """Where a register is mapped; 0 if it cannot be, or must not be touched there."""
+        """The address that a register is mapped at; 0 if it cannot be mapped, or must not be touched there now."""
         # A mapped load is little endian only where the processor is, and a SIGBUS while the device does not answer.
         if sys.byteorder != "little" or not self.device.answers_memory:
             return 0
@@ -176,7 +189,7 @@ class Region(Resource):
                 address = self._mapped.get(area)
                 if address is None:
                     with self._lock:
-                        self._check_open()
+                        self.require_open()
                         if area not in self._mapped:
                             self._mapped[area] = self._map(area)
                         address = self._mapped[area]

@@ -1,4 +1,4 @@
-"""What VFIO tells of a region: flags, size, and its capabilities. Source: VFIO_DEVICE_GET_REGION_INFO."""
+"""RegionInfo: what VFIO says of a region. Source: VFIO_DEVICE_GET_REGION_INFO."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pyvfio.kernel import Capability, chain
 
 
 class RegionFlags(enum.IntFlag):
-    """VFIO_REGION_INFO_FLAG_*."""
+    """What can be done with a region: VFIO_REGION_INFO_FLAG_*."""
 
     READ = vfio.VFIO_REGION_INFO_FLAG_READ
     WRITE = vfio.VFIO_REGION_INFO_FLAG_WRITE
@@ -21,7 +21,10 @@ class RegionFlags(enum.IntFlag):
 
 @dataclass(frozen=True, slots=True)
 class MmapArea:
-    """A part of a region that can be mapped; offset and size in bytes."""
+    """A part of a region.
+
+    offset: bytes from the region's start. size: bytes.
+    """
 
     offset: int
     size: int
@@ -29,9 +32,9 @@ class MmapArea:
 
 @dataclass(frozen=True, slots=True)
 class RegionType:
-    """What a device-specific region is: VFIO_REGION_TYPE_* and VFIO_REGION_SUBTYPE_*.
+    """What a region is that not every device has.
 
-    vendor: the PCI vendor whose types these are; None for the types that VFIO itself defines.
+    type: a VFIO_REGION_TYPE_*. subtype: a VFIO_REGION_SUBTYPE_* of this type, or a number of the vendor's.
     """
 
     type: int
@@ -39,6 +42,7 @@ class RegionType:
 
     @property
     def vendor(self) -> int | None:
+        """The PCI vendor id of the vendor who defines the type; None for a type that VFIO itself defines."""
         if self.type & vfio.VFIO_REGION_TYPE_PCI_VENDOR_TYPE:
             return self.type & vfio.VFIO_REGION_TYPE_PCI_VENDOR_MASK
         return None
@@ -46,10 +50,12 @@ class RegionType:
 
 @dataclass(frozen=True, slots=True)
 class RegionInfo:
-    """offset: where the region begins in the device's file. size 0: the device has no such region.
+    """What VFIO_DEVICE_GET_REGION_INFO says of a region.
 
-    mmap_areas: the whole region, or the parts of it that can be mapped. msix_mappable: the MSI-X table may be mapped
-    with the rest. capabilities: all of them, for those this library has no name for.
+    index: which region it is. flags: what can be done with it. size: its bytes; 0 if the device has no such region.
+    offset: where it begins in the device's file, in bytes. mmap_areas: the parts of it that can be mapped. type: what a
+    region is that not every device has; None for others. msix_mappable: whether the MSI-X table can be mapped with the
+    rest. capabilities: all of the struct's capabilities, for those that this library has no name for.
     """
 
     index: int
@@ -63,7 +69,10 @@ class RegionInfo:
 
 
 def region_info(info: vfio.vfio_region_info, data: bytes) -> RegionInfo:
-    """data: info and the capabilities behind it. Raises VfioError for a damaged chain."""
+    """The answer of VFIO_DEVICE_GET_REGION_INFO. data: info and the capabilities behind it.
+
+    Raises VfioError for a damaged chain.
+    """
     flags = RegionFlags(info.flags)
     capabilities = tuple(chain(data, info.cap_offset)) if flags & RegionFlags.CAPS else ()
     areas: tuple[MmapArea, ...] = (MmapArea(0, info.size),) if info.size else ()

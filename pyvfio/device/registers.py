@@ -1,4 +1,4 @@
-"""Registers and bitfields with names: subclass Registers, and read and write a device's registers as attributes.
+"""Registers: the registers and bit fields of a device as attributes of a class. Subclass it and name them:
 
 class Controller(Registers):
     version = Register(0x08, 32)
@@ -21,29 +21,41 @@ V = TypeVar("V", bound=int)
 
 
 class RegisterSpace(Protocol):
-    """Where registers are: a Region, or ViommuPages. Offsets and widths are bytes."""
+    """Where registers are: a Region, or ViommuPages."""
 
-    def read_register(self, offset: int, width: int) -> int: ...
-    def write_register(self, offset: int, width: int, value: int) -> None: ...
+    def read_register(self, offset: int, width: int) -> int:
+        """Read the register of width bytes at offset, in bytes."""
+
+    def write_register(self, offset: int, width: int, value: int) -> None:
+        """Write the register of width bytes at offset, in bytes."""
 
 
 class Registers:
-    """Registers that begin base bytes into a region. Holds no state: every access goes to the device."""
+    """Registers of a region. Holds no state: each access to an attribute is an access to the device.
+
+    region: where the registers are. base: where they begin in it, in bytes.
+    """
 
     def __init__(self, region: RegisterSpace, base: int = 0) -> None:
+        """Does not access the device."""
         self.region = region
         self.base = base
 
     def read_register(self, offset: int, width: int) -> int:
-        """width: 8, 16, 32 or 64 bits."""
+        """Read the register of width bits (8, 16, 32 or 64), offset bytes after base."""
         return self.region.read_register(self.base + offset, width // 8)
 
     def write_register(self, offset: int, width: int, value: int) -> None:
+        """Write the register of width bits (8, 16, 32 or 64), offset bytes after base."""
         self.region.write_register(self.base + offset, width // 8, value)
 
 
 class Register(Generic[V]):
-    """A register of width bits, offset bytes from its Registers' base. kind: what its values are, an IntFlag say."""
+    """An attribute of Registers that is a register.
+
+    offset: bytes from the base of the Registers. width: bits: 8, 16, 32 or 64. kind: the type of its values, for
+    example an IntFlag; int if none is given.
+    """
 
     @overload
     def __init__(self: Register[int], offset: int, width: int) -> None: ...
@@ -68,7 +80,10 @@ class Register(Generic[V]):
 
 
 class Field:
-    """The bits from low to high of a register, low alone if there is no high; setting it reads and writes the whole."""
+    """An attribute of Registers that is some bits of a register: those from low to high, or the bit low alone.
+
+    Setting it reads the register and writes it. It raises InvalidArgument for a value with more bits.
+    """
 
     def __init__(self, register: Register[int], low: int, high: int | None = None) -> None:
         self._register = register

@@ -1,17 +1,14 @@
-"""Hot reset: of a slot or bus, with everything on it. Source: drivers/vfio/pci/vfio_pci_core.c."""
+"""Hot reset: the reset of a slot or bus with everything on it. Source: drivers/vfio/pci/vfio_pci_core.c."""
 
 from __future__ import annotations
 
 import ctypes
 import errno
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from pyvfio.abi import vfio
+from pyvfio.device.open_device import OpenDevice
 from pyvfio.errors import VfioError
-
-if TYPE_CHECKING:
-    from pyvfio.device.device import Device
 
 _HEAD = ctypes.sizeof(vfio.vfio_pci_hot_reset_info)
 _ENTRY = ctypes.sizeof(vfio.vfio_pci_dependent_device)
@@ -20,10 +17,11 @@ _MOST_FUNCTIONS = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class AffectedDevice:
-    """One function that a hot reset resets. address: as in sysfs.
+    """A function that a hot reset resets.
 
-    group: its IOMMU group, where the device was opened through a group; None otherwise. held: whether it is in the
-    caller's hands; for devices opened through a group this is whether its group is open in the same container.
+    address: its name in sysfs. group: the number of its IOMMU group; None if the device was not opened through a group.
+    held: whether the caller holds it: its group is open in the same container, or the iommufd of the device that was
+    asked covers it.
     """
 
     address: str
@@ -31,8 +29,11 @@ class AffectedDevice:
     held: bool
 
 
-def affected_devices(device: Device) -> tuple[AffectedDevice, ...]:
-    """Raises VfioError (ENODEV) where neither the slot nor the bus can be reset."""
+def affected_devices(device: OpenDevice) -> tuple[AffectedDevice, ...]:
+    """Every function that a hot reset of the device resets.
+
+    Raises VfioError (ENODEV) if neither the slot nor the bus can be reset. Source: VFIO_DEVICE_GET_PCI_HOT_RESET_INFO.
+    """
     flags, entries = _query(device)
     held = {group.number for group in device.group.siblings()} if device.group else set()
     affected = []
@@ -46,8 +47,12 @@ def affected_devices(device: Device) -> tuple[AffectedDevice, ...]:
     return tuple(affected)
 
 
-def hot_reset(device: Device) -> None:
-    """Raises VfioError (EPERM), naming what is in the way, before anything is reset."""
+def hot_reset(device: OpenDevice) -> None:
+    """Reset the slot or bus of the device.
+
+    Raises VfioError (EPERM) that names what is in the way, if the caller does not hold all of it; nothing is reset
+    then. Source: VFIO_DEVICE_PCI_HOT_RESET.
+    """
     affected = affected_devices(device)
     operation = f"hot reset of {device.address}"
     if missing := [other for other in affected if not other.held]:
@@ -76,8 +81,8 @@ def hot_reset(device: Device) -> None:
         raise VfioError(error.errno or errno.EIO, operation, meaning=meaning, advice=advice) from error
 
 
-def _query(device: Device) -> tuple[int, list[vfio.vfio_pci_dependent_device]]:
-    """The flags and the entries, asking again with the room the kernel says it needs."""
+def _query(device: OpenDevice) -> tuple[int, list[vfio.vfio_pci_dependent_device]]:
+    """The flags and the entries. The kernel is asked again with the room that it says it needs."""
     count = 0
     while count <= _MOST_FUNCTIONS:
         buffer = ctypes.create_string_buffer(_HEAD + _ENTRY * count)

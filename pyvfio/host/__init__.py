@@ -1,4 +1,4 @@
-"""The host around VFIO: which PCI devices there are, which driver and group they are in."""
+"""The host around VFIO: its PCI devices, their drivers, groups and users, and how a driver is changed."""
 
 from pyvfio.host.binding import Binding, Write, bind, group_addresses, restore, unbind
 from pyvfio.host.details import DeviceDetails, device_details

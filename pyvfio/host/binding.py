@@ -1,7 +1,7 @@
-"""Give PCI devices to a VFIO driver through driver_override, and back.
+"""Bind PCI devices to a VFIO driver through driver_override, and give them back.
 
-Each operation is a list of sysfs writes that is there before the first is made. What a device was before is a Binding;
-restore() brings it back from any state in between, so it also ends what a killed process began.
+Each operation is a list of writes to sysfs, complete before the first is made. A Binding says what a device was before;
+restore() leads back to it from any state in between, also after a process was killed in the middle.
 """
 
 from __future__ import annotations
@@ -15,14 +15,20 @@ from pyvfio.kernel import Kernel, exists, read_text, write_text
 from pyvfio.sysfs import DEVICES, GROUPS, PciDevice, pci_device
 
 DRIVERS = "/sys/bus/pci/drivers"
+"""The directory with a directory for each PCI driver that is loaded."""
 PROBE = "/sys/bus/pci/drivers_probe"
+"""An address that is written to this file has the kernel choose a driver for the device."""
 
 _NO_OVERRIDE = "\n"
 
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """What a device was before it was bound: enough to give it back. Frozen, and the same after a round trip."""
+    """The state of a device that binding changes: enough to give the device back.
+
+    address: the device. driver: the driver that it is bound to; None for none. override: the driver that its
+    driver_override names; None for none.
+    """
 
     address: str
     driver: str | None
@@ -31,37 +37,37 @@ class Binding:
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """text, written to the sysfs file at path with one call."""
+    """One write of text to the sysfs file at path."""
 
     path: str
     text: str
 
     def __str__(self) -> str:
-        """As root would write it in a shell."""
+        """The command that root would type in a shell."""
         return f"echo {self.text.strip()} > {self.path}".replace("echo  ", "echo ")
 
 
 def binding(kernel: Kernel, address: str) -> Binding:
-    """What a device is now. Raises InvalidArgument, DeviceNotBound."""
+    """The state of the device at an address. Raises InvalidArgument, DeviceNotBound if there is no such device."""
     device = pci_device(kernel, address)
     text = read_text(kernel, f"{DEVICES}/{device.address}/driver_override")
     return Binding(device.address, device.driver, None if text in ("", "(null)") else text)
 
 
 def bind_writes(now: Binding, driver: str) -> list[Write]:
-    """What bind() writes. The override is put back last: later probes shall find the device as it always was."""
+    """The writes of bind(). The override is put back last, so that later probes find the device as it was."""
     if now.driver == driver:
         return []
     return [_override(now, driver), *_unbind(now), Write(PROBE, now.address), _override(now, now.override)]
 
 
 def unbind_writes(now: Binding) -> list[Write]:
-    """What unbind() writes. The override is cleared first: it would give the device to the same driver again."""
+    """The writes of unbind(). The override is cleared first: it would give the device to the same driver again."""
     return [_override(now, None), *_unbind(now), Write(PROBE, now.address)]
 
 
 def restore_writes(now: Binding, before: Binding) -> list[Write]:
-    """What leads from now to before."""
+    """The writes that lead from now to before."""
     if now == before:
         return []
     writes = []
@@ -72,10 +78,10 @@ def restore_writes(now: Binding, before: Binding) -> list[Write]:
 
 
 def bind(kernel: Kernel, address: str, driver: str = "vfio-pci") -> Binding:
-    """Bind a device to driver, whatever has it now. Returns what restore() needs.
+    """Bind a device to driver, whichever driver has it now; return what restore() needs.
 
-    Verified afterwards; the override is as before then. A failure on the way gives the device back to the driver it
-    had. Raises DeviceNotBound if the driver is not loaded or does not take the device.
+    Afterwards the driver is verified, and the override is as it was. A failure gives the device back to the driver that
+    it had. Raises InvalidArgument, DeviceNotBound if the driver is not loaded or does not take the device, VfioError.
     """
     now = binding(kernel, address)
     if now.driver == driver:
@@ -86,9 +92,10 @@ def bind(kernel: Kernel, address: str, driver: str = "vfio-pci") -> Binding:
 
 
 def unbind(kernel: Kernel, address: str) -> str | None:
-    """Take a device from its driver, clear its override, and let the host choose a driver: its name, None for none.
+    """Take a device from its driver, clear its override, and have the host choose a driver; return that driver's name,
+    or None if no driver takes it.
 
-    A failure on the way gives the device back to the driver it had.
+    A failure gives the device back to the driver that it had. Raises InvalidArgument, DeviceNotBound, VfioError.
     """
     now = binding(kernel, address)
     _perform(kernel, now, unbind_writes(now))
@@ -96,14 +103,17 @@ def unbind(kernel: Kernel, address: str) -> str | None:
 
 
 def restore(kernel: Kernel, before: Binding) -> None:
-    """Put a device back as it was, from whatever it is now. Raises VfioError if its driver does not take it again."""
+    """Put a device back as it was, whatever it is now.
+
+    Raises DeviceNotBound if the driver does not take it again or the device is gone, VfioError if a write fails.
+    """
     now = binding(kernel, before.address)
     for write in restore_writes(now, before):
         _write(kernel, now.address, write, before.driver)
 
 
 def require_driver(kernel: Kernel, address: str, driver: str) -> None:
-    """Raises DeviceNotBound unless driver is loaded."""
+    """Raise DeviceNotBound unless driver is loaded. address: the device, for the message."""
     if not exists(kernel, f"{DRIVERS}/{driver}"):
         raise DeviceNotBound(
             errno.ENODEV,
@@ -114,7 +124,10 @@ def require_driver(kernel: Kernel, address: str, driver: str) -> None:
 
 
 def group_addresses(kernel: Kernel, address: str) -> list[str]:
-    """Every PCI function of the device's IOMMU group that can be bound: bridges stay with their drivers."""
+    """The addresses of every PCI function of the device's IOMMU group but bridges, which stay with their drivers.
+
+    The device alone if it has no group. Raises InvalidArgument, DeviceNotBound.
+    """
     device = pci_device(kernel, address)
     if device.group is None:
         return [device.address]
@@ -135,7 +148,7 @@ def _perform(kernel: Kernel, before: Binding, writes: Sequence[Write], driver: s
 
 
 def _write(kernel: Kernel, address: str, write: Write, driver: str | None) -> None:
-    """One write; the one that binds is looked after: the kernel may say yes and yet not bind."""
+    """Make one write. The one that binds is verified: the kernel reports success even if no driver took the device."""
     try:
         write_text(kernel, write.path, write.text)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What only the open device tells: regions, interrupts, capabilities, features."""
+"""DeviceDetails: what only an open device tells: regions, interrupts, capabilities, features."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class RegionDetails:
-    """name: of a RegionIndex, or "REGION9". Sizes in bytes."""
+    """A region of a device.
+
+    index: which one. name: a RegionIndex's, or "REGION9" for another. size: its bytes. flags: the RegionFlags in lower
+    case. mmap_areas: the parts that can be mapped.
+    """
 
     index: int
     name: str
@@ -28,7 +32,11 @@ class RegionDetails:
 
 @dataclass(frozen=True, slots=True)
 class InterruptDetails:
-    """count: vectors."""
+    """The interrupts of one index of a device.
+
+    index: which one. name: an InterruptIndex's, or "IRQ5" for another. count: how many vectors. flags: the
+    InterruptFlags in lower case.
+    """
 
     index: int
     name: str
@@ -38,7 +46,11 @@ class InterruptDetails:
 
 @dataclass(frozen=True, slots=True)
 class CapabilityDetails:
-    """offset: in config space."""
+    """A capability of a device.
+
+    name: in linux/pci_regs.h. id: its number there. extended: whether it is in the extended list. offset: where it is
+    in config space, in bytes.
+    """
 
     name: str
     id: int
@@ -48,13 +60,22 @@ class CapabilityDetails:
 
 @dataclass(frozen=True, slots=True)
 class FeatureDetails:
+    """A feature of a device.
+
+    name: a Feature's. access: "get", "set" or both.
+    """
+
     name: str
     access: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceDetails:
-    """can_reset: alone, by VFIO_DEVICE_RESET. Regions of no size and interrupts of no vectors are left out."""
+    """What an open device tells.
+
+    can_reset: whether it can be reset alone, by VFIO_DEVICE_RESET. regions: those that have a size. interrupts: those
+    that have a vector. capabilities, features: all.
+    """
 
     can_reset: bool
     regions: tuple[RegionDetails, ...]
@@ -64,9 +85,9 @@ class DeviceDetails:
 
 
 def device_details(kernel: Kernel, address: str) -> DeviceDetails:
-    """Opens the device for a moment; nothing about it is changed.
+    """Open the device at an address for a moment, and describe it.
 
-    Raises what Container.open_device() raises: DeviceNotBound, GroupNotViable, GroupBusy.
+    Raises what Container.open_device() raises: DeviceNotBound, GroupNotViable, GroupBusy, VfioError.
     """
     with Container(kernel=kernel) as container:
         device = container.open_device(address)
@@ -95,7 +116,7 @@ def _interrupts(device: Device) -> Iterator[InterruptDetails]:
 
 
 def _present(get: Callable[[int], T], count: int) -> Iterator[tuple[int, T]]:
-    """Some indexes are numbered and yet refused, VGA for example."""
+    """What get() returns for each index below count, without those that the device does not have, VGA for example."""
     for index in range(count):
         try:
             yield index, get(index)

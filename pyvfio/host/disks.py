@@ -1,4 +1,4 @@
-"""Which disks the host lives on: mounted file systems, swap, and what holds them (partitions, LVM, md, dm-crypt)."""
+"""Which disks the host uses: for mounted file systems or swap, directly or through partitions, LVM, md, dm-crypt."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ _NVME_PATH = re.compile(r"nvme(\d+)c\d+n(\d+)")
 
 @dataclass(frozen=True, slots=True)
 class DiskUse:
-    """disk: the block device asked about; use: what for, "is mounted on /", "is swap", "is part of md0"."""
+    """What a disk is used for.
+
+    disk: the block device that was asked about. use: "is mounted on /", "is swap", "is part of md0".
+    """
 
     disk: str
     use: str
@@ -24,10 +27,13 @@ class DiskUse:
 
 
 class DiskUses:
-    """A snapshot of what the host has mounted."""
+    """What the host had mounted when this object was made."""
 
     def __init__(self, kernel: Kernel) -> None:
-        """Source: proc(5), /proc/self/mountinfo and /proc/swaps; sysfs, /sys/class/block/*/holders, /sys/fs/btrfs."""
+        """Read what is mounted. Raises OSError if it cannot be read.
+
+        Source: /proc/self/mountinfo and /proc/swaps, proc(5); /sys/class/block/*/holders; /sys/fs/btrfs.
+        """
         self._kernel = kernel
         self._mounts: dict[str, list[str]] = {}
         for line in read_text(kernel, "/proc/self/mountinfo").splitlines():
@@ -43,7 +49,7 @@ class DiskUses:
         self._btrfs = {member for directory in mounted for member in names_in(kernel, directory)}
 
     def of(self, disk: str) -> list[DiskUse]:
-        """Every use of a block device, its holders' uses included."""
+        """Every use of a block device, also through the devices that are made of it."""
         name = _NVME_PATH.sub(r"nvme\1n\2", disk)
         uses = [DiskUse(disk, f"is mounted on {point}") for point in self._mount_points(name)]
         if name in self._swaps:
@@ -65,4 +71,5 @@ class DiskUses:
 
 
 def _unescaped(text: str) -> str:
+    """A path of mountinfo, in which blanks and the like are octal numbers."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)

@@ -1,4 +1,4 @@
-"""What a device must not be taken from the host for."""
+"""Why a device should stay with its driver."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pyvfio.sysfs import PciDevice, block_devices, interfaces
 
 
 def reasons_to_keep(kernel: Kernel, network: Network, device: PciDevice) -> list[str]:
-    """Why the host, or a program on it, would miss the driver of a device: one phrase each, none if nobody would.
+    """Why the host or a program would miss the driver of a device: a phrase for each reason, none if nobody would.
 
-    Looked at: network interfaces with a route, an address or an established link; disks with a mounted file system or
-    swap, directly or through partitions, LVM, md and dm-crypt; VFIO devices that a program has open. Those of the
-    device's SR-IOV functions, and of what is behind a bridge, are its own.
+    Reasons are network interfaces with a route, an address or an established link; disks with a mounted file system or
+    swap, directly or through partitions, LVM, md and dm-crypt; and a program that has a VFIO device open. Interfaces
+    and disks of the device's virtual functions, and of the devices behind a bridge, count as its own. Raises OSError.
     """
     if device.driver is None:
         return []
@@ -31,7 +31,8 @@ def reasons_to_keep(kernel: Kernel, network: Network, device: PciDevice) -> list
 
 
 def _open_elsewhere(kernel: Kernel, device: PciDevice) -> list[str]:
-    """The kernel waits until a program has closed a VFIO device before it unbinds it: perhaps for ever."""
+    """The reason to keep a device that is bound to a VFIO driver: a program has its group open."""
+    # Before the kernel unbinds it, it waits until the program has closed it: perhaps for ever.
     if device.group is None:
         return []
     try:

@@ -1,4 +1,4 @@
-"""One entry per PCI function, with all that a person wants to know before touching it."""
+"""Entry: all that a person wants to know of a PCI function before changing its driver."""
 
 from __future__ import annotations
 
@@ -23,10 +23,13 @@ from pyvfio.sysfs import (
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """kind: "Ethernet"; name: vendor and model. blocked_by: members of its group that keep VFIO from using it.
+    """A PCI function and its place on the host.
 
-    node: what is opened for it, group or device; None while no VFIO driver has it. override: its driver_override.
-    is_noiommu: a VFIO driver has it although there is no IOMMU behind it, which is unsafe.
+    device: the function. kind: a word for what it is, "Ethernet". name: vendor and model. blocked_by: the members of
+    its group that keep the group from being used. group_node, device_node: the nodes that programs open for it; None if
+    there is none, for example because no VFIO driver has it. interfaces: its network interfaces. disks: its disks and
+    partitions. override: what its driver_override names; None for nothing. is_noiommu: whether it is bound to a VFIO
+    driver although there is no IOMMU behind it, which is unsafe.
     """
 
     device: PciDevice
@@ -42,12 +45,12 @@ class Entry:
 
     @property
     def viable(self) -> bool:
-        """Whether its group can be used through VFIO now, or as soon as it is bound itself."""
+        """Whether its group can be used through VFIO once it is bound to a VFIO driver itself."""
         return self.device.group is not None and not self.blocked_by
 
     @property
     def viability(self) -> str:
-        """In words: who is in the way."""
+        """The same in words, with who is in the way."""
         if self.device.group is None:
             return "no IOMMU"
         if not self.blocked_by:
@@ -60,7 +63,7 @@ class Entry:
 
 
 def inventory(kernel: Kernel, network: Network, devices: Iterable[PciDevice] | None = None) -> list[Entry]:
-    """Of devices, by default every PCI function of the host, in order of address."""
+    """The entries of devices, by default of every PCI function of the host by address. Raises OSError."""
     names = PciIds.of_host(kernel)
     return [_entry(kernel, network, names, device) for device in devices or pci_devices(kernel)]
 

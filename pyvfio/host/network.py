@@ -1,4 +1,4 @@
-"""Which network interfaces the host talks through. Asked of the kernel by netlink (pyroute2)."""
+"""What the host uses its network interfaces for. The kernel is asked by netlink (pyroute2)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ _UNICAST = 1
 
 @dataclass(frozen=True, slots=True)
 class InterfaceUse:
-    """What an interface is used for. routes: destinations, "default" among them; master: the bridge or bond above."""
+    """What a network interface is used for.
+
+    name: the interface. link: whether it has an established link. addresses: its addresses, "192.0.2.1/24". routes: the
+    destinations of the routes through it; "default" is one. master: the bridge or bond that it is in; None for none.
+    """
 
     name: str
     link: bool
@@ -22,7 +26,7 @@ class InterfaceUse:
 
     @property
     def reasons(self) -> list[str]:
-        """Why the host would miss it; none if it would not."""
+        """Why the host would miss the interface: a phrase for each reason, none if it would not."""
         reasons = []
         if "default" in self.routes:
             reasons.append("carries the default route")
@@ -36,17 +40,18 @@ class InterfaceUse:
 
 
 class Network(Protocol):
-    """Who can tell what interfaces are used for."""
+    """What tells what network interfaces are used for."""
 
     def use(self, interface: str) -> InterfaceUse:
-        """An interface that does not exist is used for nothing. Raises OSError if the question fails."""
+        """What an interface is used for; nothing if it does not exist. Raises OSError if the question fails."""
 
 
 class LinuxNetwork:
-    """The running kernel's network namespace. Each question is a socket of its own, closed again."""
+    """The network namespace of this process in the running kernel. Holds no state: each question opens a socket."""
 
     def use(self, interface: str) -> InterfaceUse:
-        # Imported here: it takes longer than all else of a command, and few need it.
+        """What an interface is used for; nothing if it does not exist. Raises OSError if the question fails."""
+        # Here and not above: importing it takes longer than anything else that a command does, and few need it.
         from pyroute2 import IPRoute
 
         with IPRoute() as netlink:

@@ -1,4 +1,4 @@
-"""What devices are called: the kinds by their class code, vendors and models from the host's pci.ids if it has one."""
+"""What devices are called: their kinds by class code, vendors and models by the host's pci.ids."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Self
 
 from pyvfio.kernel import Kernel, read_text
 
+# Where distributions have the file.
 DATABASES = ("/usr/share/hwdata/pci.ids", "/usr/share/misc/pci.ids", "/var/lib/pciutils/pci.ids")
 
 # Source: PCI Code and ID Assignment Specification; include/linux/pci_ids.h in Linux.
@@ -50,15 +51,15 @@ _KINDS = {
 
 
 def kind(class_code: int) -> str:
-    """A word for a class code of 24 bits: "Ethernet". "Other" for what has no class of its own."""
+    """A word for a class code of 24 bits: "Ethernet"; "Other" for a class without a word here."""
     return _KINDS.get(class_code >> 8) or _KINDS.get(class_code >> 16, "Other")
 
 
 class PciIds:
-    """Names of vendors and their devices."""
+    """The names of vendors and of their devices."""
 
     def __init__(self, text: str = "") -> None:
-        """text: as of the file pci.ids. What follows the vendors there, classes, is not read."""
+        """text: the text of a pci.ids file. Only its vendors and their devices are read."""
         self._vendors: dict[int, str] = {}
         self._devices: dict[tuple[int, int], str] = {}
         vendor: int | None = None
@@ -80,7 +81,7 @@ class PciIds:
 
     @classmethod
     def of_host(cls, kernel: Kernel) -> Self:
-        """From the first of DATABASES there is; without one nothing has a name."""
+        """The names in the first file of DATABASES that the host has; no names if it has none."""
         for path in DATABASES:
             try:
                 return cls(read_text(kernel, path))
@@ -89,7 +90,8 @@ class PciIds:
         return cls()
 
     def name(self, vendor_id: int, device_id: int) -> str:
-        """ "Intel Corporation I350 Gigabit Network Connection"; numbers for what has no name: "1234:11e8"."""
+        """Vendor and model, "Intel Corporation I350 Gigabit Network Connection"; numbers for what has no name:
+        "1234:11e8"."""
         vendor = self._vendors.get(vendor_id)
         device = self._devices.get((vendor_id, device_id))
         if vendor is None:

@@ -1,4 +1,4 @@
-"""Bind, unbind and restore several devices as one change of the host, that can be undone even after a crash."""
+"""Bind, unbind and restore several devices as one change of the host, which can be undone even after a crash."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ from pyvfio.sysfs import DEVICES, pci_device
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What is done to one device. driver: which it has afterwards; writes: the sysfs writes, in order.
+    """What is done to one device.
 
-    gone: the device does not exist any more, so there is nothing to restore.
+    before: the state of the device before. driver: the driver that it has afterwards; None for none, or if the host
+    will choose one. writes: the writes to sysfs, in order. gone: whether the device does not exist any more, so that
+    there is nothing to restore.
     """
 
     before: Binding
@@ -30,7 +32,10 @@ class Change:
 
 
 def require_expected(kernel: Kernel, addresses: Sequence[str], expected: str) -> None:
-    """Raises InvalidArgument unless every device is VENDOR:DEVICE: addresses may move when hardware is added."""
+    """Raise InvalidArgument unless every device is the expected VENDOR:DEVICE.
+
+    Addresses may move when hardware is added. Raises DeviceNotBound for a device that does not exist.
+    """
     for address in addresses:
         device = pci_device(kernel, address)
         found = f"{device.vendor_id:04x}:{device.device_id:04x}"
@@ -41,7 +46,7 @@ def require_expected(kernel: Kernel, addresses: Sequence[str], expected: str) ->
 
 
 def require_not_needed(kernel: Kernel, network: Network, addresses: Sequence[str]) -> None:
-    """Raises HostNeedsDevice, by name, if the host or a program would miss the driver of any of the devices."""
+    """Raise HostNeedsDevice, which names them, if the host or a program would miss the driver of any of the devices."""
     reasons = [
         f"{address}: {reason}"
         for address in addresses
@@ -54,7 +59,10 @@ def require_not_needed(kernel: Kernel, network: Network, addresses: Sequence[str
 
 
 def plan_bind(kernel: Kernel, addresses: Sequence[str], driver: str) -> list[Change]:
-    """Raises DeviceNotBound if there is no such device or driver, InvalidArgument for a bridge; nothing is written."""
+    """The changes that bind devices to driver. Nothing is written.
+
+    Raises DeviceNotBound if there is no such device or driver, InvalidArgument for a bridge.
+    """
     changes = []
     for address in addresses:
         device = pci_device(kernel, address)
@@ -72,13 +80,16 @@ def plan_bind(kernel: Kernel, addresses: Sequence[str], driver: str) -> list[Cha
 
 
 def plan_unbind(kernel: Kernel, addresses: Sequence[str]) -> list[Change]:
-    """driver None in each: which driver the host chooses is known only afterwards."""
+    """The changes that take devices from their drivers. Nothing is written. Raises InvalidArgument, DeviceNotBound.
+
+    The driver of each change is None: which one the host chooses is known only afterwards.
+    """
     befores = (binding.binding(kernel, address) for address in addresses)
     return [Change(before, None, tuple(binding.unbind_writes(before))) for before in befores]
 
 
 def plan_restore(kernel: Kernel, entries: Sequence[Binding]) -> list[Change]:
-    """Back to entries, the one that was touched last first."""
+    """The changes that lead back to entries, the device that was changed last first. Nothing is written."""
     changes = []
     for entry in reversed(entries):
         try:
@@ -91,11 +102,11 @@ def plan_restore(kernel: Kernel, entries: Sequence[Binding]) -> list[Change]:
 
 
 def perform(kernel: Kernel, changes: Sequence[Change], undo: UndoFile, step: Callable[[str], object]) -> None:
-    """step(address) for each change that writes anything, bind() or unbind(). All or nothing: if one fails, those
-    before it are given back too.
+    """Make the changes, or none: if one fails, the devices before it are given back too.
 
-    undo knows every device before the first write, and forgets at the end those that are as they were. Raises what step
-    raises; a note says which device could not be given back.
+    step(address) makes one change: it is called for each that writes anything. undo has every device before the first
+    write, and forgets at the end the devices that are as they were. Raises what step raises; a note says which device
+    could not be given back.
     """
     changing = [change.before for change in changes if change.writes]
     if not changing:
@@ -111,12 +122,15 @@ def perform(kernel: Kernel, changes: Sequence[Change], undo: UndoFile, step: Cal
             _give_back(kernel, before, error, undo)
         _forget_what_is_restored(kernel, undo)
         raise
-    # Not when something else ends the process: then the file says what is still to be restored.
+    # Not in a finally: if something else ends the process, the file has to say what is still to be restored.
     _forget_what_is_restored(kernel, undo)
 
 
 def perform_restore(kernel: Kernel, entries: Sequence[Binding], undo: UndoFile) -> list[OSError]:
-    """Put every device back that can be, last touched first, and forget it; the failures of the others."""
+    """Put every device back as entries say, the one that was changed last first; return the failures.
+
+    undo forgets the devices that are as they were.
+    """
     failures: list[OSError] = []
     for entry in reversed(entries):
         if not exists(kernel, f"{DEVICES}/{entry.address}"):
@@ -144,7 +158,7 @@ def _forget_what_is_restored(kernel: Kernel, undo: UndoFile) -> None:
 
 
 def _is_as_before(kernel: Kernel, entry: Binding) -> bool:
-    """Also where the device is gone: nothing can be done for it."""
+    """Whether a device is as entry says, or is gone, so that nothing can be done for it."""
     try:
         return not exists(kernel, f"{DEVICES}/{entry.address}") or binding.binding(kernel, entry.address) == entry
     except OSError:

@@ -1,4 +1,4 @@
-"""What the kernel tells of devices as they come and go."""
+"""Uevents: what the kernel tells of devices as they come and go."""
 
 from __future__ import annotations
 
@@ -23,7 +23,11 @@ _LARGEST = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Uevent:
-    """action: "add", "remove", "bind", "unbind", "change", "move"; path: below /sys; properties: all that was said."""
+    """One event of a device.
+
+    action: "add", "remove", "bind", "unbind", "change" or "move". path: the device's directory below /sys. subsystem:
+    "pci" for example. properties: everything that the kernel said, by name.
+    """
 
     action: str
     path: str
@@ -32,7 +36,10 @@ class Uevent:
 
     @classmethod
     def parse(cls, message: bytes) -> Self:
-        """Source: lib/kobject_uevent.c in Linux: "ACTION@DEVPATH", then KEY=VALUE, each ended by NUL."""
+        """The event of a message, which is "ACTION@DEVPATH" and then KEY=VALUE, each ended by NUL.
+
+        Source: lib/kobject_uevent.c.
+        """
         _, *lines = message.decode(errors="replace").split("\0")
         properties = dict(line.split("=", 1) for line in lines if "=" in line)
         return cls(
@@ -41,25 +48,24 @@ class Uevent:
 
     @property
     def name(self) -> str:
-        """Of the device: the last part of its path."""
+        """The device's name: the last part of its path."""
         return self.path.rpartition("/")[2]
 
 
 class Uevents(Protocol):
-    """Events from when it was opened on, none lost between two calls of next()."""
+    """The events since it was opened; none is lost between two calls of next()."""
 
     def next(self, timeout: float | None = None) -> Uevent | None:
-        """The next event, waiting for it; None when timeout seconds have passed."""
+        """Wait for the next event; None after timeout seconds."""
 
 
 class LinuxUevents(Resource):
-    """The running kernel's events of this network namespace.
+    """The events of the running kernel in this process's network namespace."""
 
-    A plain netlink socket: these messages are text without netlink attributes, and pyroute2's socket keeps back
-    messages that have arrived while its descriptor says that there is nothing to read (0.9.7).
-    """
-
+    # A plain netlink socket: these messages are text without netlink attributes, and pyroute2's socket keeps back
+    # messages that have arrived while its descriptor says that there is nothing to read (0.9.7).
     def __init__(self) -> None:
+        """Raises OSError if the kernel gives no such socket."""
         self._socket = socket.socket(
             socket.AF_NETLINK, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, _NETLINK_KOBJECT_UEVENT
         )
@@ -72,8 +78,11 @@ class LinuxUevents(Resource):
         super().__init__()
 
     def next(self, timeout: float | None = None) -> Uevent | None:
-        """See Uevents. Raises VfioError (ENOBUFS) once if more has come than could be kept; go on calling then."""
-        self._check_open()
+        """Wait for the next event; None after timeout seconds.
+
+        Raises VfioError (ENOBUFS) once if more events have come than could be kept; call it again then.
+        """
+        self.require_open()
         end = None if timeout is None else time.monotonic() + timeout
         while True:
             left = None if end is None else max(0.0, end - time.monotonic())
@@ -96,7 +105,7 @@ class LinuxUevents(Resource):
 
 
 def wait_for_node(kernel: Kernel, path: str, events: Uevents, timeout: float) -> None:
-    """Until there is a file at path; events must have been opened before what makes it was begun.
+    """Wait until there is a file at path. Open events before you begin what makes the file.
 
     Raises VfioError (ETIMEDOUT) after timeout seconds.
     """

@@ -1,4 +1,4 @@
-"""The undo file: what devices were before they were touched, safe on disk before the first write."""
+"""UndoFile: what devices were before they were changed, on disk before the first write to them."""
 
 from __future__ import annotations
 
@@ -14,22 +14,24 @@ from pathlib import Path
 from pyvfio.host.binding import Binding
 
 DEFAULT = Path("/run/pyvfio/undo.json")
-"""Gone with the next boot, as every binding is."""
+"""Where the file is if nobody chooses: in a directory that the next boot empties, as it ends every binding."""
 
 _VERSION = 1
 
 
 class UndoFile:
-    """{"version": 1, "devices": [{"address", "driver", "override"}]}, in the order they were touched.
+    """A file with the Binding that each changed device had at first, in the order in which they were changed.
 
-    An entry stays until forget(): touching a device again does not change what it was at first.
+    {"version": 1, "devices": [{"address": ..., "driver": ..., "override": ...}]}. An entry stays until forget():
+    changing a device again does not change its entry. path: where the file is.
     """
 
     def __init__(self, path: Path = DEFAULT) -> None:
+        """Does not read or write the file."""
         self.path = path
 
     def read(self) -> list[Binding]:
-        """Empty if there is no file. Raises ValueError for a file that is none of ours."""
+        """The entries; none if there is no file. Raises ValueError for a file that is no undo file, OSError."""
         try:
             text = self.path.read_text(encoding="utf-8")
         except FileNotFoundError:
@@ -43,14 +45,17 @@ class UndoFile:
             raise ValueError(f"{self.path} is no undo file: {error}") from error
 
     def remember(self, before: Sequence[Binding]) -> None:
-        """Add what is not there yet. On disk when this returns: a crash from now on can be undone."""
+        """Add an entry for each device that has none yet. They are on disk when this returns.
+
+        Raises ValueError for a file that is no undo file, OSError.
+        """
         with self._locked():
             known = self.read()
             addresses = {entry.address for entry in known}
             self._write([*known, *(entry for entry in before if entry.address not in addresses)])
 
     def forget(self, addresses: Sequence[str]) -> None:
-        """Take entries out; the file goes with the last."""
+        """Remove the entries of devices, and the file with the last one. Raises ValueError, OSError."""
         with self._locked():
             left = [entry for entry in self.read() if entry.address not in addresses]
             if left:
@@ -59,7 +64,7 @@ class UndoFile:
                 self.path.unlink(missing_ok=True)
 
     def _write(self, entries: Sequence[Binding]) -> None:
-        """The old file or the new one, whenever the machine stops."""
+        """Replace the file, so that the old or the new one is whole on disk whenever the machine stops."""
         handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}-")
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -76,7 +81,7 @@ class UndoFile:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """One process at a time changes the file; a crash of one lets the next in."""
+        """Keep other processes from changing the file. The lock ends with the process."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self._directory() as directory:
             fcntl.flock(directory, fcntl.LOCK_EX)

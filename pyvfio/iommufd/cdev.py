@@ -11,12 +11,11 @@ from typing import Self
 from pyvfio.abi import vfio
 from pyvfio.device import Device
 from pyvfio.errors import DeviceBusy, DeviceNotBound, InvalidArgument, VfioError, VfTokenRefused
+from pyvfio.explain import no_raw_io, not_asked_for, open_failure
 from pyvfio.iommufd.device import IommufdDevice
 from pyvfio.iommufd.iommufd import Iommufd, explain_iommufd
 from pyvfio.iommufd.object import IommufdObject
 from pyvfio.kernel import Kernel
-from pyvfio.noiommu import no_raw_io, not_asked_for
-from pyvfio.open_errors import open_failure
 from pyvfio.sysfs import blocking_members, character_device, group_node, is_noiommu, vfio_device
 
 

@@ -89,7 +89,7 @@ class _Reader(Waitable[tuple[E, ...]]):
 
     def write(self, data: bytes) -> int:
         """Write to the descriptor, which stays open meanwhile."""
-        with self._in_use() as fd:
+        with self.in_use() as fd:
             return self.kernel.write(fd, data)
 
     def close(self) -> None:

@@ -11,10 +11,9 @@ from typing import Self
 
 from pyvfio.abi import iommufd as abi
 from pyvfio.errors import VfioError
-from pyvfio.explain import Meanings, explain
+from pyvfio.explain import Meanings, explain, open_failure
 from pyvfio.iommufd.attachments import Attachments
 from pyvfio.kernel import Kernel, LinuxKernel
-from pyvfio.open_errors import open_failure
 from pyvfio.resource import Resource
 
 _MEANINGS: Meanings = {

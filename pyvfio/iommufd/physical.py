@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pyvfio.abi import iommufd as abi
 from pyvfio.dma import END
 from pyvfio.errors import InvalidArgument, NotMapped, VfioError
-from pyvfio.explain import Meanings
+from pyvfio.explain import Meanings, no_raw_io
 from pyvfio.iommufd.iommufd import Iommufd
-from pyvfio.noiommu import PhysicalRange, PhysicalRun, no_raw_io
+from pyvfio.noiommu import PhysicalRange, PhysicalRun
 
 
 def physical_range(iommufd: Iommufd, ioas_id: int, iova: int, size: int | None) -> PhysicalRange:

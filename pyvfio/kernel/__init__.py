@@ -1,4 +1,4 @@
-"""The seam that every system call goes through, and what stands directly on it."""
+"""Kernel, which every system call goes through, and what stands directly on it."""
 
 from pyvfio.kernel.eventfd import EventFd, wait_for_any
 from pyvfio.kernel.files import exists, link_name, names_in, read_text, text_or_empty, write_text

@@ -10,18 +10,19 @@ from pyvfio.kernel.waitable import Waitable
 
 
 class EventFd(Waitable[int]):
-    """Owned by whoever made it, until close. Safe from several threads: close wakes all who wait, with ClosedError.
+    """An eventfd. wait(), wait_async() and pending() return how often it was signalled since they did so last.
 
-    What is taken is how often it was signalled since the last time; 0 for not at all.
-    name: what it stands for, for messages. Source: eventfd(2).
+    Whoever makes it closes it. Safe from several threads: close() wakes every thread that waits, with ClosedError.
+    kernel: the kernel that it was made in. name: what it stands for, for messages. Source: eventfd(2).
     """
 
     def __init__(self, kernel: Kernel, name: str = "event") -> None:
+        """Raises OSError as the kernel does."""
         super().__init__(kernel, name, kernel.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
 
     def signal(self) -> None:
-        """Add one, as the device does."""
-        with self._in_use():
+        """Add one to the counter, as a device does when it interrupts. Raises ClosedError."""
+        with self.in_use():
             self._wake()
 
     def _wake(self) -> None:
@@ -38,9 +39,13 @@ class EventFd(Waitable[int]):
 
 
 def wait_for_any(events: dict[int, EventFd], timeout: float | None) -> dict[int, int]:
-    """Wait until one of events, by number, is signalled: how often each was that was. Empty after timeout seconds."""
+    """Wait until one of events is signalled; return how often each was that was signalled, by its number.
+
+    events: at least one, by numbers of the caller's choice. timeout: seconds, after which an empty dictionary is
+    returned; None to wait for ever. Raises ClosedError.
+    """
     with ExitStack() as stack:
-        fds = {stack.enter_context(event._in_use()): number for number, event in events.items()}
+        fds = {stack.enter_context(event.in_use()): number for number, event in events.items()}
         kernel = next(iter(events.values())).kernel
         readable = kernel.poll(list(fds), timeout)
         fired = {fds[fd]: events[fds[fd]].pending() for fd in readable}

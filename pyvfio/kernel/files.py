@@ -1,4 +1,4 @@
-"""Small files of sysfs and procfs, through the seam."""
+"""Small files of sysfs and procfs, read and written through a Kernel."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pyvfio.kernel.seam import Kernel
 
 
 def read_text(kernel: Kernel, path: str) -> str:
-    """The file's text without the newline at its end. Raises OSError as open and read do."""
+    """The file's text without the newlines at its end. Raises OSError as open and read do."""
     fd = kernel.open(path, os.O_RDONLY)
     try:
         parts = []
@@ -20,7 +20,7 @@ def read_text(kernel: Kernel, path: str) -> str:
 
 
 def write_text(kernel: Kernel, path: str, text: str) -> None:
-    """Write text with one call, as sysfs attributes want it. Raises OSError as open and write do."""
+    """Write text with one call, as attributes of sysfs require. Raises OSError as open and write do."""
     fd = kernel.open(path, os.O_WRONLY)
     try:
         kernel.write(fd, text.encode())
@@ -29,7 +29,7 @@ def write_text(kernel: Kernel, path: str, text: str) -> None:
 
 
 def link_name(kernel: Kernel, path: str) -> str | None:
-    """The last component of what the link points to; None if there is no such link."""
+    """The last component of the path that the link points to; None if there is no such link."""
     try:
         return kernel.readlink(path).rsplit("/", 1)[-1]
     except FileNotFoundError:
@@ -37,6 +37,7 @@ def link_name(kernel: Kernel, path: str) -> str | None:
 
 
 def exists(kernel: Kernel, path: str) -> bool:
+    """Whether there is a file at path. Raises OSError if its directory may not be read."""
     directory, _, name = path.rpartition("/")
     try:
         return name in kernel.listdir(directory)
@@ -45,7 +46,7 @@ def exists(kernel: Kernel, path: str) -> bool:
 
 
 def names_in(kernel: Kernel, path: str) -> list[str]:
-    """The names in a directory, sorted; none where there is no such directory, or it may not be read."""
+    """The names in a directory, sorted; none if there is no such directory or if it may not be read."""
     try:
         return kernel.listdir(path)
     except (FileNotFoundError, NotADirectoryError, PermissionError):
@@ -53,7 +54,7 @@ def names_in(kernel: Kernel, path: str) -> list[str]:
 
 
 def text_or_empty(kernel: Kernel, path: str) -> str:
-    """Like read_text; "" where the file cannot be read."""
+    """The file's text as read_text() returns it; "" if the file cannot be read."""
     try:
         return read_text(kernel, path)
     except OSError:

@@ -1,4 +1,4 @@
-"""What this process and this host have to give: locked memory, mappings, huge pages."""
+"""The limits of this process and this host: locked memory, mappings, huge pages."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ from pyvfio.kernel.files import read_text
 from pyvfio.kernel.seam import Kernel, LinuxKernel
 
 DMA_ENTRY_LIMIT = "/sys/module/vfio_iommu_type1/parameters/dma_entry_limit"
+"""The file with the number of mappings that a container may hold; root can change it for containers opened later."""
 DEFAULT_DMA_ENTRY_LIMIT = 65535
+"""What the kernel sets if nobody chooses."""
 
 _CAP_IPC_LOCK = 14
 
 
 @dataclass(frozen=True, slots=True)
 class Memlock:
-    """RLIMIT_MEMLOCK of this process, in bytes. limit None: unlimited. exempt: CAP_IPC_LOCK, so no limit is tested.
+    """How much memory this process may lock, and how much it has locked. Sizes are bytes.
 
-    charged counts what mlock() and every DMA mapping have locked: the same page mapped twice counts twice. pinned is
-    what iommufd has pinned, charged or not.
+    limit: RLIMIT_MEMLOCK; None for unlimited. charged: what mlock() and the mappings of containers have locked; a page
+    that is mapped twice counts twice. exempt: whether the process has CAP_IPC_LOCK, so that the kernel tests no limit.
+    pinned: what iommufd has pinned, whether it is charged to this process or not.
     """
 
     limit: int | None
@@ -28,12 +31,16 @@ class Memlock:
     pinned: int = 0
 
     def allows(self, size: int) -> bool:
+        """Whether size bytes more can be locked."""
         return self.exempt or self.limit is None or self.charged + size <= self.limit
 
 
 @dataclass(frozen=True, slots=True)
 class HugePages:
-    """The pool of one huge page size (bytes): pages in all, and free ones nobody has reserved."""
+    """The host's pool of huge pages of one size.
+
+    page_size: bytes of a page. total: how many pages the pool has. free: how many are free and not reserved.
+    """
 
     page_size: int
     total: int
@@ -41,12 +48,15 @@ class HugePages:
 
     @property
     def setting(self) -> str:
-        """The file root writes the wanted number of pages to."""
+        """The file that root writes the wanted number of pages to."""
         return f"/sys/kernel/mm/hugepages/hugepages-{self.page_size >> 10}kB/nr_hugepages"
 
 
 def memlock(kernel: Kernel | None = None) -> Memlock:
-    """Source: VmLck, VmPin and CapEff of /proc/self/status, "Max locked memory" of /proc/self/limits."""
+    """How much memory this process may lock, and how much it has locked. Raises OSError if it cannot be read.
+
+    Source: VmLck, VmPin and CapEff of /proc/self/status, "Max locked memory" of /proc/self/limits.
+    """
     kernel = kernel or LinuxKernel()
     status = dict(line.split(":", 1) for line in read_text(kernel, "/proc/self/status").splitlines() if ":" in line)
     limits = read_text(kernel, "/proc/self/limits").splitlines()
@@ -60,7 +70,7 @@ def memlock(kernel: Kernel | None = None) -> Memlock:
 
 
 def memlock_if_known(kernel: Kernel) -> Memlock | None:
-    """memlock(), or None where it cannot be read: explaining a failure must not become one."""
+    """What memlock() returns, or None if it cannot be read. For messages: explaining a failure must not become one."""
     try:
         return memlock(kernel)
     except OSError:
@@ -68,12 +78,12 @@ def memlock_if_known(kernel: Kernel) -> Memlock | None:
 
 
 def host_page_size() -> int:
-    """Bytes of the smallest page of this machine."""
+    """The bytes of the smallest page of this machine."""
     return os.sysconf("SC_PAGE_SIZE")
 
 
 def huge_pages(page_size: int, kernel: Kernel | None = None) -> HugePages:
-    """The pool of huge pages of page_size bytes; empty if this kernel knows no such size."""
+    """The host's pool of huge pages of page_size bytes; an empty one if the kernel has no huge pages of this size."""
     kernel = kernel or LinuxKernel()
     directory = f"/sys/kernel/mm/hugepages/hugepages-{page_size >> 10}kB"
     try:
@@ -86,7 +96,7 @@ def huge_pages(page_size: int, kernel: Kernel | None = None) -> HugePages:
 
 
 def transparent_huge_page_size(kernel: Kernel | None = None) -> int | None:
-    """Bytes of a transparent huge page; None where the kernel has none."""
+    """The bytes of a transparent huge page; None for a kernel that has none."""
     try:
         return int(read_text(kernel or LinuxKernel(), "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size"))
     except FileNotFoundError:
@@ -94,7 +104,7 @@ def transparent_huge_page_size(kernel: Kernel | None = None) -> int | None:
 
 
 def dma_entry_limit(kernel: Kernel | None = None) -> int:
-    """How many mappings a container opened now may hold; the kernel's default while the module is not loaded."""
+    """How many mappings a container may hold that is opened now; the kernel's default if type1 is not loaded."""
     try:
         return int(read_text(kernel or LinuxKernel(), DMA_ENTRY_LIMIT))
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Info structs of VFIO that end in a chain of capabilities."""
+"""The info structs of VFIO that end in a chain of capabilities."""
 
 from __future__ import annotations
 
@@ -19,26 +19,32 @@ _LARGEST = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Capability:
-    """One link: what it is and its bytes, header included, to the end of the info struct."""
+    """One capability of a chain.
+
+    id: what it is, in the numbers of its info struct. version: of its struct. data: its bytes from its header to the
+    end of the info struct.
+    """
 
     id: int
     version: int
     data: bytes
 
     def read(self, struct: type[S]) -> S:
-        """The capability as its struct. Capabilities need not be aligned, so it is a copy."""
+        """A copy of the capability as its struct. Raises ValueError if it is shorter than that."""
         return struct.from_buffer_copy(self.data)
 
     def read_array(self, struct: type[S], offset: int, count: int) -> list[S]:
-        """count structs that begin offset bytes into the capability."""
+        """Copies of count structs that begin offset bytes into the capability. Raises ValueError if it is shorter."""
         size = ctypes.sizeof(struct)
         return [struct.from_buffer_copy(self.data, offset + index * size) for index in range(count)]
 
 
 def query(kernel: Kernel, fd: int, request: int, struct: type[S], index: int | None = None) -> tuple[S, bytes]:
-    """Ask for an info struct with as much room behind it as its capabilities need: the struct, and all its bytes.
+    """Ask for an info struct with room behind it for its capabilities; return the struct, and all bytes of the answer.
 
-    Too little room is no error for the kernel: it answers with the size it needs.
+    index: the struct's field of that name, if it has one. The kernel takes too little room for no error: it answers
+    with the size that it needs, and is asked again. Raises OSError as the kernel does, VfioError for a size that cannot
+    be.
     """
     size = ctypes.sizeof(struct)
     while size <= _LARGEST:
@@ -55,7 +61,7 @@ def query(kernel: Kernel, fd: int, request: int, struct: type[S], index: int | N
 
 
 def chain(data: bytes, offset: int) -> Iterator[Capability]:
-    """Walk the chain that begins offset bytes into an info struct; 0 is an empty one.
+    """The capabilities of the chain that begins offset bytes into data, an info struct; none if offset is 0.
 
     Raises VfioError for a chain that leaves the struct or runs in a circle.
     """

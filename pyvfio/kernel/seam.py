@@ -1,4 +1,4 @@
-"""The seam: every system call of pyvfio and virtiomem goes through a Kernel.
+"""Kernel: what every system call of pyvfio and virtiomem goes through.
 
 LinuxKernel makes the call. A simulated kernel (pyvfio.sim) answers it instead, and FaultyKernel (pyvfio.faults) makes
 one fail. All raise plain OSError with the kernel's errno; the layer that knows what was attempted explains it.
@@ -15,14 +15,14 @@ from collections.abc import Sequence
 from typing import Protocol, cast
 
 IoctlArgument = int | ctypes.Structure | ctypes.Array[ctypes.c_char] | ctypes.c_int32
-"""By value (int), or by reference: the call reads and writes the object in place."""
+"""What an ioctl takes: a number, or an object that the call reads and writes in place."""
 
 
 class Kernel(Protocol):
-    """What the libraries ask of an operating system. Sizes, offsets and addresses are bytes; descriptors are ints.
+    """The system calls that the libraries make. Sizes, offsets and addresses are bytes; descriptors are ints.
 
-    Every method raises OSError with the errno of the system call it names, and changes nothing then unless the system
-    call itself is documented to.
+    Each method is the system call of its name, and raises OSError with its errno. Then nothing has changed, unless the
+    documentation of the system call says otherwise.
     """
 
     @property
@@ -54,14 +54,20 @@ class Kernel(Protocol):
     def ftruncate(self, fd: int, length: int) -> None: ...
     def fallocate(self, fd: int, mode: int, offset: int, length: int) -> None: ...
 
-    # Device registers in mapped memory: one access of exactly width bytes (1, 2, 4 or 8).
-    def load(self, address: int, width: int) -> int: ...
-    def store(self, address: int, width: int, value: int) -> None: ...
+    # Device registers in mapped memory.
+    def load(self, address: int, width: int) -> int:
+        """Read width bytes (1, 2, 4 or 8) at address with one access."""
+
+    def store(self, address: int, width: int, value: int) -> None:
+        """Write width bytes (1, 2, 4 or 8) at address with one access."""
 
     # Events.
     def eventfd(self, initial: int, flags: int) -> int: ...
     def poll(self, fds: Sequence[int], timeout: float | None) -> list[int]:
-        """The descriptors of fds that are readable, waiting for one until timeout seconds have passed."""
+        """Wait until one of fds is readable; return those that are, or none after timeout seconds.
+
+        timeout None: wait for ever.
+        """
 
 
 class _Ioctl(Protocol):
@@ -69,7 +75,7 @@ class _Ioctl(Protocol):
 
 
 class LinuxKernel:
-    """The running Linux kernel. Holds no state: any number may exist, in any thread."""
+    """The running Linux kernel. Holds no state: a program can have any number of them, and use one in any thread."""
 
     def __init__(self) -> None:
         # Not wrapped in a method: plugging memory makes an ioctl for each block, and a frame is a tenth of its cost.

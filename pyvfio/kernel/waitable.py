@@ -1,4 +1,4 @@
-"""Waitable: a descriptor of the kernel's that becomes readable, and the threads and tasks that wait for it."""
+"""Waitable: a descriptor that becomes readable, and the threads and tasks that wait for it."""
 
 from __future__ import annotations
 
@@ -20,17 +20,18 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _PATIENCE = 5.0
-"""Seconds for another thread's event loop to let go of a descriptor that is about to be closed."""
+"""How many seconds another thread's event loop has to let go of a descriptor that is about to be closed."""
 
 
 class Waitable(ABC, Generic[T]):
-    """Owned by whoever made it, until close. Safe from several threads: close wakes all who wait, with ClosedError.
+    """A descriptor that is readable while there is something to take: a T, which is false if there is nothing.
 
-    name: what it stands for, for messages. What is taken from it is false when there is nothing.
+    Whoever makes it closes it. Safe from several threads: close() wakes every thread that waits, with ClosedError.
+    kernel: the kernel that the descriptor is of. name: what it stands for, for messages.
     """
 
     def __init__(self, kernel: Kernel, name: str, fd: int) -> None:
-        """Takes fd over."""
+        """Take fd over: it is closed with this object."""
         self.kernel = kernel
         self.name = name
         self._fd = fd
@@ -42,20 +43,26 @@ class Waitable(ABC, Generic[T]):
         self._watch: _Watch | None = None
 
     def fileno(self) -> int:
-        """For select and event loops, which see it readable while there is something: take it with pending()."""
+        """The descriptor, for select and event loops: it is readable while there is something, which pending() takes.
+
+        Raises ClosedError.
+        """
         if self._closed:
             raise self._closed_error()
         return self._fd
 
     def pending(self) -> T:
-        """What there is to take. Does not wait."""
-        with self._in_use() as fd:
+        """Take what there is. Does not wait. Raises ClosedError."""
+        with self.in_use() as fd:
             return self._take(fd)
 
     def wait(self, timeout: float | None = None) -> T:
-        """Wait until there is something to take, or until timeout seconds have passed. Raises ClosedError."""
+        """Wait until there is something, or until timeout seconds have passed; take and return it.
+
+        timeout None: wait for ever. Raises ClosedError, also if it is closed meanwhile.
+        """
         deadline = None if timeout is None else time.monotonic() + timeout
-        with self._in_use() as fd:
+        with self.in_use() as fd:
             while True:
                 left = None if deadline is None else max(deadline - time.monotonic(), 0)
                 is_readable = self.kernel.poll(self._awaited(), left)
@@ -66,7 +73,11 @@ class Waitable(ABC, Generic[T]):
                     return taken
 
     async def wait_async(self) -> T:
-        """Like wait, in the running asyncio loop; one task at a time. Cancel it, or use asyncio.timeout, to give up."""
+        """Wait in the running asyncio loop until there is something; take and return it.
+
+        One task at a time can wait. asyncio.timeout limits the time. Raises ClosedError, also if it is closed
+        meanwhile, and InvalidArgument while another task waits.
+        """
         # Here and not above: asyncio takes longer to import than the rest of pyvfio.
         import asyncio
 
@@ -78,7 +89,7 @@ class Waitable(ABC, Generic[T]):
                 return taken
 
     def close(self) -> None:
-        """Wake who waits. The descriptor is closed when the last thread of them has left."""
+        """Wake every thread that waits. The last one of them closes the descriptor."""
         with self._lock:
             if self._closed:
                 return
@@ -96,22 +107,22 @@ class Waitable(ABC, Generic[T]):
 
     @abstractmethod
     def _take(self, fd: int) -> T:
-        """Without waiting."""
+        """Take what there is, without waiting. Raises OSError as the kernel does."""
 
     @abstractmethod
     def _wake(self) -> None:
-        """Make one of the descriptors that threads wait for readable."""
+        """Make one of the descriptors of _awaited() readable. Raises OSError as the kernel does."""
 
     def _awaited(self) -> list[int]:
-        """What threads wait for."""
+        """The descriptors that threads wait for."""
         return [self._fd]
 
     def _close_descriptors(self) -> None:
         self.kernel.close(self._fd)
 
     @contextmanager
-    def _in_use(self) -> Iterator[int]:
-        """The descriptor, which stays this object's until the block is left, whoever closes it."""
+    def in_use(self) -> Iterator[int]:
+        """The descriptor, which is not closed before the block is left. Raises ClosedError."""
         with self._lock:
             if self._closed:
                 raise self._closed_error()
@@ -149,7 +160,7 @@ class Waitable(ABC, Generic[T]):
 
 
 class _Watch:
-    """An event loop that waits for a descriptor, until it is readable or no longer this one's: fire is called then."""
+    """An event loop that waits for a descriptor. It calls fire when the descriptor is readable or to be closed."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, fd: int, fire: Callable[[], None]) -> None:
         self._loop = loop
@@ -162,7 +173,7 @@ class _Watch:
         self._loop.add_reader(self._fd, self._fire)
 
     def end(self) -> None:
-        """From any thread: the loop's own lets go at once, another waits until it has."""
+        """Have the loop let go of the descriptor, and wait until it has. Can be called in any thread."""
         if threading.get_ident() == self._thread or self._loop.is_closed():
             self._let_go()
         else:

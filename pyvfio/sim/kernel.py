@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import Self
 
 from pyvfio.abi import mman
+from pyvfio.abi.tainted import TAINTED
 from pyvfio.kernel import IoctlArgument, LinuxKernel
-from pyvfio.noiommu import TAINTED
 from pyvfio.sim.devices.migration import MigrationFile
 from pyvfio.sim.iommu import Span, iommu_model
 from pyvfio.sim.iommufd.event_queue import EventQueue

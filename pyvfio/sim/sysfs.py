@@ -6,7 +6,7 @@ import errno
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from pyvfio.noiommu import TAINT_USER
+from pyvfio.abi.tainted import TAINT_USER
 from pyvfio.sim.devices.edu import Edu
 from pyvfio.sim.devices.model import Bus, Model
 from pyvfio.sim.iommu import Span

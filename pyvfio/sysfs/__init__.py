@@ -1,4 +1,4 @@
-"""PCI functions as sysfs shows them."""
+"""PCI functions and IOMMU groups as sysfs shows them."""
 
 from pyvfio.sysfs.attached import block_devices, character_device, interfaces
 from pyvfio.sysfs.pci import (

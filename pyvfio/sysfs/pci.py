@@ -11,7 +11,9 @@ from pyvfio.errors import DeviceNotBound, InvalidArgument
 from pyvfio.kernel import Kernel, link_name, read_text, text_or_empty
 
 DEVICES = "/sys/bus/pci/devices"
+"""The directory with a directory for each PCI function of the host."""
 GROUPS = "/sys/kernel/iommu_groups"
+"""The directory with a directory for each IOMMU group."""
 
 _ADDRESS = re.compile(r"(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}):([0-9a-f]{2})\.([0-7])", re.IGNORECASE)
 _BRIDGE_CLASS = 0x06
@@ -21,7 +23,13 @@ _HARMLESS_DRIVERS = ("pci-stub",)
 
 @dataclass(frozen=True, slots=True)
 class PciDevice:
-    """One PCI function. class_code: base class, subclass, interface as 24 bits. group None: no IOMMU behind it."""
+    """A PCI function.
+
+    address: domain:bus:device.function, "0000:03:00.0". vendor_id, device_id: as in config space. class_code: base
+    class, subclass and interface, 24 bits. driver: the driver that it is bound to; None for none. group: the number of
+    its IOMMU group; None if there is no IOMMU behind it. numa_node: the node that it is nearest to; None if the host
+    does not say.
+    """
 
     address: str
     vendor_id: int
@@ -33,16 +41,17 @@ class PciDevice:
 
     @property
     def has_vfio_driver(self) -> bool:
-        """vfio-pci, or one of its variants (mlx5_vfio_pci, ...)."""
+        """Whether it is bound to vfio-pci or one of its variants, such as mlx5_vfio_pci."""
         return self.driver is not None and "vfio" in self.driver
 
     @property
     def is_bridge(self) -> bool:
+        """Whether it is a PCI bridge of any kind."""
         return self.class_code >> 16 == _BRIDGE_CLASS
 
     @property
     def blocks_group(self) -> bool:
-        """Whether its driver keeps its group from being used."""
+        """Whether its driver keeps its group from being used through VFIO."""
         return (
             self.driver is not None
             and not self.has_vfio_driver
@@ -52,7 +61,7 @@ class PciDevice:
 
 
 def full_address(address: str) -> str:
-    """The address as sysfs spells it; the domain may be left out. Raises InvalidArgument."""
+    """The address as sysfs spells it: "0000:03:00.0" for "03:00.0". Raises InvalidArgument."""
     match = _ADDRESS.fullmatch(address)
     if not match:
         raise InvalidArgument(
@@ -66,7 +75,7 @@ def full_address(address: str) -> str:
 
 
 def pci_device(kernel: Kernel, address: str) -> PciDevice:
-    """Raises InvalidArgument for what is no address, DeviceNotBound if there is no such device."""
+    """The function at an address. Raises InvalidArgument for what is no address, DeviceNotBound if there is none."""
     address = full_address(address)
     directory = f"{DEVICES}/{address}"
     try:
@@ -97,7 +106,10 @@ def pci_device(kernel: Kernel, address: str) -> PciDevice:
 
 
 def vfio_device(kernel: Kernel, address: str) -> PciDevice:
-    """A device that a VFIO driver has. Raises DeviceNotBound with what to do, and what pci_device raises."""
+    """The function at an address, which is bound to a VFIO driver and in an IOMMU group.
+
+    Raises InvalidArgument, and DeviceNotBound that says what to do if it is not.
+    """
     device = pci_device(kernel, address)
     if device.has_vfio_driver and device.group is not None:
         return device
@@ -111,7 +123,7 @@ def vfio_device(kernel: Kernel, address: str) -> PciDevice:
 
 
 def pci_devices(kernel: Kernel) -> list[PciDevice]:
-    """Every PCI function of the host, in order of address."""
+    """Every PCI function of the host, by address."""
     try:
         addresses = kernel.listdir(DEVICES)
     except FileNotFoundError:
@@ -120,7 +132,7 @@ def pci_devices(kernel: Kernel) -> list[PciDevice]:
 
 
 def group_members(kernel: Kernel, number: int) -> list[PciDevice]:
-    """The PCI functions of an IOMMU group; empty if there is no such group."""
+    """The PCI functions of an IOMMU group, by address; none if there is no such group."""
     try:
         names = kernel.listdir(f"{GROUPS}/{number}/devices")
     except FileNotFoundError:
@@ -129,12 +141,12 @@ def group_members(kernel: Kernel, number: int) -> list[PciDevice]:
 
 
 def blocking_members(kernel: Kernel, number: int) -> list[PciDevice]:
-    """The members of a group whose host drivers keep it from being used."""
+    """The members of a group that keep it from being used through VFIO, by address."""
     return [member for member in group_members(kernel, number) if member.blocks_group]
 
 
 def is_noiommu(kernel: Kernel, number: int) -> bool:
-    """Whether VFIO made the group for a device without an IOMMU: see pyvfio.noiommu.
+    """Whether VFIO has made the group for a device without an IOMMU: see pyvfio.noiommu.
 
     Source: the group's name in sysfs; drivers/vfio/group.c, vfio_noiommu_group_alloc.
     """
@@ -142,12 +154,12 @@ def is_noiommu(kernel: Kernel, number: int) -> bool:
 
 
 def group_node(kernel: Kernel, number: int) -> str:
-    """What is opened for a group: it is there while a VFIO driver has a member."""
+    """The path of a group's node. It is there while a member is bound to a VFIO driver."""
     return f"/dev/vfio/{'noiommu-' if is_noiommu(kernel, number) else ''}{number}"
 
 
 def _present(kernel: Kernel, addresses: Iterable[str]) -> Iterator[PciDevice]:
-    """In order of address, without those that have gone since they were listed."""
+    """The functions at addresses, by address, without those that have gone since they were listed."""
     for address in sorted(addresses):
         try:
             yield pci_device(kernel, address)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from pyvfio import (
+    ClosedError,
     Container,
     Device,
     Display,
@@ -142,3 +143,12 @@ def test_a_monitor(bochs: Device, picture: Device) -> None:
         edid.connect(bytes(1025))
     with pytest.raises(VfioError, match="no region for one"):
         picture.display().edid()
+
+
+def test_the_display_of_a_closed_device_says_so(bochs: Device) -> None:
+    display = bochs.display()
+    bochs.close()
+    with pytest.raises(ClosedError):
+        display.plane()
+    with pytest.raises(ClosedError):
+        display.edid()

@@ -380,7 +380,7 @@ def test_where_no_ioeventfd_can_be(device: Device, bar: Region) -> None:
         bar.ioeventfd(ADMIN_SUBMISSIONS, 4, 1 << 32)
 
 
-def test_virtual_functions_need_the_token(testbed: Testbed, device: Device, other: Container) -> None:
+def test_virtual_functions_need_the_token(testbed: Testbed, space: Container, device: Device, other: Container) -> None:
     assert device.features.probe(Feature.PCI_VF_TOKEN) == FeatureAccess.SET
     device.features.set_vf_token(TOKEN)
     with virtual_function(testbed, device.address) as address:
@@ -389,10 +389,10 @@ def test_virtual_functions_need_the_token(testbed: Testbed, device: Device, othe
         with pytest.raises(VfTokenRefused, match="wrong VF token"):
             other.open_device(address, vf_token=uuid.uuid4())
         virtual = other.open_device(address, vf_token=TOKEN)
-        assert device.group is not None
+        (group,) = space.groups
         with pytest.raises(VfTokenRefused):
-            device.group.open_device(device.address)
-        device.group.open_device(device.address, vf_token=TOKEN).close()
+            group.open_device(device.address)
+        group.open_device(device.address, vf_token=TOKEN).close()
         with pytest.raises(VfioError, match=r"it would also reset .*which is not open here") as caught:
             device.hot_reset()
         assert caught.value.errno == errno.EPERM

@@ -1,4 +1,4 @@
-"""Devices without an IOMMU: they work, nothing is mapped for them, and physical addresses are for who insists."""
+"""Devices without an IOMMU: they work, nothing is mapped for them, and a program can look up physical addresses."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from pyvfio import (
     NoIommuError,
     VfioError,
 )
+from pyvfio.abi.tainted import TAINT_USER, TAINTED
 from pyvfio.drivers.edu import Edu, edu_addresses
 from pyvfio.host import bind, unbind
 from pyvfio.kernel import memlock, read_text, write_text
-from pyvfio.noiommu import ENABLE, TAINT_USER, TAINTED, UnsafePhysicalMemory
+from pyvfio.noiommu import ENABLE, UnsafePhysicalMemory
 from tests.support.capabilities import without_raw_io
 from tests.support.kernels.hardware import machine_without_iommu
 from tests.support.kernels.testbed import MEBIBYTE, populated
@@ -47,7 +48,8 @@ def test_a_device_works_and_has_no_group_of_an_iommu(container: Container, kerne
     device = container.open_device(edu_addresses(kernel)[0])
     assert device.group is not None
     assert device.group.is_noiommu
-    assert device.group.path == f"/dev/vfio/noiommu-{device.group.number}"
+    (group,) = container.groups
+    assert group.path == f"/dev/vfio/noiommu-{device.group.number}"
     assert container.iommu_type is IommuType.NOIOMMU
     with Edu(device) as edu:
         assert edu.check_liveness(0x1234_5678)

@@ -9,7 +9,6 @@ import pytest
 
 from pyvfio import Container, Ioas, Iommufd, IommuType, Kernel, MemlockExceeded, Memory, MemoryKind, RlimitMode
 from pyvfio.abi import mman, vfio
-from pyvfio.container.live_update import invalidate_vaddrs, update_vaddr
 from pyvfio.drivers.edu import Edu
 from pyvfio.kernel import memlock
 from pyvfio.memory import SharedMemory
@@ -95,10 +94,10 @@ def test_a_live_update_moves_the_charge(container: Container, engine: Edu, kerne
         with received(kernel, fd) as container, SharedMemory(2 * BLOCK, kernel=kernel) as memory:
             memory.attach(file)
             with memlock_limited(kernel, BLOCK):
-                update_vaddr(container, IOVA, memory, 0, BLOCK)
+                container.update_vaddr(IOVA, memory, 0, BLOCK)
                 with pytest.raises(MemlockExceeded):
-                    update_vaddr(container, IOVA + BLOCK, memory, BLOCK, BLOCK)
-            update_vaddr(container, IOVA + BLOCK, memory, BLOCK, BLOCK)
+                    container.update_vaddr(IOVA + BLOCK, memory, BLOCK, BLOCK)
+            container.update_vaddr(IOVA + BLOCK, memory, BLOCK, BLOCK)
             assert memory.read(BLOCK, len(MESSAGE)) == MESSAGE
             yield memlock(kernel).charged - before
             container.unmap_all()
@@ -109,7 +108,7 @@ def test_a_live_update_moves_the_charge(container: Container, engine: Edu, kerne
         assert memory.fd is not None
         container.map_dma(IOVA, memory, 0, 2 * BLOCK, granularity=BLOCK)
         memory.write(0, MESSAGE)
-        invalidate_vaddrs(container)
+        container.invalidate_vaddrs()
         engine.fetch(IOVA, len(MESSAGE))
         engine.store(IOVA + BLOCK, len(MESSAGE))
         with another_process(kernel, successor, container.fd, memory.fd) as step:

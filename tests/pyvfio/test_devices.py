@@ -30,7 +30,7 @@ from pyvfio import (
     VfioError,
 )
 from pyvfio.abi import vfio
-from pyvfio.device.device import device_info
+from pyvfio.device.open_device import device_info
 from pyvfio.drivers.edu import Edu
 from pyvfio.faults import Fault, FaultyKernel
 from pyvfio.kernel import chain
@@ -254,3 +254,16 @@ def test_arguments_are_looked_at_first(device: Device) -> None:
         device.interrupts(InterruptIndex.MSIX).wait_any(0)
     with pytest.raises(InvalidArgument, match="the device has 16 of them"):
         device.interrupts(InterruptIndex.MSIX).enable_vector(16)
+
+
+def test_an_access_that_is_cut_short_says_how_far_it_came(
+    kernel: SimKernel, device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bar = device.region(2)
+    monkeypatch.setattr(kernel, "pread", lambda *_: b"")
+    monkeypatch.setattr(kernel, "pwrite", lambda *_: 0)
+    with pytest.raises(VfioError, match="only 0 bytes came") as caught:
+        bar.read32(0)
+    assert caught.value.advice == ""
+    with pytest.raises(VfioError, match="only 0 bytes went"):
+        bar.write32(0, 1)

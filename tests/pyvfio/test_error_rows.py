@@ -29,7 +29,6 @@ from pyvfio import (
     VfioError,
 )
 from pyvfio.abi import iommufd, vfio
-from pyvfio.container.live_update import invalidate_vaddrs
 from pyvfio.drivers.edu import edu_addresses
 from pyvfio.faults import Fault, FaultyKernel
 from pyvfio.sim import SimKernel
@@ -118,7 +117,7 @@ def tracks_dirty(bench: Bench) -> Act:
 
 def updates_live(bench: Bench) -> Act:
     container = bench.container()
-    return lambda: invalidate_vaddrs(container)
+    return lambda: container.invalidate_vaddrs()
 
 
 def allocates_ioas(bench: Bench) -> Act:

@@ -100,7 +100,7 @@ def test_a_loop_that_ended_holds_nothing(event: EventFd) -> None:
 
 def test_a_child_that_closes_its_copy_wakes_nobody(event: EventFd) -> None:
     # As if another thread waited; forking with real ones would be a warning of its own.
-    with event._in_use():
+    with event.in_use():
         child = os.fork()
         if not child:
             event.close()

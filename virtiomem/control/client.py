@@ -66,7 +66,7 @@ class ControlClient(Resource):
 
     def request(self, command: str, **arguments: object) -> dict[str, object]:
         """The result of any command of the protocol. Raises ControlRefused, or VfioError if the manager is gone."""
-        self._check_open()
+        self.require_open()
         try:
             self._socket.sendall(line_of({"command": command, **arguments}))
             answer = read_object(self._answers)

@@ -186,7 +186,7 @@ class VirtioMem(Resource):
         unknown type. Whatever a listener or the memory refuses is answered BUSY, with everything as before.
         """
         with self._lock:
-            self._check_open()
+            self.require_open()
             if self._broken:
                 meaning = "the guest broke the protocol earlier and has not reset the device since"
                 raise ProtocolViolation(errno.EPROTO, "guest request", meaning=meaning)
@@ -208,7 +208,7 @@ class VirtioMem(Resource):
         Raises InvalidArgument for what is no multiple of the block size or more than the region; nothing changed then.
         """
         with self._lock:
-            self._check_open()
+            self.require_open()
             check_requested_size(requested_size, self._section.size, self._config.block_size)
             usable_size = max(self._config.usable_region_size, self._usable_for(requested_size))
             self._config = replace(self._config, requested_size=requested_size, usable_region_size=usable_size)
@@ -220,7 +220,7 @@ class VirtioMem(Resource):
         Raises FeaturesRefused if it must not stick: for a bit that was not offered, or UNPLUGGED_INACCESSIBLE missing.
         """
         with self._lock:
-            self._check_open()
+            self.require_open()
             accepted = features & _DEVICE_FEATURES
             if unknown := accepted & ~int(self._features):
                 raise _features_refused(features, f"{unknown:#x} was not offered")
@@ -233,7 +233,7 @@ class VirtioMem(Resource):
     def device_reset(self) -> None:
         """A virtio reset: the driver starts anew. All blocks stay as they are."""
         with self._lock:
-            self._check_open()
+            self.require_open()
             self._broken = False
             self._negotiated = Feature(0)
 
@@ -263,7 +263,7 @@ class VirtioMem(Resource):
         """All that makes this device what it is to its guest, but for the content of memory. While migrating it stays
         so, but for requested_size."""
         with self._lock, self.discards.lock:
-            self._check_open()
+            self.require_open()
             return bytes(DeviceState(self._config, self._negotiated, self._broken, self._blocks.plugged_runs()))
 
     def load(self, state: bytes) -> None:
@@ -273,7 +273,7 @@ class VirtioMem(Resource):
         DeviceBusy if the host has not what it takes; nothing has changed then.
         """
         with self._lock:
-            self._check_open()
+            self.require_open()
             loaded = DeviceState.parse(state)
             loaded.check(self._config, self._features)
             if self._blocks.plugged:

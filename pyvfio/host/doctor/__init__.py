@@ -1,4 +1,4 @@
-"""Is this host ready for VFIO? One check after the other, each with what to do about it."""
+"""Whether this host is ready for VFIO: checks, each with what to do about what it found."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ __all__ = ["Check", "Needs", "Status", "examine"]
 
 
 def examine(kernel: Kernel, needs: Needs) -> list[Check]:
-    """Every check, in the order in which trouble is best mended. Opens nodes for a moment; changes nothing."""
+    """Make every check; return them in the order in which trouble is best mended.
+
+    needs: what the host is to be ready for. Nodes are opened for a moment; nothing is changed.
+    """
     return [
         check_iommu(kernel),
         *check_noiommu(kernel),

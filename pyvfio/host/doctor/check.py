@@ -1,4 +1,4 @@
-"""What a check found."""
+"""Check: what was found, how bad it is, and what to do about it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 
 class Status(enum.StrEnum):
+    """How bad what was found is."""
+
     OK = "OK"
     WARN = "WARN"
     """It works, but not for everything, or not safely."""
@@ -16,7 +18,11 @@ class Status(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """name: stable; found: what is there; fix: what to do, a command where one does it; empty if all is well."""
+    """One check.
+
+    name: which one; it does not change from version to version. status: how bad it is. found: what is there. fix: what
+    to do, a command if there is one; empty if all is well.
+    """
 
     name: str
     status: Status

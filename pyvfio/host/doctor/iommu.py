@@ -13,7 +13,7 @@ _UNSAFE = "/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts"
 
 
 def check_iommu(kernel: Kernel) -> Check:
-    """Whether any IOMMU translates, and whose. Source: /sys/class/iommu, one entry for each unit."""
+    """Whether an IOMMU translates, and which kind it is. Source: /sys/class/iommu, with an entry for each unit."""
     # The one of iommufd's own tests translates nothing.
     units = [name for name in names_in(kernel, "/sys/class/iommu") if not name.startswith("iommufd_selftest")]
     if units:
@@ -46,8 +46,11 @@ def _how_to_turn_on(kernel: Kernel) -> str:
 
 
 def check_interrupt_remapping(kernel: Kernel) -> Check:
-    """Whether a device can be kept from raising others' interrupts. Source: the interrupt chips' names on x86 (IR-...);
-    elsewhere every interrupt controller that VFIO works with isolates them."""
+    """Whether a device can be kept from raising the interrupts of others.
+
+    Source: the names of the interrupt chips in /proc/interrupts, which begin with IR- on x86 if it can. Elsewhere every
+    interrupt controller that VFIO works with isolates devices.
+    """
     interrupts = text_or_empty(kernel, "/proc/interrupts")
     if "IR-" in interrupts:
         return Check("interrupt remapping", Status.OK, "on")
@@ -69,7 +72,7 @@ def check_interrupt_remapping(kernel: Kernel) -> Check:
 
 
 def check_groups(kernel: Kernel) -> Iterator[Check]:
-    """How well devices are isolated, and which groups cannot be used though a member is bound to VFIO."""
+    """How well groups isolate devices, and which groups cannot be used though a member is bound to a VFIO driver."""
     numbers = _groups(kernel)
     if not numbers:
         yield Check("groups", Status.FAIL, "none", "they appear with the IOMMU")
@@ -91,7 +94,7 @@ def check_groups(kernel: Kernel) -> Iterator[Check]:
 
 
 def check_noiommu(kernel: Kernel) -> Iterator[Check]:
-    """Whether devices are in VFIO's hands that no IOMMU keeps from anything. Source: pyvfio.noiommu."""
+    """Which devices are bound to a VFIO driver without an IOMMU behind them: see pyvfio.noiommu."""
     numbers = _groups_without(kernel)
     if numbers:
         members = [member.address for number in numbers for member in group_members(kernel, number)]
@@ -109,7 +112,7 @@ def _groups(kernel: Kernel) -> list[int]:
 
 
 def _groups_without(kernel: Kernel) -> list[int]:
-    """Those that VFIO made for devices without an IOMMU."""
+    """The numbers of the groups that VFIO has made for devices without an IOMMU."""
     return [number for number in _groups(kernel) if is_noiommu(kernel, number)]
 
 

@@ -1,4 +1,4 @@
-"""Checks of what may be pinned and mapped."""
+"""Checks of how much may be pinned and mapped."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LITTLE = 64 << 20
 
 
 def check_memlock(kernel: Kernel, needs: Needs) -> Check:
-    """RLIMIT_MEMLOCK of this process against what is to be mapped: every address space counts all of it."""
+    """Whether RLIMIT_MEMLOCK of this process allows what is to be mapped: each address space counts all of it."""
     lock = memlock(kernel)
     wanted = needs.memory * needs.address_spaces
     limit = "unlimited" if lock.limit is None else format_size(lock.limit)
@@ -36,7 +36,7 @@ def check_memlock(kernel: Kernel, needs: Needs) -> Check:
 
 
 def check_mapping_limit(kernel: Kernel, needs: Needs) -> Check:
-    """dma_entry_limit against the blocks that are to be mapped."""
+    """Whether dma_entry_limit allows as many mappings as there are blocks."""
     limit = dma_entry_limit(kernel)
     wanted = -(-needs.memory // needs.block_size)
     blocks = f"{wanted} wanted for blocks of {format_size(needs.block_size)}"
@@ -52,7 +52,7 @@ def check_mapping_limit(kernel: Kernel, needs: Needs) -> Check:
 
 
 def check_huge_pages(kernel: Kernel, needs: Needs) -> Iterator[Check]:
-    """The pools, size by size and node by node."""
+    """Whether the pools have the huge pages, for each page size."""
     sizes = _sizes(kernel, _POOLS)
     if needs.huge_page_size and needs.huge_page_size not in sizes:
         yield Check(
@@ -74,7 +74,7 @@ def check_huge_pages(kernel: Kernel, needs: Needs) -> Iterator[Check]:
 
 
 def check_transparent_huge_pages(kernel: Kernel) -> Check:
-    """Ordinary memory is pinned many times faster where the kernel makes it of huge pages."""
+    """Whether the kernel makes ordinary memory of huge pages, which are pinned many times faster."""
     try:
         mode = read_text(kernel, "/sys/kernel/mm/transparent_hugepage/enabled")
     except FileNotFoundError:
@@ -96,7 +96,7 @@ def _sizes(kernel: Kernel, directory: str) -> list[int]:
 
 
 def _per_node(kernel: Kernel, size: int) -> Iterator[tuple[int, int, int]]:
-    """Node, total and free pages."""
+    """The number of each NUMA node, and how many huge pages of size bytes it has in all and free."""
     for number in sorted(int(name[4:]) for name in names_in(kernel, _NODES) if re.fullmatch(r"node\d+", name)):
         directory = f"{_NODES}/node{number}/hugepages/hugepages-{size >> 10}kB"
         try:

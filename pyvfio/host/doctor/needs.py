@@ -1,4 +1,4 @@
-"""What the host is to be ready for."""
+"""Needs: what the host is to be ready for."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """Bytes to be mapped for DMA in blocks of block_size bytes, in each of address_spaces; 0: nothing in particular.
+    """What the host is to be ready for.
 
-    huge_page_size: of the pages that back them, in bytes; None for ordinary pages.
+    memory: how many bytes are to be mapped for DMA; 0 for no particular amount. block_size: the bytes of each mapping.
+    address_spaces: how many address spaces the memory is to be mapped in. huge_page_size: the bytes of the pages of the
+    memory; None for ordinary pages.
     """
 
     memory: int = 0

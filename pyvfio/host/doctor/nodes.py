@@ -1,4 +1,4 @@
-"""Checks of modules and of the nodes programs open."""
+"""Checks of modules, and of the nodes that programs open."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _IOMMUFD = "/dev/iommu"
 
 
 def check_modules(kernel: Kernel) -> Iterator[Check]:
-    """Whether containers, type1 and vfio-pci are there, loaded or built in."""
+    """Whether the kernel has containers, type1 and vfio-pci, as modules that are loaded or built in."""
     # A kernel may have iommufd alone: then only programs that need a container have a problem.
     missing = Status.WARN if _open(kernel, _IOMMUFD) is None else Status.FAIL
     failure = _open(kernel, _CONTAINER)
@@ -37,7 +37,7 @@ def check_modules(kernel: Kernel) -> Iterator[Check]:
 
 
 def check_iommufd(kernel: Kernel) -> Check:
-    """The newer interface. Containers do without it."""
+    """Whether the kernel has iommufd, which containers do without, and whether this user may open it."""
     failure = _open(kernel, _IOMMUFD)
     devices = names_in(kernel, "/dev/vfio/devices")
     if failure is None:
@@ -50,7 +50,7 @@ def check_iommufd(kernel: Kernel) -> Check:
 
 
 def check_group_nodes(kernel: Kernel) -> Iterator[Check]:
-    """Whether this user may open the groups that are bound to VFIO."""
+    """Whether this user may open the groups with a member that is bound to a VFIO driver."""
     names = [name for name in names_in(kernel, "/dev/vfio") if re.fullmatch(r"(noiommu-)?\d+", name)]
     if not names:
         yield Check("nodes", Status.WARN, "no device is bound to a VFIO driver", "as root: pyvfio bind ADDRESS")
@@ -68,7 +68,7 @@ def check_group_nodes(kernel: Kernel) -> Iterator[Check]:
 
 
 def _open(kernel: Kernel, path: str) -> int | None:
-    """The errno of opening it; None if it can be opened."""
+    """The errno that opening path fails with; None if it can be opened."""
     try:
         fd = kernel.open(path, os.O_RDWR)
     except OSError as error:

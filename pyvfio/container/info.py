@@ -1,0 +1,75 @@
+"""What the IOMMU of a container tells of itself: VFIO_IOMMU_GET_INFO."""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+from dataclasses import dataclass
+
+from pyvfio.abi import vfio
+from pyvfio.container.meanings import GET_INFO
+from pyvfio.dma import END, IovaRange
+from pyvfio.explain import explain
+from pyvfio.kernel import Kernel, chain, query
+
+# What iommufd answers, which has no limit of its own: drivers/iommu/iommufd/vfio_compat.c.
+_NO_MAPPING_LIMIT = 0xFFFF_FFFF
+# Kernels before 6.18 lose a mapping of the last page of all: it can be neither found nor unmapped (vfio_find_dma).
+_LAST = END - 0x1_0000 - 1
+
+
+class IommuType(enum.IntEnum):
+    """Which rules a container follows: the values that VFIO_SET_IOMMU takes."""
+
+    TYPE1 = vfio.VFIO_TYPE1_IOMMU
+    TYPE1v2 = vfio.VFIO_TYPE1v2_IOMMU
+    NOIOMMU = vfio.VFIO_NOIOMMU_IOMMU
+    """No IOMMU: devices work, and nothing can be mapped for them. A container of groups without an IOMMU has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class IommuInfo:
+    """What VFIO_IOMMU_GET_INFO says.
+
+    page_sizes: the page sizes of the IOMMU in bytes, ascending. iova_ranges: the device addresses that it translates,
+    ascending. mappings_left: how many more mappings the container takes; None if the kernel sets no limit or, before
+    Linux 5.10, does not say. dirty_page_size: how many bytes a bit of a dirty bitmap stands for; largest_dirty_bitmap:
+    the bytes of the largest bitmap that can be asked for; both None in a container without dirty tracking.
+    """
+
+    page_sizes: tuple[int, ...]
+    iova_ranges: tuple[IovaRange, ...]
+    mappings_left: int | None
+    dirty_page_size: int | None
+    largest_dirty_bitmap: int | None
+
+
+def iommu_info(kernel: Kernel, fd: int) -> IommuInfo:
+    """Ask the container with the descriptor fd. Raises VfioError for a container that has no IOMMU yet."""
+    try:
+        info, data = query(kernel, fd, vfio.VFIO_IOMMU_GET_INFO, vfio.vfio_iommu_type1_info)
+    except OSError as error:
+        raise explain(error, "get IOMMU info", {}, GET_INFO) from error
+    ranges: list[IovaRange] = []
+    left = dirty_page_size = largest_dirty_bitmap = None
+    for capability in chain(data, info.cap_offset if info.flags & vfio.VFIO_IOMMU_INFO_CAPS else 0):
+        match capability.id:
+            case vfio.VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE:
+                head = capability.read(vfio.vfio_iommu_type1_info_cap_iova_range)
+                entries = capability.read_array(vfio.vfio_iova_range, ctypes.sizeof(head), head.nr_iovas)
+                ranges = [IovaRange(entry.start, min(entry.end, _LAST)) for entry in entries]
+            case vfio.VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL:
+                available = capability.read(vfio.vfio_iommu_type1_info_dma_avail).avail
+                left = None if available == _NO_MAPPING_LIMIT else available
+            case vfio.VFIO_IOMMU_TYPE1_INFO_CAP_MIGRATION:
+                migration = capability.read(vfio.vfio_iommu_type1_info_cap_migration)
+                dirty_page_size = migration.pgsize_bitmap & -migration.pgsize_bitmap
+                largest_dirty_bitmap = migration.max_dirty_bitmap_size
+    page_sizes = info.iova_pgsizes if info.flags & vfio.VFIO_IOMMU_INFO_PGSIZES else 4096
+    return IommuInfo(
+        tuple(1 << bit for bit in range(64) if page_sizes >> bit & 1),
+        tuple(ranges) or (IovaRange(0, _LAST),),
+        left,
+        dirty_page_size,
+        largest_dirty_bitmap,
+    )
