@@ -22,8 +22,7 @@ from pyvfio.iommufd.nested_page_table import NestedPageTable
 from pyvfio.iommufd.object import Translation
 from pyvfio.iommufd.page_table import HwPageTable
 from pyvfio.iommufd.page_table_dirty import PageTableDirtyTracking
-from pyvfio.iommufd.vdevice import Vdevice
-from pyvfio.iommufd.viommu import Viommu
+from pyvfio.iommufd.viommu import Vdevice, Viommu
 from pyvfio.iommufd.viommu_pages import ViommuPages
 from pyvfio.iommufd.virtual_events import VirtualEvent, VirtualEventQueue
 

@@ -15,7 +15,6 @@ from pyvfio.iommufd.hw_queue import HwQueue
 from pyvfio.iommufd.nested_page_table import NestedPageTable
 from pyvfio.iommufd.object import IommufdObject
 from pyvfio.iommufd.page_table_alloc import buffer_of, invalidate
-from pyvfio.iommufd.vdevice import Vdevice
 from pyvfio.iommufd.viommu_pages import ViommuPages
 from pyvfio.iommufd.virtual_events import VirtualEventQueue
 
@@ -121,3 +120,38 @@ class Viommu(IommufdObject):
         """
         self.require_open()
         invalidate(self.iommufd, self.id, self.name, requests)
+
+
+class Vdevice(IommufdObject):
+    """Makes device known by virtual_id in viommu, until it is closed. It is a child of both, and is closed before them.
+
+    viommu: the virtual IOMMU. device: the device. virtual_id: its stream, device or requester id in the guest.
+    """
+
+    def __init__(self, viommu: Viommu, device: IommufdDevice, virtual_id: int) -> None:
+        """Ask the kernel for it. Viommu.device() makes one.
+
+        Raises ClosedError, and VfioError: EEXIST for an id that is taken, or a device that is in a virtual IOMMU
+        already. Source: IOMMU_VDEVICE_ALLOC (Linux 6.13).
+        """
+        device.require_open()
+        self.viommu = viommu
+        self.device = device
+        self.virtual_id = virtual_id
+        argument = abi.iommu_vdevice_alloc(viommu_id=viommu.id, dev_id=device.id, virt_id=virtual_id)
+        meanings = {
+            errno.EEXIST: ("the id is taken, or the device is in a virtual IOMMU already", "Close that first"),
+            errno.EINVAL: (
+                "the device is behind another IOMMU than the virtual one is of",
+                "Make one of its own for it",
+            ),
+        }
+        super().__init__(viommu)
+        with self._allocation(device):
+            self.iommufd.call(abi.IOMMU_VDEVICE_ALLOC, argument, self.name, {"virtual_id": virtual_id}, meanings)
+            self.id = argument.out_vdevice_id
+
+    @property
+    def name(self) -> str:
+        """What messages call it: ADDRESS in virtual IOMMU N."""
+        return f"{self.device.address} in {self.viommu.name}"

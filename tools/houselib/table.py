@@ -50,7 +50,7 @@ HOUSES = (
             "memory sysfs",
             "faults sim",
             "kernel",
-            "abi_check commandline explain open_errors resource",
+            "abi_check commandline explain resource",
             "abi errors units",
         ),
     ),
@@ -80,7 +80,7 @@ USED_ONLY_BY = {
     "pyvfio.faults": ("pyvfio.testing",),
     "pyvfio.drivers": ("pyvfio.testing", "virtiomem.stand_in"),
     "pyvfio.host": ("pyvfio.cli", "virtiomem.stand_in"),
-    "pyvfio.noiommu": ("pyvfio.container", "pyvfio.iommufd"),
+    "pyvfio.noiommu": ("pyvfio.iommufd",),
     "pyvfio.abi_check": ("pyvfio.cli",),
     "pyvfio.commandline": ("pyvfio.cli", "virtiomem.cli"),
     "pyvfio.cli": (),
@@ -111,7 +111,7 @@ class Circle:
 
 
 CIRCLES = (
-    Circle("pyvfio.iommufd", 12, "an object and what made it name each other, as the kernel's objects do"),
+    Circle("pyvfio.iommufd", 11, "an object and what made it name each other, as the kernel's objects do"),
     Circle("pyvfio.sim.iommufd", 12, "iommu_ops and iommu_domain name each other"),
     Circle("pyvfio.sim.vfio", 6, "a group, its container and its devices name each other"),
 )
