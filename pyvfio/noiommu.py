@@ -28,10 +28,6 @@ from pyvfio.resource import Resource
 ENABLE = "/sys/module/vfio/parameters/enable_unsafe_noiommu_mode"
 """Root writes 1 to it before binding a device that has no IOMMU: then VFIO takes it, and taints the kernel."""
 
-TAINTED = "/proc/sys/kernel/tainted"
-TAINT_USER = 1 << 6
-"""The bit of TAINTED that stands for it. Source: Documentation/admin-guide/tainted-kernels.rst."""
-
 _PRESENT = 1 << 63
 _FRAME = (1 << 55) - 1
 

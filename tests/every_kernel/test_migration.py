@@ -18,7 +18,7 @@ from pyvfio import (
     MigrationStream,
     VfioError,
 )
-from pyvfio.sim.devices.plain import PlainDevice
+from pyvfio.sim.devices import PlainDevice
 from tests.support.kernels.mediated import mediated_device
 
 pytestmark = pytest.mark.needs("type1", "mdev")

@@ -17,10 +17,11 @@ from pyvfio import (
     NoIommuError,
     VfioError,
 )
+from pyvfio.abi.tainted import TAINT_USER, TAINTED
 from pyvfio.drivers.edu import Edu, edu_addresses
 from pyvfio.host import bind, unbind
 from pyvfio.kernel import memlock, read_text, write_text
-from pyvfio.noiommu import ENABLE, TAINT_USER, TAINTED, UnsafePhysicalMemory
+from pyvfio.noiommu import ENABLE, UnsafePhysicalMemory
 from tests.every_kernel.conftest import MEBIBYTE, populated
 from tests.support.capabilities import without_raw_io
 from tests.support.kernels.hardware import machine_without_iommu

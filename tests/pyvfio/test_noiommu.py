@@ -7,10 +7,11 @@ import errno
 import pytest
 
 from pyvfio import CdevDevice, Container, DeviceNotBound, Ioas, Iommufd, Memory, MemoryKind, VfioError
+from pyvfio.abi.tainted import TAINT_USER, TAINTED
 from pyvfio.drivers.edu import Edu, edu_addresses
 from pyvfio.host import bind
 from pyvfio.kernel import read_text, write_text
-from pyvfio.noiommu import ENABLE, TAINT_USER, TAINTED
+from pyvfio.noiommu import ENABLE
 from pyvfio.sim import PciFunction, SimKernel
 from tests.support.kernels.hardware import machine_without_iommu
 

@@ -19,15 +19,12 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pyvfio.abi import mman
 from pyvfio.kernel import LinuxKernel
 from pyvfio.sim.mm.intervals import Intervals
 from pyvfio.sim.mm.pin import Buffer, Pin, Private, Segment
-
-if TYPE_CHECKING:
-    from pyvfio.sim.process.process import Process
+from pyvfio.sim.process import Process, fail
 
 PAGE = 4096
 
@@ -105,7 +102,7 @@ class PageTracker:
         a page of its own, as since Linux 6.2; without, the device stays on the zero page, which is not charged.
         """
         if not self._is_there(process, address, size, write=write):
-            raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
+            raise fail(errno.EFAULT)
         pin = self._enter(Pin(size, self._segments(address, size)))
         if self._populate_on_pin and not write:
             for page in self._zero_pages(address, size):
@@ -137,7 +134,7 @@ class PageTracker:
     def pin_file(self, file: tuple[int, int], offset: int, size: int) -> Pin:
         """Raises OSError(EINVAL) for a file that is not in memory, and beyond its end."""
         if file not in self._files or offset + size > len(self._files[file]):
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+            raise fail(errno.EINVAL)
         return self._enter(Pin(size, [Segment(0, size, Buffer(file, self._files[file], offset))]))
 
     # Physical addresses, which devices without an IOMMU use. That of a page of private memory is where this process has

@@ -7,7 +7,7 @@ import errno
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from pyvfio.sim.process.user import fail
+from pyvfio.sim.process.failure import fail
 
 
 class Account(enum.Enum):

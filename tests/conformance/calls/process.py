@@ -8,9 +8,9 @@ import resource
 from contextlib import ExitStack
 
 from pyvfio.abi import mman
+from pyvfio.abi.tainted import TAINT_USER, TAINTED
 from pyvfio.host import bind, unbind
 from pyvfio.kernel import read_text, write_text
-from pyvfio.noiommu import TAINT_USER, TAINTED
 from tests.conformance.bench import PAGE, Bench
 from tests.conformance.calls.group import find
 from tests.conformance.step import Reply, Step, call
