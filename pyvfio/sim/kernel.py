@@ -20,19 +20,21 @@ from pyvfio.sim.vfio import ContainerState, VfioNodes
 
 
 class SimKernel:
-    """A machine of PCI functions behind an IOMMU. A Kernel; safe from several threads.
+    """What one process sees of a machine of PCI functions behind an IOMMU. A Kernel; safe from several threads.
 
-    edu_devices: how many there are, from 0000:00:03.0 up, each in a group of its own, bound to vfio-pci; add() puts any
-    other function in. version: which Linux it answers like. iommu: "intel", "amd", "virtio" or "none"; iova_ranges:
-    other usable addresses, first and last of each; remaps_interrupts: whether it can, if not as the model does.
-    memlock: RLIMIT_MEMLOCK in bytes, tested unless ipc_lock; what the process has locked by itself counts too.
-    dma_entry_limit: as the module's.
-    populate_on_pin: mapping takes real pages as Linux does; without, a region larger than the host can be mapped.
-    host_huge_pages: hugetlb memory comes from the host's pool; without, ordinary pages stand in for it. iommufd: there
-    are /dev/iommu and, from 6.6 on, nodes of devices; iommufd_container: and it provides /dev/vfio/vfio.
-    iommu_tracks_dirty: the IOMMU notes which pages devices write. iommufd_test: it has iommufd's test devices
-    (CONFIG_IOMMUFD_TEST), of Linux 7.3 in every version: pyvfio.drivers.iommufd_mock.
-    Descriptors and memory are real; what is not VFIO's is done by the running kernel.
+    edu_devices: how many edu devices the machine has, from 0000:00:03.0 up, each in a group of its own and bound to
+    vfio-pci; add() puts any other function in. version: the Linux that it answers like. iommu: its model, "intel",
+    "amd", "virtio" or "none"; iova_ranges: the usable addresses, first and last of each, if not the model's;
+    remaps_interrupts: whether it does, if not as the model. iommu_tracks_dirty: it notes which pages devices write.
+    memlock: RLIMIT_MEMLOCK in bytes, None for unlimited; ipc_lock: the process has CAP_IPC_LOCK, so that type1 does not
+    look at the limit. What the process has locked by itself counts too. dma_entry_limit: the parameter of
+    vfio_iommu_type1, mappings.
+    populate_on_pin: a mapping takes real pages, as on Linux; if false, more can be mapped than the host has.
+    host_huge_pages: hugetlb memory comes from the host's pool; if false, ordinary pages stand in for it.
+    iommufd: there are /dev/iommu and, from Linux 6.6 on, nodes of devices; iommufd_container: iommufd provides
+    /dev/vfio/vfio. iommufd_test: iommufd has its test devices (CONFIG_IOMMUFD_TEST), those of Linux 7.3 whatever the
+    version: pyvfio.drivers.iommufd_mock.
+    Descriptors and memory are real; the running kernel does what is not VFIO's.
     """
 
     def __init__(
@@ -77,9 +79,9 @@ class SimKernel:
     def spawn(self) -> Self:
         """Another process on the same machine: a Kernel with descriptors and memory of its own, none at first.
 
-        Memory that one has mapped is not there for the other; a file that is passed on, each may map. Its limit, and
-        whether it has CAP_IPC_LOCK, are those of this process and go their own ways from here: charges. What it locks
-        with mlock() counts for this one.
+        Memory that one process has mapped is not there for the other; both may map a file that is passed on. The new
+        process begins with the limit and the capabilities of this one, and each changes its own. What the new process
+        locks with mlock() counts for this one.
         """
         # They share all but the process.
         other = copy.copy(self)
@@ -118,12 +120,12 @@ class SimKernel:
 
     @property
     def functions(self) -> dict[str, PciFunction]:
-        """The machine's functions, by address; one that is taken out is gone."""
+        """The machine's functions, by address. Taking one out of the dictionary takes it out of the machine."""
         return self.machine.functions
 
     @property
     def parameters(self) -> Mapping[str, dict[str, str]]:
-        """Parameters of modules, by their directory in sysfs and by their name: what root may write there."""
+        """The values of modules' parameters, by the directory in sysfs and the name."""
         return self.machine.sysfs.modules
 
     @property
@@ -143,7 +145,7 @@ class SimKernel:
 
     @property
     def locked_bytes(self) -> int:
-        """What is charged to this process for pinned pages."""
+        """How many bytes of pinned pages are charged to this process."""
         return self.charges.locked
 
     @property

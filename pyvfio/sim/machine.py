@@ -52,11 +52,11 @@ class IommuGroup:
 
 
 class Machine:
-    """functions: by address. version: which Linux it answers like. iommu: the name of its IOMMU's model.
+    """The hardware and the kernel of one machine; its processes are SimKernels, which also say what the options mean.
 
-    real: the running kernel, which does all that is not VFIO's. pages: memory and its pins. has_iommufd: there is
-    /dev/iommu; iommufd_test: with its test devices. dma_faults: transfers that the IOMMU stopped, the oldest first.
-    The parameters are SimKernel's.
+    real: the running kernel, which does all that is not VFIO's. functions: by PCI address. pages: memory, and what of
+    it is pinned. has_iommufd: there is /dev/iommu. dma_owners: who has which group. dma_faults: transfers that the
+    IOMMU stopped, the oldest first.
     """
 
     def __init__(

@@ -63,6 +63,13 @@ def test_what_a_device_says_of_its_states(device: Device) -> None:
     assert states == [MigrationState.RUNNING, MigrationState.STOP, MigrationState.RUNNING]
 
 
+def test_a_stream_has_no_positions(kernel: Kernel, device: Device) -> None:
+    with stream_of(device, MigrationState.STOP_COPY) as stream:
+        for call in (lambda: kernel.pread(stream.fd, 1, 0), lambda: kernel.pwrite(stream.fd, b"1", 0)):
+            with pytest.raises(OSError, match="Illegal seek"):
+                call()
+
+
 def test_a_stopped_device_goes_on_elsewhere(device: Device, destination: Device) -> None:
     device.region(0).write8(SCRATCH, 0x5A)
     assert destination.region(0).read8(SCRATCH) != 0x5A

@@ -1,4 +1,7 @@
-"""Simulated devices: PCI functions, the models behind them, and what a model is made of."""
+"""Simulated devices: PCI functions, the models of devices behind them, and what a model is made of.
+
+A model of a device of your own is a class with the members of Model, handed to PciFunction(model=...).
+"""
 
 from pyvfio.sim.devices.config import (
     Capability,

@@ -90,6 +90,7 @@ class FaultQueueState(EventQueue):
         return not self._faults
 
     def report(self, fault: Fault) -> None:
+        """A device has met a page fault."""
         self._faults.append(fault)
         self._show()
 

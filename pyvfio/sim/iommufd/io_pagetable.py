@@ -48,6 +48,7 @@ class Area:
             raise fail(errno.EINVAL)
 
     def drop(self) -> None:
+        """The domains hold it no more."""
         self.pages.drop(self.offset, self.size)
 
 
@@ -86,6 +87,7 @@ class IoasState(IommufdObject):
 
     @property
     def alignment(self) -> int:
+        """What addresses and sizes must be multiples of, in bytes."""
         unit = PAGE if self.locked or not self.large_pages else 1
         return max(unit, *(domain.alignment for domain in self.domains), 1)
 
@@ -115,7 +117,7 @@ class IoasState(IommufdObject):
         return parts
 
     def reach(self, iova: int) -> int:
-        """Where what is mapped from iova on without a hole ends; iova if nothing is."""
+        """The end of what is mapped without a hole from iova on; iova if nothing is mapped there."""
         for area in self._areas[max(bisect_right(self._starts, iova) - 1, 0) :]:
             if not area.iova <= iova < area.end:
                 break
@@ -144,6 +146,7 @@ class IoasState(IommufdObject):
         self.domains.append(domain)
 
     def remove_domain(self, domain: Domain) -> None:
+        """A page table is gone. With the last one, nothing stays pinned."""
         # The last takes its place: the kernel leaves no gap.
         self.domains[self.domains.index(domain)] = self.domains[-1]
         self.domains.pop()

@@ -32,10 +32,12 @@ class File:
         raise fail(errno.EINVAL)
 
     def pread(self, size: int, offset: int) -> bytes:
+        """At most size bytes from offset."""
         del size, offset
         raise fail(errno.EINVAL)
 
     def pwrite(self, data: bytes, offset: int) -> int:
+        """How many bytes were taken, for offset."""
         del data, offset
         raise fail(errno.EINVAL)
 

@@ -27,7 +27,7 @@ _MOST_IOEVENTFDS = 1000
 
 
 def _no_translation(iova: int, size: int, flag: int) -> None:
-    """Attached to nothing."""
+    """Of a device that is attached to nothing."""
 
 
 class Opener(Protocol):
@@ -226,7 +226,7 @@ class DeviceState:
         return 0
 
     def _region_capabilities(self, index: int, region: SimRegion) -> bytes:
-        """The chain as it stands behind the struct of 32 bytes."""
+        """The chain of capabilities that follows the struct of 32 bytes."""
         bodies: list[tuple[int, bytes]] = []
         if self.model.msix_table and self.model.msix_table[0] == index:
             bodies.append((vfio.VFIO_REGION_INFO_CAP_MSIX_MAPPABLE, b""))

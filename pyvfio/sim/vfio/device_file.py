@@ -18,6 +18,7 @@ class DeviceFile(File):
     def __init__(self, machine: Machine, ownership: Ownership) -> None:
         self._machine = machine
         self._ownership = ownership
+        self._position = 0
 
     @property
     @abstractmethod
@@ -33,6 +34,16 @@ class DeviceFile(File):
                 return hot_reset(self._machine, self._ownership, device, user)
             case _:
                 return device.ioctl(request, user)
+
+    def read(self, size: int) -> bytes:
+        data = self.pread(size, self._position)
+        self._position += len(data)
+        return data
+
+    def write(self, data: bytes) -> int:
+        written = self.pwrite(data, self._position)
+        self._position += written
+        return written
 
     def pread(self, size: int, offset: int) -> bytes:
         return self.device.pread(size, offset)

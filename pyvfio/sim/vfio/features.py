@@ -42,7 +42,7 @@ _MIGRATION = {
 
 @dataclass(slots=True)
 class VfToken:
-    """16 bytes that open the virtual functions of a physical one. Nobody knows them at first: vfio_pci_vf_init."""
+    """16 bytes that open the virtual functions of a physical one. Nobody knows them at first (vfio_pci_vf_init)."""
 
     value: bytes = field(default_factory=lambda: uuid.uuid4().bytes)
 

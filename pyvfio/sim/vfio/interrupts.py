@@ -38,7 +38,7 @@ class InterruptState:
         self._index: int | None = None
         """Which of INTx, MSI and MSI-X is enabled."""
         self._room = 0
-        """How many vectors of it."""
+        """How many of its vectors were enabled."""
         self._eventfds: dict[int, int] = {}
         self._single: dict[int, int] = {}
         self._unmask: int | None = None

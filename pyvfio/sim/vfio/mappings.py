@@ -52,7 +52,7 @@ class DmaMapping:
 
 
 class MappingList:
-    """Mappings that do not overlap, ascending. Every operation finds its place by bisection."""
+    """Mappings that do not overlap, in ascending order. Every operation finds its place by bisection."""
 
     def __init__(self) -> None:
         self._starts: list[int] = []

@@ -60,6 +60,7 @@ class Ownership:
         self._nodes[number] += 1
 
     def unblock_group(self, address: str) -> None:
+        """A device's node is bound no more."""
         self._nodes[self._functions[address].group] -= 1
 
     # Devices.

@@ -40,14 +40,14 @@ class Type1:
         self._translated: list[IommuGroup] = []
         self._mediated: list[IommuGroup] = []
         self.iova_ranges: tuple[Span, ...] = ()
-        """Where mappings may lie; empty, with nothing but mediated devices, for everywhere."""
+        """Where mappings may lie. Empty: anywhere, because there are none but mediated devices."""
         self._mappings = MappingList()
         self._without_vaddr = 0
         self._tracks_dirty = False
 
     @property
     def mappings(self) -> tuple[DmaMapping, ...]:
-        """Ascending."""
+        """In ascending order."""
         return tuple(self._mappings)
 
     @property
@@ -358,7 +358,7 @@ def _new_bitmap(mapping: DmaMapping) -> DirtyBitmap:
 
 
 def _check_bitmap(bitmap: vfio.vfio_bitmap, size: int) -> None:
-    """Raises OSError(EINVAL) for a bitmap that is not the program's own, or not of a size for size bytes."""
+    """Raises OSError(EINVAL) for a bitmap that is not in the program's memory, or too small or large for size bytes."""
     if not is_user_range(bitmap.data, bitmap.size):
         raise fail(errno.EINVAL)
     pages = size // (bitmap.pgsize & -bitmap.pgsize or PAGE)
