@@ -1,8 +1,8 @@
 """Fixtures for pytest: VFIO without an IOMMU, and its failures, for the tests of any project.
 
 A conftest.py asks for them with pytest_plugins = ["pyvfio.testing"]; docs/testing.md has an example. Each test has a
-machine of its own. Its mark vfio_machine says what it is: devices, how many edu devices, 2 if not said, and any
-argument of SimKernel: version, iommu, memlock, ipc_lock, dma_entry_limit, ...
+machine of its own. The mark vfio_machine takes any argument of SimKernel and says what the machine is: edu_devices, 2
+if it is not given, version, iommu, memlock, ipc_lock, dma_entry_limit, ...
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ADDRESS_SPACES: Mapping[str, Callable[[Kernel], AddressSpaceOfDevices]] = {
     "iommufd": lambda kernel: Ioas(kernel=kernel),
     "iommufd-compat": lambda kernel: Container(kernel=kernel, path="/dev/iommu"),
 }
-"""Every way to an address space, by the name it has in test ids."""
+"""What makes an address space of each kind, by the name in test ids."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -39,7 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def vfio_simulated(request: pytest.FixtureRequest) -> SimKernel:
-    """The machine: what devices wrote and which of their transfers were stopped can be seen here."""
+    """The machine, which tells which transfers of devices were stopped, and takes further devices."""
     mark = request.node.get_closest_marker("vfio_machine")
     options = dict(mark.kwargs) if mark else {}
     return SimKernel(**{"edu_devices": 2, "host_huge_pages": False, **options})
@@ -47,7 +47,7 @@ def vfio_simulated(request: pytest.FixtureRequest) -> SimKernel:
 
 @pytest.fixture
 def vfio_kernel(vfio_simulated: SimKernel) -> FaultyKernel:
-    """To be handed to every object; arm() lets calls fail, calls tells which were made."""
+    """The kernel to hand to every object: arm() lets calls fail, and calls tells which were made."""
     return FaultyKernel(vfio_simulated)
 
 
@@ -59,7 +59,7 @@ def vfio_addresses(vfio_kernel: FaultyKernel) -> list[str]:
 
 @pytest.fixture
 def vfio_memory(vfio_kernel: FaultyKernel) -> Iterator[Memory]:
-    """MEMORY_SIZE bytes, populated."""
+    """Populated memory of MEMORY_SIZE bytes."""
     with Memory.allocate(MemoryKind.ANONYMOUS, MEMORY_SIZE, kernel=vfio_kernel) as memory:
         memory.populate(0, memory.size)
         yield memory
@@ -67,26 +67,26 @@ def vfio_memory(vfio_kernel: FaultyKernel) -> Iterator[Memory]:
 
 @pytest.fixture(params=ADDRESS_SPACES)
 def vfio_address_space(request: pytest.FixtureRequest, vfio_kernel: FaultyKernel) -> Iterator[AddressSpaceOfDevices]:
-    """One of every kind: a test that asks for it runs once for each."""
+    """An address space, of every kind in turn: a test that asks for it runs once for each."""
     with ADDRESS_SPACES[request.param](vfio_kernel) as space:
         yield space
 
 
 @pytest.fixture
 def vfio_container(vfio_kernel: FaultyKernel) -> Iterator[Container]:
-    """A container without a device yet."""
+    """A container that has no device yet."""
     with Container(kernel=vfio_kernel) as container:
         yield container
 
 
 @pytest.fixture
 def vfio_device(vfio_address_space: AddressSpaceOfDevices, vfio_addresses: list[str]) -> Device:
-    """The first device, in vfio_address_space."""
+    """The first device, opened in vfio_address_space."""
     return vfio_address_space.open_device(vfio_addresses[0])
 
 
 @pytest.fixture
 def vfio_edu(vfio_device: Device) -> Iterator[Edu]:
-    """The first device, able to do DMA."""
+    """The driver of vfio_device, which may do DMA."""
     with Edu(vfio_device) as edu:
         yield edu

@@ -19,7 +19,10 @@ _TOLD_FROM_MEMORY = (vfio.VFIO_DEVICE_GET_INFO, vfio.VFIO_DEVICE_GET_REGION_INFO
 
 
 class FaultyKernel:
-    """Hands every call to kernel unless a rule says otherwise. Safe from several threads."""
+    """Hands every call to another kernel, unless a rule says otherwise. Safe from several threads.
+
+    calls: those made since rules were armed. rules: as for arm().
+    """
 
     def __init__(self, kernel: Kernel, *rules: Rule) -> None:
         self.kernel = kernel
@@ -30,14 +33,17 @@ class FaultyKernel:
         self.arm(*rules)
 
     def arm(self, *rules: Rule) -> None:
-        """Forget the rules and the calls so far, and begin to count for these."""
+        """Forget the rules and the calls so far. Each of these rules counts the calls that match it, from now on."""
         with self._lock:
             self._rules = [(rule, [0]) for rule in rules]
             self.calls = []
 
     def vanish(self, address: str) -> None:
-        """The PCI device is gone for good, as when it is pulled out: its registers and config space read as ones and
-        take no writes. The kernel still tells what it had and closes its descriptors; all else is ENODEV."""
+        """Take a PCI device away for good, as when it is pulled out.
+
+        Its registers and its config space read as ones, and writes to them have no effect. The kernel still tells what
+        regions and interrupts it had, and closes its descriptors; every other call for it fails with ENODEV.
+        """
         self._devices.vanish(address)
 
     @property
@@ -145,7 +151,10 @@ class FaultyKernel:
             raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
 
     def _before(self, call: Call) -> ShortUnmap | None:
-        """Count the call and apply what is due. Raises the OSError of a fault."""
+        """Count the call, and do what the rules that it meets say: the rule that shortens it, if one does.
+
+        Raises OSError for a Fault.
+        """
         due: list[Rule] = []
         with self._lock:
             self.calls.append(call)
@@ -172,7 +181,7 @@ class FaultyKernel:
 
 
 def _shorten(argument: IoctlArgument, size: int) -> int:
-    """Let an unmap ask for no more than size bytes: what it asks for then."""
+    """Let an unmap ask for no more than size bytes: how many it asks for then."""
     match argument:
         case vfio.vfio_iommu_type1_dma_unmap():
             argument.size = min(argument.size, size)

@@ -1,4 +1,4 @@
-"""What shall go wrong, and when."""
+"""Rules: what goes wrong, and at which call."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ UNMAPS = (vfio.VFIO_IOMMU_UNMAP_DMA, iommufd.IOMMU_IOAS_UNMAP)
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call through the seam: the method of Kernel, and which ioctl."""
+    """One call through the seam. name: the method of Kernel; request: the number of an ioctl, else None."""
 
     name: str
     request: int | None = None
@@ -44,7 +44,7 @@ class Fault(Rule):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShortUnmap(Rule):
-    """Of an unmap only the first size bytes are unmapped, and reported. request: which of UNMAPS, None for any."""
+    """An unmap ends after size bytes, and reports that many. request: one of UNMAPS, None for any of them."""
 
     size: int
 
@@ -54,14 +54,14 @@ class ShortUnmap(Rule):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Before(Rule):
-    """action runs first."""
+    """action runs before the call is made."""
 
     action: Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hold(Rule):
-    """The call takes as long as is wanted: reached is set when it is made, and it goes on when released is set."""
+    """The call waits before it is made: it sets reached, and goes on when released is set."""
 
     reached: threading.Event = field(default_factory=threading.Event)
     released: threading.Event = field(default_factory=threading.Event)
@@ -69,7 +69,7 @@ class Hold(Rule):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vanish(Rule):
-    """A device is gone from the matching call on, as when it is pulled out: see FaultyKernel.vanish.
+    """A device is gone from the matching call on, that call too, as after FaultyKernel.vanish().
 
     address: PCI address of the device, "0000:00:03.0".
     """

@@ -11,7 +11,7 @@ _NODES = "/dev/vfio/devices/"
 
 
 class OpenDevices:
-    """Which descriptors and which mapped registers belong to which device, and which devices are gone."""
+    """The descriptors and the mapped registers of each device, and which devices are gone."""
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
@@ -27,12 +27,12 @@ class OpenDevices:
         self._gone.add(address)
 
     def opened(self, fd: int, path: str) -> None:
-        """open() has given fd for path; only nodes of devices are of interest."""
+        """open() has returned fd for path, which may be the node of a device."""
         if path.startswith(_NODES):
             self._addresses[fd] = self._address_of_node(path.removeprefix(_NODES))
 
     def called(self, request: int, argument: IoctlArgument, result: int) -> None:
-        """An ioctl has been made; one that opens a device is of interest."""
+        """An ioctl has been made, which may have opened a device."""
         if request == vfio.VFIO_GROUP_GET_DEVICE_FD and isinstance(argument, ctypes.Array):
             self._addresses[result] = argument.value.decode().split()[0]
 
@@ -54,7 +54,7 @@ class OpenDevices:
         return self._addresses.get(fd) in self._gone
 
     def is_window_of_gone(self, address: int) -> bool:
-        """Whether mapped registers of a device that is gone are there."""
+        """Whether an address lies in mapped registers of a device that is gone."""
         return any(
             start <= address < start + size and device in self._gone for start, (size, device) in self._windows.items()
         )

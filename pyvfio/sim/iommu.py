@@ -17,7 +17,7 @@ _HYPERTRANSPORT: Span = (0xFD_0000_0000, 0xFF_FFFF_FFFF)
 
 @dataclass(frozen=True, slots=True)
 class IommuModel:
-    """page_sizes: a bit for each; aperture: what the IOMMU translates; reserved: what of it must not be mapped.
+    """An IOMMU. page_sizes: a bit for each; aperture: what it translates; reserved: what of that must not be mapped.
 
     coherent: it can make accesses coherent with caches. remaps_interrupts: without, VFIO must be told to trust.
     """
@@ -30,12 +30,15 @@ class IommuModel:
 
     @property
     def usable(self) -> tuple[Span, ...]:
-        """Ascending."""
+        """The addresses that can be mapped, ascending."""
         return without((self.aperture,), self.reserved)
 
 
 def iommu_model(name: str, version: Version) -> IommuModel:
-    """QEMU's "intel", "amd" and "virtio" as this version's drivers show them; "none". Raises KeyError."""
+    """The IOMMU of this name: QEMU's "intel", "amd" and "virtio" as the drivers of this Linux show them, or "none".
+
+    Raises KeyError.
+    """
     amd_last = (1 << 48) - 1 if version >= (6, 18) else ALL_ADDRESSES[1]
     amd_sizes = 0xF_FF7F_FFFF_F000 if version >= (6, 12) else 0xFFFF_FF7F_FFFF_F000
     if version >= (7, 0):
@@ -50,7 +53,7 @@ def iommu_model(name: str, version: Version) -> IommuModel:
 
 
 def without(spans: tuple[Span, ...], reserved: tuple[Span, ...]) -> tuple[Span, ...]:
-    """What is left of spans when the reserved ones are taken out."""
+    """The addresses that are in a span and in no reserved one."""
     for first, last in reserved:
         parts = [((start, min(end, first - 1)), (max(start, last + 1), end)) for start, end in spans]
         spans = tuple(part for pair in parts for part in pair if part[0] <= part[1])
@@ -58,6 +61,6 @@ def without(spans: tuple[Span, ...], reserved: tuple[Span, ...]) -> tuple[Span, 
 
 
 def common(spans: tuple[Span, ...], others: tuple[Span, ...]) -> tuple[Span, ...]:
-    """What lies in both."""
+    """The addresses that are in a span of both."""
     pairs = [(max(a[0], b[0]), min(a[1], b[1])) for a in spans for b in others]
     return tuple(sorted(pair for pair in pairs if pair[0] <= pair[1]))

@@ -4,57 +4,44 @@ from __future__ import annotations
 
 import copy
 import errno
-import os
-import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Self
 
 from pyvfio.abi import mman
-from pyvfio.abi.tainted import TAINTED
 from pyvfio.kernel import IoctlArgument, LinuxKernel
-from pyvfio.sim.devices.migration import MigrationFile
-from pyvfio.sim.iommu import Span, iommu_model
-from pyvfio.sim.iommufd.event_queue import EventQueue
-from pyvfio.sim.iommufd.main import IommufdState
-from pyvfio.sim.mm.pages import PageTracker
-from pyvfio.sim.mm.pinning import Pinning
-from pyvfio.sim.process.charges import Charges
-from pyvfio.sim.process.process import File, Process, Text, Window
-from pyvfio.sim.process.user import UserMemory, fail
-from pyvfio.sim.procfs import limits, locked_by_program, status
-from pyvfio.sim.sysfs import VFIO_DRIVER, PciFunction, Sysfs
-from pyvfio.sim.vfio.cdev import CdevState
-from pyvfio.sim.vfio.container import ContainerState
-from pyvfio.sim.vfio.device import DeviceState, DmaFault
-from pyvfio.sim.vfio.group import GroupState
-from pyvfio.sim.vfio.noiommu import Pagemap
-from pyvfio.sim.vfio.ownership import Ownership
-
-_PAGE = 4096
+from pyvfio.sim.devices import VFIO_DRIVER, PciFunction
+from pyvfio.sim.iommu import Span, Version
+from pyvfio.sim.iommufd import IommufdFile
+from pyvfio.sim.machine import DmaFault, Machine
+from pyvfio.sim.process import Charges, File, Process, UserMemory, fail
+from pyvfio.sim.procfs import locked_by_program, open_proc
+from pyvfio.sim.vfio import ContainerState, VfioNodes
 
 
 class SimKernel:
-    """A machine of PCI functions behind an IOMMU. A Kernel; safe from several threads.
+    """What one process sees of a machine of PCI functions behind an IOMMU. A Kernel; safe from several threads.
 
-    edu_devices: how many there are, from 0000:00:03.0 up, each in a group of its own, bound to vfio-pci; add() puts any
-    other function in. version: which Linux it answers like. iommu: "intel", "amd", "virtio" or "none"; iova_ranges:
-    other usable addresses, first and last of each; remaps_interrupts: whether it can, if not as the model does.
-    memlock: RLIMIT_MEMLOCK in bytes, tested unless ipc_lock; what the process has locked by itself counts too.
-    dma_entry_limit: as the module's.
-    populate_on_pin: mapping takes real pages as Linux does; without, a region larger than the host can be mapped.
-    host_huge_pages: hugetlb memory comes from the host's pool; without, ordinary pages stand in for it. iommufd: there
-    are /dev/iommu and, from 6.6 on, nodes of devices; iommufd_container: and it provides /dev/vfio/vfio.
-    iommu_tracks_dirty: the IOMMU notes which pages devices write. iommufd_test: it has iommufd's test devices
-    (CONFIG_IOMMUFD_TEST), of Linux 7.3 in every version: pyvfio.drivers.iommufd_mock.
-    Descriptors and memory are real; what is not VFIO's is done by the running kernel.
+    edu_devices: how many edu devices the machine has, from 0000:00:03.0 up, each in a group of its own and bound to
+    vfio-pci; add() puts any other function in. version: the Linux that it answers like. iommu: its model, "intel",
+    "amd", "virtio" or "none"; iova_ranges: the usable addresses, first and last of each, if not the model's;
+    remaps_interrupts: whether it does, if not as the model. iommu_tracks_dirty: it notes which pages devices write.
+    memlock: RLIMIT_MEMLOCK in bytes, None for unlimited; ipc_lock: the process has CAP_IPC_LOCK, so that type1 does not
+    look at the limit. What the process has locked by itself counts too. dma_entry_limit: the parameter of
+    vfio_iommu_type1, mappings.
+    populate_on_pin: a mapping takes real pages, as on Linux; if false, more can be mapped than the host has.
+    host_huge_pages: hugetlb memory comes from the host's pool; if false, ordinary pages stand in for it.
+    iommufd: there are /dev/iommu and, from Linux 6.6 on, nodes of devices; iommufd_container: iommufd provides
+    /dev/vfio/vfio. iommufd_test: iommufd has its test devices (CONFIG_IOMMUFD_TEST), those of Linux 7.3 whatever the
+    version: pyvfio.drivers.iommufd_mock.
+    Descriptors and memory are real; the running kernel does what is not VFIO's.
     """
 
     def __init__(
         self,
         *,
         edu_devices: int = 0,
-        version: tuple[int, int] = (6, 12),
+        version: Version = (6, 12),
         iommu: str = "intel",
         iova_ranges: Sequence[Span] | None = None,
         remaps_interrupts: bool | None = None,
@@ -68,31 +55,23 @@ class SimKernel:
         iommu_tracks_dirty: bool = False,
         iommufd_test: bool = False,
     ) -> None:
-        self.version = version
-        self.iommu = iommu
-        self.iommu_model = iommu_model(iommu, version)
-        self.iova_ranges = tuple(iova_ranges or self.iommu_model.usable)
-        self.page_sizes = self.iommu_model.page_sizes
-        self.remaps_interrupts = self.iommu_model.remaps_interrupts if remaps_interrupts is None else remaps_interrupts
         self._real = LinuxKernel()
-        self.process = Process(Charges(memlock, ipc_lock, lambda: locked_by_program(self._real)))
-        self.iommu_tracks_dirty = iommu_tracks_dirty
-        self.iommufd_test = iommufd_test
-        self.dma_faults: list[DmaFault] = []
-        self.functions: dict[str, PciFunction] = {}
-        self._has_iommufd = iommufd and version >= (6, 2)
-        self._iommufd_container = iommufd_container
-        self.sysfs = Sysfs(
-            self.functions,
-            dma_entry_limit,
-            cdev=self._has_iommufd and version >= (6, 6),
-            noiommu_cdev=self._has_iommufd and version >= (7, 3),
-            iommu=iommu != "none",
+        self.machine = Machine(
+            self._real,
+            version=version,
+            iommu=iommu,
+            iova_ranges=iova_ranges,
+            remaps_interrupts=remaps_interrupts,
+            dma_entry_limit=dma_entry_limit,
+            populate_on_pin=populate_on_pin,
+            iommufd=iommufd,
+            iommu_tracks_dirty=iommu_tracks_dirty,
+            iommufd_test=iommufd_test,
         )
-        self.ownership = Ownership(self)
+        self.vfio = VfioNodes(self.machine, iommufd_container=iommufd_container)
+        self.process = Process(Charges(memlock, ipc_lock, lambda: locked_by_program(self._real)))
+        self._pages = self.machine.pages
         self._host_huge_pages = host_huge_pages
-        self._pages = PageTracker(self._real, populate_on_pin=populate_on_pin)
-        self.pinning = Pinning(self._pages, version)
         self._lock = threading.RLock()
         for number in range(3, 3 + edu_devices):
             self.add(PciFunction(f"0000:00:{number:02x}.0", group=number, driver=VFIO_DRIVER))
@@ -100,10 +79,11 @@ class SimKernel:
     def spawn(self) -> Self:
         """Another process on the same machine: a Kernel with descriptors and memory of its own, none at first.
 
-        Memory that one has mapped is not there for the other; a file that is passed on, each may map. Its limit, and
-        whether it has CAP_IPC_LOCK, are those of this process and go their own ways from here: charges. What it locks
-        with mlock() counts for this one.
+        Memory that one process has mapped is not there for the other; both may map a file that is passed on. The new
+        process begins with the limit and the capabilities of this one, and each changes its own. What the new process
+        locks with mlock() counts for this one.
         """
+        # They share all but the process.
         other = copy.copy(self)
         charges = Charges(self.charges.limit, self.charges.exempt, lambda: 0, user=self.charges.user)
         other.process = Process(charges, self.process.raw_io, others=self.process.others)
@@ -121,22 +101,42 @@ class SimKernel:
                 self.close(fd)
             for start, size in self._pages.areas_of(self.process):
                 self.munmap(start, size)
-            for start, (_, pages) in list(self.process.pages.items()):
-                self.munmap(start, pages.size)
+            for start, area in list(self.process.areas.items()):
+                self.munmap(start, area.size)
             self.process.has_ended = True
 
     def add(self, function: PciFunction) -> None:
         """Put a function into the machine."""
-        self.functions[function.address] = function
-        self.sysfs.note_driver(function)
+        self.machine.add(function)
 
     @property
     def name(self) -> str:
         return "simulated"
 
     @property
+    def version(self) -> Version:
+        """Which Linux it answers like."""
+        return self.machine.version
+
+    @property
+    def functions(self) -> dict[str, PciFunction]:
+        """The machine's functions, by address. Taking one out of the dictionary takes it out of the machine."""
+        return self.machine.functions
+
+    @property
+    def parameters(self) -> Mapping[str, dict[str, str]]:
+        """The values of modules' parameters, by the directory in sysfs and the name."""
+        return self.machine.sysfs.modules
+
+    @property
+    def dma_faults(self) -> list[DmaFault]:
+        """Transfers that the IOMMU has stopped, the oldest first."""
+        return self.machine.dma_faults
+
+    @property
     def dma_entry_limit(self) -> int:
-        return int(self.sysfs.parameters["dma_entry_limit"])
+        """How many mappings a new container may have."""
+        return self.machine.dma_entry_limit
 
     @property
     def charges(self) -> Charges:
@@ -145,12 +145,12 @@ class SimKernel:
 
     @property
     def locked_bytes(self) -> int:
-        """What is charged to this process for pinned pages."""
+        """How many bytes of pinned pages are charged to this process."""
         return self.charges.locked
 
     @property
     def containers(self) -> list[ContainerState]:
-        """Those that this process has open."""
+        """The containers that this process has open."""
         opened = dict.fromkeys(self.process.files.values())
         return [each.file for each in opened if isinstance(each.file, ContainerState)]
 
@@ -158,28 +158,15 @@ class SimKernel:
 
     def open(self, path: str, flags: int) -> int:
         with self._lock:
-            file = self._lookup(path, flags)
-            if file is None:
-                return self._real.open(path, flags)
-            if isinstance(file, GroupState):
-                file.references += 1
-            return self.process.install(file)
+            file = self._open(path, flags)
+            return self._real.open(path, flags) if file is None else self.process.install(file)
 
     def close(self, fd: int) -> None:
         with self._lock:
-            file = self.process.file(fd)
+            is_ours = self._file(fd) is not None
             self._real.close(fd)
-            if file is None or self.process.forget(fd):
-                return
-            if isinstance(file, GroupState):
-                file.drop()
-            elif isinstance(file, DeviceState):
-                file.closed()
-                file.leave_group()
-            elif isinstance(file, CdevState | EventQueue):
-                file.closed()
-            elif isinstance(file, IommufdState):
-                file.drop()
+            if is_ours:
+                self.process.forget(fd)
 
     def dup(self, fd: int) -> int:
         with self._lock:
@@ -187,77 +174,48 @@ class SimKernel:
 
     def read(self, fd: int, size: int) -> bytes:
         with self._lock:
-            file = self.process.file(fd)
-            if isinstance(file, Text):
-                data = file.content[file.position : file.position + size]
-                file.position += len(data)
-                return data
-            if isinstance(file, MigrationFile | EventQueue):
+            if file := self._file(fd):
                 return file.read(size)
-            if file is not None:
-                raise fail(errno.EINVAL)
         return self._real.read(fd, size)
 
     def write(self, fd: int, data: bytes) -> int:
         with self._lock:
-            file = self.process.file(fd)
-            if isinstance(file, Text):
-                self.sysfs.write(file.path, data.decode())
-                return len(data)
-            if isinstance(file, MigrationFile | EventQueue):
+            if file := self._file(fd):
                 return file.write(data)
-            if file is not None:
-                raise fail(errno.EINVAL)
             written = self._real.write(fd, data)
-            for device in self.ownership.opened_devices():
-                device.eventfd_written(fd)
+            self.vfio.ownership.eventfd_written(fd)
             return written
 
     def pread(self, fd: int, size: int, offset: int) -> bytes:
         with self._lock:
-            file = self.process.file(fd)
-            if isinstance(file, Pagemap):
+            if file := self._file(fd):
                 return file.pread(size, offset)
-            if device := self.process.device(fd):
-                return device.pread(size, offset)
         return self._real.pread(fd, size, offset)
 
     def pwrite(self, fd: int, data: bytes, offset: int) -> int:
         with self._lock:
-            if device := self.process.device(fd):
-                return device.pwrite(data, offset)
+            if file := self._file(fd):
+                return file.pwrite(data, offset)
         return self._real.pwrite(fd, data, offset)
 
     def ioctl(self, fd: int, request: int, argument: IoctlArgument = 0) -> int:
         with self._lock:
-            file = self.process.file(fd)
-            if file is None:
-                return self._real.ioctl(fd, request, argument)
-            if isinstance(file, Text):
-                raise fail(errno.ENOTTY)
-            return file.ioctl(request, UserMemory(argument, self.process))
+            if file := self._file(fd):
+                return file.ioctl(request, UserMemory(argument, self.process))
+            return self._real.ioctl(fd, request, argument)
 
     def listdir(self, path: str) -> list[str]:
-        return self.sysfs.listdir(path) if self.sysfs.covers(path) else self._real.listdir(path)
+        return self.machine.sysfs.listdir(path) if self.machine.sysfs.covers(path) else self._real.listdir(path)
 
     def readlink(self, path: str) -> str:
-        return self.sysfs.readlink(path) if self.sysfs.covers(path) else self._real.readlink(path)
+        return self.machine.sysfs.readlink(path) if self.machine.sysfs.covers(path) else self._real.readlink(path)
 
     # Memory.
 
     def mmap(self, length: int, protection: int, flags: int, fd: int = -1, offset: int = 0, address: int = 0) -> int:
         with self._lock:
-            if device := self.process.device(fd):
-                region, within = device.check_mmap(length, flags, offset)
-                # Only load and store may touch it.
-                start = self._real.mmap(length, mman.PROT_NONE, mman.MAP_PRIVATE | mman.MAP_ANONYMOUS)
-                self.process.windows.append(Window(start, length, device, region, within))
-                return start
-            if isinstance(file := self.process.file(fd), IommufdState):
-                pages = file.map(length, protection, flags, offset)
-                start = self._real.mmap(length, protection, flags, pages.fd)
-                self.process.pages[start] = (file, pages)
-                return start
+            if file := self._file(fd):
+                return self._map_file(file, length, protection, flags, offset)
             if flags & mman.MAP_HUGETLB and not self._host_huge_pages:
                 flags &= ~(mman.MAP_HUGETLB | mman.MAP_HUGE_MASK << mman.MAP_HUGE_SHIFT)
             if flags & mman.MAP_FIXED:
@@ -268,12 +226,11 @@ class SimKernel:
 
     def munmap(self, address: int, length: int) -> None:
         with self._lock:
-            self.process.windows = [window for window in self.process.windows if window.start != address]
+            area = self.process.areas.pop(address, None)
             self._pages.unmapping(address, length)
             self._real.munmap(address, length)
-            if address in self.process.pages:
-                iommufd, pages = self.process.pages.pop(address)
-                iommufd.unmap(pages)
+            if area is not None:
+                area.close()
 
     def madvise(self, address: int, length: int, advice: int) -> None:
         if advice in (mman.MADV_DONTNEED, mman.MADV_FREE, mman.MADV_REMOVE):
@@ -309,14 +266,16 @@ class SimKernel:
 
     def load(self, address: int, width: int) -> int:
         with self._lock:
-            if window := self.process.window(address):
-                return window.device.model.load(window.region, address - window.start + window.offset, width)
+            area, offset = self.process.area(address) or (None, 0)
+            if area is not None and area.registers is not None:
+                return area.registers.load(offset, width)
         return self._real.load(address, width)
 
     def store(self, address: int, width: int, value: int) -> None:
         with self._lock:
-            if window := self.process.window(address):
-                window.device.model.store(window.region, address - window.start + window.offset, width, value)
+            area, offset = self.process.area(address) or (None, 0)
+            if area is not None and area.registers is not None:
+                area.registers.store(offset, width, value)
                 return
         self._real.store(address, width, value)
 
@@ -328,41 +287,36 @@ class SimKernel:
     def poll(self, fds: Sequence[int], timeout: float | None) -> list[int]:
         return self._real.poll(fds, timeout)
 
-    # For the rest of the simulation; called with the lock held.
+    # What a process has open; called with the lock held.
 
-    def note_fault(self, address: str, iova: int, size: int, *, write: bool) -> None:
-        """The IOMMU stopped a device."""
-        self.dma_faults.append(DmaFault(address, iova, size, write))
+    def _file(self, fd: int) -> File | None:
+        """None for a descriptor of the running kernel's. Raises OSError(EBADF) for another process's."""
+        return self.process.file(fd, File)
+
+    def _open(self, path: str, flags: int) -> File | None:
+        """What opening a path gives; None if it is the running kernel's."""
+        if path == "/dev/iommu":
+            if not self.machine.has_iommufd:
+                raise fail(errno.ENOENT)
+            return IommufdFile(self.machine, per_process=False)
+        file = self.vfio.open(path, self.process) or open_proc(self.machine, self.process, path)
+        if file is None and self.machine.sysfs.covers(path):
+            return self.machine.sysfs.open(path, flags)
+        return file
+
+    def _map_file(self, file: File, length: int, protection: int, flags: int, offset: int) -> int:
+        area = file.mmap(length, protection, flags, offset)
+        if area.registers is not None:
+            # Only load and store may touch them.
+            start = self._real.mmap(length, mman.PROT_NONE, mman.MAP_PRIVATE | mman.MAP_ANONYMOUS)
+        else:
+            start = self._real.mmap(length, protection, flags, area.pages)
+        self.process.areas[start] = area
+        return start
 
     def _duplicate(self, fd: int, process: Process) -> int:
-        file = self.process.file(fd)
+        file = self._file(fd)
         other = self._real.dup(fd)
         if file is not None:
             process.share(other, self.process.files[fd])
         return other
-
-    def _lookup(self, path: str, flags: int) -> File | None:
-        """What opening path gives; None if it is the real kernel's."""
-        if path == "/dev/vfio/vfio":
-            return IommufdState(self, per_process=True) if self._iommufd_container else ContainerState(self)
-        if path == "/dev/iommu":
-            if not self._has_iommufd:
-                raise fail(errno.ENOENT)
-            return IommufdState(self, per_process=False)
-        if match := re.fullmatch(r"/dev/vfio/devices/([\w-]+)", path):
-            return self.ownership.open_node(match[1], self.process)
-        if match := re.fullmatch(r"/dev/vfio/(?:noiommu-)?(\d+)", path):
-            return self.ownership.open_group(path.rpartition("/")[2], int(match[1]), self.process)
-        if path == "/proc/self/pagemap" and any(map(self.sysfs.lacks_iommu, self.functions.values())):
-            return Pagemap(self)
-        if path == "/proc/self/status":
-            return Text(path, status(self._real, self.charges, raw_io=self.process.raw_io))
-        if path == "/proc/self/limits":
-            return Text(path, limits(self._real, self.charges))
-        if path == TAINTED:
-            return Text(path, f"{self.sysfs.tainted}\n".encode())
-        if not self.sysfs.covers(path):
-            return None
-        if flags & os.O_ACCMODE == os.O_WRONLY:
-            return Text(path, b"")
-        return Text(path, self.sysfs.read(path).encode())

@@ -1,18 +1,14 @@
-"""The PCI functions of the simulated machine, and sysfs as it shows them."""
+"""sysfs, as it shows the PCI functions of the simulated machine, and the nodes in /dev/vfio."""
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import os
+from collections.abc import Callable, Mapping
 
 from pyvfio.abi.tainted import TAINT_USER
-from pyvfio.sim.devices.edu import Edu
-from pyvfio.sim.devices.model import Bus, Model
-from pyvfio.sim.iommu import Span
-from pyvfio.sim.process.user import fail
-
-VFIO_DRIVER = "vfio-pci"
+from pyvfio.sim.devices import VFIO_DRIVER, PciFunction
+from pyvfio.sim.process import File, Text, fail
 
 _DEVICES = "/sys/bus/pci/devices"
 _DRIVERS = "/sys/bus/pci/drivers"
@@ -21,48 +17,14 @@ _TYPE1 = "/sys/module/vfio_iommu_type1/parameters"
 _CORE = "/sys/module/vfio/parameters"
 _IOMMUFD = "/sys/module/iommufd/parameters"
 _VFIO = "/dev/vfio"
-_CLASSES = {"/sys/class/net": "interfaces", "/sys/class/block": "disks"}
-
-
-@dataclass(slots=True)
-class PciFunction:
-    """host_driver: which driver takes the function when none is prescribed. drivers_refusing: whose probe fails.
-
-    model: what the device does. host_vectors: how many message interrupts the host has for it. logs_dma: whether it can
-    note what it writes. physical_function: the address of the one whose virtual function it is. interfaces and disks:
-    the network interfaces and block devices the host driver makes of it. reserved: device addresses, first and last of
-    each span, that must not be mapped for it besides those of the IOMMU (RMRRs). is_mediated: a mediated device, whose
-    address is a UUID: it has no IOMMU, its driver pins memory only when it needs it, and it is on no PCI bus.
-    behind_iommu: whether the machine's IOMMU, if it has one, covers the function.
-    """
-
-    address: str
-    group: int
-    vendor_id: int = 0x1234
-    device_id: int = 0x11E8
-    class_code: int = 0x00FF00
-    host_driver: str | None = None
-    driver: str | None = None
-    override: str | None = None
-    drivers_refusing: set[str] = field(default_factory=set)
-    interfaces: tuple[str, ...] = ()
-    disks: tuple[str, ...] = ()
-    reserved: tuple[Span, ...] = ()
-    is_mediated: bool = False
-    behind_iommu: bool = True
-    model: Callable[[Bus], Model] = Edu
-    host_vectors: int = 256
-    physical_function: str | None = None
-    logs_dma: bool = False
-
-    @property
-    def in_host_hands(self) -> bool:
-        """Whether its driver keeps its group from being used."""
-        return self.driver not in (None, VFIO_DRIVER, "pci-stub") and self.class_code >> 16 != 0x06
+_CLASSES: Mapping[str, Callable[[PciFunction], tuple[str, ...]]] = {
+    "/sys/class/net": lambda function: function.interfaces,
+    "/sys/class/block": lambda function: function.disks,
+}
 
 
 class Sysfs:
-    """The files of sysfs and /dev/vfio that the functions have. Raises OSError as the real ones do."""
+    """The files of sysfs and the directory /dev/vfio. Methods raise OSError as the kernel does."""
 
     def __init__(
         self,
@@ -73,8 +35,8 @@ class Sysfs:
         noiommu_cdev: bool = False,
         iommu: bool = True,
     ) -> None:
-        """cdev: whether devices have nodes of their own; noiommu_cdev: those without an IOMMU too. iommu: whether
-        there is one."""
+        """functions: by address. cdev: devices have nodes of their own; noiommu_cdev: those without an IOMMU too.
+        iommu: there is one. dma_entry_limit: the parameter of vfio_iommu_type1."""
         self._functions = functions
         self._cdev = cdev
         self._noiommu_cdev = noiommu_cdev
@@ -102,7 +64,7 @@ class Sysfs:
         return _is_on(self.modules[_CORE]["enable_unsafe_noiommu_mode"])
 
     def lacks_iommu(self, function: PciFunction) -> bool:
-        """Whether its DMA goes to physical addresses; that of a mediated device goes where its driver lets it."""
+        """Whether its DMA goes to physical addresses. That of a mediated device goes where its driver lets it."""
         return not function.is_mediated and not (self._iommu and function.behind_iommu)
 
     def is_noiommu(self, group: int) -> bool:
@@ -110,15 +72,16 @@ class Sysfs:
         return any(self.lacks_iommu(function) for function in self.members(group))
 
     def note_driver(self, function: PciFunction) -> None:
-        """A driver has taken it. The kernel remembers for good that it handed out one without an IOMMU."""
+        """A driver may have taken a function. The kernel is tainted for good once VFIO has one without an IOMMU."""
         if function.driver == VFIO_DRIVER and self.lacks_iommu(function):
             self.tainted |= TAINT_USER
 
     def node(self, group: int) -> str:
-        """Its name in /dev/vfio."""
+        """The name in /dev/vfio of the group with this number."""
         return f"noiommu-{group}" if self.is_noiommu(group) else f"{group}"
 
     def covers(self, path: str) -> bool:
+        """Whether a path is the simulation's, not the running kernel's."""
         return path.startswith(("/sys/bus/pci", _GROUPS, "/sys/module/vfio", "/sys/module/iommufd", _VFIO, *_CLASSES))
 
     def members(self, group: int) -> list[PciFunction]:
@@ -129,14 +92,15 @@ class Sysfs:
         return any(function.driver == VFIO_DRIVER for function in self.members(group))
 
     def viable(self, group: int) -> bool:
+        """Whether no host driver keeps the group from being used."""
         return not any(function.in_host_hands for function in self.members(group))
 
     def nodes(self) -> dict[str, str]:
-        """Which /dev/vfio/devices/NAME is which device, by address."""
+        """The names in /dev/vfio/devices, with the address of each device."""
         return {name: address for name, address in self._vfio_devices().items() if self._has_own_node(address)}
 
     def _vfio_devices(self) -> dict[str, str]:
-        """The names VFIO has for devices, by address."""
+        """The names that VFIO has for devices, with the address of each."""
         bound = [function for _, function in sorted(self._functions.items()) if function.driver == VFIO_DRIVER]
         return {
             f"{'noiommu-' if self._noiommu_cdev and self.lacks_iommu(function) else ''}vfio{number}": function.address
@@ -145,6 +109,11 @@ class Sysfs:
 
     def _has_own_node(self, address: str) -> bool:
         return self._cdev and (self._noiommu_cdev or not self.lacks_iommu(self._functions[address]))
+
+    def open(self, path: str, flags: int) -> File:
+        """What opening a path gives. A file that is only to be written is looked for when it is."""
+        is_read = flags & os.O_ACCMODE != os.O_WRONLY
+        return Attribute(self, path, self.read(path).encode() if is_read else b"")
 
     def read(self, path: str) -> str:
         parent, _, name = path.rpartition("/")
@@ -170,6 +139,7 @@ class Sysfs:
                 raise fail(errno.ENOENT)
 
     def write(self, path: str, text: str) -> None:
+        """Do what writing text to a file does."""
         parent, _, name = path.rpartition("/")
         text = text.strip()
         if path == "/sys/bus/pci/drivers_probe":
@@ -230,12 +200,12 @@ class Sysfs:
         raise fail(errno.ENOENT)
 
     def _class_links(self, path: str) -> dict[str, str]:
-        """What a class of devices has links to: made by host drivers, so gone while others have the function."""
+        """The links of a class of devices, by name. Host drivers make them: others' functions have none."""
         return {
             name: f"../../devices/pci0000:00/{function.address}/{path.rpartition('/')[2]}/{name}"
             for function in self._functions.values()
             if function.driver == function.host_driver
-            for name in getattr(function, _CLASSES[path])
+            for name in _CLASSES[path](function)
         }
 
     def _function(self, address: str) -> PciFunction:
@@ -256,6 +226,19 @@ class Sysfs:
                 raise fail(errno.EINVAL)
             function.driver = driver
             self.note_driver(function)
+
+
+class Attribute(Text):
+    """An open file of sysfs: writing to it is an action."""
+
+    def __init__(self, sysfs: Sysfs, path: str, content: bytes) -> None:
+        super().__init__(content)
+        self._sysfs = sysfs
+        self._path = path
+
+    def write(self, data: bytes) -> int:
+        self._sysfs.write(self._path, data.decode())
+        return len(data)
 
 
 def _is_on(parameter: str) -> bool:

@@ -20,10 +20,8 @@ from pyvfio.abi.iommufd_test import IOMMU_TEST_CMD, iommu_test_cmd
 from pyvfio.drivers.edu import DEVICE_ID, VENDOR_ID
 from pyvfio.host import bind, restore
 from pyvfio.kernel import exists, link_name, memlock, read_text, write_text
-from pyvfio.sim import SimKernel
-from pyvfio.sim.devices import nvme
-from pyvfio.sim.devices.plain import PlainDevice
-from pyvfio.sim.sysfs import VFIO_DRIVER, PciFunction
+from pyvfio.sim import PciFunction, SimKernel
+from pyvfio.sim.devices import VFIO_DRIVER, PlainDevice, nvme
 from pyvfio.sysfs import DEVICES, group_members, pci_device, pci_devices
 from tests.conformance.case import Version
 from tests.conformance.child import Child, ForkedChild, SimulatedChild
@@ -122,12 +120,12 @@ class SimulatedMachine(Machine):
         )
         for address, group in (("0000:01:01.0", 9), ("0000:01:02.0", 9), ("0000:02:01.0", 10)):
             self.simulated.add(PciFunction(address, group, driver=VFIO_DRIVER))
-        for module in self.simulated.sysfs.modules.values():
+        for module in self.simulated.parameters.values():
             module.update({name: "Y" for name in module if name == "allow_unsafe_interrupts"})
         self.simulated.add(
             PciFunction("0000:02:02.0", 10, 0x1AF4, 0x1005, host_driver="virtio-pci", driver="virtio-pci")
         )
-        remapping = "remapping" if self.simulated.remaps_interrupts else "no-remapping"
+        remapping = "remapping" if self.simulated.machine.remaps_interrupts else "no-remapping"
         if iommu == "none":
             write_text(self.simulated, ENABLE_NOIOMMU, "1")
         self.simulated.add(

@@ -36,8 +36,7 @@ from pyvfio.host import (
 )
 from pyvfio.host.binding import Binding, binding
 from pyvfio.kernel import exists, write_text
-from pyvfio.sim import SimKernel
-from pyvfio.sim.sysfs import PciFunction
+from pyvfio.sim import PciFunction, SimKernel
 from pyvfio.sysfs import block_devices, interfaces, pci_device, pci_devices
 
 WRITES = 6

@@ -22,7 +22,7 @@ from pyvfio import (
     RegionIndex,
     VfioError,
 )
-from pyvfio.sim.devices.display import Bochs, Picture
+from pyvfio.sim.devices import Bochs, Picture
 from tests.support.kernels.mediated import mediated_device
 
 pytestmark = pytest.mark.needs("type1", "mdev")

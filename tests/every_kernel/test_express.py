@@ -403,7 +403,7 @@ def test_virtual_functions_need_the_token(testbed: Testbed, space: Container, de
 @pytest.mark.needs("iommufd", "cdev")
 def test_a_node_needs_the_token_too(testbed: Testbed) -> None:
     if isinstance(testbed.kernel, SimKernel):
-        testbed.kernel.version = (7, 3)
+        testbed.kernel.machine.version = (7, 3)
     with bound(testbed, NVME) as address, Ioas(kernel=testbed.kernel) as space:
         device = space.open_device(address)
         device.features.set_vf_token(TOKEN)

@@ -18,7 +18,7 @@ from pyvfio import (
     MigrationStream,
     VfioError,
 )
-from pyvfio.sim.devices.plain import PlainDevice
+from pyvfio.sim.devices import PlainDevice
 from tests.support.kernels.mediated import mediated_device
 
 pytestmark = pytest.mark.needs("type1", "mdev")
@@ -61,6 +61,13 @@ def test_what_a_device_says_of_its_states(device: Device) -> None:
         assert migration.enter(state) is None
         states.append(migration.state)
     assert states == [MigrationState.RUNNING, MigrationState.STOP, MigrationState.RUNNING]
+
+
+def test_a_stream_has_no_positions(kernel: Kernel, device: Device) -> None:
+    with stream_of(device, MigrationState.STOP_COPY) as stream:
+        for call in (lambda: kernel.pread(stream.fd, 1, 0), lambda: kernel.pwrite(stream.fd, b"1", 0)):
+            with pytest.raises(OSError, match="Illegal seek"):
+                call()
 
 
 def test_a_stopped_device_goes_on_elsewhere(device: Device, destination: Device) -> None:

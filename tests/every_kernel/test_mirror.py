@@ -15,7 +15,9 @@ import pytest
 from pyvfio import Container, Ioas, Memory, MemoryKind
 from pyvfio.drivers.edu import Edu
 from pyvfio.sim import SimKernel
-from pyvfio.sim.vfio.container import ContainerState
+from pyvfio.sim.iommufd import IoasState, IommufdFile
+from pyvfio.sim.process import File
+from pyvfio.sim.vfio import ContainerState
 from tests.support.kernels.modes import Mode, Space
 from tests.support.kernels.testbed import IOVA, MEBIBYTE, Testbed
 from virtiomem import DeviceBusy, DmaMapper, Request, RequestType, Response, ResponseType, Run, VirtioMem
@@ -80,11 +82,11 @@ class AddressSpace:
 
 def held_by(kernel: SimKernel, space: Space) -> list[tuple[int, int, int]]:
     """iova, size and address of each mapping, as the simulated kernel knows them."""
-    state = kernel.process.container_of(space.iommufd.fd if isinstance(space, Ioas) else space.fd)
-    if isinstance(state, ContainerState):
-        return [(mapping.iova, mapping.size, mapping.vaddr) for mapping in state.mappings]
-    assert state is not None
-    ioas = state.ioas(space.id) if isinstance(space, Ioas) else state.compatible
+    file = kernel.process.file(space.iommufd.fd if isinstance(space, Ioas) else space.fd, File)
+    if isinstance(file, ContainerState):
+        return [(mapping.iova, mapping.size, mapping.vaddr) for mapping in file.mappings]
+    assert isinstance(file, IommufdFile)
+    ioas = file.context.get(space.id, IoasState) if isinstance(space, Ioas) else file.context.compatible
     assert ioas is not None
     return [(area.iova, area.size, area.pages.source.start + area.offset) for area in ioas.areas]
 

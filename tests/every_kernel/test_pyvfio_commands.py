@@ -17,8 +17,7 @@ from pyvfio.drivers.edu import edu_addresses
 from pyvfio.host import restore
 from pyvfio.host.binding import Binding, binding
 from pyvfio.kernel import exists
-from pyvfio.sim import SimKernel
-from pyvfio.sim.sysfs import PciFunction
+from pyvfio.sim import PciFunction, SimKernel
 from pyvfio.sysfs import pci_device
 from tests.support.schemas import checked
 

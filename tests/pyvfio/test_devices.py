@@ -35,7 +35,8 @@ from pyvfio.drivers.edu import Edu
 from pyvfio.faults import Fault, FaultyKernel
 from pyvfio.kernel import chain
 from pyvfio.sim import PciFunction, SimKernel
-from pyvfio.sim.devices.plain import IDS, ROM, PlainDevice
+from pyvfio.sim.devices import PlainDevice
+from pyvfio.sim.devices.plain import IDS, ROM
 
 ADDRESSES = ("0000:05:00.0", "0000:05:00.1", "0000:05:01.0")
 
@@ -161,7 +162,7 @@ def test_a_first_pass_that_begins_anew(version: tuple[int, int], is_told: bool) 
     kernel.add(PciFunction(ADDRESSES[0], 7, *IDS, driver="vfio-pci", model=PlainDevice))
     with Container(kernel=kernel) as container:
         device = container.open_device(ADDRESSES[0])
-        opened = kernel.ownership.opened_device(ADDRESSES[0])
+        opened = kernel.vfio.ownership.opened_device(ADDRESSES[0])
         assert opened is not None
         assert opened.model.migration is not None
         opened.model.migration.precopy_flags = vfio.VFIO_PRECOPY_INFO_REINIT

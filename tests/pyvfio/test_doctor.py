@@ -14,8 +14,7 @@ from pyvfio.host.doctor.iommu import check_groups, check_interrupt_remapping, ch
 from pyvfio.host.doctor.limits import check_huge_pages, check_mapping_limit, check_memlock, check_transparent_huge_pages
 from pyvfio.host.doctor.nodes import check_group_nodes, check_modules
 from pyvfio.host.pci_ids import PciIds, kind
-from pyvfio.sim import SimKernel
-from pyvfio.sim.sysfs import PciFunction
+from pyvfio.sim import PciFunction, SimKernel
 from tests.support.overlay import OverlayKernel
 
 GIB = 1 << 30

@@ -7,8 +7,7 @@ import pytest
 from pyvfio import HostNeedsDevice
 from pyvfio.host import InterfaceUse, LinuxNetwork, require_not_needed
 from pyvfio.host.disks import DiskUses
-from pyvfio.sim import SimKernel
-from pyvfio.sim.sysfs import PciFunction
+from pyvfio.sim import PciFunction, SimKernel
 from tests.support.overlay import OverlayKernel
 
 ADDRESS = "0000:03:00.0"

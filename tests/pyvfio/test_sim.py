@@ -11,7 +11,7 @@ from pyvfio import Access, Container, Memory, MemoryKind, OutsideIovaRanges, Vfi
 from pyvfio.abi import vfio
 from pyvfio.drivers.edu import Edu, edu_addresses
 from pyvfio.sim import PciFunction, SimKernel
-from pyvfio.sim.sysfs import VFIO_DRIVER
+from pyvfio.sim.devices import VFIO_DRIVER
 
 IOVA = 0x1_0000_0000
 MEBIBYTE = 1 << 20

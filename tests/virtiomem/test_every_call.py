@@ -19,7 +19,8 @@ from pyvfio.drivers.edu import edu_addresses
 from pyvfio.faults import Call, Fault, FaultyKernel, Rule, ShortUnmap
 from pyvfio.faults.rules import UNMAPS
 from pyvfio.sim import SimKernel
-from pyvfio.sim.vfio.container import ContainerState
+from pyvfio.sim.iommufd import IoasState, IommufdFile
+from pyvfio.sim.vfio import ContainerState
 from tests.support.virtiomem.fakes import ADDRESS, MIB
 from virtiomem.device import Request, RequestType, Response, ResponseType, VirtioMem
 from virtiomem.mapping import DmaMapper
@@ -214,14 +215,16 @@ WORLDS = [
 
 def held_by(kernel: SimKernel, space: Container | Ioas, memory: Memory) -> list[tuple[int, int, int]]:
     if isinstance(space, Ioas):
-        areas = kernel.process.iommufd_of(space.iommufd.fd).ioas(space.id).areas
+        iommufd = kernel.process.file(space.iommufd.fd, IommufdFile)
+        assert iommufd is not None
+        areas = iommufd.context.get(space.id, IoasState).areas
         base = {False: memory.address, True: 0}
         return [
             (area.iova, area.size, area.pages.source.start + area.offset - base[area.pages.source.file is not None])
             for area in areas
         ]
-    state = kernel.process.container_of(space.fd)
-    assert isinstance(state, ContainerState)
+    state = kernel.process.file(space.fd, ContainerState)
+    assert state is not None
     return [(mapping.iova, mapping.size, mapping.vaddr - memory.address) for mapping in state.mappings]
 
 

@@ -60,13 +60,12 @@ HOUSES = (
         (
             "kernel",
             "vfio",
-            "iommufd",
-            "procfs",
+            "iommufd procfs",
+            "machine",
+            "dma_owners",
             "sysfs",
-            "iommu",
             "devices mm",
-            "process",
-            "capabilities",
+            "capabilities iommu process",
         ),
     ),
 )
@@ -110,18 +109,14 @@ class Circle:
     why: str
 
 
-CIRCLES = (
-    Circle("pyvfio.iommufd", 11, "an object and what made it name each other, as the kernel's objects do"),
-    Circle("pyvfio.sim.iommufd", 12, "iommu_ops and iommu_domain name each other"),
-    Circle("pyvfio.sim.vfio", 6, "a group, its container and its devices name each other"),
-)
+CIRCLES = (Circle("pyvfio.iommufd", 11, "an object and what made it name each other, as the kernel's objects do"),)
 
 # Where the names of the kernel's headers are.
 HEADERS = ("pyvfio/abi", "virtiomem/abi.py", "virtiomem/vhost_user/abi")
 # Names in capitals that are in none of these headers and in no code of ours, by where they come from.
 OTHER_NAMES = {
     "linux/capability.h": "CAP_IPC_LOCK CAP_SYS_ADMIN CAP_SYS_RAWIO CAP_SYS_RESOURCE",
-    "Kconfig": "CONFIG_IOMMUFD_TEST CONFIG_VFIO_DEVICE_CDEV CONFIG_VFIO_NOIOMMU CONFIG_VFIO_PCI_VGA",
+    "Kconfig": "CONFIG_IOMMUFD_TEST CONFIG_IOMMUFD_VFIO_CONTAINER CONFIG_VFIO_DEVICE_CDEV CONFIG_VFIO_NOIOMMU CONFIG_VFIO_PCI_VGA",
     "linux/fcntl.h": "F_SEAL_SHRINK",
     "asm-generic/resource.h": "RLIMIT_MEMLOCK RLIMIT_NOFILE",
     "linux/virtio_config.h, status bits": "DEVICE_NEEDS_RESET",

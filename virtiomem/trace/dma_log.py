@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 from pyvfio.abi import vfio
 from pyvfio.kernel import IoctlArgument
-from pyvfio.sim import SimKernel
-from pyvfio.sim.sysfs import VFIO_DRIVER, PciFunction
+from pyvfio.sim import PciFunction, SimKernel
+from pyvfio.sim.devices import VFIO_DRIVER
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,10 @@ _END_OF_BARS = 0xFEB0_0000
 
 @dataclass(frozen=True, slots=True)
 class Capability:
-    """id: PCI_CAP_ID or PCI_EXT_CAP_ID; body: what follows the header; writable: (offset from the header, mask)."""
+    """A capability. id: PCI_CAP_ID_* or PCI_EXT_CAP_ID_*; body: what follows the header; version: of an extended one.
+
+    writable: fields of 16 bits, as the offset from the header and the mask of bits that can be written.
+    """
 
     id: int
     body: bytes
@@ -24,6 +27,7 @@ class Capability:
 
 
 def power_management() -> Capability:
+    """The state of the function's power is in it. D3 and back to D0 does not reset the function."""
     return Capability(
         pci_regs.PCI_CAP_ID_PM,
         struct.pack("<HHH", 3, pci_regs.PCI_PM_CTRL_NO_SOFT_RESET, 0),
@@ -32,13 +36,14 @@ def power_management() -> Capability:
 
 
 def msi(vectors_log2: int = 0) -> Capability:
+    """MSI with 2 to the power of vectors_log2 vectors."""
     return Capability(
         pci_regs.PCI_CAP_ID_MSI, struct.pack("<HIIH", pci_regs.PCI_MSI_FLAGS_64BIT | vectors_log2 << 1, 0, 0, 0)
     )
 
 
 def msix(vectors: int, table: tuple[int, int], pending: tuple[int, int]) -> Capability:
-    """table, pending: BAR and offset in it."""
+    """MSI-X with so many vectors. table, pending: the BAR that has the table and the pending bits, and the offset."""
     (table_bar, table_offset), (pending_bar, pending_offset) = table, pending
     return Capability(
         pci_regs.PCI_CAP_ID_MSIX,
@@ -47,7 +52,7 @@ def msix(vectors: int, table: tuple[int, int], pending: tuple[int, int]) -> Capa
 
 
 def pci_express() -> Capability:
-    """An endpoint that can reset its function."""
+    """PCI Express, of an endpoint that can reset its function."""
     body = bytearray(58)
     struct.pack_into("<HI", body, 0, 2, pci_regs.PCI_EXP_DEVCAP_FLR)
     struct.pack_into("<H", body, pci_regs.PCI_EXP_LNKSTA - 2, 0x11)
@@ -55,13 +60,17 @@ def pci_express() -> Capability:
 
 
 def single_root_io_virtualization(total_vfs: int) -> Capability:
+    """SR-IOV, of a physical function that may have total_vfs virtual ones."""
     body = bytearray(60)
     struct.pack_into("<H", body, pci_regs.PCI_SRIOV_TOTAL_VF - 4, total_vfs)
     return Capability(pci_regs.PCI_EXT_CAP_ID_SRIOV, bytes(body), version=1)
 
 
 class SimConfig:
-    """As VFIO shows it at open: memory decoding on, bus mastering off. 4096 bytes with PCI Express, 256 without."""
+    """Config space as a program finds it at open: memory decoding on, bus mastering off.
+
+    4096 bytes with PCI Express, 256 without.
+    """
 
     def __init__(
         self,
@@ -74,7 +83,10 @@ class SimConfig:
         capabilities: Sequence[Capability] = (),
         extended: Sequence[Capability] = (),
     ) -> None:
-        """ids: vendor and device, as subsystem. class_code: 24 bits."""
+        """ids, subsystem: vendor and device of each. class_code: 24 bits. interrupt_pin: 1 for INTA, 0 for none.
+
+        capabilities, extended: in the order in which their list leads to them.
+        """
         self.is_express = any(capability.id == pci_regs.PCI_CAP_ID_EXP for capability in capabilities)
         size = pci_regs.PCI_CFG_SPACE_EXP_SIZE if self.is_express else pci_regs.PCI_CFG_SPACE_SIZE
         self._data = bytearray(size)
@@ -95,7 +107,7 @@ class SimConfig:
         return bytes(self._data[offset : offset + size])
 
     def write(self, offset: int, data: bytes) -> None:
-        """What cannot be written stays as it is."""
+        """Write the bits that can be written; the others stay as they are."""
         for position, byte in enumerate(data, offset):
             mask = self._writable[position]
             self._data[position] = self._data[position] & ~mask | byte & mask

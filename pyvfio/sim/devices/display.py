@@ -1,8 +1,7 @@
-"""What a simulated device shows on its screen. Source: linux/vfio.h, and mbochs.c and mdpy.c of samples/vfio-mdev."""
+"""Displays of simulated devices. Source: linux/vfio.h, and mbochs.c and mdpy.c of samples/vfio-mdev."""
 
 from __future__ import annotations
 
-import errno
 import mmap
 import os
 import weakref
@@ -14,14 +13,10 @@ from pyvfio.abi import vfio
 from pyvfio.sim.devices.config import SimConfig
 from pyvfio.sim.devices.model import Bus, SimRegion
 from pyvfio.sim.devices.plain import PlainDevice
-from pyvfio.sim.process.user import UserMemory, fail
 
-XRGB8888 = int.from_bytes(b"XR24", "little")
 REGION = 16
 """The region that a Picture is in."""
 
-_PRIMARY = 1
-_PLANE_SIZE = 60
 _MEMORY = 4 << 20
 _WIDEST, _HIGHEST = 800, 600
 _MODE = 0x500
@@ -31,7 +26,7 @@ _EDID_BLOB, _EDID_SIZE = 2048, 1024
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """size: bytes. place: its region, or the id of its dma-buf."""
+    """A picture of XRGB8888 pixels. width, height: pixels; size: bytes; place: its region, or the id of its dma-buf."""
 
     width: int
     height: int
@@ -41,33 +36,16 @@ class Shown:
 
 @runtime_checkable
 class Screen(Protocol):
-    """A model whose device has a display. gfx_plane_type: VFIO_GFX_PLANE_TYPE_DMABUF or _REGION."""
+    """A model whose device has a display. gfx_plane_type: VFIO_GFX_PLANE_TYPE_DMABUF or _REGION; with the latter there
+    are no dma-bufs."""
 
     gfx_plane_type: int
 
     def shown(self) -> Shown | None:
-        """The primary plane: XRGB8888, one line after another."""
+        """The primary plane, one line after another; None while nothing is shown."""
 
     def dma_buf(self, dmabuf_id: int, /) -> int:
-        """A new descriptor. Raises OSError(ENOENT, ENOTTY)."""
-
-
-def query_plane(screen: Screen, user: UserMemory) -> int:
-    plane = user.struct(vfio.vfio_device_gfx_plane_info, _PLANE_SIZE)
-    if plane.argsz < _PLANE_SIZE:
-        raise fail(errno.EINVAL)
-    is_probe = plane.flags & vfio.VFIO_GFX_PLANE_TYPE_PROBE
-    if plane.flags & ~vfio.VFIO_GFX_PLANE_TYPE_PROBE != screen.gfx_plane_type:
-        raise fail(errno.EINVAL)
-    if is_probe:
-        return 0
-    answer = vfio.vfio_device_gfx_plane_info(flags=plane.flags, drm_plane_type=plane.drm_plane_type)
-    answer.argsz = plane.argsz
-    if plane.drm_plane_type == _PRIMARY and (shown := screen.shown()) is not None:
-        answer.drm_format, answer.width, answer.height = XRGB8888, shown.width, shown.height
-        answer.stride, answer.size, answer.region_index = 4 * shown.width, shown.size, shown.place
-    user.write(bytes(answer)[:_PLANE_SIZE])
-    return 0
+        """A new descriptor of the running kernel's file that has the pixels. Raises KeyError for no such id."""
 
 
 class Bochs:
@@ -104,7 +82,7 @@ class Bochs:
         self._modes: list[tuple[int, int]] = []
 
     def reset(self) -> None:
-        """As the sample: it keeps what it shows."""
+        """It keeps what it shows, as the sample does."""
 
     def load(self, region: int, offset: int, width: int) -> int:
         return int.from_bytes(self._memory(region)[offset : offset + width], "little")
@@ -123,7 +101,7 @@ class Bochs:
 
     def dma_buf(self, dmabuf_id: int) -> int:
         if not 1 <= dmabuf_id <= len(self._modes):
-            raise fail(errno.ENOENT)
+            raise KeyError(dmabuf_id)
         return os.open(f"/proc/self/fd/{self._file}", os.O_RDONLY | os.O_CLOEXEC)
 
     def _memory(self, region: int) -> bytearray | mmap.mmap:
@@ -143,5 +121,5 @@ class Picture(PlainDevice):
     def shown(self) -> Shown | None:
         return Shown(640, 480, self.regions[REGION].size, REGION)
 
-    def dma_buf(self, _dmabuf_id: int) -> int:
-        raise fail(errno.ENOTTY)
+    def dma_buf(self, dmabuf_id: int) -> int:
+        raise KeyError(dmabuf_id)

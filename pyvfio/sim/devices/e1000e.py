@@ -38,7 +38,7 @@ def _at_reset() -> dict[int, int]:
 
 @dataclass(slots=True)
 class E1000e:
-    """Registers hold what they are given; setting a cause sends its vector's message if it is not masked."""
+    """A register keeps what is written to it. Setting a cause sends the message of its vector, unless it is masked."""
 
     bus: Bus
     config: SimConfig = field(

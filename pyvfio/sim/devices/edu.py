@@ -21,7 +21,7 @@ _DMA_DONE, _FACTORIAL_DONE = 0x100, 0x1
 
 @dataclass(slots=True)
 class Edu:
-    """Registers and DMA engine. A transfer is over when the write that started it returns."""
+    """The registers and the DMA engine. A transfer is over when the write that started it returns."""
 
     bus: Bus
     config: SimConfig = field(

@@ -1,4 +1,7 @@
-"""What a simulated device is: its regions, vectors and config space, and what its registers do."""
+"""What a simulated device is: its regions, vectors and config space, and what its registers do.
+
+A model knows its registers, the bus it is on and time. It knows no kernel.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,8 @@ REGISTERS = READ_WRITE | vfio.VFIO_REGION_INFO_FLAG_MMAP
 
 @dataclass(frozen=True, slots=True)
 class SimRegion:
-    """flags: VFIO_REGION_INFO_FLAG_*. areas: offset and size of the parts that can be mapped, None for the whole.
-    type: type and subtype of a region of the device's own."""
+    """size: bytes. flags: VFIO_REGION_INFO_FLAG_*. areas: offset and size of the parts that can be mapped, None for the
+    whole. type: type and subtype of a region of the device's own."""
 
     size: int
     flags: int = REGISTERS
@@ -42,7 +45,7 @@ class Model(Protocol):
     """regions: by index, without config space. vectors: how many of INTx, MSI and MSI-X there are, by index.
 
     msix_table: BAR, offset and size of the MSI-X table. resettable: whether the function can be reset alone.
-    has_vfs: whether it is a physical function with virtual ones. dma_is_logged: whether it notes what it writes.
+    has_vfs: whether it is a physical function with virtual ones. migration: None for a device that cannot be migrated.
     """
 
     config: SimConfig
@@ -60,7 +63,11 @@ class Model(Protocol):
     @property
     def migration(self) -> SimMigration | None: ...
 
-    def load(self, region: int, offset: int, width: int) -> int: ...
-    def store(self, region: int, offset: int, width: int, value: int) -> None: ...
+    def load(self, region: int, offset: int, width: int) -> int:
+        """One read of width bytes: 1, 2, 4 or 8, aligned."""
+
+    def store(self, region: int, offset: int, width: int, value: int) -> None:
+        """One write of width bytes: 1, 2, 4 or 8, aligned."""
+
     def reset(self) -> None:
-        """Registers as after a reset; config space is the kernel's to restore."""
+        """Set the registers as after a reset; the kernel restores config space."""

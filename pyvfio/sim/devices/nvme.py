@@ -36,7 +36,7 @@ _INVALID_QUEUE = 0x101
 
 
 class _CommandError(Exception):
-    """The command completes with this status."""
+    """A command completes with this status."""
 
 
 @dataclass(slots=True)
@@ -148,7 +148,7 @@ class Nvme:
         return self.registers.get(register, 0) | self.registers.get(register + 4, 0) << 32
 
     def _ring(self, doorbell: int, tail: int) -> None:
-        """3.1.16: even doorbells are submission queues' tails; the heads of completion queues are not looked at."""
+        """3.1.16: an even doorbell is a submission queue's tail. The heads of completion queues are not looked at."""
         number, is_completion = divmod(doorbell, 2)
         queue = self._submissions.get(number)
         if queue is None or is_completion or tail >= queue.size:
@@ -178,7 +178,7 @@ class Nvme:
             self.bus.interrupt(completions.vector, True)
 
     def _admin(self, command: _Command) -> int:
-        """5: the result is dword 0 of the completion."""
+        """5: carry an admin command out; dword 0 of its completion."""
         number, entries = command.cdw10 & 0xFFFF, (command.cdw10 >> 16) + 1
         match command.opcode:
             case 0x06:
@@ -203,7 +203,7 @@ class Nvme:
         return 0
 
     def _identify(self, command: _Command) -> bytes:
-        """5.15: of a namespace, the controller, or the list of namespaces."""
+        """5.15: the structure that describes a namespace, the controller, or the list of namespaces."""
         data = bytearray(_PAGE)
         match command.cdw10 & 0xFF:
             case 0x00 if command.namespace == 1:
@@ -224,7 +224,7 @@ class Nvme:
         return bytes(data)
 
     def _io(self, command: _Command) -> int:
-        """6: flush, write and read of the only namespace."""
+        """6: flush, write or read the only namespace; dword 0 of the completion."""
         if command.opcode not in (0x00, 0x01, 0x02):
             raise _CommandError(_INVALID_OPCODE)
         if command.opcode:
@@ -256,7 +256,8 @@ class Nvme:
         return b"".join(part for part in parts if part)
 
     def _pages(self, command: _Command, size: int) -> list[tuple[int, int]]:
-        """4.3: PRP1 may begin inside a page; PRP2 is the second page, or a list of the others."""
+        """4.3: address and size of each part of a transfer. PRP1 may begin inside a page; PRP2 is the second page, or a
+        list of the others."""
         first = min(size, _PAGE - command.prp1 % _PAGE)
         pages = [(command.prp1, first)]
         left = size - first

@@ -19,8 +19,8 @@ _VECTORS = 16
 
 @dataclass(slots=True)
 class PlainDevice:
-    """What is written to a region is read back. Without more words: a BAR with an MSI-X table, one of which two parts
-    can be mapped, a ROM, a VGA region, a region of the device's own type, MSI, reset and migration.
+    """What is written to a region is read back. If nothing else is said, it has a BAR with an MSI-X table, a BAR of
+    which two parts can be mapped, a ROM, a VGA region, a region of the device's own type, MSI, reset and migration.
     """
 
     bus: Bus

@@ -6,21 +6,17 @@ import ctypes
 import errno
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from pyvfio.abi import iommufd as abi
 from pyvfio.sim.iommu import ALL_ADDRESSES
 from pyvfio.sim.iommufd.command import refuse
-from pyvfio.sim.iommufd.io_pagetable import PAGE, Domain
-from pyvfio.sim.process.user import S, fail, read_memory
-
-if TYPE_CHECKING:
-    from pyvfio.sim.iommufd.device import BoundDevice
-    from pyvfio.sim.iommufd.hw_pagetable import PageTable
-    from pyvfio.sim.iommufd.nested import NestedTable
-    from pyvfio.sim.iommufd.shared_pages import SharedPages
-    from pyvfio.sim.iommufd.viommu import HardwareQueue, VirtualDevice, VirtualIommu
-    from pyvfio.sim.kernel import SimKernel
+from pyvfio.sim.iommufd.io_pagetable import Domain
+from pyvfio.sim.iommufd.object import IommufdObject
+from pyvfio.sim.iommufd.shared_pages import SharedPages
+from pyvfio.sim.machine import Machine
+from pyvfio.sim.mm import PAGE
+from pyvfio.sim.process import S, fail, read_memory
 
 # What QEMU's VT-d has in its capability and extended capability registers.
 _HARDWARE = {
@@ -33,14 +29,14 @@ _HARDWARE = {
 
 @dataclass(frozen=True, slots=True)
 class UserData:
-    """A struct of the program's that the driver knows by its kind. Source: struct iommu_user_data."""
+    """A struct of size bytes at an address of the program's. kind: which one. Source: struct iommu_user_data."""
 
     kind: int
     address: int
     size: int
 
     def read(self, kind: int, layout: type[S], smallest: int) -> S:
-        """Raises OSError(EINVAL) for another kind or size, OSError(EFAULT)."""
+        """The struct, whose missing end is zero. Raises OSError: EINVAL for another kind or size, EFAULT."""
         if self.kind != kind or not smallest <= self.size <= ctypes.sizeof(layout):
             raise fail(errno.EINVAL)
         return layout.from_buffer_copy(read_memory(self.address, self.size).ljust(ctypes.sizeof(layout), b"\0"))
@@ -48,7 +44,7 @@ class UserData:
 
 @dataclass(slots=True)
 class Batch:
-    """Requests of one kind, entry_len bytes each. done: how many the driver has come through."""
+    """entry_num requests of one kind, entry_len bytes each. done: how many the driver has carried out."""
 
     kind: int
     address: int
@@ -61,60 +57,94 @@ class NestedHardware(Protocol):
     """What a driver makes of a nested page table."""
 
     def invalidate(self, batch: Batch) -> None:
-        """Raises OSError as the driver does, with batch.done telling how far it came."""
+        """Carry the requests out. Raises OSError as the driver does; batch.done tells how far it came."""
 
 
 class QueueHardware(Protocol):
     """What a driver makes of a hardware queue."""
 
-    def start(self, queue: HardwareQueue, index: int) -> None: ...
-    def stop(self) -> None: ...
+    def start(self, queue: IommufdObject, index: int) -> None:
+        """Called once. queue: what others hold that need this queue. Raises OSError as the driver does."""
+
+    def stop(self) -> None:
+        """The queue is destroyed."""
 
 
 class ViommuHardware(Protocol):
     """What a driver makes of a virtual IOMMU."""
 
-    def start(self, viommu: VirtualIommu, pages: SharedPages, data: UserData | None) -> None:
-        """Once, before anything else. pages: of the iommufd, of which it may give the program some."""
+    def start(self, viommu: IommufdObject, pages: SharedPages, data: UserData | None) -> None:
+        """Called once, before anything else. pages: of the iommufd; those that viommu owns the program may map."""
 
-    def nested(self, flags: int, data: UserData) -> NestedHardware: ...
-    def invalidate(self, devices: Mapping[int, VirtualDevice], batch: Batch) -> None: ...
+    def nested(self, flags: int, data: UserData) -> NestedHardware:
+        """A nested page table behind it. flags: IOMMU_HWPT_ALLOC_*."""
+
+    def invalidate(self, devices: Mapping[int, IommuDriver], batch: Batch) -> None:
+        """Carry requests out. devices: the drivers of its devices, by virtual id. Raises OSError as the driver does."""
+
     def queue(self, kind: int) -> QueueHardware | None:
-        """None for a type it has not."""
+        """None for a type that it does not have."""
+
+
+@dataclass(frozen=True, slots=True)
+class VirtualId:
+    """What a device is called by a guest's IOMMU. hardware: what the driver made of that IOMMU."""
+
+    hardware: ViommuHardware
+    id: int
+
+
+class Table(Protocol):
+    """What a driver sees of a page table that a device is attached to."""
+
+    @property
+    def faults(self) -> object | None:
+        """Where its page faults go, None for nowhere."""
+
+    @property
+    def tracks_dirty(self) -> bool: ...
+    @property
+    def hardware(self) -> NestedHardware | None:
+        """What a driver made of a nested one; None for one that is not."""
 
 
 class IommuDriver(Protocol):
-    """Behind one device. Methods raise OSError as the driver does."""
+    """The driver of the IOMMU, as one device sees it. Methods raise OSError as the driver does."""
 
     @property
     def owner(self) -> object:
-        """Drivers of one IOMMU have the same."""
+        """The IOMMU: the same object for all devices behind it."""
 
     @property
     def translates(self) -> bool:
-        """Not for a device without an IOMMU: it takes any page table, and goes through none."""
+        """False for a device without an IOMMU, which takes any page table and goes through none."""
 
     @property
     def nests(self) -> bool:
         """Whether it makes nested page tables at all."""
 
     @property
-    def tracks_dirty(self) -> bool: ...
+    def tracks_dirty(self) -> bool:
+        """Whether it can note which pages devices write."""
+
     @property
-    def max_pasid_log2(self) -> int: ...
+    def max_pasid_log2(self) -> int:
+        """How many bits a PASID has; 0: the device has none."""
 
     def hardware(self, wanted: int) -> tuple[int, bytes]:
         """The type of the struct that describes it, and the struct; wanted: which type, 0 for any."""
 
     def domain(self, flags: int, data: UserData | None) -> Domain:
-        """Of a page table of its own; flags: IOMMU_HWPT_ALLOC_*."""
+        """What it translates for a new page table. flags: IOMMU_HWPT_ALLOC_*."""
 
-    def nested(self, flags: int, data: UserData) -> NestedHardware: ...
+    def nested(self, flags: int, data: UserData) -> NestedHardware:
+        """A nested page table. flags: IOMMU_HWPT_ALLOC_*."""
+
     def virtual(self, kind: int) -> ViommuHardware | None:
-        """None for a type it has not."""
+        """A virtual IOMMU; None for a type that it does not have."""
 
-    def attach(self, device: BoundDevice, table: PageTable | NestedTable | None) -> None:
-        """The device's DMA without a PASID goes through table from now on."""
+    def attach(self, table: Table | None, virtual: VirtualId | None) -> None:
+        """The device's DMA without a PASID goes through table from now on. virtual: what a guest calls the device."""
 
 
 class _Plain:
@@ -129,7 +159,7 @@ class _Plain:
     def virtual(self, _kind: int) -> ViommuHardware | None:
         return None
 
-    def attach(self, device: BoundDevice, table: PageTable | NestedTable | None) -> None:
+    def attach(self, table: Table | None, virtual: VirtualId | None) -> None:
         """Any device of the machine takes any page table of it."""
 
 
@@ -149,35 +179,36 @@ class NoIommuDriver(_Plain):
 
 
 class MachineIommu(_Plain):
-    """The one of a SimKernel."""
+    """The IOMMU of the machine."""
 
     translates = True
 
-    def __init__(self, kernel: SimKernel) -> None:
-        self._kernel = kernel
-        self.owner = kernel
-        self.nests = kernel.iommu == "intel"
-        self.tracks_dirty = kernel.iommu_tracks_dirty
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self.owner = machine
+        self.nests = machine.iommu == "intel"
+        self.tracks_dirty = machine.iommu_tracks_dirty
 
     def hardware(self, wanted: int) -> tuple[int, bytes]:
-        kind, data = _HARDWARE.get(self._kernel.iommu, (abi.IOMMU_HW_INFO_TYPE_NONE, b""))
+        kind, data = _HARDWARE.get(self._machine.iommu, (abi.IOMMU_HW_INFO_TYPE_NONE, b""))
         refuse(wanted not in (abi.IOMMU_HW_INFO_TYPE_DEFAULT, kind))
         return kind, data
 
     def domain(self, flags: int, data: UserData | None) -> Domain:
         known = abi.IOMMU_HWPT_ALLOC_DIRTY_TRACKING
         # Intel's driver minds PASIDs when one is attached.
-        known |= abi.IOMMU_HWPT_ALLOC_PASID if self._kernel.iommu == "intel" else 0
+        known |= abi.IOMMU_HWPT_ALLOC_PASID if self._machine.iommu == "intel" else 0
         refuse(flags & ~known | (data is not None))
-        return Domain(self._kernel.iova_ranges, PAGE, maps_for_nothing=self._kernel.iommu == "virtio")
+        return Domain(self._machine.iova_ranges, PAGE, maps_for_nothing=self._machine.iommu == "virtio")
 
     def virtual(self, _kind: int) -> ViommuHardware | None:
-        if self._kernel.iommu == "amd":
+        if self._machine.iommu == "amd":
             # AMD's driver takes any type, but there is nothing to nest on.
             raise fail(errno.EINVAL)
         return None
 
-    def attach(self, _device: BoundDevice, table: PageTable | NestedTable | None) -> None:
+    def attach(self, table: Table | None, virtual: VirtualId | None) -> None:
+        del virtual
         # No device here can ask for pages, and Intel's driver minds.
-        if table is not None and table.faults is not None and self._kernel.iommu == "intel":
+        if table is not None and table.faults is not None and self._machine.iommu == "intel":
             raise fail(errno.ENODEV)

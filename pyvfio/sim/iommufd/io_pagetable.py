@@ -1,103 +1,25 @@
-"""IO address spaces of iommufd: areas, the pages under them, what devices reserve.
+"""Address spaces of iommufd: their areas, and what the devices in them reserve.
 
-Source: drivers/iommu/iommufd/io_pagetable.c and pages.c.
+Source: drivers/iommu/iommufd/io_pagetable.c.
 """
 
 from __future__ import annotations
 
 import errno
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 from pyvfio.abi import vfio
 from pyvfio.sim.iommu import ALL_ADDRESSES, Span, common
 from pyvfio.sim.iommufd.object import IommufdObject
-from pyvfio.sim.mm.pin import Pin
-from pyvfio.sim.process.charges import Account
-from pyvfio.sim.process.user import fail
+from pyvfio.sim.iommufd.pages import PageSet
+from pyvfio.sim.mm import PAGE, PageTracker, Pin
+from pyvfio.sim.process import fail
 
-if TYPE_CHECKING:
-    from pyvfio.sim.kernel import SimKernel
-    from pyvfio.sim.mm.pinning import Pinning
-    from pyvfio.sim.process.process import Process
-
-PAGE = 4096
 _HUGE_PAGE = 2 << 20
 _LAST = (1 << 64) - 1
 READ, WRITE = vfio.VFIO_DMA_MAP_FLAG_READ, vfio.VFIO_DMA_MAP_FLAG_WRITE
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """Where pages come from: an address of a process, or an offset in a file, which is known by device and inode.
-
-    process: the one that has mapped them, whose limit they are charged against.
-    """
-
-    process: Process
-    start: int
-    size: int
-    file: tuple[int, int] | None = None
-
-
-class PageSet:
-    """The pages of one map call: pinned while any address space with a domain maps some of them, and charged as far as
-    one does, once."""
-
-    def __init__(self, kernel: SimKernel, source: Source, *, writable: bool, per_process: bool) -> None:
-        self._kernel = kernel
-        is_exempt = source.process.charges.exempt
-        self._account = Account.NONE if is_exempt else Account.PROCESS if per_process else Account.USER
-        self._used: list[tuple[int, int]] = []
-        self.source = source
-        self.writable = writable
-        self.pin: Pin | None = None
-
-    def use(self, offset: int, size: int) -> None:
-        """Raises OSError(EFAULT) where no page can be had, OSError(ENOMEM) beyond the limit."""
-        if self.pin is None:
-            self.pin = self._kernel.pinning.for_iommufd(self.source, self._account, write=self.writable)
-        self._used.append((offset, size))
-        self._kernel.pinning.recharge_iommufd(self.pin, self.source.process, self._account, _covered(self._used))
-
-    def drop(self, offset: int, size: int) -> None:
-        """What use() was called with."""
-        self._used.remove((offset, size))
-        if self.pin is not None:
-            self._kernel.pinning.recharge_iommufd(self.pin, self.source.process, self._account, _covered(self._used))
-            if not self._used:
-                self._kernel.pinning.release_iommufd(self.pin, self.source.process, self._account)
-                self.pin = None
-
-    def charge_for(self, process: Process) -> tuple[Account, int]:
-        """Which account, and how many bytes process would be charged with if the pages were its own."""
-        is_moved = self._account is not Account.NONE and self.source.process is not process
-        return self._account, self.pin.charged if self.pin is not None and is_moved else 0
-
-    def hand_over(self, process: Process) -> None:
-        """process has been charged."""
-        self.source.process.charges.unpin(*self.charge_for(process))
-        self.source = replace(self.source, process=process)
-
-
-def change_process(pages: Collection[PageSet], process: Process) -> None:
-    """Pages in files are process's from now on. Raises OSError(ENOMEM); nothing has changed then.
-
-    For a moment both processes are charged, so what is counted for the user must have room for the pages twice.
-    """
-    charged: list[tuple[Account, int]] = []
-    try:
-        for each in pages:
-            process.charges.pin(*each.charge_for(process))
-            charged.append(each.charge_for(process))
-    except OSError:
-        for account, size in charged:
-            process.charges.unpin(account, size)
-        raise
-    for each in pages:
-        each.hand_over(process)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,13 +41,14 @@ class Area:
         return self.pages.pin
 
     def use(self, domains: Sequence[Domain]) -> None:
-        """The domains hold it. Raises OSError as PageSet.use does, and what their drivers raise."""
+        """Pin and charge it, for the domains to hold. Raises OSError as PageSet.use and the domains' drivers do."""
         self.pages.use(self.offset, self.size)
         if not self.flags and not all(domain.maps_for_nothing for domain in domains):
             self.drop()
             raise fail(errno.EINVAL)
 
     def drop(self) -> None:
+        """The domains hold it no more."""
         self.pages.drop(self.offset, self.size)
 
 
@@ -145,14 +68,16 @@ class Domain:
 
 
 class IoasState(IommufdObject):
-    """One address space. domains: of the page tables that hold its areas; with none, nothing is pinned. The first is
-    asked where pages lie.
+    """One address space. memory: where pages are pinned.
 
-    locked: addresses that hardware queues use, first and last of each: they stay mapped as long.
+    domains: of the page tables that hold its areas; with none, nothing is pinned. The first is asked where pages lie.
+    locked: addresses that hardware queues use, first and last of each: they stay mapped as long. large_pages: whether
+    IOMMU_OPTION_HUGE_PAGES is on. allowed: addresses kept for the program to use, first and last of each.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, memory: PageTracker) -> None:
         super().__init__()
+        self._memory = memory
         self._starts: list[int] = []
         self._areas: list[Area] = []
         self.domains: list[Domain] = []
@@ -162,6 +87,7 @@ class IoasState(IommufdObject):
 
     @property
     def alignment(self) -> int:
+        """What addresses and sizes must be multiples of, in bytes."""
         unit = PAGE if self.locked or not self.large_pages else 1
         return max(unit, *(domain.alignment for domain in self.domains), 1)
 
@@ -171,7 +97,7 @@ class IoasState(IommufdObject):
         return tuple(self._areas)
 
     def ranges(self) -> tuple[tuple[int, int], ...]:
-        """What no device reserves: first and last of each."""
+        """The addresses that no device reserves: first and last of each."""
         ranges: tuple[Span, ...] = (ALL_ADDRESSES,)
         for domain in self.domains:
             ranges = common(ranges, domain.ranges)
@@ -191,7 +117,7 @@ class IoasState(IommufdObject):
         return parts
 
     def reach(self, iova: int) -> int:
-        """Where what is mapped from iova on without a hole ends; iova if nothing is."""
+        """The end of what is mapped without a hole from iova on; iova if nothing is mapped there."""
         for area in self._areas[max(bisect_right(self._starts, iova) - 1, 0) :]:
             if not area.iova <= iova < area.end:
                 break
@@ -199,7 +125,8 @@ class IoasState(IommufdObject):
         return iova
 
     def add_domain(self, domain: Domain) -> None:
-        """A page table more. Raises OSError(EADDRINUSE) for what it cannot hold, and what pinning raises."""
+        """Let one more page table hold the areas. Raises OSError: EADDRINUSE if it cannot hold one, and what pinning
+        raises."""
         for area in self._areas:
             is_outside = not _inside(domain.ranges, area.iova, area.end - 1)
             if is_outside or (area.iova | area.size) % domain.alignment:
@@ -219,12 +146,25 @@ class IoasState(IommufdObject):
         self.domains.append(domain)
 
     def remove_domain(self, domain: Domain) -> None:
+        """A page table is gone. With the last one, nothing stays pinned."""
         # The last takes its place: the kernel leaves no gap.
         self.domains[self.domains.index(domain)] = self.domains[-1]
         self.domains.pop()
         if not self.domains:
             for area in self._areas:
                 area.drop()
+
+    def map(self, iova: int | None, pages: PageSet, access: int) -> int:
+        """Map the pages as one area: its address. iova None: wherever there is room. Source: iopt_map_pages."""
+        source = pages.source
+        if source.start + source.size > _LAST:
+            raise fail(errno.EOVERFLOW)
+        if not source.size or source.size % self.alignment:
+            raise fail(errno.EINVAL)
+        if iova is None:
+            iova = self.find_room(source.start, source.size)
+        self.insert([Area(iova, source.size, pages, 0, access)])
+        return iova
 
     def insert(self, areas: list[Area]) -> None:
         """Enter areas that follow one another. Raises OSError as iopt_map_pages does; nothing is entered then."""
@@ -255,7 +195,7 @@ class IoasState(IommufdObject):
         self._areas[index:index] = areas
         self._starts[index:index] = [area.iova for area in areas]
 
-    def physical(self, pinning: Pinning, iova: int, most: int) -> tuple[int, int]:
+    def physical(self, iova: int, most: int) -> tuple[int, int]:
         """Where in physical memory an address lies, and how many bytes of its area behind it, most at most.
 
         Raises OSError(ENOENT) for a hole, OSError(EOPNOTSUPP) if a device with an IOMMU came first, or none.
@@ -267,7 +207,7 @@ class IoasState(IommufdObject):
         area = self._areas[index]
         if area.pin is None or not self.domains or not self.domains[0].tells_physical:
             raise fail(errno.EOPNOTSUPP)
-        address, length = pinning.physical_range(area.pin, area.offset + iova - area.iova)
+        address, length = self._memory.physical(area.pin, area.offset + iova - area.iova)
         return address, min(length, area.end - iova, most)
 
     def find_room(self, source: int, size: int) -> int:
@@ -285,8 +225,10 @@ class IoasState(IommufdObject):
         raise fail(errno.ENOSPC)
 
     def unmap(self, first: int, last: int) -> tuple[int, int]:
-        """Take areas off until one is in use, EBUSY, or reaches over an end, ENOENT: the bytes that are gone, and that
-        or 0."""
+        """Unmap the areas from first to last: how many bytes are gone, and the errno of what stopped it, 0 for nothing.
+
+        It stops at an area that is in use, EBUSY, and at one that reaches over an end of the range, ENOENT.
+        """
         start, stop = self._span(first, last)
         gone = code = 0
         index = start
@@ -309,7 +251,7 @@ class IoasState(IommufdObject):
         return gone, code
 
     def unmap_range(self, iova: int, length: int) -> tuple[int, int]:
-        """The same, with the range checked as iopt_unmap_iova does."""
+        """As unmap(), for length bytes from iova. Raises OSError as iopt_unmap_iova does for a range that is wrong."""
         if not length:
             raise fail(errno.EINVAL)
         if iova + length - 1 > _LAST:
@@ -317,7 +259,7 @@ class IoasState(IommufdObject):
         return self.unmap(iova, iova + length - 1)
 
     def cut(self, iova: int) -> None:
-        """Let an area that spans iova end before it."""
+        """Split the area that spans iova there, if one does."""
         index = bisect_right(self._starts, iova) - 1
         if index < 0 or not self._areas[index].iova < iova < self._areas[index].end:
             return
@@ -345,8 +287,7 @@ class IoasState(IommufdObject):
             raise fail(errno.ENOENT)
         return cuts
 
-    def release(self) -> None:
-        """The address space is destroyed, or its iommufd closed."""
+    def destroy(self) -> None:
         self.unmap(0, _LAST)
 
     def _span(self, first: int, last: int) -> tuple[int, int]:
@@ -356,7 +297,7 @@ class IoasState(IommufdObject):
         return index, max(index, bisect_right(self._starts, last))
 
     def _holes(self, first: int, last: int) -> list[tuple[int, int]]:
-        """What neither a device reserves nor an area takes."""
+        """The parts of a range that no device reserves and no area takes."""
         holes = []
         for start, end in self.ranges():
             position, end = max(start, first), min(end, last)
@@ -368,15 +309,6 @@ class IoasState(IommufdObject):
             if position <= end:
                 holes.append((position, end))
         return holes
-
-
-def _covered(ranges: list[tuple[int, int]]) -> int:
-    """Bytes that lie in any of the ranges of (offset, size)."""
-    covered = reached = 0
-    for offset, size in sorted(ranges):
-        covered += max(0, offset + size - max(offset, reached))
-        reached = max(reached, offset + size)
-    return covered
 
 
 def _inside(ranges: tuple[tuple[int, int], ...], first: int, last: int) -> bool:

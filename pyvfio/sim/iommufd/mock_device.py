@@ -5,25 +5,23 @@ from __future__ import annotations
 import ctypes
 import errno
 import struct
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from pyvfio.abi import iommufd
 from pyvfio.abi import iommufd_test as abi
 from pyvfio.abi.types import offset_of
-from pyvfio.sim.iommufd.command import command_in
+from pyvfio.sim.iommufd.command import Command
+from pyvfio.sim.iommufd.context import IommufdContext
 from pyvfio.sim.iommufd.device import BoundDevice
-from pyvfio.sim.iommufd.fault_queue import Fault
-from pyvfio.sim.iommufd.hw_pagetable import PageTable
-from pyvfio.sim.iommufd.io_pagetable import PAGE, READ
+from pyvfio.sim.iommufd.eventq import Fault
+from pyvfio.sim.iommufd.io_pagetable import READ
 from pyvfio.sim.iommufd.mock_iommu import MockIommu, MockNested
-from pyvfio.sim.iommufd.nested import NestedTable
 from pyvfio.sim.iommufd.object import IommufdObject
+from pyvfio.sim.iommufd.page_tables import NestedTable, PageTable
 from pyvfio.sim.iommufd.viommu import VirtualIommu
-from pyvfio.sim.process.user import UserMemory, fail, read_memory
-
-if TYPE_CHECKING:
-    from pyvfio.sim.iommufd.main import IommufdState
+from pyvfio.sim.mm import PAGE
+from pyvfio.sim.process import UserMemory, fail, read_memory
 
 _SIZE = ctypes.sizeof(abi.iommu_test_cmd)
 _SMALLEST = offset_of(abi.iommu_test_cmd, "last") + 4
@@ -32,26 +30,26 @@ _NO_PASID = 0
 
 
 class MockDevice(IommufdObject):
-    """Holds a device bound to the iommufd, until the program destroys it."""
+    """A test device. It holds the device that is bound to the iommufd, until the program destroys it."""
 
-    def __init__(self, iommufd: IommufdState, flags: int) -> None:
+    def __init__(self, iommufd: IommufdContext, flags: int) -> None:
         super().__init__()
         self._iommufd = iommufd
         self.device = BoundDevice(iommufd, MockIommu(flags))
 
-    def release(self) -> None:
+    def destroy(self) -> None:
         self.device.detach()
-        self._iommufd.unbind_device(self.device)
+        self.device.unbind()
 
 
 class MockCommands:
-    """Of one iommufd; of the kernel's commands those that need no access of the kernel's own to pages."""
+    """The commands of one iommufd: of the kernel's, those for which the kernel itself need not access pages."""
 
-    def __init__(self, iommufd: IommufdState) -> None:
+    def __init__(self, iommufd: IommufdContext) -> None:
         self._iommufd = iommufd
-        self.commands: dict[int, Callable[[UserMemory], int]] = {}
-        if iommufd.kernel.iommufd_test:
-            self.commands[abi.IOMMU_TEST_CMD] = self._test
+        self.commands: Mapping[int, Command[Any]] = {}
+        if iommufd.machine.iommufd_test:
+            self.commands = {abi.IOMMU_TEST_CMD: Command(abi.iommu_test_cmd, _SMALLEST, self._test)}
         self._operations: dict[int, Callable[[abi.iommu_test_cmd], None]] = {
             abi.IOMMU_TEST_OP_MOCK_DOMAIN: self._mock_domain,
             abi.IOMMU_TEST_OP_MOCK_DOMAIN_FLAGS: self._mock_domain,
@@ -68,15 +66,16 @@ class MockCommands:
             abi.IOMMU_TEST_OP_PASID_CHECK_HWPT: self._pasid_check,
         }
 
-    def _test(self, user: UserMemory) -> int:
-        command = command_in(user, abi.iommu_test_cmd, _SMALLEST)
+    def _test(self, user: UserMemory, command: abi.iommu_test_cmd) -> None:
         if command.op not in self._operations:
             raise fail(errno.EOPNOTSUPP)
         before = bytes(command)
         self._operations[command.op](command)
         if bytes(command) != before:
             user.write(bytes(command)[: min(user.u32(0), _SIZE)])
-        return 0
+
+    def _device(self, number: int) -> BoundDevice:
+        return self._iommufd.get(number, BoundDevice)
 
     def _mock_domain(self, command: abi.iommu_test_cmd) -> None:
         answer = command.mock_domain_flags
@@ -116,7 +115,7 @@ class MockCommands:
         _compare(entries, command.check_iotlb.id, command.check_iotlb.iotlb)
 
     def _check_cache(self, command: abi.iommu_test_cmd) -> None:
-        driver = self._iommufd.device(command.id).driver
+        driver = self._device(command.id).driver
         entries = driver.cache if isinstance(driver, MockIommu) else []
         _compare(entries, command.check_dev_cache.id, command.check_dev_cache.cache)
 
@@ -137,7 +136,7 @@ class MockCommands:
 
     def _trigger_fault(self, command: abi.iommu_test_cmd) -> None:
         trigger = command.trigger_iopf
-        device = self._iommufd.device(trigger.dev_id)
+        device = self._device(trigger.dev_id)
         if not isinstance(device.driver, MockIommu):
             raise fail(errno.EINVAL)
         attached = None if trigger.pasid == _NO_PASID else trigger.pasid
@@ -154,7 +153,7 @@ class MockCommands:
         table.faults.report(Fault(device, attached, message))
 
     def _trigger_event(self, command: abi.iommu_test_cmd) -> None:
-        driver = self._iommufd.device(command.trigger_vevent.dev_id).driver
+        driver = self._device(command.trigger_vevent.dev_id).driver
         if not isinstance(driver, MockIommu) or driver.viommu is None or not driver.virtual_id:
             raise fail(errno.ENOENT)
         viommus = self._iommufd.objects(VirtualIommu)

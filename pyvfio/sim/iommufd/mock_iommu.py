@@ -8,21 +8,16 @@ from __future__ import annotations
 import ctypes
 import errno
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from pyvfio.abi import iommufd
 from pyvfio.abi import iommufd_test as abi
 from pyvfio.sim.iommufd.command import refuse
-from pyvfio.sim.iommufd.driver import Batch, UserData
-from pyvfio.sim.iommufd.hw_pagetable import PageTable
-from pyvfio.sim.iommufd.io_pagetable import PAGE, Domain
-from pyvfio.sim.iommufd.nested import NestedTable
-from pyvfio.sim.process.user import S, fail, read_memory, write_memory
-
-if TYPE_CHECKING:
-    from pyvfio.sim.iommufd.device import BoundDevice
-    from pyvfio.sim.iommufd.shared_pages import SharedPages
-    from pyvfio.sim.iommufd.viommu import HardwareQueue, VirtualDevice, VirtualIommu
+from pyvfio.sim.iommufd.driver import Batch, IommuDriver, Table, UserData, VirtualId
+from pyvfio.sim.iommufd.io_pagetable import Domain
+from pyvfio.sim.iommufd.object import IommufdObject
+from pyvfio.sim.iommufd.shared_pages import SharedPages
+from pyvfio.sim.mm import PAGE
+from pyvfio.sim.process import S, fail, read_memory, write_memory
 
 _OWNER = object()
 _PAGING_FLAGS = (
@@ -34,7 +29,7 @@ _MMAP_PAGES = 2
 
 
 class MockIommu:
-    """As one test device sees it. flags: MOCK_FLAGS_DEVICE_*."""
+    """The IOMMU as one test device sees it. flags: MOCK_FLAGS_DEVICE_*. viommu: the virtual one that it is behind."""
 
     def __init__(self, flags: int) -> None:
         self.owner = _OWNER
@@ -72,21 +67,21 @@ class MockIommu:
     def virtual(self, kind: int) -> MockViommu | None:
         return MockViommu() if kind == abi.IOMMU_VIOMMU_TYPE_SELFTEST else None
 
-    def attach(self, device: BoundDevice, table: PageTable | NestedTable | None) -> None:
-        if isinstance(table, PageTable) and table.tracks_dirty and not self.tracks_dirty:
+    def attach(self, table: Table | None, virtual: VirtualId | None) -> None:
+        if table is not None and table.tracks_dirty and not self.tracks_dirty:
             raise fail(errno.EINVAL)
-        hardware = table.hardware if isinstance(table, NestedTable) else None
+        hardware = table.hardware if table is not None else None
         viommu, virtual_id = hardware.viommu if isinstance(hardware, MockNested) else None, 0
         if viommu is not None:
-            if device.virtual is None or device.virtual.viommu.hardware is not viommu:
+            if virtual is None or virtual.hardware is not viommu:
                 raise fail(errno.ENOENT)
-            virtual_id = device.virtual.virtual_id
+            virtual_id = virtual.id
         if viommu is not self.viommu:
             self.viommu, self.virtual_id = viommu, virtual_id
 
 
 class MockNested:
-    """iotlb: entries that requests set to 0. viommu: whose it is, None if it stands on a page table."""
+    """A nested page table. iotlb: entries that requests set to 0. viommu: None for one over a page table."""
 
     def __init__(self, viommu: MockViommu | None, flags: int, data: UserData) -> None:
         refuse(flags & ~iommufd.IOMMU_HWPT_ALLOC_PASID)
@@ -106,10 +101,12 @@ class MockNested:
 
 
 class MockViommu:
-    def __init__(self) -> None:
-        self._queues: dict[int, HardwareQueue] = {}
+    """A virtual IOMMU, which gives the program two pages to map."""
 
-    def start(self, viommu: VirtualIommu, pages: SharedPages, data: UserData | None) -> None:
+    def __init__(self) -> None:
+        self._queues: dict[int, IommufdObject] = {}
+
+    def start(self, viommu: IommufdObject, pages: SharedPages, data: UserData | None) -> None:
         if data is not None:
             struct = data.read(abi.IOMMU_VIOMMU_TYPE_SELFTEST, abi.iommu_viommu_selftest, 8)
             struct.out_data = struct.in_data
@@ -120,15 +117,15 @@ class MockViommu:
     def nested(self, flags: int, data: UserData) -> MockNested:
         return MockNested(self, flags, data)
 
-    def invalidate(self, devices: Mapping[int, VirtualDevice], batch: Batch) -> None:
-        """All are copied in before the first is looked at."""
+    def invalidate(self, devices: Mapping[int, IommuDriver], batch: Batch) -> None:
+        """Carry requests out. All are copied in before the first is looked at."""
         if batch.kind != abi.IOMMU_VIOMMU_INVALIDATE_DATA_SELFTEST:
             raise fail(errno.EINVAL)
         for request in [_entry(abi.iommu_viommu_invalidate_selftest, batch, nth) for nth in range(batch.entry_num)]:
             refuse(request.flags & ~abi.IOMMU_TEST_INVALIDATE_FLAG_ALL)
             if request.cache_id > abi.MOCK_DEV_CACHE_ID_MAX or request.vdev_id not in devices:
                 raise fail(errno.EINVAL)
-            driver = devices[request.vdev_id].device.driver
+            driver = devices[request.vdev_id]
             assert isinstance(driver, MockIommu)
             _clear(driver.cache, request.cache_id, request.flags)
             batch.done += 1
@@ -138,13 +135,13 @@ class MockViommu:
 
 
 class MockQueue:
-    """queues: those of the virtual IOMMU that there are, by index: each but the first needs the one before it."""
+    """A hardware queue. queues: those of its virtual IOMMU, by index; each but the first needs the one before it."""
 
-    def __init__(self, queues: dict[int, HardwareQueue]) -> None:
+    def __init__(self, queues: dict[int, IommufdObject]) -> None:
         self._queues = queues
         self._index = 0
 
-    def start(self, queue: HardwareQueue, index: int) -> None:
+    def start(self, queue: IommufdObject, index: int) -> None:
         if index >= abi.IOMMU_TEST_HW_QUEUE_MAX:
             raise fail(errno.EINVAL)
         if index in self._queues:
@@ -173,7 +170,8 @@ def _clear(entries: list[int], number: int, flags: int) -> None:
 
 
 def _entry(layout: type[S], batch: Batch, number: int) -> S:
-    """Longer ones may end in zeros, shorter ones are filled up with them. Source: copy_struct_from_user."""
+    """A request. A longer one must end in zeros, and the missing end of a shorter one is zero, as copy_struct_from_user
+    has it."""
     data = read_memory(batch.address + number * batch.entry_len, batch.entry_len)
     size = ctypes.sizeof(layout)
     if any(data[size:]):

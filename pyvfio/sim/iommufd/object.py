@@ -1,12 +1,12 @@
-"""What an iommufd knows by number. Source: drivers/iommu/iommufd/main.c."""
+"""What an iommufd knows by number. Source: drivers/iommu/iommufd/main.c, struct iommufd_object."""
 
 from __future__ import annotations
 
 
 class IommufdObject:
-    """users: how many others hold it; it is destroyed only when nobody does. Its number is its own until then.
+    """id: its number, which is its own until it is destroyed. users: how many others hold it, so that it cannot be.
 
-    is_published: commands find it.
+    is_published: whether commands find it.
     """
 
     def __init__(self) -> None:
@@ -14,12 +14,12 @@ class IommufdObject:
         self.users = 0
         self.is_published = True
 
-    def release(self) -> None:
-        """It is destroyed, or its iommufd is closed: let go of what it holds."""
+    def destroy(self) -> None:
+        """Let go of what it holds: it is destroyed by its owner, or its iommufd is closed."""
 
 
 class Tombstone(IommufdObject):
-    """Keeps a number from being used again: what had it was destroyed by something else than its owner."""
+    """Keeps a number from being used again, after something else than its owner destroyed what had it."""
 
     def __init__(self) -> None:
         super().__init__()

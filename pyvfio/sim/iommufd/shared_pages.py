@@ -7,14 +7,14 @@ import os
 from dataclasses import dataclass
 
 from pyvfio.abi import mman
-from pyvfio.sim.iommufd.io_pagetable import PAGE
 from pyvfio.sim.iommufd.object import IommufdObject
-from pyvfio.sim.process.user import fail
+from pyvfio.sim.mm import PAGE
+from pyvfio.sim.process import fail
 
 
 @dataclass(frozen=True, slots=True)
 class Pages:
-    """size bytes, in a file of the running kernel's, for as long as owner is there."""
+    """size bytes, which a program may map while owner is there. fd: the file of the running kernel that has them."""
 
     owner: IommufdObject
     size: int
@@ -22,7 +22,7 @@ class Pages:
 
 
 class SharedPages:
-    """Of one iommufd, by their offset in it."""
+    """The pages of one iommufd, by the offset that a program maps them at."""
 
     def __init__(self) -> None:
         self._pages: dict[int, Pages] = {}
@@ -41,13 +41,14 @@ class SharedPages:
         return offset
 
     def remove(self, owner: IommufdObject) -> None:
+        """The owner is gone, and its pages with it."""
         for offset, pages in list(self._pages.items()):
             if pages.owner is owner:
                 os.close(pages.fd)
                 del self._pages[offset]
 
     def mapped(self, length: int, protection: int, flags: int, offset: int) -> Pages:
-        """What is mapped there. Raises OSError as the kernel does."""
+        """The pages at an offset, for a program that maps them like this. Raises OSError as iommufd_fops_mmap does."""
         if length % PAGE or not flags & mman.MAP_SHARED:
             raise fail(errno.EINVAL)
         if protection & mman.PROT_EXEC:

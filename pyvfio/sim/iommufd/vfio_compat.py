@@ -5,26 +5,30 @@ from __future__ import annotations
 import ctypes
 import errno
 import struct
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import Any
 
+from pyvfio.abi import iommufd as abi
 from pyvfio.abi import vfio
 from pyvfio.sim.capabilities import capability_chain
-from pyvfio.sim.iommufd.io_pagetable import READ, WRITE, IoasState, Source
-from pyvfio.sim.process.user import UserMemory, fail
-
-if TYPE_CHECKING:
-    from pyvfio.sim.iommufd.main import IommufdState
-    from pyvfio.sim.process.process import Process
+from pyvfio.sim.iommufd.command import Command
+from pyvfio.sim.iommufd.context import IommufdContext
+from pyvfio.sim.iommufd.io_pagetable import READ, WRITE, IoasState
+from pyvfio.sim.iommufd.pages import Source
+from pyvfio.sim.process import Process, UserMemory, fail
 
 _LAST = (1 << 64) - 1
 _NO_LIMIT = 0xFFFF_FFFF
 
 
 class VfioCompatibility:
-    """Works on the iommufd's compatible IOAS."""
+    """A container's ioctls, on the compatible address space of one iommufd, and the command that chooses that."""
 
-    def __init__(self, iommufd: IommufdState) -> None:
+    def __init__(self, iommufd: IommufdContext) -> None:
         self._iommufd = iommufd
+        self.commands: Mapping[int, Command[Any]] = {
+            abi.IOMMU_VFIO_IOAS: Command(abi.iommu_vfio_ioas, 12, self._vfio_ioas),
+        }
 
     def ioctl(self, request: int, user: UserMemory) -> int:
         match request:
@@ -43,6 +47,17 @@ class VfioCompatibility:
             case _:
                 raise fail(errno.ENOTTY)
 
+    def _vfio_ioas(self, user: UserMemory, command: abi.iommu_vfio_ioas) -> None:
+        match command.op:
+            case abi.IOMMU_VFIO_IOAS_GET:
+                user.write(struct.pack("<I", self._ioas().id), 4)
+            case abi.IOMMU_VFIO_IOAS_SET:
+                self._iommufd.compatible = self._iommufd.get(command.ioas_id, IoasState)
+            case abi.IOMMU_VFIO_IOAS_CLEAR:
+                self._iommufd.compatible = None
+            case _:
+                raise fail(errno.EOPNOTSUPP)
+
     def _ioas(self) -> IoasState:
         if self._iommufd.compatible is None:
             raise fail(errno.ENODEV)
@@ -51,7 +66,7 @@ class VfioCompatibility:
     def _check_extension(self, extension: int) -> int:
         if extension == vfio.VFIO_DMA_CC_IOMMU:
             self._ioas()
-            return int(self._iommufd.kernel.iommu_model.coherent)
+            return int(self._iommufd.machine.iommu_model.coherent)
         if extension == vfio.VFIO_NOIOMMU_IOMMU:
             return 1
         offered = extension in (vfio.VFIO_TYPE1_IOMMU, vfio.VFIO_TYPE1v2_IOMMU, vfio.VFIO_UNMAP_ALL)
@@ -93,7 +108,7 @@ class VfioCompatibility:
         fits = argsz >= head + len(chain)
         if fits:
             user.write(chain, head)
-        page_sizes = self._iommufd.kernel.page_sizes if ioas.domains else _LAST & ~0xFFF
+        page_sizes = self._iommufd.machine.page_sizes if ioas.domains else _LAST & ~0xFFF
         flags = vfio.VFIO_IOMMU_INFO_PGSIZES | vfio.VFIO_IOMMU_INFO_CAPS
         info = struct.pack("<IIQII", head + len(chain), flags, page_sizes, head if fits else 0, 0)
         user.write(info[: min(argsz, head)])
@@ -104,7 +119,9 @@ class VfioCompatibility:
         if argument.argsz < 32 or argument.flags & ~(READ | WRITE):
             raise fail(errno.EINVAL)
         source = Source(user.process, argument.vaddr, argument.size)
-        self._iommufd.map_into(self._ioas(), argument.iova, source, argument.flags)
+        ioas = self._ioas()
+        pages = self._iommufd.page_set(source, writable=bool(argument.flags & WRITE))
+        ioas.map(argument.iova, pages, argument.flags)
         return 0
 
     def _unmap(self, user: UserMemory) -> int:

@@ -9,7 +9,8 @@ T = TypeVar("T")
 
 
 class Intervals(Generic[T]):
-    """Any may overlap any other. Quick while sizes are alike: a search looks back as far as the largest reaches."""
+    """Items with a start and a size, which may overlap. A search looks back as far as the largest reaches, so it is
+    quick while sizes are alike."""
 
     def __init__(self) -> None:
         self._starts: list[int] = []
@@ -29,7 +30,7 @@ class Intervals(Generic[T]):
         self._largest = max(self._largest, size)
 
     def remove(self, start: int, item: T) -> None:
-        """item was added at start."""
+        """Take out an item that was added at start."""
         index = bisect_left(self._starts, start)
         while self._items[index] is not item:
             index += 1

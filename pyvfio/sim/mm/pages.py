@@ -19,15 +19,12 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pyvfio.abi import mman
 from pyvfio.kernel import LinuxKernel
 from pyvfio.sim.mm.intervals import Intervals
 from pyvfio.sim.mm.pin import Buffer, Pin, Private, Segment
-
-if TYPE_CHECKING:
-    from pyvfio.sim.process.process import Process
+from pyvfio.sim.process import Process, fail
 
 PAGE = 4096
 
@@ -37,12 +34,12 @@ _STATE = _PRESENT | 1 << 62 | 1 << 61 | 1 << 56
 
 
 _Overlap = Callable[["Private | Buffer", int], "tuple[int, int] | None"]
-"""Which part of pages of this size a discard takes: first and end, in the units the discard counts in."""
+"""From pages and their size to the part that a discard takes: its first and end, addresses or offsets in a file."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Area:
-    """A mapping made with mmap by process: of a shared file if file is set."""
+    """size bytes that process has mapped. file: the device and inode of a shared file, which is mapped from offset."""
 
     process: Process
     start: int
@@ -56,9 +53,10 @@ class _Area:
 
 
 class PageTracker:
-    """Watches the memory calls of processes and the pins of their memory.
+    """What processes have mapped, and what of it is pinned. It is told of every call that changes memory.
 
-    Memory of one is not there for another; what nobody has mapped through the simulated kernel is there for all.
+    A process does not have the memory of another. What nobody has mapped through the simulated kernel, all have.
+    populate_on_pin: pinning takes real pages.
     """
 
     def __init__(self, real: LinuxKernel, *, populate_on_pin: bool) -> None:
@@ -70,7 +68,7 @@ class PageTracker:
         self._pins: defaultdict[tuple[int, int] | None, Intervals[Pin]] = defaultdict(Intervals)
 
     def mapped(self, process: Process, start: int, size: int, flags: int, fd: int, offset: int) -> None:
-        """mmap has been made. A shared file is remembered by what it is, not by its descriptor."""
+        """mmap() has been called. A shared file is known by its device and inode, not by its descriptor."""
         self._forget(start, size)
         file = None
         if fd >= 0 and flags & mman.MAP_SHARED:
@@ -79,12 +77,12 @@ class PageTracker:
         self._areas.insert(bisect_right(self._areas, start, key=lambda area: area.start), area)
 
     def unmapping(self, start: int, size: int) -> None:
-        """munmap, or mmap with MAP_FIXED, is about to be made."""
+        """munmap(), or mmap() with MAP_FIXED, is about to be called."""
         self._orphan_private(start, size)
         self._forget(start, size)
 
     def advising(self, start: int, size: int, advice: int) -> None:
-        """madvise is about to be made."""
+        """madvise() is about to be called."""
         if advice in (mman.MADV_DONTNEED, mman.MADV_FREE, mman.MADV_REMOVE):
             self._orphan_private(start, size)
             if advice == mman.MADV_REMOVE:
@@ -94,18 +92,18 @@ class PageTracker:
                         self._orphan_file(area.file, area.offset + first - area.start, last - first)
 
     def punching(self, fd: int, offset: int, size: int) -> None:
-        """fallocate with FALLOC_FL_PUNCH_HOLE is about to be made."""
+        """fallocate() with FALLOC_FL_PUNCH_HOLE is about to be called."""
         status = os.fstat(fd)
         self._orphan_file((status.st_dev, status.st_ino), offset, size)
 
     def pin(self, process: Process, address: int, size: int, *, write: bool, unshares: bool) -> Pin:
-        """Raises OSError(EFAULT) where no page can be had for some of it.
+        """Pin size bytes of process at an address. write: devices write to them. Raises OSError(EFAULT) without a page.
 
         Private memory that was never written is the zero page of all. unshares: pinning it to be read gives the process
         a page of its own, as since Linux 6.2; without, the device stays on the zero page, which is not charged.
         """
         if not self._is_there(process, address, size, write=write):
-            raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
+            raise fail(errno.EFAULT)
         pin = self._enter(Pin(size, self._segments(address, size)))
         if self._populate_on_pin and not write:
             for page in self._zero_pages(address, size):
@@ -117,7 +115,7 @@ class PageTracker:
         return pin
 
     def reachable(self, process: Process, address: int, size: int, *, write: bool) -> int:
-        """How many bytes a pin gets before it comes to where no page can be had."""
+        """How many bytes from an address on can be pinned, up to where there is no page."""
         there, absent = 0, size // PAGE + 1
         while absent - there > 1:
             middle = (there + absent) // 2
@@ -128,24 +126,24 @@ class PageTracker:
         return there * PAGE
 
     def memory_file(self, fd: int) -> tuple[int, int]:
-        """Which file a descriptor is of; whether it is in memory is asked when it is pinned. Raises OSError(EBADF)."""
+        """The device and inode of a descriptor's file, which need not be one in memory. Raises OSError(EBADF)."""
         status = os.fstat(fd)
         if os.readlink(f"/proc/self/fd/{fd}").startswith("/memfd:"):
             return self._remember(fd, status)
         return status.st_dev, status.st_ino
 
     def pin_file(self, file: tuple[int, int], offset: int, size: int) -> Pin:
-        """Raises OSError(EINVAL) for a file that is not in memory, and beyond its end."""
+        """Pin size bytes of a file. Raises OSError(EINVAL) for a file that is not in memory, and beyond its end."""
         if file not in self._files or offset + size > len(self._files[file]):
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+            raise fail(errno.EINVAL)
         return self._enter(Pin(size, [Segment(0, size, Buffer(file, self._files[file], offset))]))
 
     # Physical addresses, which devices without an IOMMU use. That of a page of private memory is where this process has
     # it; that of a file's page is where the mapping of it has it that the tracker made.
 
     def physical(self, pin: Pin, offset: int) -> tuple[int, int]:
-        """Of the page that was pinned, whatever the program has there now: its address, and how many bytes of the pin
-        lie behind it without a gap."""
+        """The physical address of a pinned page, whatever the program has in its place now, and how many bytes of the
+        pin lie there without a gap."""
         for owner, start, size in pin.places:
             if offset < size:
                 base = start if owner is None else self._base(owner) + start
@@ -154,13 +152,13 @@ class PageTracker:
         raise ValueError("beyond the pin")
 
     def physical_of(self, address: int) -> int:
-        """Of what the program has at an address now."""
+        """The physical address of the page that the program has at an address now."""
         (segment,) = self._segments(address, 1)
         owner, start = segment.pages.place
         return address if owner is None else self._base(owner) + start
 
     def reach(self, physical: int, size: int) -> Pin | None:
-        """What lies at a physical address, without taking hold of it; None where nothing does.
+        """size bytes at a physical address, which are not pinned by it; None where there is no memory.
 
         A page that is pinned is found by the pin: the program may have put another in its place.
         """
@@ -176,7 +174,7 @@ class PageTracker:
         return Pin(size, self._segments(physical, size)) if self._known(physical, size) else None
 
     def _place(self, physical: int) -> tuple[tuple[int, int] | None, int]:
-        """Which file's page it is, and where in the file; None: private memory at that address."""
+        """The file whose page is at a physical address, and the offset in it. None: private memory, and its address."""
         for file, content in self._files.items():
             offset = physical - self._base(file)
             if 0 <= offset < len(content):
@@ -217,7 +215,7 @@ class PageTracker:
         return segments
 
     def _zero_pages(self, address: int, size: int) -> list[int]:
-        """Pages of private memory that are not this process's own, and zero: addresses."""
+        """The addresses of pages of private memory that were never written, so that all processes share them."""
         count = size // PAGE
         with Path("/proc/self/pagemap").open("rb", buffering=0) as pagemap:
             entries = struct.unpack(f"<{count}Q", os.pread(pagemap.fileno(), 8 * count, address // PAGE * 8))
@@ -225,11 +223,11 @@ class PageTracker:
         return [page for page in pages if not any(ctypes.string_at(page, PAGE))]
 
     def areas_of(self, process: Process) -> list[tuple[int, int]]:
-        """Address and size of what it has mapped."""
+        """The address and the size of everything that a process has mapped."""
         return [(area.start, area.size) for area in self._areas if area.process is process]
 
     def _is_there(self, process: Process, address: int, size: int, *, write: bool) -> bool:
-        """Whether process has memory in all of a range; pages are taken where that is what pinning does."""
+        """Whether process has memory in all of a range. Pages are taken if pinning takes them."""
         if self._is_anothers(process, address, size):
             return False
         if not self._populate_on_pin:

@@ -29,10 +29,10 @@ class Private:
 
 @dataclass(frozen=True, slots=True)
 class Buffer:
-    """A file's bytes seen through a mapping of our own, or orphaned pages."""
+    """Pages of a file, seen through a mapping of our own, or orphaned pages."""
 
     owner: tuple[int, int] | None
-    """Which file; None for orphans."""
+    """The device and the inode of the file; None for orphans."""
     buffer: mmap_module.mmap
     offset: int
 
@@ -60,7 +60,7 @@ class Segment:
 
 
 class Pin:
-    """size bytes a device may reach; offsets are from the pin's start. charged: how many of them are charged."""
+    """size bytes that a device may reach; offsets are from the pin's start. charged: how many of them are charged."""
 
     __slots__ = ("charged", "places", "segments", "size")
 
@@ -68,7 +68,7 @@ class Pin:
         self.size = self.charged = size
         self.segments = segments
         self.places = [(*segment.pages.place, segment.size) for segment in segments]
-        """What was pinned, wherever its content is now: which file (None: private memory), where in it, how much."""
+        """What was pinned, wherever its content is now: a file (None: private memory), the place in it, and bytes."""
 
     def read(self, offset: int, size: int) -> bytes:
         return b"".join(pages.read(length) for pages, _, length in self._parts(offset, size))
@@ -78,7 +78,7 @@ class Pin:
             pages.write(data[start : start + length])
 
     def part(self, offset: int, size: int) -> Pin:
-        """Some of it, as it lies now; not entered anywhere."""
+        """size bytes of it, wherever they are now, as a pin that nobody keeps account of."""
         segments, start = [], 0
         for pages, _, length in self._parts(offset, size):
             segments.append(Segment(start, length, pages))

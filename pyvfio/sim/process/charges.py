@@ -7,11 +7,11 @@ import errno
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from pyvfio.sim.process.user import fail
+from pyvfio.sim.process.failure import fail
 
 
 class Account(enum.Enum):
-    """Where iommufd counts pages, decided when they are mapped."""
+    """Where iommufd counts pages. It decides when they are mapped."""
 
     PROCESS = "process"
     """VmLck, where type1 counts too."""
@@ -23,16 +23,17 @@ class Account(enum.Enum):
 
 @dataclass(slots=True)
 class UserCharges:
-    """locked: bytes, by all processes of the one user there is."""
+    """The user of all processes. locked: how many bytes iommufd has charged to it."""
 
     locked: int = 0
 
 
 @dataclass(slots=True)
 class Charges:
-    """RLIMIT_MEMLOCK of one process in bytes, None for unlimited, and what is counted. exempt: CAP_IPC_LOCK.
+    """What one process is charged for. limit: RLIMIT_MEMLOCK in bytes, None for unlimited; exempt: CAP_IPC_LOCK.
 
-    program: how many bytes the process has locked by itself, which count with what is pinned for it.
+    program: tells how many bytes the process has locked by itself, which count too. locked, pinned: bytes that are
+    pinned for devices, counted in VmLck and in VmPin.
     """
 
     limit: int | None
@@ -40,16 +41,15 @@ class Charges:
     program: Callable[[], int]
     locked: int = 0
     pinned: int = 0
-    """VmPin: what iommufd has pinned."""
     user: UserCharges = field(default_factory=UserCharges)
 
     @property
     def locked_in_all(self) -> int:
-        """VmLck."""
+        """VmLck in bytes."""
         return self.locked + self.program()
 
     def lock(self, size: int, *, exempt: bool) -> None:
-        """As type1 does; exempt: without a limit. Raises OSError(ENOMEM) beyond it."""
+        """Charge size bytes as type1 does. Raises OSError(ENOMEM) beyond the limit, which exempt lifts."""
         # Reading what the program has locked takes longer than all the rest of a mapping.
         if not exempt:
             self.require_room(size)
@@ -59,7 +59,7 @@ class Charges:
         self.locked -= size
 
     def pin(self, account: Account, size: int) -> None:
-        """As iommufd does. Raises OSError(ENOMEM) beyond the limit."""
+        """Charge size bytes as iommufd does. Raises OSError(ENOMEM) beyond the limit."""
         match account:
             case Account.PROCESS:
                 self.lock(size, exempt=False)
@@ -76,7 +76,7 @@ class Charges:
             self.user.locked -= size
 
     def require_room(self, size: int) -> None:
-        """For so many bytes of locked memory more. Raises OSError(ENOMEM)."""
+        """Raises OSError(ENOMEM) if size bytes more of locked memory exceed the limit."""
         self._require(self.locked_in_all + size)
 
     def _require(self, total: int) -> None:

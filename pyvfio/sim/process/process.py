@@ -1,80 +1,50 @@
-"""Processes of a simulated machine: what each has open, and what is charged to it."""
+"""Processes of a simulated machine: what each has open and mapped, and what is charged to it."""
 
 from __future__ import annotations
 
 import errno
 import os
 from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
 
-from pyvfio.sim.devices.migration import MigrationFile
-from pyvfio.sim.iommufd.event_queue import EventQueue
-from pyvfio.sim.iommufd.main import IommufdState
-from pyvfio.sim.iommufd.shared_pages import Pages
+from pyvfio.sim.process.area import VmArea
 from pyvfio.sim.process.charges import Charges
-from pyvfio.sim.process.user import fail
-from pyvfio.sim.vfio.cdev import CdevState
-from pyvfio.sim.vfio.container import ContainerState
-from pyvfio.sim.vfio.device import DeviceState
-from pyvfio.sim.vfio.dma_buf import DmaBuf
-from pyvfio.sim.vfio.group import GroupState
-from pyvfio.sim.vfio.noiommu import Pagemap
+from pyvfio.sim.process.failure import fail
 
 
-@dataclass(slots=True)
-class Text:
-    """A file of text; path: writing to it is an action."""
+class Opened(Protocol):
+    """All that a process knows of a file that it has open. What the file can do is File's to say."""
 
-    path: str
-    content: bytes
-    position: int = 0
+    def descriptor(self) -> int:
+        """A new descriptor of the running kernel's, which stands for the file in poll()."""
 
-
-@dataclass(slots=True)
-class Window:
-    """Where a device's registers are mapped, and from which of their offsets on."""
-
-    start: int
-    size: int
-    device: DeviceState
-    region: int
-    offset: int
+    def release(self) -> None:
+        """The last descriptor is closed."""
 
 
-File = (
-    Text
-    | ContainerState
-    | GroupState
-    | DeviceState
-    | MigrationFile
-    | IommufdState
-    | CdevState
-    | DmaBuf
-    | EventQueue
-    | Pagemap
-)
+F = TypeVar("F", bound=Opened)
 
 
 @dataclass(eq=False, slots=True)
 class OpenFile:
     """What open() made. descriptors: how many there are of it, in all processes."""
 
-    file: File
+    file: Opened
     descriptors: int = 1
 
 
 @dataclass(eq=False, slots=True)
 class Process:
-    """files: by descriptor. windows: where it has mapped registers; pages: those of an iommufd, by their address.
+    """files: by descriptor. areas: what it has mapped of simulated files, by address.
 
-    raw_io: whether it has CAP_SYS_RAWIO. others: all processes of the machine, this one too: the numbers of
-    their descriptors are the running kernel's, and so differ. Its memory is the PageTracker's to know.
+    raw_io: whether it has CAP_SYS_RAWIO. others: all processes of the machine, this one too: the numbers of their
+    descriptors are the running kernel's, and so differ. PageTracker knows the rest of its memory.
     """
 
     charges: Charges
     raw_io: bool = True
     files: dict[int, OpenFile] = field(default_factory=dict)
-    windows: list[Window] = field(default_factory=list)
-    pages: dict[int, tuple[IommufdState, Pages]] = field(default_factory=dict)
+    areas: dict[int, VmArea] = field(default_factory=dict)
     others: list[Process] = field(default_factory=list)
     has_ended: bool = False
 
@@ -82,63 +52,55 @@ class Process:
         self.others.append(self)
 
     def require_raw_io(self) -> None:
-        """What has to do with devices without an IOMMU takes CAP_SYS_RAWIO. Raises OSError(EPERM)."""
+        """Whatever concerns devices without an IOMMU takes CAP_SYS_RAWIO. Raises OSError(EPERM)."""
         if not self.raw_io:
             raise fail(errno.EPERM)
 
-    def file(self, fd: int) -> File | None:
-        """None for a descriptor that is none of the simulation's. Raises OSError(EBADF) for another process's."""
-        opened = self.files.get(fd)
-        if opened is None and any(fd in other.files for other in self.others):
-            raise fail(errno.EBADF)
-        return None if opened is None else opened.file
+    def file(self, fd: int, kind: type[F]) -> F | None:
+        """The file of a descriptor. None for one of another kind, and for one of the running kernel's.
 
-    def install(self, file: File, fd: int | None = None) -> int:
-        """A descriptor of a file that has just been opened; fd: one of the running kernel's that it is to have."""
-        if fd is None:
-            fd = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        Raises OSError(EBADF) for a descriptor of another process.
+        """
+        opened = self.files.get(fd)
+        if opened is None:
+            if any(fd in other.files for other in self.others):
+                raise fail(errno.EBADF)
+            return None
+        return opened.file if isinstance(opened.file, kind) else None
+
+    def passed_file(self, fd: int, kind: type[F]) -> F | None:
+        """As file(), for a descriptor that stands in an argument. Raises OSError(EBADF) if there is none."""
+        found = self.file(fd, kind)
+        if found is None and fd not in self.files:
+            os.fstat(fd)
+        return found
+
+    def install(self, file: Opened) -> int:
+        """The first descriptor of a file that has just been opened."""
+        fd = file.descriptor()
         self.files[fd] = OpenFile(file)
         return fd
 
     def share(self, fd: int, opened: OpenFile) -> None:
-        """fd is one descriptor more of it."""
+        """fd is one more descriptor of it."""
         opened.descriptors += 1
         self.files[fd] = opened
 
-    def forget(self, fd: int) -> int:
-        """A descriptor is closed: how many others there are of what it was of."""
+    def forget(self, fd: int) -> None:
+        """A descriptor is closed; with the last one its file is released."""
         opened = self.files.pop(fd)
         opened.descriptors -= 1
-        return opened.descriptors
+        if not opened.descriptors:
+            opened.file.release()
 
-    def device(self, fd: int) -> DeviceState | None:
-        """The device a descriptor is of. Raises OSError(EINVAL) for one that is not bound yet."""
-        file = self.file(fd)
-        return file.device if isinstance(file, CdevState) else file if isinstance(file, DeviceState) else None
+    def area(self, address: int) -> tuple[VmArea, int] | None:
+        """What the process has mapped of a simulated file at an address, and the offset of the address in it."""
+        for start, area in self.areas.items():
+            if start <= address < start + area.size:
+                return area, address - start
+        return None
 
-    def container_of(self, fd: int) -> ContainerState | IommufdState | None:
-        """What a descriptor is of, None if of no container. Raises OSError(EBADF)."""
-        file = self.file(fd)
-        if file is None:
-            os.fstat(fd)
-        return file if isinstance(file, ContainerState | IommufdState) else None
-
-    def iommufd_of(self, fd: int) -> IommufdState:
-        """Raises OSError(EBADF) for no descriptor, OSError(EBADFD) for one of something else."""
-        file = self.container_of(fd)
-        if not isinstance(file, IommufdState):
-            raise fail(errno.EBADFD)
-        return file
-
-    def group_of(self, fd: int) -> GroupState:
-        """Whose descriptor it is. Raises OSError: EBADF, EINVAL if no group's."""
-        file = self.file(fd)
-        if file is None:
-            os.fstat(fd)
-        if not isinstance(file, GroupState):
-            raise fail(errno.EINVAL)
-        return file
-
-    def window(self, address: int) -> Window | None:
-        """Where a device's registers are mapped at an address, which are not memory."""
-        return next((window for window in self.windows if window.start <= address < window.start + window.size), None)
+    def has_registers_at(self, address: int) -> bool:
+        """Whether a device's registers are mapped there, which are not memory."""
+        found = self.area(address)
+        return found is not None and found[0].registers is not None

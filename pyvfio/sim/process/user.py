@@ -7,12 +7,11 @@ import errno
 import functools
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TypeVar, cast
 
 from pyvfio.kernel import IoctlArgument
-
-if TYPE_CHECKING:
-    from pyvfio.sim.process.process import Process
+from pyvfio.sim.process.failure import fail
+from pyvfio.sim.process.process import Process
 
 S = TypeVar("S", bound=ctypes.Structure)
 
@@ -20,12 +19,8 @@ S = TypeVar("S", bound=ctypes.Structure)
 _END_OF_USER_SPACE = (1 << 47) - 4096
 
 
-def fail(code: int) -> OSError:
-    return OSError(code, os.strerror(code))
-
-
 class UserMemory:
-    """Reads and writes at an ioctl's argument, in place. What cannot be reached is EFAULT, as copy_from_user says.
+    """An ioctl's argument, read and written in place. Raises OSError(EFAULT) where there is no memory.
 
     process: the one that makes the call.
     """
@@ -39,7 +34,7 @@ class UserMemory:
 
     @property
     def value(self) -> int:
-        """The argument itself, where it is passed by value."""
+        """The argument itself, of an ioctl that takes it by value."""
         return self._address
 
     def read(self, size: int, offset: int = 0) -> bytes:
@@ -61,11 +56,25 @@ class UserMemory:
         return int.from_bytes(self.read(4, offset), "little")
 
     def struct(self, kind: type[S], size: int) -> S:
-        """The first size bytes as a struct."""
+        """The first size bytes as a struct, whose other fields are zero."""
         return kind.from_buffer_copy(self.read(size).ljust(ctypes.sizeof(kind), b"\0"))
 
+    def extensible(self, kind: type[S], smallest: int) -> S:
+        """A struct that tells its own size in its first four bytes: what this kernel knows nothing of must be zero.
+
+        Raises OSError: EINVAL for less than smallest bytes, E2BIG, EFAULT. Source: copy_struct_from_user.
+        """
+        size = self.u32(0)
+        if size < smallest:
+            raise fail(errno.EINVAL)
+        known = ctypes.sizeof(kind)
+        data = self.read(size)
+        if any(data[known:]):
+            raise fail(errno.E2BIG)
+        return kind.from_buffer_copy(data[:known].ljust(known, b"\0"))
+
     def string(self) -> str:
-        """Up to the terminating NUL, which must come within a page."""
+        """The text up to its terminating NUL. Raises OSError(EINVAL) if none comes within a page."""
         text = b""
         while len(text) < 4096:
             byte = self.read(1, len(text))
@@ -82,19 +91,20 @@ class _Span(ctypes.Structure):
 
 
 def is_user_range(address: int, size: int) -> bool:
-    """Whether all of it is in a process's half of the address space, as access_ok tells."""
+    """Whether all of it lies in the half of the address space that is a process's. Source: access_ok."""
     return address + size <= _END_OF_USER_SPACE
 
 
 def read_memory(address: int, size: int) -> bytes:
-    """This process's memory, wherever it may be, as far as the process itself may read it."""
+    """size bytes at an address of this process. Raises OSError(EFAULT) where the process itself could not read."""
     buffer = ctypes.create_string_buffer(size)
     _transfer(_process_vm("process_vm_readv"), buffer, address, size)
     return buffer.raw[:size]
 
 
 def write_memory(address: int, data: bytes) -> None:
-    """This process's memory, as far as the process itself may write it. A failure may have written some of it."""
+    """Write at an address of this process. Raises OSError(EFAULT) where the process itself could not write; some of the
+    data may have been written by then."""
     buffer = ctypes.create_string_buffer(data, max(len(data), 1))
     _transfer(_process_vm("process_vm_writev"), buffer, address, len(data))
 

@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
 
 from pyvfio.abi import vfio
-from pyvfio.sim.process.user import UserMemory, fail
-from pyvfio.sim.vfio.mappings import DmaMapping
+from pyvfio.sim.machine import IommuGroup, Machine
+from pyvfio.sim.process import File, Process, UserMemory, fail
+from pyvfio.sim.vfio.device import DeviceState
+from pyvfio.sim.vfio.mappings import DmaMapping, Translate
 from pyvfio.sim.vfio.noiommu import NoIommu
 from pyvfio.sim.vfio.type1 import Type1
-
-if TYPE_CHECKING:
-    from pyvfio.sim.kernel import SimKernel
-    from pyvfio.sim.process.process import Process
-    from pyvfio.sim.vfio.device import DeviceState, Translate
-    from pyvfio.sim.vfio.group import GroupState
 
 # What VFIO_SET_IOMMU takes, and which rules of type1 it means.
 _TYPE1_VERSIONS = {vfio.VFIO_TYPE1_IOMMU: 1, vfio.VFIO_TYPE1v2_IOMMU: 2}
 
 
-class ContainerState:
-    """Lives as long as its descriptor or a group attached to it."""
+class ContainerState(File):
+    """A container, as long as its descriptor is open or a group is in it. iommu: None until VFIO_SET_IOMMU."""
 
     keeps_devices = False
     """Whether a group may leave while devices of it are open."""
 
-    def __init__(self, kernel: SimKernel) -> None:
-        self._kernel = kernel
-        self.groups: list[GroupState] = []
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self.groups: list[IommuGroup] = []
         self.iommu: Type1 | NoIommu | None = None
 
     @property
@@ -53,21 +48,21 @@ class ContainerState:
             raise fail(errno.EINVAL)
         return self.iommu.ioctl(request, user)
 
-    def join(self, group: GroupState, process: Process) -> None:
-        """The group's devices come behind this container, as process asks. Raises OSError; nothing has changed then."""
+    def join(self, group: IommuGroup, process: Process) -> None:
+        """Put the group's devices behind this container, as process asks. An OSError leaves them where they are."""
         if group.is_noiommu:
             process.require_raw_io()
         # With an IOMMU or without: all of them alike.
         if self.groups and self.is_noiommu != group.is_noiommu:
             raise fail(errno.EPERM)
-        if not self._kernel.sysfs.viable(group.number):
+        if not group.is_viable:
             raise fail(errno.EPERM)
         if self.iommu is not None:
             self.iommu.attach(group, process)
         self.groups.append(group)
 
     def admit(self, _device: DeviceState, process: Process) -> Translate:
-        """The first descriptor of a device is opened through its group: where its DMA goes."""
+        """The first descriptor of a device is being opened: where its DMA goes. Raises OSError as the kernel does."""
         if self.iommu is None:
             raise fail(errno.EINVAL)
         if self.is_noiommu:
@@ -75,9 +70,10 @@ class ContainerState:
         return self.iommu.translate
 
     def dismiss(self, _device: DeviceState) -> None:
-        """The last one is closed."""
+        """The last descriptor of a device is closed."""
 
-    def leave(self, group: GroupState) -> None:
+    def leave(self, group: IommuGroup) -> None:
+        """Take the group's devices out. With the last group, the IOMMU and its mappings are gone."""
         self.groups.remove(group)
         if self.iommu is not None:
             self.iommu.detach(group)
@@ -85,13 +81,13 @@ class ContainerState:
             self.iommu = None
 
     def _has_extension(self, extension: int) -> bool:
-        """Without an IOMMU in use, what any driver of the kernel can do."""
+        """Whether there is an extension: of the IOMMU in use, or of any driver while none is in use."""
         if self.is_noiommu:
             return extension == vfio.VFIO_NOIOMMU_IOMMU
         offered = {*_TYPE1_VERSIONS, vfio.VFIO_UNMAP_ALL}
-        if self._kernel.sysfs.allows_noiommu and not self.groups:
+        if self._machine.sysfs.allows_noiommu and not self.groups:
             offered.add(vfio.VFIO_NOIOMMU_IOMMU)
-        if self._kernel.version < (6, 18):
+        if self._machine.version < (6, 18):
             offered.add(vfio.VFIO_TYPE1_NESTING_IOMMU)
         return extension in offered or (self.iommu is not None and self.iommu.has_extension(extension))
 
@@ -102,12 +98,12 @@ class ContainerState:
             raise fail(errno.ENODEV)
         if kind == vfio.VFIO_NOIOMMU_IOMMU and self.is_noiommu:
             process.require_raw_io()
-            self.iommu = NoIommu(self._kernel)
+            self.iommu = NoIommu(self._machine.pages)
             return 0
         if kind not in _TYPE1_VERSIONS:
             # Known, but no kind of IOMMU; or nesting, which no IOMMU here can do.
             raise fail(errno.EINVAL)
-        iommu = Type1(self._kernel, _TYPE1_VERSIONS[kind])
+        iommu = Type1(self._machine, _TYPE1_VERSIONS[kind])
         for group in self.groups:
             iommu.attach(group, process)
         self.iommu = iommu

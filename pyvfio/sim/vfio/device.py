@@ -5,27 +5,19 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from pyvfio.abi import mman, vfio
-from pyvfio.sim.devices.config import SimConfig
-from pyvfio.sim.devices.display import Screen, query_plane
-from pyvfio.sim.devices.model import Bus, SimRegion
-from pyvfio.sim.mm.pin import Pin
-from pyvfio.sim.process.user import UserMemory, fail
-from pyvfio.sim.vfio.eventfds import hold_eventfd, is_same_eventfd
-from pyvfio.sim.vfio.features import FeatureState
-from pyvfio.sim.vfio.hot_reset import hot_reset, hot_reset_info
+from pyvfio.sim.devices import Bus, Model, PciFunction, Screen, SimConfig, SimRegion
+from pyvfio.sim.iommufd import FunctionDevice, IommufdContext
+from pyvfio.sim.machine import DmaFault, Machine
+from pyvfio.sim.process import UserMemory, VmArea, fail, hold_eventfd, is_same_eventfd
+from pyvfio.sim.vfio.display import dma_buf, query_plane
+from pyvfio.sim.vfio.features import FeatureState, VfToken
 from pyvfio.sim.vfio.interrupts import InterruptState
-
-if TYPE_CHECKING:
-    from pyvfio.sim.iommufd.main import IommufdState
-    from pyvfio.sim.kernel import SimKernel
-    from pyvfio.sim.sysfs import PciFunction
-    from pyvfio.sim.vfio.container import ContainerState
-    from pyvfio.sim.vfio.group import GroupState
+from pyvfio.sim.vfio.mappings import Part, Translate
 
 _OFFSET_SHIFT = 40
 _CONFIG = vfio.VFIO_PCI_CONFIG_REGION_INDEX
@@ -34,67 +26,67 @@ _CONFIG_FLAGS = vfio.VFIO_REGION_INFO_FLAG_READ | vfio.VFIO_REGION_INFO_FLAG_WRI
 _MOST_IOEVENTFDS = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class DmaFault:
-    """A transfer the IOMMU stopped."""
-
-    device: str
-    iova: int
-    size: int
-    write: bool
-
-
-class Mapped(Protocol):
-    """What an address space translates to. pin None: a device's registers, which are not memory."""
-
-    @property
-    def pin(self) -> Pin | None: ...
-
-
-Part = tuple[Mapped, int, int]
-"""A part of a transfer: a mapping, an offset in its pin, and a length."""
-Translate = Callable[[int, int, int], "Sequence[Part] | None"]
-"""From iova, size and VFIO_DMA_MAP_FLAG_READ or _WRITE; None where the IOMMU stops it."""
-
-
 def _no_translation(iova: int, size: int, flag: int) -> None:
-    """Attached to nothing."""
+    """Of a device that is attached to nothing."""
+
+
+class Opener(Protocol):
+    """What a group's device was opened in: a container, or an iommufd in the place of one."""
+
+    def dismiss(self, device: DeviceState, /) -> None:
+        """The last descriptor of the device is closed."""
+
+
+@dataclass(frozen=True, slots=True)
+class _MappedRegion:
+    """A part of a region, from start on, in a program's memory."""
+
+    model: Model
+    region: int
+    start: int
+
+    def load(self, offset: int, width: int) -> int:
+        return self.model.load(self.region, self.start + offset, width)
+
+    def store(self, offset: int, width: int, value: int) -> None:
+        self.model.store(self.region, self.start + offset, width, value)
 
 
 class DeviceState:
-    """A device while any descriptor of it is open. group: the one it was opened through."""
+    """A device while any descriptor of it is open; opens: how many are. vf_token: of the function.
 
-    def __init__(self, kernel: SimKernel, function: PciFunction, group: GroupState | None = None) -> None:
+    opened_in: what it was opened in through its group, which may have left that. bound: to an iommufd. iommufd: the one
+    that it was bound to through its own node. translate: where its DMA goes.
+    """
+
+    def __init__(self, machine: Machine, function: PciFunction, vf_token: VfToken) -> None:
         self.address = function.address
-        self.group = group
-        self.container: ContainerState | IommufdState | None = None
-        """The one it was opened in; its group may have left it."""
-        self.translate: Translate = _no_translation
-        self.iommufd: IommufdState | None = None
-        """Which it is bound to, with what number there, where it was opened by its own node."""
-        self.iommufd_id = 0
         self.opens = 0
-        self._kernel = kernel
+        self.opened_in: Opener | None = None
+        self.bound: FunctionDevice | None = None
+        self.iommufd: IommufdContext | None = None
+        self.translate: Translate = _no_translation
+        self._machine = machine
         self._ioeventfds: dict[tuple[int, int, int, int], int] = {}
         self.model = function.model(Bus(self._dma_read, self._dma_write, self._interrupt))
         config = self.model.config
         config.place_bars({index: region.size for index, region in self.model.regions.items() if index < 6})
         vectors = {vfio.VFIO_PCI_REQ_IRQ_INDEX: 1, **dict.fromkeys(range(3), 0), **self.model.vectors}
-        if config.is_express or kernel.version >= (7, 0):
+        if config.is_express or machine.version >= (7, 0):
             vectors[vfio.VFIO_PCI_ERR_IRQ_INDEX] = 1
         self.interrupts = InterruptState(
             vectors,
             host_vectors=function.host_vectors,
-            is_dynamic=kernel.version >= (6, 5),
+            is_dynamic=machine.version >= (6, 5),
             is_master=lambda: config.is_bus_master,
         )
         is_physical = self.model.has_vfs and function.physical_function is None
         self.features = FeatureState(
             self.model,
-            kernel.version,
+            machine.version,
             logs_dma=function.logs_dma,
             is_pci=not function.is_mediated,
-            vf_token=kernel.ownership.vf_token(function) if is_physical else None,
+            vf_token=vf_token if is_physical else None,
         )
 
     @property
@@ -116,10 +108,6 @@ class DeviceState:
                     raise fail(errno.EINVAL)
                 self.reset()
                 return 0
-            case vfio.VFIO_DEVICE_GET_PCI_HOT_RESET_INFO:
-                return hot_reset_info(self._kernel, self, user)
-            case vfio.VFIO_DEVICE_PCI_HOT_RESET:
-                return hot_reset(self._kernel, self, user)
             case vfio.VFIO_DEVICE_IOEVENTFD:
                 return self._set_ioeventfd(user)
             case vfio.VFIO_DEVICE_FEATURE:
@@ -127,10 +115,7 @@ class DeviceState:
             case vfio.VFIO_DEVICE_QUERY_GFX_PLANE if isinstance(self.model, Screen):
                 return query_plane(self.model, user)
             case vfio.VFIO_DEVICE_GET_GFX_DMABUF if isinstance(self.model, Screen):
-                return self.model.dma_buf(user.u32(0))
-            case vfio.VFIO_DEVICE_BIND_IOMMUFD if self._kernel.sysfs.nodes():
-                # Only a device's own node can be bound, and this one was opened through its group.
-                raise fail(errno.EINVAL)
+                return dma_buf(self.model, user)
             case _:
                 raise fail(errno.ENOTTY)
 
@@ -164,8 +149,8 @@ class DeviceState:
             written += width
         return written
 
-    def check_mmap(self, size: int, flags: int, position: int) -> tuple[int, int]:
-        """Whether a BAR may be mapped like this: which, and the offset in it. Raises OSError as vfio_pci_core_mmap."""
+    def mmap(self, size: int, flags: int, position: int) -> VmArea:
+        """size bytes of a region, whose registers answer each access. Raises OSError as vfio_pci_core_mmap."""
         index, offset = position >> _OFFSET_SHIFT, position & (1 << _OFFSET_SHIFT) - 1
         region = self.model.regions.get(index, SimRegion(0, 0))
         is_mappable = region.flags & vfio.VFIO_REGION_INFO_FLAG_MMAP and flags & mman.MAP_SHARED
@@ -173,12 +158,14 @@ class DeviceState:
         is_inside = any(start <= offset and offset + size <= start + _whole_pages(length) for start, length in areas)
         if not is_mappable or not is_inside or offset % 4096:
             raise fail(errno.EINVAL)
-        return index, offset
+        return VmArea(size, _MappedRegion(self.model, index, offset))
 
     def opened(self) -> None:
+        """It has one more descriptor."""
         self.opens += 1
 
     def closed(self) -> None:
+        """It has one descriptor less; with the last one, all that the program has set up is gone."""
         self.opens -= 1
         if not self.opens:
             self.interrupts.release()
@@ -187,26 +174,18 @@ class DeviceState:
                 os.close(held)
 
     def reset(self) -> None:
-        """Config space is saved before and restored after."""
+        """Reset the function. Config space is as it was, since the kernel saves and restores it."""
         self.model.reset()
-        if self.model.migration is not None:
-            self.model.migration.reset()
+        if self.features.migration is not None:
+            self.features.migration.reset()
 
     def eventfd_written(self, fd: int) -> None:
-        """By the program: it may be one that this device waits for."""
+        """The program has written to an eventfd, which may be one that this device waits for."""
         self.interrupts.eventfd_written(fd)
         for (index, offset, width, value), held in self._ioeventfds.items():
             if is_same_eventfd(fd, held):
                 os.eventfd_read(held)
                 self.model.store(index, offset, width, value)
-
-    def leave_group(self) -> None:
-        """A descriptor that was opened through a group is closed."""
-        assert self.group is not None
-        if not self.opens and self.container is not None:
-            self.container.dismiss(self)
-        self.group.open_devices -= 1
-        self.group.drop()
 
     def _info(self, user: UserMemory) -> int:
         argsz = user.u32(0)
@@ -218,7 +197,7 @@ class DeviceState:
         while regions in self.model.regions:
             regions += 1
         info = struct.pack("<IIIIII", argsz, flags, regions, vfio.VFIO_PCI_NUM_IRQS, 0, 0)
-        if self._kernel.version >= (6, 6):
+        if self._machine.version >= (6, 6):
             user.write(info[: min(argsz, len(info))])
         else:
             user.write(info[: 20 if argsz >= 20 else 16])
@@ -247,7 +226,7 @@ class DeviceState:
         return 0
 
     def _region_capabilities(self, index: int, region: SimRegion) -> bytes:
-        """The chain as it stands behind the struct of 32 bytes."""
+        """The chain of capabilities that follows the struct of 32 bytes."""
         bodies: list[tuple[int, bytes]] = []
         if self.model.msix_table and self.model.msix_table[0] == index:
             bodies.append((vfio.VFIO_REGION_INFO_CAP_MSIX_MAPPABLE, b""))
@@ -270,7 +249,7 @@ class DeviceState:
         if (
             argument.argsz < 28
             or width not in (1, 2, 4, 8)
-            or (width == 8 and (6, 18) <= self._kernel.version < (7, 0))
+            or (width == 8 and (6, 18) <= self._machine.version < (7, 0))
             or argument.fd < -1
             or offset + width > size
             or self._is_msix_table(index, offset)
@@ -315,7 +294,8 @@ class DeviceState:
             return None
         parts = self.translate(iova, size, flag)
         if parts is None:
-            self._kernel.note_fault(self.address, iova, size, write=flag == vfio.VFIO_DMA_MAP_FLAG_WRITE)
+            is_write = flag == vfio.VFIO_DMA_MAP_FLAG_WRITE
+            self._machine.dma_faults.append(DmaFault(self.address, iova, size, is_write))
         return parts
 
     def _is_msix_table(self, index: int, offset: int) -> bool:
@@ -323,8 +303,10 @@ class DeviceState:
         return table is not None and table[0] == index and table[1] <= offset < table[1] + table[2]
 
     def _locate(self, position: int) -> tuple[int, int, SimRegion]:
-        """Region, offset in it, and the region where it is not config space. Raises OSError for one that is not there,
-        and for registers that do not answer."""
+        """The index of a region, an offset in it, and the region, which for config space has no size.
+
+        Raises OSError: EINVAL where there is no region, EIO for registers that do not answer.
+        """
         index, offset = position >> _OFFSET_SHIFT, position & (1 << _OFFSET_SHIFT) - 1
         region = self.model.regions.get(index)
         if index == _CONFIG:
@@ -337,7 +319,7 @@ class DeviceState:
 
 
 def _pieces(offset: int, size: int) -> list[tuple[int, int]]:
-    """The accesses a read or write is made of: as wide as alignment and size allow."""
+    """Offset and width of the accesses that a read or write is made of: as wide as alignment and size allow."""
     pieces = []
     end = offset + size
     while offset < end:

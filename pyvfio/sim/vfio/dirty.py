@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyvfio.sim.process.user import read_memory, write_memory
+from pyvfio.sim.process import read_memory, write_memory
 
 _WORD = 64
 _WORD_BYTES = 8
@@ -18,16 +18,16 @@ def bitmap_bytes(pages: int) -> int:
 
 
 class DirtyBitmap:
-    """The bits of one mapping. Only as many as it has pages are ever cleared: what a shift moved beyond them stays."""
+    """The bits of one mapping. No more bits are cleared than it has pages: what a shift moved beyond them stays."""
 
     def __init__(self, pages: int) -> None:
         self._pages = pages
         self._bits = 0
 
     def hand_out(self, address: int, offset: int, *, all_dirty: bool) -> None:
-        """Write the bits into the program's bitmap at address, where offset is the number of the mapping's first page.
+        """Write the bits into the program's bitmap at an address. offset: the bit there of the mapping's first page.
 
-        Whole words are written: those before the first stay, and the first is merged with what was there.
+        all_dirty: every page counts as written. Whole words are written, and the bits before the first page stay.
         Raises OSError(EFAULT).
         """
         if all_dirty:
@@ -42,4 +42,5 @@ class DirtyBitmap:
         write_memory(place, (self._bits & (1 << 8 * size) - 1).to_bytes(size, "little"))
 
     def clear(self) -> None:
+        """No page counts as written."""
         self._bits = self._bits >> self._pages << self._pages

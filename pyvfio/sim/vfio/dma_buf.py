@@ -5,11 +5,10 @@ from __future__ import annotations
 import errno
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from pyvfio.abi import vfio
-from pyvfio.sim.devices.model import SimRegion
-from pyvfio.sim.process.user import UserMemory, fail
+from pyvfio.sim.devices import SimRegion
+from pyvfio.sim.process import File, UserMemory, fail
 
 HEAD = struct.Struct("<IIII")
 _RANGE = struct.Struct("<QQ")
@@ -17,18 +16,15 @@ _PAGE = 4096
 _LIMIT = 1 << 64
 
 
-@dataclass(eq=False, slots=True)
-class DmaBuf:
-    """size: bytes. Nothing here imports it."""
+class DmaBuf(File):
+    """size bytes of a device's registers. Nothing here imports it."""
 
-    size: int
-
-    def ioctl(self, _request: int, _user: UserMemory) -> int:
-        raise fail(errno.ENOTTY)
+    def __init__(self, size: int) -> None:
+        self.size = size
 
 
 def export(regions: Mapping[int, SimRegion], user: UserMemory, offset: int) -> int:
-    """A descriptor of parts of a BAR. offset: of the request in the argument. Raises OSError as the kernel does."""
+    """A new descriptor of parts of a BAR. offset: of the request in the argument. Raises OSError as the kernel does."""
     index, _, flags, count = HEAD.unpack(user.read(HEAD.size, offset))
     if not count or flags:
         raise fail(errno.EINVAL)

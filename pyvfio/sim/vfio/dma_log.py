@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import struct
 
-from pyvfio.sim.process.user import fail, read_memory, write_memory
+from pyvfio.sim.process import fail, read_memory, write_memory
 
 _PAGE = 4096
 _MOST_RANGES = _PAGE // 16
@@ -16,13 +16,14 @@ _END = 1 << 64
 
 
 class DmaLog:
-    """Off until start."""
+    """The pages that one device has written since start(), in the ranges that start() was told."""
 
     def __init__(self) -> None:
         self._ranges: list[tuple[int, int]] | None = None
         self._written: set[int] = set()
 
     def start(self, data: bytes) -> None:
+        """data: struct vfio_device_feature_dma_logging_control. Raises OSError as the kernel does."""
         page_size, count, _, address = struct.unpack("<QIIQ", data)
         if not count:
             raise fail(errno.EINVAL)
@@ -47,13 +48,16 @@ class DmaLog:
         self._written = set()
 
     def note(self, iova: int, size: int) -> None:
-        """The device writes."""
+        """The device writes size bytes."""
         for start, length in self._ranges or ():
             first, last = max(iova, start), min(iova + size, start + length)
             self._written |= set(range(first // _PAGE, -(-last // _PAGE)))
 
     def report(self, data: bytes) -> None:
-        """Sets bits in the program's bitmap, and forgets what it told."""
+        """Set the bits of written pages in the program's bitmap, and forget these pages.
+
+        data: struct vfio_device_feature_dma_logging_report. Raises OSError as the kernel does.
+        """
         iova, length, page_size, address = struct.unpack("<QQQQ", data)
         if page_size < _PAGE or page_size & page_size - 1:
             raise fail(errno.EINVAL)

@@ -7,16 +7,14 @@ import os
 import struct
 import uuid
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from pyvfio.abi import vfio
-from pyvfio.sim.process.user import UserMemory, fail
+from pyvfio.sim.devices import Model
+from pyvfio.sim.iommu import Version
+from pyvfio.sim.process import UserMemory, fail, hold_eventfd
 from pyvfio.sim.vfio.dma_buf import HEAD, export
 from pyvfio.sim.vfio.dma_log import DmaLog
-from pyvfio.sim.vfio.eventfds import hold_eventfd
-
-if TYPE_CHECKING:
-    from pyvfio.sim.devices.model import Model
+from pyvfio.sim.vfio.migration import MigrationStates
 
 _GET, _SET, _PROBE = (
     vfio.VFIO_DEVICE_FEATURE_GET,
@@ -44,20 +42,21 @@ _MIGRATION = {
 
 @dataclass(slots=True)
 class VfToken:
-    """Who knows it may open virtual functions. Nobody does at first. Source: vfio_pci_vf_init."""
+    """16 bytes that open the virtual functions of a physical one. Nobody knows them at first (vfio_pci_vf_init)."""
 
     value: bytes = field(default_factory=lambda: uuid.uuid4().bytes)
 
 
 class FeatureState:
-    """Of one device while it is open."""
+    """The features of one device while it is open."""
 
     def __init__(
-        self, model: Model, version: tuple[int, int], *, logs_dma: bool, is_pci: bool, vf_token: VfToken | None
+        self, model: Model, version: Version, *, logs_dma: bool, is_pci: bool, vf_token: VfToken | None
     ) -> None:
-        """vf_token: of a physical function with virtual ones."""
+        """logs_dma: it can note what it writes. vf_token: of a physical function that has virtual ones, else None."""
         self.vf_token = vf_token
         self.dma_log = DmaLog()
+        self.migration = None if model.migration is None else MigrationStates(model.migration)
         self._model = model
         self._is_asleep = False
         self._wakeup: int | None = None
@@ -67,9 +66,10 @@ class FeatureState:
             self._offered[vfio.VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP] = (_SET, 8)
         if vf_token is not None:
             self._offered[vfio.VFIO_DEVICE_FEATURE_PCI_VF_TOKEN] = (_SET, 16)
-        if model.migration is not None:
+        has_precopy = False
+        if self.migration is not None:
             self._offered |= _MIGRATION
-        has_precopy = model.migration is not None and model.migration.flags & vfio.VFIO_MIGRATION_PRE_COPY
+            has_precopy = bool(self.migration.flags & vfio.VFIO_MIGRATION_PRE_COPY)
         if version >= (7, 0):
             # A device without PRE_COPY has the feature too, but nothing can be done with it.
             self._offered[vfio.VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2] = (_SET if has_precopy else 0, 0)
@@ -105,11 +105,12 @@ class FeatureState:
         return 0
 
     def release(self) -> None:
+        """The last descriptor of the device is closed."""
         self._wake()
         self.dma_log.stop()
 
     def _get(self, feature: int) -> bytes:
-        migration = self._model.migration
+        migration = self.migration
         assert migration is not None
         match feature:
             case vfio.VFIO_DEVICE_FEATURE_MIGRATION:
@@ -133,13 +134,13 @@ class FeatureState:
             case vfio.VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE:
                 self._set_migration_state(user, data)
             case vfio.VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2:
-                assert self._model.migration is not None
-                self._model.migration.tells_precopy_flags = True
+                assert self.migration is not None
+                self.migration.tells_precopy_flags = True
             case _:
                 self._sleep(data)
 
     def _set_migration_state(self, user: UserMemory, data: bytes) -> None:
-        migration = self._model.migration
+        migration = self.migration
         assert migration is not None
         (state,) = struct.unpack_from("<I", data)
         try:

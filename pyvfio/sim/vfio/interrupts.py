@@ -8,8 +8,7 @@ import struct
 from collections.abc import Callable, Mapping
 
 from pyvfio.abi import vfio
-from pyvfio.sim.process.user import UserMemory, fail
-from pyvfio.sim.vfio.eventfds import hold_eventfd, is_same_eventfd
+from pyvfio.sim.process import UserMemory, fail, hold_eventfd, is_same_eventfd
 
 _ACTIONS = vfio.VFIO_IRQ_SET_ACTION_TYPE_MASK
 _DATA_TYPES = vfio.VFIO_IRQ_SET_DATA_TYPE_MASK
@@ -22,8 +21,12 @@ _NORESIZE = vfio.VFIO_IRQ_INFO_NORESIZE
 
 
 class InterruptState:
-    """vectors: how many of each index. host_vectors: how many messages the host can provide for the device.
-    is_dynamic: whether MSI-X vectors can be added while others are enabled. is_master: whether messages get out."""
+    """The interrupts of one device while it is open.
+
+    vectors: how many there are of each index. host_vectors: how many messages the host can provide for the device.
+    is_dynamic: whether MSI-X vectors can be added while others are enabled. is_master: whether the device may send
+    messages now.
+    """
 
     def __init__(
         self, vectors: Mapping[int, int], *, host_vectors: int, is_dynamic: bool, is_master: Callable[[], bool]
@@ -35,7 +38,7 @@ class InterruptState:
         self._index: int | None = None
         """Which of INTx, MSI and MSI-X is enabled."""
         self._room = 0
-        """How many vectors of it."""
+        """How many of its vectors were enabled."""
         self._eventfds: dict[int, int] = {}
         self._single: dict[int, int] = {}
         self._unmask: int | None = None
@@ -84,7 +87,7 @@ class InterruptState:
                 raise fail(errno.ENOTTY)
 
     def raised(self, vector: int, asserted: bool) -> None:
-        """By the device. A message is a memory write: it needs bus mastering. INTx is a level."""
+        """The device raises or lowers a vector. A message is a write, which needs bus mastering; INTx is a level."""
         if self._index in _MESSAGES:
             if asserted and vector in self._eventfds and self._is_master():
                 os.eventfd_write(self._eventfds[vector], 1)
@@ -93,13 +96,14 @@ class InterruptState:
             self._fire_intx()
 
     def eventfd_written(self, fd: int) -> None:
-        """By the program: it may be the one that unmasks INTx."""
+        """The program has written to an eventfd, which may be the one that unmasks INTx."""
         if self._unmask is not None and is_same_eventfd(fd, self._unmask):
             os.eventfd_read(self._unmask)
             self._masked = False
             self._fire_intx()
 
     def release(self) -> None:
+        """The last descriptor of the device is closed."""
         self._disable()
         for eventfd in self._single.values():
             os.close(eventfd)

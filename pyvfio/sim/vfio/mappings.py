@@ -1,26 +1,38 @@
-"""The DMA mappings of a simulated IOMMU, in order of their device addresses."""
+"""The mappings of a container, in order of their device addresses."""
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from pyvfio.sim.mm.pin import Pin
+from pyvfio.sim.mm import Pin
+from pyvfio.sim.process import Process
 from pyvfio.sim.vfio.dirty import DirtyBitmap
 
-if TYPE_CHECKING:
-    from pyvfio.sim.process.process import Process
+
+class Mapped(Protocol):
+    """What an address of a device is translated to. pin None: a device's registers, which are not memory."""
+
+    @property
+    def pin(self) -> Pin | None: ...
+
+
+Part = tuple[Mapped, int, int]
+"""A part of a transfer: a mapping, an offset in its pin, and a length."""
+Translate = Callable[[int, int, int], "Sequence[Part] | None"]
+"""From an iova, a size and VFIO_DMA_MAP_FLAG_READ or _WRITE to parts; None where the IOMMU stops the transfer."""
 
 
 @dataclass(slots=True)
 class DmaMapping:
-    """What one MAP_DMA made. pin None: nothing is pinned, as for a device's registers, which are not memory.
+    """What one MAP_DMA made. iova, size: bytes; vaddr: an address of owner; flags: VFIO_DMA_MAP_FLAG_*.
 
-    is_entered: the IOMMU translates it; without an IOMMU (mediated devices) it is only recorded. has_vaddr: false
-    between VFIO_DMA_UNMAP_FLAG_VADDR and VFIO_DMA_MAP_FLAG_VADDR. dirty: while dirty pages are tracked.
-    owner: the process whose address vaddr is, and which is charged; is_exempt: it had CAP_IPC_LOCK.
+    owner: the process that is charged; is_exempt: it had CAP_IPC_LOCK. pin None: nothing is pinned, as for a device's
+    registers, which are not memory. is_entered: the IOMMU translates it; without an IOMMU (mediated devices) it is only
+    recorded. has_vaddr: false between VFIO_DMA_UNMAP_FLAG_VADDR and VFIO_DMA_MAP_FLAG_VADDR. dirty: None while dirty
+    pages are not tracked.
     """
 
     iova: int
@@ -40,7 +52,7 @@ class DmaMapping:
 
 
 class MappingList:
-    """Mappings that do not overlap, ascending. Every operation finds its place by bisection."""
+    """Mappings that do not overlap, in ascending order. Every operation finds its place by bisection."""
 
     def __init__(self) -> None:
         self._starts: list[int] = []
@@ -72,7 +84,7 @@ class MappingList:
         self._mappings.insert(index, mapping)
 
     def remove(self, mappings: list[DmaMapping]) -> None:
-        """Neighbours, ascending."""
+        """mappings: neighbours, ascending."""
         if mappings:
             first = bisect_left(self._starts, mappings[0].iova)
             del self._starts[first : first + len(mappings)], self._mappings[first : first + len(mappings)]

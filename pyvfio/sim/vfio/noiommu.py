@@ -1,51 +1,38 @@
-"""Devices without an IOMMU: their containers, and what iommufd makes of them.
-
-Source: drivers/vfio/container.c, vfio_noiommu_ops; drivers/iommu/iommufd/hwpt_noiommu.c.
-"""
+"""The containers of devices without an IOMMU. Source: drivers/vfio/container.c, vfio_noiommu_ops."""
 
 from __future__ import annotations
 
 import errno
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from pyvfio.sim.process.user import UserMemory, fail
-from pyvfio.sim.vfio.mappings import DmaMapping
-
-if TYPE_CHECKING:
-    from pyvfio.sim.kernel import SimKernel
-    from pyvfio.sim.mm.pin import Pin
-    from pyvfio.sim.process.process import Process
-    from pyvfio.sim.vfio.device import Part
-    from pyvfio.sim.vfio.group import GroupState
-
-_PAGE = 4096
-_PRESENT = 1 << 63
+from pyvfio.sim.machine import IommuGroup
+from pyvfio.sim.mm import PageTracker, Pin
+from pyvfio.sim.process import Process, UserMemory, fail
+from pyvfio.sim.vfio.mappings import DmaMapping, Part
 
 
 @dataclass(frozen=True, slots=True)
 class _Physical:
-    """Memory that nothing translates to."""
+    """Memory that is reached without a translation."""
 
     pin: Pin | None
 
 
-def reach_physical(kernel: SimKernel, address: int, size: int, _flag: int) -> Sequence[Part] | None:
-    """What a device reaches that is told a physical address: memory as the PageTracker gives addresses to it.
+def reach_physical(memory: PageTracker, address: int, size: int, _flag: int) -> Sequence[Part] | None:
+    """The memory that a device without an IOMMU reaches at an address. The PageTracker says where memory lies.
 
-    None where there is no memory, which no real machine would be told of.
+    None where there is no memory; a real machine would not notice.
     """
-    pin = kernel.pinning.physical(address, size)
+    pin = memory.reach(address, size)
     return None if pin is None else [(_Physical(pin), 0, size)]
 
 
 class NoIommu:
-    """Refuses everything, and lets devices reach all of physical memory."""
+    """It refuses every ioctl, and lets devices reach all of physical memory."""
 
-    def __init__(self, kernel: SimKernel) -> None:
-        self._kernel = kernel
+    def __init__(self, memory: PageTracker) -> None:
+        self._memory = memory
 
     @property
     def mappings(self) -> tuple[DmaMapping, ...]:
@@ -57,32 +44,11 @@ class NoIommu:
     def has_extension(self, _extension: int) -> bool:
         return False
 
-    def attach(self, _group: GroupState, _process: Process) -> None:
+    def attach(self, _group: IommuGroup, _process: Process) -> None:
         """Nothing to put it behind."""
 
-    def detach(self, _group: GroupState) -> None:
+    def detach(self, _group: IommuGroup) -> None:
         """Nothing to take back."""
 
     def translate(self, address: int, size: int, flag: int) -> Sequence[Part] | None:
-        return reach_physical(self._kernel, address, size, flag)
-
-
-class Pagemap:
-    """/proc/self/pagemap of a machine with devices without an IOMMU."""
-
-    def __init__(self, kernel: SimKernel) -> None:
-        self._kernel = kernel
-
-    def pread(self, size: int, offset: int) -> bytes:
-        pages = range(offset // 8, (offset + size) // 8)
-        return b"".join(struct.pack("=Q", self._entry(page)) for page in pages)
-
-    def _entry(self, page: int) -> int:
-        try:
-            is_there = self._kernel.mincore(page * _PAGE, _PAGE)[0] & 1
-        except OSError:
-            return 0
-        return _PRESENT | self._kernel.pinning.physical_address(page * _PAGE) // _PAGE if is_there else 0
-
-    def ioctl(self, _request: int, _user: UserMemory) -> int:
-        raise fail(errno.ENOTTY)
+        return reach_physical(self._memory, address, size, flag)

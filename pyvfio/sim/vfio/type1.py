@@ -5,21 +5,17 @@ from __future__ import annotations
 import ctypes
 import errno
 import struct
-from typing import TYPE_CHECKING
 
 from pyvfio.abi import vfio
 from pyvfio.sim.capabilities import capability_chain
 from pyvfio.sim.iommu import ALL_PAGE_SIZES, Span, without
-from pyvfio.sim.process.user import UserMemory, fail, is_user_range
+from pyvfio.sim.machine import IommuGroup, Machine
+from pyvfio.sim.mm import PAGE
+from pyvfio.sim.process import Process, UserMemory, fail, is_user_range
 from pyvfio.sim.vfio.dirty import LARGEST_BITMAP, MOST_PAGES, DirtyBitmap, bitmap_bytes
 from pyvfio.sim.vfio.mappings import DmaMapping, MappingList
+from pyvfio.sim.vfio.type1_pages import Type1Pages
 
-if TYPE_CHECKING:
-    from pyvfio.sim.kernel import SimKernel
-    from pyvfio.sim.process.process import Process
-    from pyvfio.sim.vfio.group import GroupState
-
-PAGE = 4096
 _LIMIT = 1 << 64
 _READ_WRITE = vfio.VFIO_DMA_MAP_FLAG_READ | vfio.VFIO_DMA_MAP_FLAG_WRITE
 _MAP_FLAGS = _READ_WRITE | vfio.VFIO_DMA_MAP_FLAG_VADDR
@@ -30,26 +26,28 @@ _GET_BITMAP = vfio.VFIO_IOMMU_DIRTY_PAGES_FLAG_GET_BITMAP
 
 
 class Type1:
-    """The mappings of one container from SET_IOMMU on. version 1 unmaps whole what it was asked to cut, 2 refuses.
+    """The mappings of one container, from VFIO_SET_IOMMU on. Groups with an IOMMU share one domain.
 
-    Groups with an IOMMU share one domain; with none but mediated devices, mappings are only recorded.
+    version: asked to unmap a part of a mapping, 1 unmaps the whole, 2 refuses. While there are none but mediated
+    devices, mappings are only recorded.
     """
 
-    def __init__(self, kernel: SimKernel, version: int) -> None:
-        self._kernel = kernel
+    def __init__(self, machine: Machine, version: int) -> None:
+        self._machine = machine
+        self._pages = Type1Pages(machine.pages, machine.version)
         self.version = version
-        self._left = kernel.dma_entry_limit
-        self._translated: list[GroupState] = []
-        self._mediated: list[GroupState] = []
+        self._left = machine.dma_entry_limit
+        self._translated: list[IommuGroup] = []
+        self._mediated: list[IommuGroup] = []
         self.iova_ranges: tuple[Span, ...] = ()
-        """Where mappings may lie; empty, with nothing but mediated devices, for everywhere."""
+        """Where mappings may lie. Empty: anywhere, because there are none but mediated devices."""
         self._mappings = MappingList()
         self._without_vaddr = 0
         self._tracks_dirty = False
 
     @property
     def mappings(self) -> tuple[DmaMapping, ...]:
-        """Ascending."""
+        """In ascending order."""
         return tuple(self._mappings)
 
     @property
@@ -61,12 +59,12 @@ class Type1:
         return self._mappings.translate(iova, size, flag)
 
     def has_extension(self, extension: int) -> bool:
-        """What only an IOMMU in use can tell."""
+        """Whether it has an extension that only an IOMMU in use can tell."""
         match extension:
             case vfio.VFIO_UPDATE_VADDR:
                 return not self.has_mediated
             case vfio.VFIO_DMA_CC_IOMMU:
-                return not self._translated or self._kernel.iommu_model.coherent
+                return not self._translated or self._machine.iommu_model.coherent
             case _:
                 return False
 
@@ -83,30 +81,30 @@ class Type1:
             case _:
                 raise fail(errno.ENOTTY)
 
-    def attach(self, group: GroupState, process: Process) -> None:
-        """Put the group's devices behind this IOMMU, as process asks. Raises OSError as the kernel's attach_group does.
+    def attach(self, group: IommuGroup, process: Process) -> None:
+        """Put the group's devices behind this IOMMU, as process asks. Raises OSError as vfio_iommu_type1_attach_group.
 
-        What was only recorded is pinned then, at the addresses of process, whoever recorded it.
+        Mappings that were only recorded are pinned then, at the addresses of process, whoever recorded them.
         """
         if self._without_vaddr:
             raise fail(errno.EBUSY)
         if group.is_mediated:
             self._mediated.append(group)
             return
-        ranges = without(self.iova_ranges or self._kernel.iova_ranges, group.reserved)
+        ranges = without(self.iova_ranges or self._machine.iova_ranges, group.reserved)
         if not ranges or any(self._mappings.overlaps(first, last + 1 - first) for first, last in group.reserved):
             raise fail(errno.EINVAL)
         if not all(_fits(ranges, mapping.iova, mapping.end - 1) for mapping in self._mappings):
             raise fail(errno.EINVAL)
-        if not self._kernel.remaps_interrupts and not self._kernel.sysfs.allows_unsafe_interrupts:
+        if not self._machine.remaps_interrupts and not self._machine.sysfs.allows_unsafe_interrupts:
             raise fail(errno.EPERM)
         if not self._translated:
             self._enter_all(process)
         self._translated.append(group)
         self.iova_ranges = ranges
 
-    def detach(self, group: GroupState) -> None:
-        """The group leaves; the last one with an IOMMU takes the pins along."""
+    def detach(self, group: IommuGroup) -> None:
+        """The group leaves. With the last one that has an IOMMU, nothing stays pinned."""
         groups = self._mediated if group in self._mediated else self._translated
         groups.remove(group)
         if not self._translated:
@@ -115,12 +113,12 @@ class Type1:
             self.iova_ranges = ()
         else:
             reserved = tuple(span for each in self._translated for span in each.reserved)
-            self.iova_ranges = without(self._kernel.iova_ranges, reserved)
+            self.iova_ranges = without(self._machine.iova_ranges, reserved)
         if not self._translated and not self._mediated:
             self._mappings = MappingList()
 
     def _enter_all(self, process: Process) -> None:
-        """Pin what was only recorded. A failure leaves everything as it was."""
+        """Pin the mappings that were only recorded. A failure leaves none of them pinned."""
         entered: list[DmaMapping] = []
         try:
             for mapping in self._mappings:
@@ -133,18 +131,18 @@ class Type1:
 
     def _enter(self, mapping: DmaMapping, process: Process) -> None:
         is_written = bool(mapping.flags & vfio.VFIO_DMA_MAP_FLAG_WRITE)
-        mapping.pin = self._kernel.pinning.for_type1(mapping, process, write=is_written)
+        mapping.pin = self._pages.pin(mapping, process, write=is_written)
         mapping.is_entered = True
 
     def _unpin(self, mapping: DmaMapping) -> None:
-        self._kernel.pinning.release_type1(mapping)
+        self._pages.unpin(mapping)
         mapping.pin, mapping.is_entered = None, False
 
     def _get_info(self, user: UserMemory) -> int:
         argsz = int.from_bytes(user.read(16)[:4], "little")
         if argsz < 16:
             raise fail(errno.EINVAL)
-        is_aligned = self._kernel.version >= (6, 6)
+        is_aligned = self._machine.version >= (6, 6)
         head = ctypes.sizeof(vfio.vfio_iommu_type1_info)
         ranges = self.iova_ranges
         bodies = [
@@ -158,7 +156,7 @@ class Type1:
         flags = vfio.VFIO_IOMMU_INFO_PGSIZES | vfio.VFIO_IOMMU_INFO_CAPS
         fits = argsz >= head + len(chain)
         needed = argsz if fits else head + len(chain)
-        page_sizes = self._kernel.page_sizes if self._translated else ALL_PAGE_SIZES
+        page_sizes = self._machine.page_sizes if self._translated else ALL_PAGE_SIZES
         info = struct.pack("<IIQII", needed, flags, page_sizes, head if fits else 0, 0)
         if fits:
             user.write(chain, head)
@@ -174,7 +172,7 @@ class Type1:
         if argument.argsz < 32 or flags & ~_MAP_FLAGS:
             raise fail(errno.EINVAL)
         wraps = size and (iova + size > _LIMIT or vaddr + size > _LIMIT)
-        if wraps and self._kernel.version >= (6, 18):
+        if wraps and self._machine.version >= (6, 18):
             raise fail(errno.EOVERFLOW)
         sets_vaddr = bool(flags & vfio.VFIO_DMA_MAP_FLAG_VADDR)
         if bool(flags & _READ_WRITE) == sets_vaddr or not size or (size | iova | vaddr) % PAGE or wraps:
@@ -183,7 +181,7 @@ class Type1:
             self._set_vaddr(iova, size, vaddr, user.process)
             return 0
         # Before 6.18 a mapping that ends at 2^64 goes astray in the kernel's tree: pinned and charged for good.
-        is_astray = iova + size == _LIMIT and self._kernel.version < (6, 18)
+        is_astray = iova + size == _LIMIT and self._machine.version < (6, 18)
         if not is_astray and self._mappings.overlaps(iova, size):
             raise fail(errno.EEXIST)
         if not self._left:
@@ -236,7 +234,7 @@ class Type1:
         if touched and self.version == 2 and (touched[0].iova < iova or touched[-1].end > iova + size):
             raise fail(errno.EINVAL)
         # The end of a range up to 2^64 wraps to 0 before 6.18, and nothing lies before it.
-        ends_at_0 = iova + size == _LIMIT and self._kernel.version < (6, 18) and not flags & _ALL
+        ends_at_0 = iova + size == _LIMIT and self._machine.version < (6, 18) and not flags & _ALL
         if touched and (touched[0].iova < iova or ends_at_0):
             touched = []
         if flags & _VADDR:
@@ -260,7 +258,7 @@ class Type1:
         return size
 
     def _overflow(self) -> OSError:
-        return fail(errno.EOVERFLOW if self._kernel.version >= (6, 18) else errno.EINVAL)
+        return fail(errno.EOVERFLOW if self._machine.version >= (6, 18) else errno.EINVAL)
 
     def _invalidate(self, mappings: list[DmaMapping]) -> None:
         if not all(mapping.has_vaddr for mapping in mappings):
@@ -270,7 +268,7 @@ class Type1:
         self._without_vaddr += len(mappings)
 
     def _remove(self, mappings: list[DmaMapping], iova: int, bitmap: vfio.vfio_bitmap | None) -> None:
-        """Raises OSError(EFAULT) where a bitmap cannot be written: what came before is gone by then."""
+        """Unmap them. Raises OSError(EFAULT) where a bitmap cannot be written; the mappings before are gone by then."""
         gone = 0
         try:
             for mapping in mappings:
@@ -323,7 +321,7 @@ class Type1:
         if not size:
             raise fail(errno.EINVAL)
         # Before 6.18 a range that ends at 2^64 counts as one that wraps.
-        if iova + size > _LIMIT or (iova + size == _LIMIT and self._kernel.version < (6, 18)):
+        if iova + size > _LIMIT or (iova + size == _LIMIT and self._machine.version < (6, 18)):
             raise self._overflow()
         _check_bitmap(wanted.bitmap, size)
         if wanted.bitmap.pgsize != PAGE or (iova | size) % PAGE or not self._tracks_dirty:
@@ -346,7 +344,7 @@ def _fits(ranges: tuple[Span, ...], first: int, last: int) -> bool:
 
 
 def _change_owner(mapping: DmaMapping, process: Process) -> None:
-    """Raises OSError(ENOMEM) beyond the limit of process. Source: vfio_change_dma_owner."""
+    """Charge process for the mapping from now on. Raises OSError(ENOMEM). Source: vfio_change_dma_owner."""
     charged, is_exempt = mapping.pin.charged if mapping.pin else 0, process.charges.exempt
     process.charges.lock(charged, exempt=is_exempt)
     mapping.owner.charges.unlock(charged)
@@ -360,7 +358,7 @@ def _new_bitmap(mapping: DmaMapping) -> DirtyBitmap:
 
 
 def _check_bitmap(bitmap: vfio.vfio_bitmap, size: int) -> None:
-    """Raises OSError(EINVAL) for a bitmap that is not the program's own, or not of a size for size bytes."""
+    """Raises OSError(EINVAL) for a bitmap that is not in the program's memory, or too small or large for size bytes."""
     if not is_user_range(bitmap.data, bitmap.size):
         raise fail(errno.EINVAL)
     pages = size // (bitmap.pgsize & -bitmap.pgsize or PAGE)

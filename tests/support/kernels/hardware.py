@@ -12,10 +12,7 @@ from pyvfio.host import bind, restore
 from pyvfio.kernel import write_text
 from pyvfio.noiommu import ENABLE
 from pyvfio.sim import PciFunction, SimKernel
-from pyvfio.sim.devices.e1000e import E1000e
-from pyvfio.sim.devices.model import Bus, Model
-from pyvfio.sim.devices.nvme import Nvme
-from pyvfio.sim.devices.plain import PlainDevice
+from pyvfio.sim.devices import Bus, E1000e, Model, Nvme, PlainDevice
 from pyvfio.sysfs import DEVICES, group_members, pci_devices
 from tests.support.kernels.testbed import Testbed
 

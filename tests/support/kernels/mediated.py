@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pyvfio import Container, Device, Kernel
 from pyvfio.kernel import link_name, write_text
 from pyvfio.sim import PciFunction, SimKernel
-from pyvfio.sim.devices.model import Bus, Model
+from pyvfio.sim.devices import Bus, Model
 from pyvfio.sim.devices.plain import IDS
 
 

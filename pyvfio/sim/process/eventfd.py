@@ -1,4 +1,4 @@
-"""Eventfds of the program that the simulated kernel keeps a reference to."""
+"""Eventfds of a program that the simulated kernel keeps a reference to. Source: fs/eventfd.c, eventfd_ctx_fdget."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import os
 import re
 from pathlib import Path
 
-from pyvfio.sim.process.user import fail
+from pyvfio.sim.process.failure import fail
 
 
 def hold_eventfd(fd: int) -> int:
-    """A reference of our own. Raises OSError as eventfd_ctx_fdget does."""
+    """A descriptor of our own. Raises OSError: EBADF for no descriptor, EINVAL for one of something else."""
     try:
         is_eventfd = "eventfd" in os.readlink(f"/proc/self/fd/{fd}")
     except FileNotFoundError:
@@ -22,7 +22,7 @@ def hold_eventfd(fd: int) -> int:
 
 
 def is_same_eventfd(fd: int, held: int) -> bool:
-    """Whether both are references to one eventfd."""
+    """Whether both are descriptors of one eventfd."""
     return _identity(fd) == _identity(held) is not None
 
 

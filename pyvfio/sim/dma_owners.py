@@ -1,0 +1,35 @@
+"""Who owns the DMA of a group. Source: drivers/iommu/iommu.c, iommu_device_claim_dma_owner."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Mapping
+
+from pyvfio.sim.devices import PciFunction
+from pyvfio.sim.process import fail
+from pyvfio.sim.sysfs import Sysfs
+
+
+class DmaOwners:
+    """The owners of the groups of one machine. A group has one owner, who may claim several devices of it."""
+
+    def __init__(self, functions: Mapping[str, PciFunction], sysfs: Sysfs) -> None:
+        self._functions = functions
+        self._sysfs = sysfs
+        # By the number of the group: its owner, and how many of its devices the owner has claimed.
+        self._claims: dict[int, tuple[object, int]] = {}
+
+    def claim(self, address: str, owner: object) -> None:
+        """Raises OSError(EPERM) if another owner, or a host driver, has a device of the group."""
+        number = self._functions[address].group
+        holder, count = self._claims.get(number, (owner, 0))
+        if holder is not owner or not self._sysfs.viable(number):
+            raise fail(errno.EPERM)
+        self._claims[number] = (owner, count + 1)
+
+    def disclaim(self, address: str) -> None:
+        """The owner gives up one device of the group."""
+        number = self._functions[address].group
+        owner, count = self._claims.pop(number)
+        if count > 1:
+            self._claims[number] = (owner, count - 1)
