@@ -257,7 +257,7 @@ def test_a_busy_guest_says_why_and_gets_there(tmp_path: Path, monkeypatch: pytes
             revision, (status,) = client.show(after=revision, timeout=5.0)
         assert "no memory left to pin" in waited
         assert status.waiting_for is None
-        assert 'virtiomem_busy_total{device="vm0",reason="no memory"} 1\n' in run.server.metrics()
+        assert 'virtiomem_refusals_total{device="vm0",response="BUSY",reason="no memory"} 1\n' in run.server.metrics()
 
 
 def test_an_exercise_survives_resizes(tmp_path: Path) -> None:

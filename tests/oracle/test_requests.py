@@ -18,8 +18,7 @@ from tests.oracle.ours import OurDevice
 from tests.oracle.qemu_device import QemuDevice
 from tests.oracle.virtio_pci import VERSION_1
 from virtiomem import abi
-from virtiomem.device import Feature, Request, RequestType, ResponseType, VirtioMem
-from virtiomem.errors import FeaturesRefused
+from virtiomem.device import Feature, FeaturesRefused, Request, RequestType, ResponseType, VirtioMem
 
 MIB = 1 << 20
 BLOCK = 2 * MIB

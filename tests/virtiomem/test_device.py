@@ -12,7 +12,11 @@ from pyvfio.kernel import transparent_huge_page_size
 from tests.support.virtiomem.fakes import ADDRESS, BLOCK, MIB, FakeListener, FakeMemory, Machine, divided
 from virtiomem.device import (
     BlockState,
+    BusyReason,
+    DeviceBusy,
     Feature,
+    FeaturesRefused,
+    ProtocolViolation,
     Request,
     RequestType,
     Response,
@@ -24,7 +28,6 @@ from virtiomem.device import (
     usable_region_size,
 )
 from virtiomem.discard import RamDiscardManager, Section
-from virtiomem.errors import BusyReason, DeviceBusy, FeaturesRefused, ProtocolViolation
 from virtiomem.runs import Run
 
 ACK, NACK, BUSY, ERROR = ResponseType

@@ -10,9 +10,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from pyvfio.errors import VfioError
 from tests.support.virtiomem.fakes import ADDRESS, BLOCK, FakeListener, Machine, divided
-from virtiomem.device import ResponseType
+from virtiomem.device import DeviceBusy, ResponseType
 from virtiomem.discard import Section
-from virtiomem.errors import DeviceBusy
 from virtiomem.runs import intersect, subtract, union
 
 BLOCKS = 24

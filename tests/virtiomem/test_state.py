@@ -12,9 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.virtiomem.fakes import ADDRESS, BLOCK, FakeMemory, Machine, divided
-from virtiomem.device import Config, Feature, RequestType, ResponseType, VirtioMem
+from virtiomem.device import (
+    BusyReason,
+    Config,
+    DeviceBusy,
+    Feature,
+    ProtocolViolation,
+    RequestType,
+    ResponseType,
+    StateRefused,
+    VirtioMem,
+)
 from virtiomem.device.state import DeviceState
-from virtiomem.errors import BusyReason, DeviceBusy, ProtocolViolation, StateRefused
 from virtiomem.runs import Run, union
 
 BLOCKS = 13

@@ -9,9 +9,8 @@ import pytest
 
 from pyvfio.errors import VfioError
 from tests.support.virtiomem.fakes import ADDRESS, BLOCK, FakeListener, FakeMemory, FakeSource, Machine, divided
-from virtiomem.device import RequestType, ResponseType, VirtioMem
-from virtiomem.discard import DiscardCoordination, RamDiscardManager, Section
-from virtiomem.errors import BusyReason, DeviceBusy, ListenerDiverged
+from virtiomem.device import BusyReason, DeviceBusy, RequestType, ResponseType, VirtioMem
+from virtiomem.discard import DiscardCoordination, ListenerDiverged, RamDiscardManager, Section
 from virtiomem.runs import Run, intersect, subtract, union
 
 

@@ -19,9 +19,15 @@ from pyvfio.memory import Memory, MemoryKind
 from tests.support.virtiomem.fakes import ADDRESS, BLOCK, FakeMemory, Faults, failure
 from tests.support.virtiomem.spaces import RecordingAddressSpace
 from virtiomem.device import Request, RequestType, Response, ResponseType, VirtioMem
-from virtiomem.discard import DiscardCoordination, DiscardUse, RamDiscardManager, Section
-from virtiomem.errors import DiscardRefused, GuestMappingRefused, ListenerDiverged, Refusal
-from virtiomem.mapping import GuestIommu, GuestMapping
+from virtiomem.discard import (
+    DiscardCoordination,
+    DiscardRefused,
+    DiscardUse,
+    ListenerDiverged,
+    RamDiscardManager,
+    Section,
+)
+from virtiomem.mapping import GuestIommu, GuestMapping, GuestMappingRefused, Refusal
 from virtiomem.trace import DmaLog
 
 ACK, NACK, BUSY, ERROR = ResponseType

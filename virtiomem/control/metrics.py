@@ -28,7 +28,7 @@ _FAMILIES: Mapping[str, tuple[str, str]] = {
     "virtiomem_diverged_listeners": ("gauge", "Listeners that hold something else than is plugged."),
     "virtiomem_broken": ("gauge", "1 while the guest has broken the protocol and not reset the device."),
     "virtiomem_requests_total": ("counter", "Guest requests by type and response."),
-    "virtiomem_busy_total": ("counter", "Requests answered BUSY, by reason."),
+    "virtiomem_refusals_total": ("counter", "Requests answered ERROR, NACK or BUSY, by reason."),
     "virtiomem_violations_total": ("counter", "Requests that broke the protocol."),
 }
 
@@ -58,8 +58,8 @@ def _samples(managed: ManagedDevice) -> Iterator[tuple[str, dict[str, str], int]
             yield "virtiomem_mappings_left", {"space": space.name}, space.mappings_left
     for (request, response), count in sorted(statistics.responses.items()):
         yield "virtiomem_requests_total", {"request": request.name, "response": response.name}, count
-    for reason, count in sorted(statistics.busy.items(), key=lambda item: item[0].value):
-        yield "virtiomem_busy_total", {"reason": reason.value}, count
+    for reason, count in sorted(statistics.refusals.items(), key=lambda item: (item[0].response, item[0].value)):
+        yield "virtiomem_refusals_total", {"response": reason.response.name, "reason": reason.value}, count
 
 
 def _family(name: str, samples: Iterable[_Sample]) -> Iterator[str]:

@@ -14,7 +14,10 @@ def statistics_data(managed: ManagedDevice) -> dict[str, object]:
             {"request": request.name, "response": response.name, "count": count}
             for (request, response), count in sorted(statistics.responses.items())
         ],
-        "busy": [{"reason": reason.value, "count": count} for reason, count in statistics.busy.items()],
+        "refusals": [
+            {"response": reason.response.name, "reason": reason.value, "count": count}
+            for reason, count in statistics.refusals.items()
+        ],
         "violations": statistics.violations,
         "dma": None if managed.dma_counts is None else dict(managed.dma_counts()),
     }

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pyvfio.kernel import host_page_size, transparent_huge_page_size
 from pyvfio.memory import Memory, MemoryKind
 from pyvfio.resource import Resource
+from virtiomem.device.answers import BusyReason, ResponseType
 from virtiomem.device.config import (
     USABLE_EXTENT,
     Config,
@@ -24,13 +25,13 @@ from virtiomem.device.config import (
     default_block_size,
     usable_region_size,
 )
+from virtiomem.device.errors import DeviceBusy, FeaturesRefused, ProtocolViolation, RequestRefused, StateRefused
 from virtiomem.device.events import Counters, Events, RateLimited, Statistics, Throttle
 from virtiomem.device.region import BlockRegion
-from virtiomem.device.requests import RESPONSE_SIZE, Request, RequestType, Response, ResponseType
-from virtiomem.device.rules import block_state, refusal, requested_blocks
+from virtiomem.device.requests import RESPONSE_SIZE, Request, RequestType, Response
+from virtiomem.device.rules import block_state, check_change, requested_blocks
 from virtiomem.device.state import DeviceState
 from virtiomem.discard import Backing, DiscardCoordination, DiscardUse, RamDiscardManager, Section
-from virtiomem.errors import BusyReason, DeviceBusy, FeaturesRefused, ProtocolViolation, StateRefused
 from virtiomem.runs import Run, intersect
 
 _DEVICE_FEATURES = (1 << 24) - 1
@@ -198,7 +199,7 @@ class VirtioMem(Resource):
                 if self._log_throttle.passes(ProtocolViolation):
                     _log.warning("%s needs a reset: %s", self.name, error)
                 raise
-            response = refusal(parsed, self._config, self._blocks) or self._act(parsed)
+            response = self._answer(parsed)
             self._counters.responses[parsed.type, response.type] += 1
             return bytes(response)
 
@@ -248,7 +249,7 @@ class VirtioMem(Resource):
             try:
                 self._unplug_all("system reset")
             except DeviceBusy as error:
-                self._note_busy(error)
+                self._note_refusal(error)
                 raise
 
     def wake_up(self) -> None:
@@ -283,7 +284,7 @@ class VirtioMem(Resource):
             except DeviceBusy as error:
                 # Nothing is plugged, unless not even that could be had.
                 self._config = replace(self._config, plugged_size=self._region.plugged_size)
-                self._note_busy(error)
+                self._note_refusal(error)
                 raise
             self._config, self._negotiated, self._broken = loaded.config, loaded.negotiated, loaded.broken
             self._size_events.put(self.plugged_size)
@@ -306,26 +307,33 @@ class VirtioMem(Resource):
                 run for part in intersect([within], [self._section.run]) for run in self._region.populated_runs(part)
             ]
 
-    def _act(self, request: Request) -> Response:
-        blocks = requested_blocks(request, self._config)
+    def _answer(self, request: Request) -> Response:
         try:
-            match request.type:
-                case RequestType.STATE:
-                    return Response(ResponseType.ACK, block_state(self._blocks, blocks))
-                case RequestType.PLUG:
-                    self._require_not_migrating("plug")
-                    self._region.plug(blocks, self._config.requested_size)
-                    self._size_changed()
-                case RequestType.UNPLUG:
-                    self._require_not_migrating("unplug")
-                    self._region.unplug(blocks)
-                    self._size_changed()
-                case RequestType.UNPLUG_ALL:
-                    self._unplug_all("unplug all")
-        except DeviceBusy as error:
-            self._note_busy(error)
-            self._events.busy(request, error)
-            return Response(ResponseType.BUSY)
+            return self._carry_out(request)
+        except RequestRefused as error:
+            self._note_refusal(error)
+            self._events.request_refused(request, error)
+            return Response(error.reason.response)
+
+    def _carry_out(self, request: Request) -> Response:
+        """Do what the guest asks and return the acknowledgement. A subclass may extend it; the lock is held.
+
+        Raises RequestRefused, with every block as it was.
+        """
+        if request.type is RequestType.UNPLUG_ALL:
+            self._unplug_all("unplug all")
+            return Response(ResponseType.ACK)
+        blocks = requested_blocks(request, self._config)
+        if request.type is RequestType.STATE:
+            return Response(ResponseType.ACK, block_state(self._blocks, blocks))
+        check_change(request, blocks, self._config, self._blocks)
+        if request.type is RequestType.PLUG:
+            self._require_not_migrating("plug")
+            self._region.plug(blocks, self._config.requested_size)
+        else:
+            self._require_not_migrating("unplug")
+            self._region.unplug(blocks)
+        self._size_changed()
         return Response(ResponseType.ACK)
 
     def _unplug_all(self, operation: str) -> None:
@@ -336,11 +344,15 @@ class VirtioMem(Resource):
         usable_size = self._usable_for(self._config.requested_size)
         self._config = replace(self._config, usable_region_size=usable_size)
 
-    def _note_busy(self, error: DeviceBusy) -> None:
-        self._counters.busy[error.reason] += 1
-        if self._log_throttle.passes(error.reason):
-            count = self._counters.busy[error.reason]
-            _log.warning("%s is busy (%s, %d times so far): %s", self.name, error.reason.value, count, error)
+    def _note_refusal(self, error: RequestRefused) -> None:
+        """Count a refusal, and log it unless the log has one for this reason from the last interval."""
+        reason = error.reason
+        self._counters.refusals[reason] += 1
+        if self._log_throttle.passes(reason):
+            # A reset or a load that meets a busy device is no request, and has no answer.
+            what = "is busy" if isinstance(reason, BusyReason) else f"answers {reason.response.name}"
+            count = self._counters.refusals[reason]
+            _log.warning("%s %s (%s, %d times so far): %s", self.name, what, reason.value, count, error)
 
     def _require_not_migrating(self, operation: str) -> None:
         if self._migrating:

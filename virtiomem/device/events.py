@@ -7,9 +7,10 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from virtiomem.device.answers import RefusalReason, ResponseType
 from virtiomem.device.config import Config
-from virtiomem.device.requests import Request, RequestType, ResponseType
-from virtiomem.errors import BusyReason, DeviceBusy
+from virtiomem.device.errors import RequestRefused
+from virtiomem.device.requests import Request, RequestType
 
 
 class Events:
@@ -21,16 +22,23 @@ class Events:
     def size_changed(self, plugged_size: int) -> None:
         """plugged_size (bytes) has changed. Rate limited; the last value is always delivered."""
 
-    def busy(self, request: Request, error: DeviceBusy) -> None:
-        """request was answered BUSY; error has the reason, and the failure behind it as its __cause__."""
+    def request_refused(self, request: Request, error: RequestRefused) -> None:
+        """request was answered ERROR, NACK or BUSY: error.reason says which and why.
+
+        The failure that led to it, if there was one, is the error's __cause__.
+        """
 
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """What has happened since the device was made. Missing keys: never."""
+    """How often each thing has happened since the device was made. What never happened has no key.
+
+    responses: answers to the guest, by request and response. refusals: what was refused, by reason: requests of the
+    guest, and resets and loads that met a busy device. violations: requests that broke the protocol.
+    """
 
     responses: Mapping[tuple[RequestType, ResponseType], int]
-    busy: Mapping[BusyReason, int]
+    refusals: Mapping[RefusalReason, int]
     violations: int
 
 
@@ -39,11 +47,14 @@ class Counters:
 
     def __init__(self) -> None:
         self.responses: Counter[tuple[RequestType, ResponseType]] = Counter()
-        self.busy: Counter[BusyReason] = Counter()
+        self.refusals: Counter[RefusalReason] = Counter()
         self.violations = 0
 
     def snapshot(self) -> Statistics:
-        return Statistics(MappingProxyType(dict(self.responses)), MappingProxyType(dict(self.busy)), self.violations)
+        """What has been counted so far."""
+        return Statistics(
+            MappingProxyType(dict(self.responses)), MappingProxyType(dict(self.refusals)), self.violations
+        )
 
 
 class RateLimited:

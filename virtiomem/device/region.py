@@ -7,9 +7,10 @@ from contextlib import ExitStack, contextmanager
 from typing import Final
 
 from pyvfio.errors import MappingLimitReached, MemlockExceeded, MemoryUnavailable
+from virtiomem.device.answers import BusyReason
 from virtiomem.device.blocks import BlockMap
-from virtiomem.discard import Backing, RamDiscardManager
-from virtiomem.errors import BusyReason, DeviceBusy, ListenerDiverged
+from virtiomem.device.errors import DeviceBusy
+from virtiomem.discard import Backing, ListenerDiverged, RamDiscardManager
 from virtiomem.runs import Run, intersect, subtract, union
 
 _REASONS: Final = (

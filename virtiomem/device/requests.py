@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from virtiomem import abi
-from virtiomem.errors import ProtocolViolation
+from virtiomem.device.answers import ResponseType
+from virtiomem.device.errors import ProtocolViolation
 
 REQUEST_SIZE: Final = ctypes.sizeof(abi.virtio_mem_req)
 RESPONSE_SIZE: Final = ctypes.sizeof(abi.virtio_mem_resp)
@@ -20,18 +21,6 @@ class RequestType(enum.IntEnum):
     UNPLUG = abi.VIRTIO_MEM_REQ_UNPLUG
     UNPLUG_ALL = abi.VIRTIO_MEM_REQ_UNPLUG_ALL
     STATE = abi.VIRTIO_MEM_REQ_STATE
-
-
-class ResponseType(enum.IntEnum):
-    """NACK: try again once config allows it. BUSY: try again later. ERROR: the request made no sense.
-
-    Linux retries at once after NACK, after a minute after BUSY, and gives the device up after ERROR.
-    """
-
-    ACK = abi.VIRTIO_MEM_RESP_ACK
-    NACK = abi.VIRTIO_MEM_RESP_NACK
-    BUSY = abi.VIRTIO_MEM_RESP_BUSY
-    ERROR = abi.VIRTIO_MEM_RESP_ERROR
 
 
 class BlockState(enum.IntEnum):

@@ -11,7 +11,7 @@ from typing import Final, Self
 
 from virtiomem import abi
 from virtiomem.device.config import Config, Feature
-from virtiomem.errors import StateRefused
+from virtiomem.device.errors import StateRefused
 from virtiomem.runs import Run
 
 _MAGIC: Final = b"virtmem\0"

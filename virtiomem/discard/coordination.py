@@ -13,7 +13,7 @@ from collections import Counter
 from types import TracebackType
 from typing import Final, Self
 
-from virtiomem.errors import DiscardRefused
+from virtiomem.discard.errors import DiscardRefused
 
 
 class DiscardUse(enum.Enum):

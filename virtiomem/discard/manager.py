@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from pyvfio.errors import InvalidArgument
+from virtiomem.discard.errors import ListenerDiverged
 from virtiomem.discard.registration import Divergence, Registration
 from virtiomem.discard.section import Backing, RamDiscardListener, RamDiscardSource, Section
-from virtiomem.errors import ListenerDiverged
 from virtiomem.runs import Run, intersect, subtract, union
 
 _log = logging.getLogger(__package__)

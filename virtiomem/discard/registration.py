@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from virtiomem.discard.errors import ListenerDiverged
 from virtiomem.discard.section import RamDiscardListener, Section
-from virtiomem.errors import ListenerDiverged
 from virtiomem.runs import Run, intersect, subtract, union
 
 

@@ -11,8 +11,7 @@ from pyvfio.dma import Access, AddressSpace, MappedRun
 from pyvfio.errors import AlreadyMapped, InvalidArgument, MappingLimitReached, OutsideIovaRanges, ShortUnmap, VfioError
 from pyvfio.memory import Memory
 from pyvfio.units import format_size
-from virtiomem.discard import DiscardCoordination, DiscardUse, Section
-from virtiomem.errors import ListenerDiverged
+from virtiomem.discard import DiscardCoordination, DiscardUse, ListenerDiverged, Section
 from virtiomem.planner import fitting_block_size
 from virtiomem.runs import Run, intersect, subtract, union
 

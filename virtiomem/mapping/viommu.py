@@ -15,8 +15,8 @@ from pyvfio.dma import Access, AddressSpace, MappedRun
 from pyvfio.errors import InvalidArgument, ShortUnmap, VfioError
 from pyvfio.kernel import host_page_size
 from pyvfio.memory import Memory
-from virtiomem.discard import DiscardCoordination, DiscardUse, RamDiscardManager, Section
-from virtiomem.errors import GuestMappingRefused, ListenerDiverged, Refusal
+from virtiomem.discard import DiscardCoordination, DiscardUse, ListenerDiverged, RamDiscardManager, Section
+from virtiomem.mapping.errors import GuestMappingRefused, Refusal
 from virtiomem.mapping.guest_mappings import GuestMapping, GuestMappingTable
 
 _log = logging.getLogger(__name__)

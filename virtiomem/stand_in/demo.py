@@ -14,11 +14,10 @@ from pyvfio.drivers.edu import Edu, edu_addresses
 from pyvfio.host import bind, restore
 from pyvfio.sysfs import pci_device
 from pyvfio.units import format_size
-from virtiomem.device import Events, Request, RequestType, Response, ResponseType
+from virtiomem.device import Events, Request, RequestRefused, RequestType, Response, ResponseType
 from virtiomem.discard import DiscardCoordination
 from virtiomem.draw import bar
-from virtiomem.errors import DeviceBusy
-from virtiomem.mapping import DmaMapper
+from virtiomem.mapping import joined
 from virtiomem.runs import Run
 from virtiomem.trace import RecordedVirtioMem
 
@@ -83,7 +82,6 @@ class _Joined:
     address: str
     container: Container
     engine: Edu
-    mapper: DmaMapper
     map_calls: int = 0
     unmap_calls: int = 0
 
@@ -117,12 +115,12 @@ def run(options: Options, say: Callable[[str], None]) -> Result:
 
 
 class _Failures(Events):
-    """Keeps why a request was answered BUSY."""
+    """Keeps why the last request was refused."""
 
     def __init__(self) -> None:
         self.failure: BaseException | None = None
 
-    def busy(self, request: Request, error: DeviceBusy) -> None:  # noqa: ARG002 (the event's signature)
+    def request_refused(self, request: Request, error: RequestRefused) -> None:  # noqa: ARG002 (the event's signature)
         self.failure = error.__cause__ or error
 
 
@@ -206,15 +204,13 @@ class _Demo:
         container = stack.enter_context(Container(kernel=self.options.kernel))
         engine = stack.enter_context(Edu(container.open_device(address)))
         container.map_dma(STAGING_IOVA, self.staging, 0, STAGING_SIZE)
-        mapper = stack.enter_context(DmaMapper(container, self.coordination))
-        space = _Joined(address, container, engine, mapper)
+        space = _Joined(address, container, engine)
         before = container.calls
-        self.device.discards.register(mapper, self.device.section)
-        stack.callback(self.device.discards.unregister, mapper)
+        stack.enter_context(joined(container, self.device.discards, self.device.section, self.coordination))
         space.map_calls = container.calls.map - before.map
         self.joined.append(space)
-        joined = f", with {space.map_calls} mappings of what is plugged" if space.map_calls else ""
-        self.say(f"join     {address} in a container of its own{joined}")
+        held = f", with {space.map_calls} mappings of what is plugged" if space.map_calls else ""
+        self.say(f"join     {address} in a container of its own{held}")
 
     def _plug(self, blocks: int) -> None:
         size = blocks * self.options.block_size

@@ -15,10 +15,9 @@ from pyvfio.memory import Memory, MemoryKind
 from pyvfio.resource import Resource
 from pyvfio.sysfs import full_address
 from virtiomem.control import ManagedDevice
-from virtiomem.device import Config, Events, Request
+from virtiomem.device import Config, Events, Request, RequestRefused
 from virtiomem.discard import DiscardCoordination
-from virtiomem.errors import DeviceBusy
-from virtiomem.mapping import DmaMapper
+from virtiomem.mapping import joined
 from virtiomem.stand_in.exercise import STAGING_IOVA, STAGING_SIZE, Exercise
 from virtiomem.stand_in.stand_in import StandInGuest
 from virtiomem.trace import RecordedVirtioMem
@@ -85,9 +84,7 @@ class Manager(Resource):
                 continue
             space = stack.enter_context(Container(kernel=kernel))
             space.open_device(address)
-            mapper = stack.enter_context(DmaMapper(space, coordination))
-            self.device.discards.register(mapper, self.device.section)
-            stack.callback(self.device.discards.unregister, mapper)
+            stack.enter_context(joined(space, self.device.discards, self.device.section, coordination))
             spaces.append(space)
         if options.record is not None:
             self.device.record(options.record, mappers=len(spaces))
@@ -130,7 +127,7 @@ class _Events(Events):
     def size_changed(self, plugged_size: int) -> None:  # noqa: ARG002
         self._changed()
 
-    def busy(self, request: Request, error: DeviceBusy) -> None:  # noqa: ARG002
+    def request_refused(self, request: Request, error: RequestRefused) -> None:  # noqa: ARG002
         if self.guest is not None:
-            self.guest.busy(str(error.__cause__ or error))
+            self.guest.request_refused(str(error.__cause__ or error))
         self._changed()

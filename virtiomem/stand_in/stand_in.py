@@ -46,8 +46,8 @@ class StandInGuest(Resource):
         """virtio's configuration change interrupt. From any thread, with any lock held."""
         self._wake.set()
 
-    def busy(self, reason: str) -> None:
-        """Why the last request was answered BUSY: a guest is not told, but who looks at the stand-in is."""
+    def request_refused(self, reason: str) -> None:
+        """Keep why the last request was refused: no guest is told, but whoever looks at the stand-in is."""
         self._waiting_for = reason
 
     def _run(self) -> None:
@@ -63,7 +63,9 @@ class StandInGuest(Resource):
                 self._wake.wait(retry)
                 retry = min(2 * retry, _LAST_RETRY)
             else:
-                self._state, self._waiting_for = "idle", None
+                if answer is ResponseType.ACK:
+                    self._waiting_for = None
+                self._state = "idle"
                 retry = FIRST_RETRY
                 self._wake.wait()
 

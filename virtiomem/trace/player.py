@@ -8,9 +8,8 @@ from typing import Final, Self, TypedDict
 
 from pyvfio import Container, Memory, MemoryKind
 from pyvfio.errors import InvalidArgument, VfioError
-from virtiomem.device import RESPONSE_SIZE, Feature
-from virtiomem.errors import DeviceBusy, ProtocolViolation, StateRefused
-from virtiomem.mapping import DmaMapper
+from virtiomem.device import RESPONSE_SIZE, DeviceBusy, Feature, ProtocolViolation, StateRefused
+from virtiomem.mapping import joined
 from virtiomem.trace.dma_log import DmaLog, LoggedKernel
 from virtiomem.trace.line import Line, TraceError
 from virtiomem.trace.recorder import RecordedVirtioMem
@@ -50,9 +49,7 @@ class Player:
                 container = cleanup.enter_context(Container(kernel=self.kernel))
                 container.open_group(number)
                 self.kernel.watch(container.fd, number)
-                mapper = cleanup.enter_context(DmaMapper(container))
-                self.device.discards.register(mapper, self.device.section)
-                cleanup.callback(self.device.discards.unregister, mapper)
+                cleanup.enter_context(joined(container, self.device.discards, self.device.section))
             self._cleanup = cleanup.pop_all()
 
     def close(self) -> None:

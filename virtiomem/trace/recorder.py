@@ -8,8 +8,19 @@ import logging
 from typing import TextIO
 
 from pyvfio.errors import InvalidArgument
-from virtiomem.device import RESPONSE_SIZE, USABLE_EXTENT, Feature, Request, RequestType, VirtioMem, usable_region_size
-from virtiomem.errors import BusyReason, DeviceBusy, ProtocolViolation
+from virtiomem.device import (
+    RESPONSE_SIZE,
+    USABLE_EXTENT,
+    BusyReason,
+    DeviceBusy,
+    Feature,
+    ProtocolViolation,
+    Request,
+    RequestType,
+    Response,
+    VirtioMem,
+    usable_region_size,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -27,7 +38,6 @@ class RecordedVirtioMem(VirtioMem):
     _waiting: list[str] | None = None
     """What came before the first request: the features are not known yet."""
     _resetting = False
-    _failure: DeviceBusy | None = None
 
     def record(self, file: TextIO, *, mappers: int = 1) -> None:
         """Begin a trace in file, which stays the caller's. mappers: how many address spaces a replay shall have.
@@ -64,20 +74,23 @@ class RecordedVirtioMem(VirtioMem):
             line["response_size"] = response_size
         with self._lock:
             self._begin()
-            self._take_failure()
             try:
                 response = super().handle(request, response_size)
             except ProtocolViolation:
                 self._write(line)
                 raise
-            failure = self._take_failure()
-            plug = Request.parse(request, response_size).type is RequestType.PLUG
-            if plug and failure and failure.reason is not BusyReason.MIGRATING and self._mappers:
-                cause = failure.__cause__
-                code = cause.errno if isinstance(cause, OSError) and cause.errno else errno.ENOMEM
-                self._write({"op": "refuse_map", "mapper": 0, "nth": 0, "errno": code})
             self._write(line)
             return response
+
+    def _carry_out(self, request: Request) -> Response:
+        try:
+            return super()._carry_out(request)
+        except DeviceBusy as error:
+            if request.type is RequestType.PLUG and error.reason is not BusyReason.MIGRATING and self._mappers:
+                cause = error.__cause__
+                code = cause.errno if isinstance(cause, OSError) and cause.errno else errno.ENOMEM
+                self._write({"op": "refuse_map", "mapper": 0, "nth": 0, "errno": code})
+            raise
 
     def resize(self, requested_size: int) -> None:
         with self._lock:
@@ -113,15 +126,6 @@ class RecordedVirtioMem(VirtioMem):
         with self._lock:
             super().load(state)
             self._write({"op": "load", "hex": state.hex()})
-
-    def _note_busy(self, error: DeviceBusy) -> None:
-        super()._note_busy(error)
-        self._failure = error
-
-    def _take_failure(self) -> DeviceBusy | None:
-        """Why the device was busy since the last call."""
-        failure, self._failure = self._failure, None
-        return failure
 
     def _begin(self) -> None:
         """Write what has waited until the features are known."""

@@ -1,7 +1,7 @@
 """What can go wrong between a front end, the guest behind it and the device."""
 
 from pyvfio.errors import VfioError
-from virtiomem.errors import ProtocolViolation
+from virtiomem.device import ProtocolViolation
 
 
 class FrontEndError(VfioError):

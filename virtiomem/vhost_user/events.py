@@ -6,8 +6,7 @@ from typing import Self
 
 from pyvfio.errors import VfioError
 from pyvfio.kernel import EventFd, Kernel, LinuxKernel
-from virtiomem.device import Config, Events, Request
-from virtiomem.errors import DeviceBusy, ProtocolViolation
+from virtiomem.device import Config, Events, ProtocolViolation, Request, RequestRefused
 
 
 class FrontEndEvents:
@@ -68,5 +67,5 @@ class ConfigChanges(Events):
     def size_changed(self, plugged_size: int) -> None:
         self._forward.size_changed(plugged_size)
 
-    def busy(self, request: Request, error: DeviceBusy) -> None:
-        self._forward.busy(request, error)
+    def request_refused(self, request: Request, error: RequestRefused) -> None:
+        self._forward.request_refused(request, error)

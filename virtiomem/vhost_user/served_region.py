@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TextIO
+from typing import Final, TextIO
 
 from pyvfio.dma import AddressSpace
 from pyvfio.errors import VfioError
@@ -14,13 +15,24 @@ from pyvfio.memory import SharedMemory
 from pyvfio.resource import Resource
 from pyvfio.units import format_size
 from virtiomem.control import ManagedDevice
-from virtiomem.device import Config, Events, Request
+from virtiomem.device import (
+    Config,
+    Events,
+    NackReason,
+    ProtocolViolation,
+    Request,
+    RequestRefused,
+    RequestType,
+    Throttle,
+)
 from virtiomem.discard import DiscardCoordination
-from virtiomem.errors import DeviceBusy, ProtocolViolation
-from virtiomem.mapping import DmaMapper
+from virtiomem.mapping import joined
 from virtiomem.trace import RecordedVirtioMem
 from virtiomem.vhost_user.device import VhostUserDevice
 from virtiomem.vhost_user.events import ConfigChanges, FrontEndEvents
+
+_INTERVAL: Final = 1.0
+"""Seconds between two lines about refusals for one reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +96,7 @@ class ServedRegion(Resource):
             # At the end, before the device discards what is plugged: a guest may still live in it.
             stack.callback(memory.detach)
             for space in spaces:
-                mapper = stack.enter_context(DmaMapper(space, coordination))
-                device.discards.register(mapper, device.section)
-                stack.callback(device.discards.unregister, mapper)
+                stack.enter_context(joined(space, device.discards, device.section, coordination))
             self.source = stack.enter_context(
                 VhostUserDevice(options.path, device, memory, changes, guest, packed=options.packed)
             )
@@ -108,7 +118,10 @@ class _Guest(FrontEndEvents, Events):
         self._changed = changed
         self._say = say
         self._state = "no front end"
+        # As the log does: no guest fills what the host reads.
+        self._throttle = Throttle(_INTERVAL, time.monotonic)
         self.waiting_for: str | None = None
+        self._until_change = False
 
     @property
     def state(self) -> str:
@@ -130,7 +143,7 @@ class _Guest(FrontEndEvents, Events):
         self._become("a front end, no driver", "the guest's driver has stopped")
 
     def refused(self, operation: str, error: VfioError) -> None:
-        self.waiting_for = str(error)
+        self.waiting_for, self._until_change = str(error), False
         self._say(f"{operation} refused: {error}")
 
     def broken(self, error: ProtocolViolation) -> None:
@@ -138,6 +151,8 @@ class _Guest(FrontEndEvents, Events):
 
     def config_changed(self, config: Config) -> None:
         self._say(f"asks the guest for {format_size(config.requested_size)}")
+        if self._until_change:
+            self.waiting_for, self._until_change = None, False
         self._changed()
 
     def size_changed(self, plugged_size: int) -> None:
@@ -145,10 +160,14 @@ class _Guest(FrontEndEvents, Events):
         self._say(f"{format_size(plugged_size)} plugged")
         self._changed()
 
-    def busy(self, request: Request, error: DeviceBusy) -> None:
-        self.waiting_for = str(error.__cause__ or error)
-        self._say(f"{request.type.name} answered BUSY: {self.waiting_for}")
-        self._changed()
+    def request_refused(self, request: Request, error: RequestRefused) -> None:
+        cause = str(error.__cause__ or error)
+        if self._throttle.passes(error.reason):
+            self._say(f"{request.type.name} answered {error.reason.response.name}: {cause}")
+        if request.type is not RequestType.STATE and cause != self.waiting_for:
+            self.waiting_for = cause
+            self._until_change = isinstance(error.reason, NackReason)
+            self._changed()
 
     def _become(self, state: str, line: str) -> None:
         self._state = state

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from pyvfio.kernel import Kernel
-from virtiomem.device import REQUEST_SIZE, Response, ResponseType, VirtioMem
-from virtiomem.errors import ProtocolViolation
+from virtiomem.device import REQUEST_SIZE, ProtocolViolation, Response, ResponseType, VirtioMem
 from virtiomem.vhost_user.abi import vhost_user
 from virtiomem.vhost_user.connection import Connection
 from virtiomem.vhost_user.events import FrontEndEvents
