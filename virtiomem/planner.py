@@ -7,7 +7,6 @@ is BUSY to the guest, with the limit's name in the log, and all other blocks sta
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
@@ -185,33 +184,26 @@ def fitting_block_size(region_size: int, plugged_size: int, mappings: int | None
 
 
 def _mappings_row(need: int, available: int | None, others: int, fitting: int | None) -> Row:
-    def fix() -> str:
-        limit = f"dma_entry_limit={need + others} of vfio_iommu_type1 before the container is opened"
-        return f"blocks of {format_size(fitting)} or more, or {limit}" if fitting else limit
-
+    limit = f"dma_entry_limit={need + others} of vfio_iommu_type1 before the container is opened"
+    fix = f"blocks of {format_size(fitting)} or more, or {limit}" if fitting else limit
     return _row(Limit.MAPPINGS, need, available, fix)
 
 
 def _memlock_row(need: int, lock: Memlock) -> Row:
     available = None if lock.exempt or lock.limit is None else max(lock.limit - lock.charged, 0)
-
-    def fix() -> str:
-        limit = lock.charged + need
-        return f"RLIMIT_MEMLOCK of {limit:#_x}: ulimit -l {-(-limit // 1024)}, LimitMEMLOCK={limit}, or prlimit"
-
+    limit = lock.charged + need
+    fix = f"RLIMIT_MEMLOCK of {limit:#_x}: ulimit -l {-(-limit // 1024)}, LimitMEMLOCK={limit}, or prlimit"
     return _row(Limit.MEMLOCK, need, available, fix)
 
 
 def _huge_pages_row(size: int, pool: HugePages) -> Row:
     need = -(-size // pool.page_size)
-
-    def fix() -> str:
-        return f"as root: echo {pool.total - pool.free + need} > {pool.setting}"
-
+    fix = f"as root: echo {pool.total - pool.free + need} > {pool.setting}"
     return _row(Limit.HUGE_PAGES, need, pool.free, fix)
 
 
-def _row(limit: Limit, need: int, available: int | None, fix: Callable[[], str]) -> Row:
+def _row(limit: Limit, need: int, available: int | None, fix: str) -> Row:
+    """fix: what to do about it, should need be more than is available."""
     if available is None or need <= available:
         return Row(limit, need, available, Verdict.OK)
-    return Row(limit, need, available, Verdict.FAIL, fix())
+    return Row(limit, need, available, Verdict.FAIL, fix)

@@ -20,7 +20,7 @@ from pyvfio.abi import vfio
 from pyvfio.faults import Fault
 from tests.control.conftest import ADDRESS, BLOCK, MIB, Running, running
 from tests.support.schemas import checked
-from virtiomem import Run
+from virtiomem import Request, RequestType, Run
 from virtiomem.control import ControlClient, ControlRefused, MetricsPort, places
 from virtiomem.control.metrics import CONTENT_TYPE
 
@@ -258,6 +258,23 @@ def test_a_busy_guest_says_why_and_gets_there(tmp_path: Path, monkeypatch: pytes
         assert "no memory left to pin" in waited
         assert status.waiting_for is None
         assert 'virtiomem_refusals_total{device="vm0",response="BUSY",reason="no memory"} 1\n' in run.server.metrics()
+
+
+def test_refusals_are_in_statistics_and_metrics(tmp_path: Path) -> None:
+    with running(tmp_path / "sock", devices=1) as run, ControlClient(run.path) as client:
+        device = run.manager.device
+        config = device.config
+        for count in (0, 1, 1):
+            device.handle(bytes(Request(RequestType.UNPLUG, config.addr, count)))
+        result = checked("virtiomem-stats", client.request("stats"))
+        assert isinstance(result, dict)
+        assert result["devices"][0]["refusals"] == [
+            {"response": "ERROR", "reason": "no blocks", "count": 1},
+            {"response": "ERROR", "reason": "not usable", "count": 2},
+        ]
+        metrics = run.server.metrics()
+        assert 'virtiomem_refusals_total{device="vm0",response="ERROR",reason="no blocks"} 1\n' in metrics
+        assert 'virtiomem_requests_total{device="vm0",request="UNPLUG",response="ERROR"} 3\n' in metrics
 
 
 def test_an_exercise_survives_resizes(tmp_path: Path) -> None:

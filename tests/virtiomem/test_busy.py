@@ -64,7 +64,7 @@ def test_every_busy_has_its_reason(steps: tuple[int, ...], reason: BusyReason) -
             8 * BLOCK,
             5,
             NackReason.REQUESTED_SIZE,
-            "0x120_0000 bytes would be plugged, and 0x100_0000 are requested",
+            TOO_MUCH,
         ),
         (PLUG, 3 * BLOCK, 2, ErrorReason.PLUGGED, "some of the blocks are plugged already"),
         (UNPLUG, 3 * BLOCK, 2, ErrorReason.UNPLUGGED, "some of the blocks are not plugged"),

@@ -156,7 +156,7 @@ class VirtioMem(Resource):
     @migrating.setter
     def migrating(self, migrating: bool) -> None:
         with self._lock:
-            self._migrating = migrating
+            self._set_migrating(migrating)
 
     @property
     def plugged_size(self) -> int:
@@ -235,8 +235,7 @@ class VirtioMem(Resource):
         """A virtio reset: the driver starts anew. All blocks stay as they are."""
         with self._lock:
             self._check_open()
-            self._broken = False
-            self._negotiated = Feature(0)
+            self._forget_driver()
 
     def system_reset(self) -> None:
         """The guest reboots: a device reset, then everything is unplugged and the usable region shrinks.
@@ -245,7 +244,8 @@ class VirtioMem(Resource):
         unplugged; they all are plugged then, and the guest unplugs them when its driver starts.
         """
         with self._lock:
-            self.device_reset()
+            self._check_open()
+            self._forget_driver()
             try:
                 self._unplug_all("system reset")
             except DeviceBusy as error:
@@ -306,6 +306,14 @@ class VirtioMem(Resource):
             return [
                 run for part in intersect([within], [self._section.run]) for run in self._region.populated_runs(part)
             ]
+
+    def _set_migrating(self, migrating: bool) -> None:
+        """A subclass may extend it; the lock is held."""
+        self._migrating = migrating
+
+    def _forget_driver(self) -> None:
+        self._broken = False
+        self._negotiated = Feature(0)
 
     def _answer(self, request: Request) -> Response:
         try:

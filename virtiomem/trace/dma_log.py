@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
+from typing import Final
 
 from pyvfio.abi import vfio
 from pyvfio.kernel import IoctlArgument
-from pyvfio.sim import SimKernel
-from pyvfio.sim.sysfs import VFIO_DRIVER, PciFunction
+from pyvfio.sim import PciFunction, SimKernel
+
+_VFIO_DRIVER: Final = "vfio-pci"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,7 @@ class LoggedKernel(SimKernel):
         self._watched: dict[int, int] = {}
         for number in range(mappers):
             address = f"{number >> 13:04x}:{number >> 5 & 0xFF:02x}:{number & 0x1F:02x}.0"
-            self.add(PciFunction(address, group=number, driver=VFIO_DRIVER))
+            self.add(PciFunction(address, group=number, driver=_VFIO_DRIVER))
 
     def watch(self, fd: int, mapper: int) -> None:
         """What is mapped and unmapped through this descriptor of a container is mapper's."""

@@ -37,7 +37,6 @@ class RecordedVirtioMem(VirtioMem):
     _mappers = 0
     _waiting: list[str] | None = None
     """What came before the first request: the features are not known yet."""
-    _resetting = False
 
     def record(self, file: TextIO, *, mappers: int = 1) -> None:
         """Begin a trace in file, which stays the caller's. mappers: how many address spaces a replay shall have.
@@ -100,27 +99,18 @@ class RecordedVirtioMem(VirtioMem):
     def device_reset(self) -> None:
         with self._lock:
             super().device_reset()
-            if not self._resetting:
-                self._write({"op": "device_reset"})
+            self._write({"op": "device_reset"})
 
     def system_reset(self) -> None:
         with self._lock:
-            self._resetting = True
             try:
                 super().system_reset()
             finally:
-                self._resetting = False
                 self._write({"op": "system_reset"})
 
-    @property
-    def migrating(self) -> bool:
-        return super().migrating
-
-    @migrating.setter
-    def migrating(self, migrating: bool) -> None:
-        with self._lock:
-            self._migrating = migrating
-            self._write({"op": "migrating", "on": migrating})
+    def _set_migrating(self, migrating: bool) -> None:
+        super()._set_migrating(migrating)
+        self._write({"op": "migrating", "on": migrating})
 
     def load(self, state: bytes) -> None:
         with self._lock:
