@@ -20,7 +20,7 @@ from virtiomem.device.errors import (
     RequestRefused,
     StateRefused,
 )
-from virtiomem.device.events import Events, Statistics, Throttle
+from virtiomem.device.events import Events, Throttle
 from virtiomem.device.requests import (
     REQUEST_SIZE,
     RESPONSE_SIZE,
@@ -29,6 +29,7 @@ from virtiomem.device.requests import (
     RequestType,
     Response,
 )
+from virtiomem.device.statistics import Statistics
 
 __all__ = [
     "REQUEST_SIZE",

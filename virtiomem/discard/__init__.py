@@ -1,4 +1,4 @@
-"""RamDiscardManager: who maps memory is told before it comes and goes."""
+"""RamDiscardManager: tells everyone who maps a region's memory before parts of it come and go."""
 
 from virtiomem.discard.coordination import DiscardCoordination, DiscardUse
 from virtiomem.discard.errors import DiscardRefused, ListenerDiverged
