@@ -1,4 +1,4 @@
-"""The control socket of a running manager: what it shows, and what it can be told."""
+"""The control socket of a running manager: it shows the devices and takes commands."""
 
 from virtiomem.control import places
 from virtiomem.control.client import ControlClient, ControlRefused

@@ -1,4 +1,4 @@
-"""Metrics of managed devices in Prometheus' text format, version 0.0.4."""
+"""The metrics of managed devices, in Prometheus' text format, version 0.0.4."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _FAMILIES: Mapping[str, tuple[str, str]] = {
 
 
 def metrics(devices: Iterable[ManagedDevice]) -> str:
-    """The families in a fixed order, with a sample for each device and label."""
+    """The text of all metrics: the families in a fixed order, with a sample for each device and label."""
     samples: dict[str, list[_Sample]] = {name: [] for name in _FAMILIES}
     for managed in devices:
         for name, labels, value in _samples(managed):

@@ -1,4 +1,4 @@
-"""Counters of a managed device, as they go over the control socket."""
+"""The statistics of a managed device, as they go over the control socket."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from virtiomem.control.managed import ManagedDevice
 
 
 def statistics_data(managed: ManagedDevice) -> dict[str, object]:
-    """As JSON values. Counted since the device was made."""
+    """The statistics as JSON values. They count from when the device was made."""
     statistics = managed.device.statistics
     return {
         "name": managed.name,

@@ -1,4 +1,4 @@
-"""RecordedVirtioMem: writes down what its guest and its host ask, as a trace to replay."""
+"""RecordedVirtioMem: a VirtioMem that writes what its guest and its host ask into a trace."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ _log = logging.getLogger(__name__)
 
 
 class RecordedVirtioMem(VirtioMem):
-    """A VirtioMem. From record() on every line is written as soon as what it tells is done, so a crash loses none.
+    """A VirtioMem that can be recorded. From record() on, each line is written as soon as what it tells is done.
 
-    A replay gives the same answers, but for unplugs that the host refused, for which there is no line. A plug that it
-    refused is one whose first map is refused there, whatever it was that failed. Features are those that were
-    negotiated when the first request came.
+    A replay gives the same answers, except to unplugs that the host refused: a trace has no word for these. A plug that
+    the host refused is replayed as one whose first map is refused, whatever it was that failed here. The features in
+    the trace are those that were negotiated when the first request came.
     """
 
     _file: TextIO | None = None
     _mappers = 0
     _waiting: list[str] | None = None
-    """What came before the first request: the features are not known yet."""
+    """Lines from before the first request, while the features are not known yet; None afterwards."""
 
     def record(self, file: TextIO, *, mappers: int = 1) -> None:
-        """Begin a trace in file, which stays the caller's. mappers: how many address spaces a replay shall have.
-        A file that cannot be written any more ends the trace, with a word in the log.
+        """Begin a trace in file, which stays the caller's.
 
-        Raises InvalidArgument for a device that a guest has used, or whose usable_extent is not the usual one: a trace
-        has no word for these.
+        mappers: how many address spaces a replay is to have. When the file cannot be written the trace ends, and the
+        log says so. Raises InvalidArgument for a device that a guest has used, or whose usable_extent is not the usual
+        one: a trace has no word for these.
         """
         with self._lock:
             config = self.config
@@ -118,7 +118,7 @@ class RecordedVirtioMem(VirtioMem):
             self._write({"op": "load", "hex": state.hex()})
 
     def _begin(self) -> None:
-        """Write what has waited until the features are known."""
+        """Write the lines that have waited until the features are known: they are known now."""
         if self._file is not None and self._waiting is not None:
             waiting, self._waiting = self._waiting, None
             for line in (json.dumps(self._init_line()), *waiting):
@@ -135,7 +135,7 @@ class RecordedVirtioMem(VirtioMem):
             try:
                 print(line, file=self._file, flush=True)
             except OSError as error:
-                # The guest shall not suffer for a full disk.
+                # A full disk must not harm the guest.
                 _log.error("%s: the trace ends here, it cannot be written: %s", self.name, error)
                 self._file = None
 

@@ -1,4 +1,4 @@
-"""ServedRegion: a device with all that belongs to it, from its socket to its address spaces."""
+"""ServedRegion: a device that is served over vhost-user, with all that belongs to it."""
 
 from __future__ import annotations
 
@@ -37,8 +37,13 @@ _INTERVAL: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class ServedRegionOptions:
-    """path: of the vhost-user socket. Sizes and address (guest-physical) in bytes. page_size: of the front end's
-    memory; None for the host's. record: where the trace of the guest's requests goes."""
+    """What a ServedRegion serves. Sizes are bytes.
+
+    path: the vhost-user socket. name: the device's. address: where the guest sees the region, guest-physical.
+    region_size, block_size, requested_size: as VirtioMem has them. page_size: of the front end's memory; None for the
+    host's. node_id: the NUMA node of the region; None: none is told. packed: offer packed rings, too. record: where the
+    trace of the guest's requests goes; None for no trace.
+    """
 
     path: str
     name: str
@@ -53,10 +58,11 @@ class ServedRegionOptions:
 
 
 class ServedRegion(Resource):
-    """Listens from the beginning until close(): nothing is mapped or open then. A guest that still runs keeps what it
-    has plugged, and nobody to give it back to.
+    """Listens from the beginning until close(). Nothing is mapped or open then.
 
-    source: for an EventLoop; managed: for a control socket.
+    A guest that still runs keeps the memory that it has plugged, but has no device any more to unplug it from.
+
+    source: the device, for an EventLoop. managed: the device, for a control socket.
     """
 
     def __init__(
@@ -69,10 +75,13 @@ class ServedRegion(Resource):
         changed: Callable[[], object],
         say: Callable[[str], object],
     ) -> None:
-        """Plugged blocks are mapped into address_spaces, which stay the caller's. changed() is called after every
-        change that a status shows, from any thread; say, with what happens between front end, guest and device.
+        """Serve; address_spaces, which plugged blocks are mapped into, stay the caller's.
 
-        Raises what SharedMemory, VirtioMem, DmaMapper and VhostUserDevice raise; nothing is left then.
+        kernel: what maps the memory and reads event descriptors. coordination: the claims on the guest's memory.
+        changed: called after every change that a status shows, from any thread. say: called with a line about each
+        thing that happens between front end, guest and device.
+
+        Raises what SharedMemory, VirtioMem, DmaMapper and VhostUserDevice raise; nothing stays open then.
         """
         spaces = tuple(address_spaces)
         guest = _Guest(changed, lambda line: say(f"{options.name}: {line}"))
@@ -93,7 +102,7 @@ class ServedRegion(Resource):
             )
             if options.record is not None:
                 device.record(options.record, mappers=len(spaces))
-            # At the end, before the device discards what is plugged: a guest may still live in it.
+            # At the end, before the device would discard what is plugged: a guest may still use it.
             stack.callback(memory.detach)
             for space in spaces:
                 stack.enter_context(joined(space, device.discards, device.section, coordination))
@@ -112,7 +121,7 @@ class ServedRegion(Resource):
 
 
 class _Guest(FrontEndEvents, Events):
-    """A control socket's Guest: who drives the device, and how that goes."""
+    """The Guest of a control socket: tells who drives the device, and how that goes."""
 
     def __init__(self, changed: Callable[[], object], say: Callable[[str], object]) -> None:
         self._changed = changed

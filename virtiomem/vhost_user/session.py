@@ -1,4 +1,4 @@
-"""Session: one front end, from its connection to its end."""
+"""Session: a front end from its connection to its end."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ _MEMORY_SLOTS: Final = 64
 
 
 class RegionMemory(Protocol):
-    """Takes the region's memory out of what the front end shares."""
+    """What takes the memory of the device's region from what the front end shares."""
 
     def attach(self, regions: Sequence[GuestRegion]) -> None:
-        """Raises VfioError if the device cannot have its memory among these regions."""
+        """The front end shares these regions now. Raises VfioError if none of them can be the device's."""
 
 
 class Session:
-    """What one front end negotiated, shared and set up for a device, which outlives it.
+    """What a front end has negotiated, shared and set up for a device, which outlives the session.
 
-    All it sends is checked before it is used. What it may not do ends its connection (FrontEndError); what it may ask
-    for and cannot have is refused, and told to it if it waits for an answer.
+    All that the front end sends is checked before it is used. What it may not do ends its connection (FrontEndError).
+    What it may ask for and cannot have is refused; it is told so if it waits for a reply.
     """
 
     def __init__(
@@ -62,7 +62,11 @@ class Session:
         *,
         packed: bool,
     ) -> None:
-        """Owns endpoint from now on. packed: offer packed rings beside split ones."""
+        """endpoint: the connection, which belongs to the session from now on. memory: what takes the region's memory.
+
+        kernel: what maps the memory and reads event descriptors. events: who is told of what happens. packed: offer
+        packed rings, too.
+        """
         self._connection = Connection(endpoint)
         self._device = device
         self._region_memory = memory
@@ -76,13 +80,15 @@ class Session:
 
     @property
     def descriptors(self) -> list[int]:
-        """What to call ready() for when it is readable."""
+        """The descriptors to wait for: ready() handles one that is readable."""
         kick = self._vring.kick
         return [self._connection.fileno(), *([] if kick is None else [kick])]
 
     def ready(self, fd: int) -> None:
-        """Handle what fd, which is readable, has. Raises EOFError when the front end has gone, FrontEndError if it must
-        go."""
+        """fd is readable: handle what came.
+
+        Raises EOFError when the front end has gone, and FrontEndError when its connection must be closed.
+        """
         if fd == self._connection.fileno():
             while (message := self._connection.receive()) is not None:
                 with message:
@@ -91,11 +97,11 @@ class Session:
             self._service.serve()
 
     def config_changed(self) -> None:
-        """Tell the guest, now or when it has started."""
+        """Tell the guest that the config has changed, now or when its driver has started."""
         self._service.config_changed()
 
     def close(self) -> None:
-        """Give back all that came from the front end. The driver's part of the device is reset, its blocks are not."""
+        """Close all that came from the front end, and reset the device, whose blocks stay as they are."""
         with ExitStack() as last:
             last.callback(self._connection.close)
             last.callback(self._table.close)
@@ -184,12 +190,12 @@ class Session:
         wanted = self._config_range(message)
         config = bytes(self._device.config)[wanted.offset : wanted.offset + wanted.size]
         if len(config) < wanted.size:
-            # The specification's way to refuse.
+            # An empty payload is how the specification refuses.
             return b""
         return bytes(wanted) + config
 
     def _set_config(self, message: Message) -> None:
-        # The driver may not write it, and QEMU's device ignores that too.
+        # The driver may not write the config space. QEMU's own device ignores it, too.
         self._config_range(message)
 
     def _config_range(self, message: Message) -> VhostUserConfig:
@@ -271,7 +277,7 @@ class Session:
 
     def _get_vring_base(self, message: Message) -> bytes:
         state = self._ring_state(message)
-        # QEMU tells of a driver's reset in no other way. One that was only paused is negotiated with anew.
+        # QEMU tells of a driver's reset in no other way. After a mere pause it negotiates anew.
         self._service.reset()
         self._vring.close()
         return bytes(vhost_vring_state(index=state.index, num=self._vring.base))
