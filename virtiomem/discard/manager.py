@@ -53,6 +53,11 @@ class RamDiscardManager:
             known = [*self._registrations, *self._leaving]
             return tuple(divergence for registration in known for divergence in registration.divergences)
 
+    def sections(self, listener: RamDiscardListener) -> tuple[Section, ...]:
+        """The sections that listener is registered for, in the order of registration."""
+        with self.lock:
+            return tuple(registration.section for registration in self._find(listener, None))
+
     def is_populated(self, offset: int, size: int) -> bool:
         """Whether every byte of the range is populated, whatever its alignment. No byte outside the region is."""
         run = Run(offset, size)
