@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 from houselib import circles, floors, names, private, table
-from houselib.command import PACKAGES, unknown, violations
+from houselib.command import PACKAGES, violations
 from houselib.table import FILES_OF_A_PACKAGE, LINES_OF_A_MODULE, USERS, Circle, House
 from houselib.tree import Module, Tree
 from houselib.violation import Violation
@@ -174,11 +174,3 @@ def test_a_line_that_is_not_needed_is_found(
 ) -> None:
     monkeypatch.setattr(module, name, value)
     assert [each for each in violations(tree, PAGES) if each.path == table.PATH and says in each.says]
-
-
-def test_what_is_known_is_not_said_until_it_is_mended() -> None:
-    fault = Violation("size: a", "a", 401, "too long")
-    assert [*unknown([fault], "# why\n\nsize: a\n")] == []
-    assert [*unknown([fault], "")] == [fault]
-    (mended,) = unknown([fault], "size: a\nsize: b\n")
-    assert str(mended) == 'tools/houselib/known.txt:2: "size: b" is mended: take the line out'

@@ -47,7 +47,7 @@ class virtio_mem_req_state(ctypes.LittleEndianStructure):
 
 @struct
 class virtio_mem_req_u(ctypes.LittleEndianUnion):
-    """linux/virtio_mem.h. The union u of virtio_mem_req; which member holds is told by its type."""
+    """linux/virtio_mem.h. The union u of virtio_mem_req; type says which member is meant."""
 
     plug: virtio_mem_req_plug
     unplug: virtio_mem_req_unplug
@@ -56,7 +56,7 @@ class virtio_mem_req_u(ctypes.LittleEndianUnion):
 
 @struct
 class virtio_mem_req(ctypes.LittleEndianStructure):
-    """linux/virtio_mem.h. What the guest asks: a type and its arguments in u."""
+    """linux/virtio_mem.h. What the guest asks. type: VIRTIO_MEM_REQ_*; u: its arguments."""
 
     type: le16
     padding: Annotated[ctypes.Array[ctypes.c_uint16], 3]
@@ -75,7 +75,7 @@ VIRTIO_MEM_STATE_MIXED: Final = 2
 
 @struct
 class virtio_mem_resp_state(ctypes.LittleEndianStructure):
-    """linux/virtio_mem.h. The answer to an acknowledged VIRTIO_MEM_REQ_STATE."""
+    """linux/virtio_mem.h. The answer to an acknowledged VIRTIO_MEM_REQ_STATE. state: VIRTIO_MEM_STATE_*."""
 
     state: le16
 
@@ -89,7 +89,7 @@ class virtio_mem_resp_u(ctypes.LittleEndianUnion):
 
 @struct
 class virtio_mem_resp(ctypes.LittleEndianStructure):
-    """linux/virtio_mem.h. What the device answers."""
+    """linux/virtio_mem.h. What the device answers. type: VIRTIO_MEM_RESP_*; u: the answer to STATE."""
 
     type: le16
     padding: Annotated[ctypes.Array[ctypes.c_uint16], 3]

@@ -1,13 +1,12 @@
-"""Whether a region fits what a host has to give, and which block size would: before anything is opened.
+"""plan(): whether a region fits the limits of a host, and which block size would fit, before anything is opened.
 
-The plan is the worst case, everything plugged. What is enforced at run time is what exists: a block that does not fit
-is BUSY to the guest, with the limit's name in the log, and all other blocks stay as they are.
+A plan is for the worst case, with everything plugged. What is enforced at run time is what exists then: a block that
+does not fit is BUSY to the guest, with the limit's name in the log, and all other blocks stay as they are.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
@@ -30,22 +29,28 @@ class Limit(enum.StrEnum):
     """What a region may run short of."""
 
     MAPPINGS = "mappings"
-    """DMA mappings of each address space: one for each plugged block."""
+    """DMA mappings in each address space: each plugged block takes one."""
     MEMLOCK = "memlock"
-    """Bytes of RLIMIT_MEMLOCK: every address space pins, and is charged for, all that is plugged."""
+    """Bytes of RLIMIT_MEMLOCK: every address space pins all that is plugged, and is charged for it."""
     HUGE_PAGES = "hugepages"
-    """Pages of the host's pool."""
+    """Pages of the host's pool of huge pages."""
 
 
 class Verdict(enum.StrEnum):
+    """Whether a limit suffices."""
+
     OK = "OK"
     FAIL = "FAIL"
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What there is. mappings: of each address space, None without a limit (iommufd); huge_pages: the pool that backs
-    the memory, None for memory of ordinary pages."""
+    """What a host has to give.
+
+    mappings: how many each address space takes; None without a limit (iommufd). memlock: what may be pinned.
+    huge_pages: the pool that backs the memory; None for memory of ordinary pages. transparent_huge_page_size: bytes;
+    None where there are none.
+    """
 
     mappings: int | None
     memlock: Memlock
@@ -54,9 +59,9 @@ class Limits:
 
     @classmethod
     def of_host(cls, *, page_size: int | None = None, kernel: Kernel | None = None) -> Self:
-        """Those of this process on this host, for type1 containers that are opened from now on.
+        """The limits of this process on this host, for type1 containers that are opened from now on.
 
-        page_size: of hugetlb memory in bytes; None for ordinary pages.
+        page_size: bytes of a page of hugetlb memory; None for ordinary pages. kernel: the host's (default: Linux).
         """
         kernel = kernel or LinuxKernel()
         return cls(
@@ -68,15 +73,16 @@ class Limits:
 
     @property
     def page_size(self) -> int:
-        """Bytes of the smallest page of the memory."""
+        """Bytes of a page of the memory."""
         return host_page_size() if self.huge_pages is None else self.huge_pages.page_size
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One limit. need and available: mappings, bytes or pages, beyond what others use; available None: no limit.
+    """How a plan fares with one limit.
 
-    fix: what to do about it, empty if nothing has to be done.
+    need, available: mappings, bytes or pages, without those that others use; available is None without a limit.
+    verdict: whether it suffices. fix: what to do if it does not; empty otherwise.
     """
 
     limit: Limit
@@ -87,15 +93,16 @@ class Row:
 
     @property
     def fits(self) -> bool:
+        """Whether the limit suffices."""
         return self.verdict is Verdict.OK
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What plugging plugged_size bytes of a region of region_size bytes takes, in blocks of block_size bytes.
+    """What it takes to plug plugged_size bytes of a region of region_size bytes, in blocks of block_size bytes.
 
-    fitting_block_size: the smallest block with which the mappings suffice, and which divides the region; None if none
-    does, however large.
+    address_spaces: how many the region is mapped into. rows: one for each limit. fitting_block_size: the smallest block
+    size in bytes with which the mappings suffice and which divides the region; None if there is none.
     """
 
     region_size: int
@@ -107,11 +114,12 @@ class Plan:
 
     @property
     def fits(self) -> bool:
+        """Whether every limit suffices."""
         return all(row.fits for row in self.rows)
 
     @property
     def conclusion(self) -> str:
-        """The answer in a sentence."""
+        """Whether it fits, and what would, in a sentence."""
         if self.fits:
             spaces = f" in each of {self.address_spaces} address spaces" if self.address_spaces > 1 else ""
             mappings = f", {self._mappings(self.block_size)} mappings{spaces}" if self.address_spaces else ""
@@ -148,12 +156,12 @@ def plan(
     address_spaces: int = 1,
     other_mappings: int = 0,
 ) -> Plan:
-    """Plan plugged_size bytes (default: all) of a region for address_spaces address spaces. Sizes in bytes.
+    """Plan plugged_size bytes (default: all) of a region of region_size bytes, mapped into so many address spaces.
 
-    block_size: default the smallest worth having with which the mappings suffice. other_mappings: what else each
-    address space holds: other regions, a guest IOMMU's own, staging buffers.
+    limits: what the host has. block_size: bytes; default: the smallest worth having with which the mappings suffice.
+    other_mappings: how many each address space holds besides: other regions, a guest IOMMU's own, staging buffers.
 
-    Raises InvalidArgument for sizes no device would take.
+    Raises InvalidArgument for sizes that no device would take.
     """
     page_size = limits.page_size
     smallest = default_block_size(page_size, limits.transparent_huge_page_size, host_page_size())
@@ -174,8 +182,11 @@ def plan(
 
 
 def fitting_block_size(region_size: int, plugged_size: int, mappings: int | None, *, smallest: int) -> int | None:
-    """The smallest power of two from smallest on that divides the region, and cuts plugged_size bytes into no more
-    than mappings blocks; None if there is none."""
+    """The smallest block size in bytes, from smallest on, with which the mappings suffice; None if there is none.
+
+    It is smallest times a power of two, divides region_size, and cuts plugged_size bytes into at most as many blocks as
+    there are mappings. mappings: None without a limit.
+    """
     block_size = smallest
     while block_size <= region_size and region_size % block_size == 0:
         if mappings is None or -(-plugged_size // block_size) <= mappings:
@@ -185,33 +196,26 @@ def fitting_block_size(region_size: int, plugged_size: int, mappings: int | None
 
 
 def _mappings_row(need: int, available: int | None, others: int, fitting: int | None) -> Row:
-    def fix() -> str:
-        limit = f"dma_entry_limit={need + others} of vfio_iommu_type1 before the container is opened"
-        return f"blocks of {format_size(fitting)} or more, or {limit}" if fitting else limit
-
+    limit = f"dma_entry_limit={need + others} of vfio_iommu_type1 before the container is opened"
+    fix = f"blocks of {format_size(fitting)} or more, or {limit}" if fitting else limit
     return _row(Limit.MAPPINGS, need, available, fix)
 
 
 def _memlock_row(need: int, lock: Memlock) -> Row:
     available = None if lock.exempt or lock.limit is None else max(lock.limit - lock.charged, 0)
-
-    def fix() -> str:
-        limit = lock.charged + need
-        return f"RLIMIT_MEMLOCK of {limit:#_x}: ulimit -l {-(-limit // 1024)}, LimitMEMLOCK={limit}, or prlimit"
-
+    limit = lock.charged + need
+    fix = f"RLIMIT_MEMLOCK of {limit:#_x}: ulimit -l {-(-limit // 1024)}, LimitMEMLOCK={limit}, or prlimit"
     return _row(Limit.MEMLOCK, need, available, fix)
 
 
 def _huge_pages_row(size: int, pool: HugePages) -> Row:
     need = -(-size // pool.page_size)
-
-    def fix() -> str:
-        return f"as root: echo {pool.total - pool.free + need} > {pool.setting}"
-
+    fix = f"as root: echo {pool.total - pool.free + need} > {pool.setting}"
     return _row(Limit.HUGE_PAGES, need, pool.free, fix)
 
 
-def _row(limit: Limit, need: int, available: int | None, fix: Callable[[], str]) -> Row:
+def _row(limit: Limit, need: int, available: int | None, fix: str) -> Row:
+    """fix: what to do about it, should need be more than is available."""
     if available is None or need <= available:
         return Row(limit, need, available, Verdict.OK)
-    return Row(limit, need, available, Verdict.FAIL, fix())
+    return Row(limit, need, available, Verdict.FAIL, fix)

@@ -1,4 +1,4 @@
-"""Run: consecutive blocks or bytes; and the set operations on ascending runs that replace walks block by block."""
+"""Run: consecutive blocks or bytes; and operations on sets of them, which need no walk block by block."""
 
 from __future__ import annotations
 
@@ -8,21 +8,23 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """size units from start; of blocks or of bytes, as its user says."""
+    """size consecutive units from start: blocks or bytes, as whoever makes it says."""
 
     start: int
     size: int
 
     @property
     def end(self) -> int:
+        """The first unit after the run."""
         return self.start + self.size
 
 
-# Every function takes and returns maximal runs: ascending, none empty, none touching the next.
+# A set of units is a list of maximal runs: ascending, none empty, none touching the next. Every function returns such a
+# list, and takes such lists unless it says otherwise.
 
 
 def intersect(left: Sequence[Run], right: Sequence[Run]) -> list[Run]:
-    """What lies in both."""
+    """The units that are in both sets."""
     result: list[Run] = []
     i = j = 0
     while i < len(left) and j < len(right):
@@ -38,7 +40,7 @@ def intersect(left: Sequence[Run], right: Sequence[Run]) -> list[Run]:
 
 
 def subtract(left: Sequence[Run], right: Sequence[Run]) -> list[Run]:
-    """What lies in left and not in right."""
+    """The units that are in left and not in right."""
     result: list[Run] = []
     j = 0
     for run in left:
@@ -57,7 +59,7 @@ def subtract(left: Sequence[Run], right: Sequence[Run]) -> list[Run]:
 
 
 def union(runs: Iterable[Run]) -> list[Run]:
-    """What lies in any of the runs, which may come in any order and overlap."""
+    """The units that are in any of the runs, which may come in any order and overlap."""
     result: list[Run] = []
     for run in sorted(runs, key=lambda run: run.start):
         if result and run.start <= result[-1].end:

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.schemas import checked
 from tests.support.virtiomem.managers import ADDRESS, BLOCK, MIB, Running, running, status
-from virtiomem import Run
+from virtiomem import Request, RequestType, Run
 from virtiomem.cli import main
 from virtiomem.control import ControlClient, DeviceStatus
 from virtiomem.draw import block_map_svg
@@ -35,6 +35,11 @@ def test_a_session(capsys: pytest.CaptureFixture[str], manager: Running) -> None
     ]
     stats = run(capsys, manager, "stats")
     assert "PLUG     ACK       5" in stats
+    assert "REFUSED" not in stats
+    manager.manager.device.handle(bytes(Request(RequestType.PLUG, ADDRESS, 1)))
+    stats = run(capsys, manager, "stats")
+    assert "PLUG     NACK      1" in stats
+    assert "REFUSED  REASON          COUNT\nNACK     requested size  1\n" in stats
     assert 'virtiomem_plugged_bytes{device="vm0"} 10485760' in run(capsys, manager, "stats", "--prometheus")
     run(capsys, manager, "resize", "4M")
     data = json.loads(run(capsys, manager, "show", "--json"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import queue
 import socket
 import stat
 import threading
@@ -19,10 +20,12 @@ from pyvfio import VfioError
 from pyvfio.abi import vfio
 from pyvfio.faults import Fault
 from tests.support.schemas import checked
+from tests.support.virtiomem.fakes import Machine
 from tests.support.virtiomem.managers import ADDRESS, BLOCK, MIB, Running, running
-from virtiomem import Run
+from virtiomem import Request, RequestType, Run
 from virtiomem.control import ControlClient, ControlRefused, MetricsPort, places
 from virtiomem.control.metrics import CONTENT_TYPE
+from virtiomem.stand_in.stand_in import StandInGuest
 
 
 def ask(path: Path, *lines: bytes) -> list[dict[str, object]]:
@@ -258,7 +261,39 @@ def test_a_busy_guest_says_why_and_gets_there(tmp_path: Path, monkeypatch: pytes
             revision, (status,) = client.show(after=revision, timeout=5.0)
         assert "no memory left to pin" in waited
         assert status.waiting_for is None
-        assert 'virtiomem_busy_total{device="vm0",reason="no memory"} 1\n' in run.server.metrics()
+        assert 'virtiomem_refusals_total{device="vm0",response="BUSY",reason="no memory"} 1\n' in run.server.metrics()
+
+
+def test_every_state_of_the_stand_in_is_told() -> None:
+    """Else who watches sees it plugging for as long as nothing else changes."""
+    machine = Machine(requested=0)
+    told: queue.Queue[str] = queue.Queue()
+    with StandInGuest(machine.device, lambda: told.put(guest.state)) as guest:
+        machine.device.resize(3 * BLOCK)
+        guest.config_changed()
+        assert told.get(timeout=10) == "stand-in: plugs up to 6 MiB"
+        assert told.get(timeout=10) == "stand-in: idle"
+        machine.device.resize(0)
+        guest.config_changed()
+        assert told.get(timeout=10) == "stand-in: unplugs down to 0 bytes"
+        assert told.get(timeout=10) == "stand-in: idle"
+
+
+def test_refusals_are_in_statistics_and_metrics(tmp_path: Path) -> None:
+    with running(tmp_path / "sock", devices=1) as run, ControlClient(run.path) as client:
+        device = run.manager.device
+        config = device.config
+        for count in (0, 1, 1):
+            device.handle(bytes(Request(RequestType.UNPLUG, config.addr, count)))
+        result = checked("virtiomem-stats", client.request("stats"))
+        assert isinstance(result, dict)
+        assert result["devices"][0]["refusals"] == [
+            {"response": "ERROR", "reason": "no blocks", "count": 1},
+            {"response": "ERROR", "reason": "not usable", "count": 2},
+        ]
+        metrics = run.server.metrics()
+        assert 'virtiomem_refusals_total{device="vm0",response="ERROR",reason="no blocks"} 1\n' in metrics
+        assert 'virtiomem_requests_total{device="vm0",request="UNPLUG",response="ERROR"} 3\n' in metrics
 
 
 def test_an_exercise_survives_resizes(tmp_path: Path) -> None:

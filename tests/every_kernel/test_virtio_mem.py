@@ -19,13 +19,14 @@ from tests.support.kernels.modes import Mode
 from tests.support.kernels.testbed import IOVA, MEBIBYTE, MEMORY_KINDS, Testbed
 from virtiomem import (
     BusyReason,
-    DeviceBusy,
     DirtyTracker,
     DmaMapper,
     Events,
     GuestIommu,
     GuestMappingRefused,
+    RefusalReason,
     Request,
+    RequestRefused,
     RequestType,
     Response,
     ResponseType,
@@ -40,9 +41,9 @@ PAGE = 4096
 
 class Reasons(Events):
     def __init__(self) -> None:
-        self.given: list[BusyReason] = []
+        self.given: list[RefusalReason] = []
 
-    def busy(self, request: Request, error: DeviceBusy) -> None:  # noqa: ARG002 (the event's signature)
+    def request_refused(self, request: Request, error: RequestRefused) -> None:  # noqa: ARG002 (the event's signature)
         self.given.append(error.reason)
 
 

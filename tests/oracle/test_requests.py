@@ -19,8 +19,7 @@ from tests.oracle.ours import OurDevice
 from tests.oracle.qemu_device import QemuDevice
 from tests.oracle.virtio_pci import VERSION_1
 from virtiomem import abi
-from virtiomem.device import Feature, RequestType, ResponseType, VirtioMem
-from virtiomem.errors import FeaturesRefused
+from virtiomem.device import Feature, FeaturesRefused, RequestType, ResponseType, VirtioMem
 
 SEQUENCES = {"machine": 300, "recent": 100}
 FEW = 8

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import socket
 import threading
 from pathlib import Path
 
@@ -32,7 +33,7 @@ from virtiomem.trace import replay
 from virtiomem.vhost_user import ServedRegion, ServedRegionOptions
 from virtiomem.vhost_user.messages import ProtocolFeature
 
-ACK, NACK, BUSY = Response(ResponseType.ACK), Response(ResponseType.NACK), Response(ResponseType.BUSY)
+ACK, NACK, BUSY, ERROR = (Response(kind) for kind in ResponseType)
 PLUG, UNPLUG, UNPLUG_ALL, STATE = RequestType
 
 
@@ -104,6 +105,19 @@ def test_a_channel_that_is_closed(bench: Bench, front_end: FrontEnd) -> None:
     bench.device.resize(BLOCK)
     bench.settle()
     assert bench.served.connected
+
+
+def test_a_change_that_a_closed_channel_lost_is_told_on_the_next(bench: Bench, front_end: FrontEnd) -> None:
+    started(front_end, "split")
+    front_end.channel.close()
+    bench.device.resize(BLOCK)
+    bench.settle()
+    assert "told of change" not in bench.heard.words
+    front_end.channel, theirs = socket.socketpair()
+    with theirs:
+        front_end.send(Request.SET_BACKEND_REQ_FD, b"", [theirs.fileno()])
+    assert bench.heard.words[-1] == "told of change"
+    assert front_end.changes() == 1
 
 
 def test_a_channel_that_nobody_reads(bench: Bench, front_end: FrontEnd) -> None:
@@ -276,6 +290,48 @@ def test_a_guest_keeps_its_memory_when_its_server_ends(tmp_path: Path) -> None:
     assert [*tmp_path.iterdir()] == []
     steps = [*replay(trace.getvalue().splitlines())]
     assert [len(step["dma"]) for step in steps if step["dma"]] == [2]
+
+
+def test_refusals_are_said_once_an_interval_and_shown(tmp_path: Path) -> None:
+    told: list[str] = []
+    changes: list[None] = []
+    options = ServedRegionOptions(
+        str(tmp_path / "socket"), "vm0", REGION_ADDRESS, REGION_SIZE, BLOCK, requested_size=2 * BLOCK
+    )
+    with ServedRegion(
+        options,
+        [],
+        kernel=LinuxKernel(),
+        coordination=DiscardCoordination(),
+        changed=lambda: changes.append(None),
+        say=told.append,
+    ) as served:
+
+        def waiting_for() -> str | None:
+            return served.managed.guest.waiting_for
+
+        front_end = FrontEnd(Turns(options.path, served))
+        driver = started(front_end, "split")
+        changes.clear()
+        for _ in range(100):
+            assert ask(driver, PLUG, REGION_ADDRESS, 3) == NACK
+        too_much = "plug of 3 blocks at 0x1_0000_0000: 0x60_0000 bytes would be plugged, and 0x40_0000 are requested"
+        not_plugged = "unplug of 1 block at 0x1_0000_0000: some of the blocks are not plugged"
+        assert waiting_for() == too_much
+        # Nobody who watches is told again of what is shown already.
+        assert len(changes) == 1
+        assert told.count(f"vm0: PLUG answered NACK: {too_much}") == 1
+        # It is in the way for as long as this much is requested.
+        served.managed.device.resize(3 * BLOCK)
+        assert waiting_for() is None
+        assert ask(driver, UNPLUG, REGION_ADDRESS, 1) == ERROR
+        assert waiting_for() == not_plugged
+        assert ask(driver, STATE, REGION_ADDRESS, 0) == ERROR
+        # An answer to a question is in nobody's way.
+        assert waiting_for() == not_plugged
+        assert ask(driver, PLUG, REGION_ADDRESS, 3) == ACK
+        assert waiting_for() is None
+        front_end.close()
 
 
 class Turns:

@@ -6,8 +6,7 @@ import pytest
 
 from tests.support.virtiomem.fakes import ADDRESS, BLOCK, FakeMemory
 from virtiomem.device import VirtioMem
-from virtiomem.discard import DiscardCoordination, DiscardUse
-from virtiomem.errors import DiscardRefused
+from virtiomem.discard import DiscardCoordination, DiscardRefused, DiscardUse
 
 EXCLUDED = {
     (DiscardUse.DISABLE, DiscardUse.REQUIRE),

@@ -7,30 +7,26 @@ from collections.abc import Callable
 
 import pytest
 
-from pyvfio.errors import ClosedError, InvalidArgument
-from pyvfio.kernel import transparent_huge_page_size
-from tests.support.virtiomem.fakes import ADDRESS, BLOCK, MIB, FakeListener, FakeMemory, Machine, divided
+from pyvfio.errors import ClosedError
+from tests.support.virtiomem.fakes import ADDRESS, BLOCK, FakeListener, FakeMemory, Machine, divided
 from virtiomem.device import (
     BlockState,
+    BusyReason,
+    DeviceBusy,
     Feature,
+    ProtocolViolation,
     Request,
     RequestType,
     Response,
     ResponseType,
     VirtioMem,
-    check_block_size,
-    check_region,
-    default_block_size,
-    usable_region_size,
 )
 from virtiomem.discard import RamDiscardManager, Section
-from virtiomem.errors import BusyReason, DeviceBusy, FeaturesRefused, ProtocolViolation
 from virtiomem.runs import Run
 
 ACK, NACK, BUSY, ERROR = ResponseType
 PLUG, UNPLUG, UNPLUG_ALL, STATE = RequestType
 PLUGGED, UNPLUGGED, MIXED = BlockState
-GIB = 1 << 30
 
 
 @pytest.mark.parametrize("migrating", [False, True])
@@ -88,35 +84,6 @@ def test_addresses_do_not_wrap() -> None:
     assert Response.parse(machine.device.handle(bytes(request))).type is ERROR
 
 
-@pytest.mark.parametrize(
-    ("requested", "usable"),
-    [(64, 0x14000000), (2, 0x10200000), (600, 0x35800000), (1024, 0x40000000), (0, 0)],
-)
-def test_usable_region_at_start(requested: int, usable: int) -> None:
-    assert Machine(blocks=512, requested=requested // 2).device.config.usable_region_size == usable
-    assert usable_region_size(GIB, requested * MIB, BLOCK, 256 * MIB) == usable
-
-
-def test_usable_region_is_rounded_up_to_blocks() -> None:
-    assert usable_region_size(4 * GIB, 512 * MIB, 512 * MIB, 256 * MIB) == GIB
-
-
-def test_usable_region_grows_on_resize_and_shrinks_on_unplug_all_and_system_reset() -> None:
-    machine = Machine(blocks=512, requested=512)
-    device = machine.device
-    for shrink in (machine.unplug_all, device.system_reset):
-        device.resize(GIB)
-        device.resize(64 * MIB)
-        assert device.config.usable_region_size == GIB
-        shrink()
-        assert device.config.usable_region_size == 320 * MIB
-        device.resize(0)
-        assert device.config.usable_region_size == 320 * MIB
-        shrink()
-        assert device.config.usable_region_size == 0
-        assert machine.ask(STATE, 0, 1).type is ERROR
-
-
 def test_unplug_all_with_nothing_plugged_is_fine_while_migrating_and_calls_nobody() -> None:
     machine = Machine(1, requested=2)
     machine.device.migrating = True
@@ -124,41 +91,6 @@ def test_unplug_all_with_nothing_plugged_is_fine_while_migrating_and_calls_nobod
     assert machine.unplug_all() is ACK
     assert machine.faults.steps == []
     assert machine.device.config.usable_region_size == 0
-
-
-def test_unplugging_below_the_requested_size_is_the_guests_choice() -> None:
-    machine = Machine(requested=4)
-    assert (machine.plug(0, 4), machine.unplug(0, 4), machine.plug(3, 4)) == (ACK, ACK, ACK)
-
-
-def test_lowering_the_requested_size_takes_nothing_away() -> None:
-    machine = Machine(requested=4)
-    machine.plug(0, 4)
-    machine.device.resize(2 * BLOCK)
-    assert machine.device.config.plugged_size == 4 * BLOCK
-    assert machine.plug(8) is NACK
-    machine.unplug(0, 3)
-    assert machine.plug(8) is ACK
-
-
-@pytest.mark.parametrize("size", [-BLOCK, 1, BLOCK + 1, 65 * BLOCK])
-def test_resize_refuses_what_no_guest_can_reach(size: int) -> None:
-    machine = Machine(requested=4)
-    before = machine.device.config
-    with pytest.raises(InvalidArgument, match="would fit"):
-        machine.device.resize(size)
-    assert machine.device.config == before
-    assert machine.heard.configs == []
-
-
-def test_resize_tells_the_guest_even_what_it_knows() -> None:
-    machine = Machine(requested=4)
-    machine.device.resize(4 * BLOCK)
-    machine.device.resize(6 * BLOCK)
-    assert [config.requested_size for config in machine.heard.configs] == [4 * BLOCK, 6 * BLOCK]
-    machine.plug(0, 2)
-    machine.unplug_all()
-    assert len(machine.heard.configs) == 2
 
 
 def test_device_reset_keeps_blocks_and_system_reset_does_not() -> None:
@@ -206,89 +138,6 @@ def test_a_violation_breaks_the_device_until_a_reset(reset: Callable[[VirtioMem]
     assert not broken(machine)
     assert machine.plug(2) is ACK
     assert machine.device.statistics.violations == 1
-
-
-OFFERS = [
-    ({}, Feature.UNPLUGGED_INACCESSIBLE),
-    ({"unplugged_inaccessible": False}, Feature(0)),
-    (
-        {"node_id": 1, "persistent_suspend": True},
-        Feature.ACPI_PXM | Feature.UNPLUGGED_INACCESSIBLE | Feature.PERSISTENT_SUSPEND,
-    ),
-]
-
-
-@pytest.mark.parametrize(("options", "offered"), OFFERS)
-def test_features(options: dict[str, object], offered: Feature) -> None:
-    machine = Machine(**options)  # type: ignore[arg-type]
-    device = machine.device
-    assert device.features == offered
-    device.negotiate(offered | 1 << 32)
-    assert device.negotiated == offered
-    with pytest.raises(FeaturesRefused, match="0x8 was not offered"):
-        device.negotiate(offered | 8)
-
-
-def test_a_driver_that_may_read_unplugged_memory_is_refused_unless_it_may() -> None:
-    strict, legacy = Machine(), Machine(unplugged_inaccessible=False)
-    with pytest.raises(FeaturesRefused, match="may read unplugged memory"):
-        strict.device.negotiate(0)
-    legacy.device.negotiate(0)
-
-
-@pytest.mark.parametrize(
-    ("page_size", "thp_size", "block_size"),
-    [
-        (4096, 2 * MIB, 2 * MIB),
-        (4096, None, MIB),
-        (2 * MIB, 2 * MIB, 2 * MIB),
-        (GIB, 2 * MIB, GIB),
-        (64 << 10, 512 * MIB, MIB),
-    ],
-)
-def test_default_block_size(page_size: int, thp_size: int | None, block_size: int) -> None:
-    assert default_block_size(page_size, thp_size) == block_size
-
-
-def test_default_block_size_with_large_host_pages() -> None:
-    assert default_block_size(64 << 10, 512 * MIB, host_page_size=64 << 10) == 512 * MIB
-
-
-@pytest.mark.parametrize(
-    ("options", "fitting"),
-    [
-        ({"block_size": 3 * MIB}, "0x40_0000 would fit"),
-        ({"block_size": MIB // 2}, "0x10_0000 would fit"),
-        ({"block_size": 0}, "0x10_0000 would fit"),
-        ({"address": ADDRESS + 4096}, "0x1_0020_0000 would fit"),
-        ({"address": -BLOCK}, "0x0 would fit"),
-        ({"region_offset": 4096}, "0x20_0000 would fit"),
-        ({"region_size": BLOCK + 4096}, "0x40_0000 would fit"),
-        ({"region_size": 65 * BLOCK}, "0x800_0000 would fit"),
-        ({"region_size": 0}, "0x20_0000 would fit"),
-        ({"region_offset": 2 * BLOCK, "region_size": 64 * BLOCK}, "0x7c0_0000 would fit"),
-        ({"address": (1 << 64) - 2 * BLOCK}, "0x40_0000 would fit"),
-        ({"requested_size": BLOCK + 1}, "0x40_0000 would fit"),
-        ({"requested_size": 65 * BLOCK}, "0x800_0000 would fit"),
-        ({"node_id": 1 << 16}, "not in 0 to 0xffff"),
-    ],
-)
-def test_what_cannot_work_is_refused_before_anything_changes(options: dict[str, int], fitting: str) -> None:
-    memory = FakeMemory()
-    with pytest.raises(InvalidArgument, match=fitting):
-        VirtioMem(memory, **{"address": ADDRESS, "block_size": BLOCK, **options})  # type: ignore[arg-type]
-    assert memory.faults.steps == []
-
-
-@pytest.mark.parametrize("block_size", [1 << order for order in range(20, 31)])
-@pytest.mark.parametrize("page_size", [4096, 2 * MIB, GIB])
-def test_blocks_are_whole_pages_of_the_memory(page_size: int, block_size: int) -> None:
-    if block_size < page_size:
-        with pytest.raises(InvalidArgument, match=f"{page_size:#_x} would fit"):
-            check_block_size(block_size, page_size)
-    else:
-        check_block_size(block_size, page_size)
-        check_region(0, 0, 4 * GIB, block_size, 4 * GIB)
 
 
 def test_a_device_starts_empty() -> None:
@@ -384,20 +233,6 @@ def test_a_guest_that_wakes_up_finds_its_memory() -> None:
     machine.device.wake_up()
     assert machine.listeners[0].held == machine.plugged() == divided(range(4))
     assert machine.device.negotiated == 0
-
-
-def test_a_legacy_driver_gets_no_huge_pages() -> None:
-    memory = FakeMemory(page_size=2 * MIB)
-    with pytest.raises(InvalidArgument, match="SIGBUS"):
-        VirtioMem(memory, address=ADDRESS, block_size=BLOCK, unplugged_inaccessible=False)
-    assert memory.faults.steps == []
-
-
-@pytest.mark.parametrize("page_size", [4096, 2 * MIB])
-def test_without_a_block_size_a_device_takes_the_hosts(page_size: int) -> None:
-    expected = default_block_size(page_size, transparent_huge_page_size(), 4096)
-    with VirtioMem(FakeMemory(page_size=page_size), address=ADDRESS) as device:
-        assert device.config.block_size == expected
 
 
 def test_65536_blocks() -> None:

@@ -13,9 +13,8 @@ from pyvfio.errors import InvalidArgument, OutsideIovaRanges, ShortUnmap, VfioEr
 from pyvfio.memory import Memory, MemoryKind
 from tests.support.virtiomem.fakes import ADDRESS, BLOCK, MIB, FakeMemory, Heard
 from tests.support.virtiomem.spaces import RecordingAddressSpace
-from virtiomem.device import Request, RequestType, Response, ResponseType, VirtioMem
-from virtiomem.discard import DiscardCoordination, DiscardUse, Section
-from virtiomem.errors import BusyReason, DiscardRefused, ListenerDiverged
+from virtiomem.device import BusyReason, Request, RequestType, Response, ResponseType, VirtioMem
+from virtiomem.discard import DiscardCoordination, DiscardRefused, DiscardUse, ListenerDiverged, Section
 from virtiomem.mapping import DmaMapper
 from virtiomem.runs import Run
 from virtiomem.trace import DmaCall, DmaLog
@@ -162,7 +161,7 @@ def test_an_unmap_that_fails_or_falls_short_is_busy_and_maps_again(world: World,
         assert world.ask(*request) is BUSY
         assert world.space.mappings() == before
     assert world.device.discards.divergences == ()
-    assert world.device.statistics.busy == {BusyReason.DISCARD_FAILED: 2}
+    assert world.device.statistics.refusals == {BusyReason.DISCARD_FAILED: 2}
     assert world.ask(UNPLUG, 3, 2) is ACK
     assert world.ask(UNPLUG_ALL) is ACK
 

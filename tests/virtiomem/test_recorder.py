@@ -17,8 +17,7 @@ from tests.support.virtiomem.managers import running
 from virtiomem import trace
 from virtiomem.cli import main
 from virtiomem.control import ControlClient
-from virtiomem.device import Feature, Request, RequestType, ResponseType
-from virtiomem.errors import DeviceBusy, ProtocolViolation
+from virtiomem.device import DeviceBusy, Feature, ProtocolViolation, Request, RequestType, ResponseType
 from virtiomem.trace import RecordedVirtioMem
 
 PLUG, UNPLUG, _, STATE = RequestType

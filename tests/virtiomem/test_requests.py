@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from virtiomem.device import BlockState, Config, Request, RequestType, Response, ResponseType
-from virtiomem.errors import ProtocolViolation
+from virtiomem.device import BlockState, Config, ProtocolViolation, Request, RequestType, Response, ResponseType
 
 PLUG = bytes.fromhex("0000 000000000000 0000800001000000 0500 000000000000")
 

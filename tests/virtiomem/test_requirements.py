@@ -12,8 +12,7 @@ import pytest
 
 from pyvfio.memory import Memory, MemoryKind
 from tests.support.virtiomem.fakes import ADDRESS, BLOCK, Machine
-from virtiomem.device import Config, Request, RequestType, Response, ResponseType, VirtioMem
-from virtiomem.errors import DeviceBusy
+from virtiomem.device import Config, DeviceBusy, Request, RequestType, Response, ResponseType, VirtioMem
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "virtio-mem-requirements.md"

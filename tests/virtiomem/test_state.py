@@ -12,9 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.virtiomem.fakes import ADDRESS, BLOCK, FakeMemory, Machine, divided
-from virtiomem.device import Config, Feature, RequestType, ResponseType, VirtioMem
+from virtiomem.device import (
+    BusyReason,
+    Config,
+    DeviceBusy,
+    Feature,
+    ProtocolViolation,
+    RequestType,
+    ResponseType,
+    StateRefused,
+    VirtioMem,
+)
 from virtiomem.device.state import DeviceState
-from virtiomem.errors import BusyReason, DeviceBusy, ProtocolViolation, StateRefused
 from virtiomem.runs import Run, union
 
 BLOCKS = 13
@@ -101,7 +110,7 @@ def sealed(state: bytes, position: int, value: bytes) -> bytes:
 CONFIG = 16
 u64 = struct.Struct("<Q").pack
 TAMPERED: dict[str, tuple[Callable[[bytes], bytes], str]] = {
-    "no magic": (lambda state: b"qemu" + state[4:], "none of a virtio-mem device"),
+    "no magic": (lambda state: b"qemu" + state[4:], "not the state of a virtio-mem device"),
     "another version": (lambda state: sealed(state, 8, b"\2\0\0\0"), "version 2, and this library reads version 1"),
     "cut short": (lambda state: state[:-1], "89 bytes of 90"),
     "too long": (lambda state: state + b"\0", "91 bytes of 90"),

@@ -1,1 +1,1 @@
-"""What tools/house checks: table.py says how the house is built, known.txt what is not so yet."""
+"""What tools/house checks: table.py says how the house is built."""

@@ -18,20 +18,13 @@ from houselib.tree import Tree
 from houselib.violation import Violation
 
 ROOT = Path(__file__).resolve().parents[2]
-# The key of a violation a line: what is not so yet. It only gets shorter.
-KNOWN = "tools/houselib/known.txt"
 PACKAGES = tuple(house.name for house in HOUSES if "." not in house.name)
 
 
 def main() -> int:
     """Print each violation in a sentence; the exit status is 1 if there is one."""
-    parser = argparse.ArgumentParser(prog="tools/house", description=__doc__)
-    parser.add_argument("--all", action="store_true", help=f"also what is known: {KNOWN}")
-    parser.add_argument("--keys", action="store_true", help=f"each as {KNOWN} names it")
-    options = parser.parse_args()
-    known = "" if options.all else (ROOT / KNOWN).read_text(encoding="utf-8")
-    found = [*unknown([*violations(Tree.read(ROOT, (*PACKAGES, *USERS, "tests")), pages(ROOT))], known)]
-    lines = dict.fromkeys(each.key if options.keys else str(each) for each in found)
+    argparse.ArgumentParser(prog="tools/house", description=__doc__).parse_args()
+    lines = dict.fromkeys(map(str, violations(Tree.read(ROOT, (*PACKAGES, *USERS, "tests")), pages(ROOT))))
     for line in lines:
         print(line)
     if lines:
@@ -58,12 +51,3 @@ def violations(tree: Tree, pages: Mapping[str, str]) -> Iterator[Violation]:
     yield from private(packages)
     yield from sizes(packages)
     yield from helpers(tree)
-
-
-def unknown(found: list[Violation], known: str) -> Iterator[Violation]:
-    """What is found and not known, and what is known and not found any more."""
-    lines = {line: number for number, line in enumerate(known.splitlines(), 1) if line and not line.startswith("#")}
-    yield from (each for each in found if each.key not in lines)
-    keys = {each.key for each in found}
-    for line in (line for line in lines if line not in keys):
-        yield Violation(line, KNOWN, lines[line], f'"{line}" is mended: take the line out')

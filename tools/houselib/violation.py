@@ -9,7 +9,7 @@ from houselib import table
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """key: names it in known.txt, whatever its line. says: what is the matter and what to do, one sentence."""
+    """key: names it, whatever its line. says: what is the matter and what to do, one sentence."""
 
     key: str
     path: str

@@ -20,6 +20,6 @@ COMMANDS = (DEMO, PLAN, RUN, SERVE, RESIZE, SHOW, STATS, STOP, RECORD, REPLAY)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the exit status."""
+    """Run the command with these arguments (default: those of the process); return the exit status."""
     description = "Resizable memory of a guest, in step with every device that does DMA to it."
     return Program("virtiomem", description, COMMANDS).main(arguments)

@@ -1,4 +1,4 @@
-"""Arguments that name a running manager."""
+"""The arguments that name a running manager, and the connection to it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from virtiomem.control import ControlClient, DeviceStatus, places
 
 
 def add_manager(parser: argparse.ArgumentParser) -> None:
+    """Add --name and --socket."""
     parser.add_argument("--name", metavar="NAME", help="of the manager (default: the one that runs)")
     parser.add_argument("--socket", type=Path, metavar="FILE", help="its control socket, if it is at another place")
 
 
 def connect(options: argparse.Namespace) -> ControlClient:
-    """Raises Failure if it is not clear which is meant, VfioError if none answers."""
+    """Connect to the manager that options name. Raises Failure if that is unclear, VfioError if it does not run."""
     if options.socket is not None:
         return ControlClient(options.socket)
     if options.name is not None:
@@ -29,7 +30,7 @@ def connect(options: argparse.Namespace) -> ControlClient:
 
 
 def only_device(devices: list[DeviceStatus], wanted: str | None) -> DeviceStatus:
-    """The one that is meant; it need not be named where there is one only. Raises Failure."""
+    """The device called wanted; if that is None, the only one there is. Raises Failure if there is no such device."""
     for status in devices:
         if wanted in (status.name, None) and (wanted or len(devices) == 1):
             return status

@@ -1,4 +1,4 @@
-"""Arguments that say what backs a region."""
+"""The argument that says what backs a region."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pyvfio.units import format_size, parse_size
 
 @dataclass(frozen=True, slots=True)
 class MemoryChoice:
-    """page_size: of the huge pages in bytes; None for kinds without."""
+    """What backs a region. kind: of memory. page_size: bytes of its huge pages; None for a kind without them."""
 
     kind: MemoryKind
     page_size: int | None
@@ -21,7 +21,7 @@ class MemoryChoice:
 
 
 def memory_choice(text: str) -> MemoryChoice:
-    """ "anon", "hugetlb", "hugetlb:1G": an argparse type."""
+    """An argparse type: the choice that text, such as "anon", "hugetlb" or "hugetlb:1G", names."""
     name, _, page_size = text.partition(":")
     try:
         kind = MemoryKind(name)
@@ -36,6 +36,7 @@ def memory_choice(text: str) -> MemoryChoice:
 
 
 def add_memory(parser: argparse.ArgumentParser) -> None:
+    """Add --memory."""
     parser.add_argument(
         "--memory",
         type=memory_choice,

@@ -70,7 +70,7 @@ def _run(options: argparse.Namespace, output: Output) -> int:
 
 
 def _limits(options: argparse.Namespace, kernel: Kernel) -> Limits:
-    """This host's, unless others are given."""
+    """The limits of this host, or those that options give instead."""
     limits = Limits.of_host(page_size=options.memory.page_size, kernel=kernel)
     if options.mappings is not None:
         limits = replace(limits, mappings=None if options.mappings == _UNLIMITED else options.mappings)

@@ -1,4 +1,4 @@
-"""How far a resize is, how fast, and how much longer."""
+"""Progress: how far a resize is, how fast it is, and how much longer it takes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _REDRAW = 0.2
 
 
 class Progress:
-    """A line that is drawn over and over on a terminal, and only at the end elsewhere."""
+    """A line about a resize that is drawn over and over on a terminal, and nowhere else."""
 
     def __init__(self, output: Output, start: DeviceStatus, clock: Callable[[], float] = time.monotonic) -> None:
         self._output = output
@@ -23,9 +23,11 @@ class Progress:
 
     @property
     def seconds(self) -> float:
+        """How long it has taken so far."""
         return self._clock() - self._began
 
     def line(self, status: DeviceStatus) -> str:
+        """How far the device is, in a line."""
         done = abs(status.plugged_size - self._start.plugged_size)
         left = abs(status.requested_size - status.plugged_size)
         text = f"{format_size(status.plugged_size)} of {format_size(status.requested_size)}"
@@ -37,15 +39,20 @@ class Progress:
         return text + (f", waiting: {status.waiting_for}" if status.waiting_for else "")
 
     def draw(self, status: DeviceStatus) -> None:
+        """Draw the line, over the one before."""
         if self._output.terminal and not self._output.json:
             print(f"\r\x1b[K{self.line(status)}", end="", file=self._output.stream, flush=True)
 
     def end(self) -> None:
+        """Wipe the line out."""
         if self._output.terminal and not self._output.json:
             print("\r\x1b[K", end="", file=self._output.stream, flush=True)
 
     def follow(self, client: ControlClient, name: str, timeout: float | None) -> DeviceStatus:
-        """Draw until what is requested is plugged, or timeout seconds have passed: the device then."""
+        """Draw until what is requested is plugged, or timeout seconds have passed; return the device's status then.
+
+        name: the device's.
+        """
         revision = -1
         while True:
             left = _REDRAW if timeout is None else min(_REDRAW, timeout - self.seconds)

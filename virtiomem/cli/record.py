@@ -10,7 +10,7 @@ from virtiomem.cli.run import COMMAND as RUN
 from virtiomem.cli.serve import COMMAND as SERVE
 
 RECORDABLE = (DEMO, RUN, SERVE)
-"""Commands that have --record."""
+"""The commands that have --record."""
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:

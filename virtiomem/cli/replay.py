@@ -34,7 +34,7 @@ def _opened(file: str) -> AbstractContextManager[TextIO]:
 
 @contextmanager
 def _unlogged() -> Iterator[None]:
-    """What the device would log is what the answers say."""
+    """Silence the log for the length of a with block: the answers say what the device would log."""
     logger = logging.getLogger(virtiomem.__name__)
     before = logger.level
     logger.setLevel(logging.CRITICAL)

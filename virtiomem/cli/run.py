@@ -92,7 +92,7 @@ def _run(options: argparse.Namespace, output: Output) -> int:
 
 
 def _machine(options: argparse.Namespace) -> tuple[Kernel, list[str]]:
-    """The kernel, and the PCI addresses of the devices."""
+    """The kernel that options ask for, and the PCI addresses of its devices."""
     if options.device:
         return LinuxKernel(), [full_address(device) for device in options.device]
     simulated = SimKernel(edu_devices=1 if options.simulate is None else options.simulate)

@@ -101,7 +101,7 @@ def _run(options: argparse.Namespace, output: Output) -> int:
 
 
 def _say(output: Output, line: str) -> None:
-    # Whoever reads may have gone: the guest's memory outlives that.
+    # The reader may have gone. The guest's memory must outlive that.
     with suppress(OSError):
         output.text(line)
 
@@ -118,7 +118,7 @@ def _containers(devices: Sequence[str], stack: ExitStack, kernel: LinuxKernel, *
 def _regions(
     options: argparse.Namespace, spaces: int, kernel: LinuxKernel, files: ExitStack
 ) -> list[ServedRegionOptions]:
-    """One for each socket. Raises Failure for what does not go together."""
+    """What to serve at each socket. files: owns the traces. Raises Failure for options that exclude each other."""
     if options.record and len(options.vhost_user) > 1:
         raise Failure("each device has a trace of its own: say SOCKET,record=FILE instead of --record")
     regions: list[ServedRegionOptions] = []
@@ -161,7 +161,7 @@ def _check_distinct(regions: Sequence[ServedRegionOptions], *, mapped: bool) -> 
             raise Failure(f"every device has a {key} of its own, and {', '.join(sorted(twice))} is there twice")
     ordered = sorted(regions, key=lambda region: region.address)
     for left, right in pairwise(ordered):
-        # In different virtual machines they may; a device's container has but one of every address.
+        # Regions of different virtual machines may overlap, unless the same container maps both of them.
         if mapped and right.address < left.address + left.region_size:
             raise Failure(
                 f"{left.name} and {right.name} overlap at {right.address:#x}: regions that are mapped into the same "

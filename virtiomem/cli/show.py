@@ -14,7 +14,7 @@ from virtiomem.draw import block_map_svg
 
 _PATIENCE = 60.0
 _FRAME = 0.1
-"""Seconds a picture stays at least: blocks come faster than anybody can look."""
+"""Seconds for which a picture stays at least: blocks change faster than anybody can look."""
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:

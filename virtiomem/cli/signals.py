@@ -1,4 +1,4 @@
-"""Signals that end a program which runs until it is stopped."""
+"""The signals that end a program which runs until it is stopped."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from virtiomem.serving import EventLoop
 
 @contextmanager
 def ending(loop: EventLoop) -> Iterator[list[str]]:
-    """SIGTERM and SIGINT end the loop; the last of the list says what did."""
+    """Let SIGTERM and SIGINT end loop for the length of a with block. The last word of the list says what ended it."""
     reasons = ["the stop command"]
 
     def end(number: int, _: object) -> None:

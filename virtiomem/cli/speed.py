@@ -1,4 +1,4 @@
-"""How long plugging takes on this host: measured, on a sample, not looked up."""
+"""How long it takes to populate memory on this host, measured with a sample."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from pyvfio.kernel import Kernel
 from pyvfio.memory import Memory, MemoryKind
 
 SAMPLE = 64 << 20
-"""Bytes. Large enough for a steady rate, small enough to be there and gone in a moment."""
+"""Bytes: enough for a steady rate, and few enough to be populated in a moment."""
 
 
 @dataclass(frozen=True, slots=True)
 class PopulateSpeed:
-    """sample: bytes that were populated to measure it; rate: bytes a second."""
+    """How fast memory is populated. sample: bytes that were populated to measure it. rate: bytes a second."""
 
     sample: int
     rate: float
 
     def seconds(self, size: int) -> float:
-        """For size bytes, if the host has them free."""
+        """How long size bytes take, if the host has them free."""
         return size / self.rate
 
 
 def measure_populate(kernel: Kernel, kind: MemoryKind, page_size: int | None, limit: int) -> PopulateSpeed:
     """Populate a sample of such memory, of at most limit bytes and at least a page, and give it back.
 
-    Raises MemoryUnavailable if the host has none of it.
+    page_size: bytes of huge pages; None for the kind's own. Raises MemoryUnavailable if the host has none of it.
     """
     unit = page_size or 2 << 20
     size = max(min(SAMPLE, limit) // unit * unit, unit)

@@ -27,8 +27,10 @@ def _run(options: argparse.Namespace, output: Output) -> int:
         rows += [(each["request"], each["response"], str(each["count"])) for each in device["responses"]]
         output.text(f"{device['name']}: {device['violations']} protocol violations")
         output.table(rows)
-        for busy in device["busy"]:
-            output.text(f"busy: {busy['reason']}, {busy['count']} times")
+        if refusals := device["refusals"]:
+            refused = [("REFUSED", "REASON", "COUNT")]
+            refused += [(each["response"], each["reason"], str(each["count"])) for each in refusals]
+            output.table(refused)
         if dma := device["dma"]:
             output.text(
                 f"dma: {dma['transfers']} transfers, {dma['verified_bytes']} bytes verified, "

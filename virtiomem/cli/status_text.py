@@ -1,4 +1,4 @@
-"""A device's status as people read it."""
+"""The status of a device as text for people."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ _MOST_RANGES = 20
 
 
 def status_lines(output: Output, status: DeviceStatus) -> Iterator[str]:
+    """The lines of virtiomem show about a device."""
     yield f"{output.paint(status.name, Style.BOLD)}  {status.memory_kind} memory, {status.guest}"
     sizes = {
         "total": status.region_size,
@@ -42,7 +43,7 @@ def status_lines(output: Output, status: DeviceStatus) -> Iterator[str]:
 
 
 def _ranges(status: DeviceStatus) -> Iterator[str]:
-    """Merged, plugged and unplugged, ascending."""
+    """The plugged and the unplugged ranges, each as long as can be, ascending."""
     region = Run(status.address, status.region_size)
     rows = [(run, "plugged") for run in status.plugged]
     rows += [(run, "unplugged") for run in subtract([region], status.plugged)]
@@ -54,7 +55,7 @@ def _ranges(status: DeviceStatus) -> Iterator[str]:
 
 
 def block_map(output: Output, status: DeviceStatus) -> Iterator[str]:
-    """Rows of cells of one block each, or of as many as make _MOST_ROWS rows."""
+    """Rows of cells. A cell is one block, or as many as it takes to make at most _MOST_ROWS rows."""
     blocks = status.region_size // status.block_size
     cells = min(blocks, _WIDTH * _MOST_ROWS)
     cell_size = -(-blocks // cells) * status.block_size

@@ -1,5 +1,6 @@
-"""The control socket of a running manager: what it shows, and what it can be told."""
+"""The control socket of a running manager: it shows the devices and takes commands."""
 
+from virtiomem.control import places
 from virtiomem.control.client import ControlClient, ControlRefused
 from virtiomem.control.managed import Guest, ManagedDevice
 from virtiomem.control.metrics_port import MetricsPort
@@ -15,4 +16,5 @@ __all__ = [
     "ManagedDevice",
     "MetricsPort",
     "SpaceStatus",
+    "places",
 ]

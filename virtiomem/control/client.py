@@ -1,4 +1,4 @@
-"""ControlClient: asks a running manager."""
+"""ControlClient: sends commands to a running manager."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from virtiomem.control.status import DeviceStatus
 
 
 class ControlRefused(OSError):
-    """The manager said no. errno and message are its own."""
+    """The manager refused a command. errno and message are the manager's own."""
 
     def __str__(self) -> str:
         return str(self.strerror)
 
 
 class ControlClient(Resource):
-    """One connection; one request at a time."""
+    """A connection to a manager, for one request at a time. path: of the control socket."""
 
     def __init__(self, path: Path) -> None:
-        """Raises VfioError if nobody serves path, or it is another user's."""
+        """Connect. Raises VfioError if nobody serves path, or if it belongs to another user."""
         self.path = path
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         try:
@@ -44,13 +44,21 @@ class ControlClient(Resource):
         super().__init__()
 
     def show(self, *, after: int | None = None, timeout: float = 0.0) -> tuple[int, list[DeviceStatus]]:
-        """A revision, and the devices. after: a revision; wait up to timeout seconds until there is a later one."""
+        """Return the revision and the state of the devices.
+
+        after: a revision that show() has returned; wait up to timeout seconds until there is a later one. Raises
+        ControlRefused, and VfioError if the manager has ended.
+        """
         arguments: dict[str, object] = {} if after is None else {"after": after, "timeout": timeout}
         result = self.request("show", **arguments)
         return _revision(result), _devices(result)
 
     def resize(self, requested_size: int, device: str | None = None) -> DeviceStatus:
-        """Ask for requested_size bytes; the device just after. The guest's part takes its time: show() tells."""
+        """Ask the guest for requested_size bytes, and return the device's state just after.
+
+        device: its name, where there are several. The guest plugs and unplugs in its own time: show() tells how far it
+        is. Raises ControlRefused, and VfioError if the manager has ended.
+        """
         arguments: dict[str, object] = {"requested_size": requested_size}
         if device is not None:
             arguments["device"] = device
@@ -58,14 +66,20 @@ class ControlClient(Resource):
         return status
 
     def stop(self) -> None:
-        """End the manager; returns when it has closed everything. Raises ControlRefused."""
+        """End the manager, and wait until it has closed everything.
+
+        Raises ControlRefused, and VfioError if the manager has ended already.
+        """
         self.request("stop")
-        # The socket is closed last of all.
+        # The manager closes its socket last of all.
         while self._answers.read(4096):
             pass
 
     def request(self, command: str, **arguments: object) -> dict[str, object]:
-        """The result of any command of the protocol. Raises ControlRefused, or VfioError if the manager is gone."""
+        """Send a command of the protocol with its arguments, and return its result.
+
+        Raises ControlRefused, and VfioError if the manager has ended or does not answer in the protocol.
+        """
         self.require_open()
         try:
             self._socket.sendall(line_of({"command": command, **arguments}))

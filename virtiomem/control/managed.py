@@ -1,4 +1,4 @@
-"""What a control socket controls: a device, who maps it, and who plugs it."""
+"""ManagedDevice: a device with the address spaces that map it and the guest that plugs it, for a control socket."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from virtiomem.device import VirtioMem
 
 
 class Guest(Protocol):
-    """Who answers a resize by plugging and unplugging."""
+    """Whoever answers a resize by plugging and unplugging."""
 
     @property
     def state(self) -> str:
-        """In words, for people: "stand-in: plugging", "vhost-user: no front end"."""
+        """What it does, in words for people: "stand-in: idle", "vhost-user: no front end"."""
 
     @property
     def waiting_for(self) -> str | None:
@@ -24,9 +24,11 @@ class Guest(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ManagedDevice:
-    """address_spaces: those it is mapped into just now. memory_kind, page_size: of its memory; bytes.
+    """A device as a control socket shows and resizes it.
 
-    dma_counts: what a device that does DMA to plugged blocks all the while has counted, if there is one.
+    guest: who plugs its blocks. memory_kind: what its memory is, in a word for people. page_size: bytes of a page of
+    its memory. address_spaces: returns those that it is mapped into just now. dma_counts: returns what a device has
+    counted that does DMA to plugged blocks all the while; None if there is no such device.
     """
 
     device: VirtioMem
@@ -38,4 +40,5 @@ class ManagedDevice:
 
     @property
     def name(self) -> str:
+        """The device's."""
         return self.device.name

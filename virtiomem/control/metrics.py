@@ -1,4 +1,4 @@
-"""Metrics of managed devices in Prometheus' text format, version 0.0.4."""
+"""The metrics of managed devices, in Prometheus' text format, version 0.0.4."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _FAMILIES: Mapping[str, tuple[str, str]] = {
     "virtiomem_diverged_listeners": ("gauge", "Listeners that hold something else than is plugged."),
     "virtiomem_broken": ("gauge", "1 while the guest has broken the protocol and not reset the device."),
     "virtiomem_requests_total": ("counter", "Guest requests by type and response."),
-    "virtiomem_busy_total": ("counter", "Requests answered BUSY, by reason."),
+    "virtiomem_refusals_total": ("counter", "Requests answered ERROR, NACK or BUSY, by reason."),
     "virtiomem_violations_total": ("counter", "Requests that broke the protocol."),
 }
 
 
 def metrics(devices: Iterable[ManagedDevice]) -> str:
-    """The families in a fixed order, with a sample for each device and label."""
+    """The text of all metrics: the families in a fixed order, with a sample for each device and label."""
     samples: dict[str, list[_Sample]] = {name: [] for name in _FAMILIES}
     for managed in devices:
         for name, labels, value in _samples(managed):
@@ -58,8 +58,8 @@ def _samples(managed: ManagedDevice) -> Iterator[tuple[str, dict[str, str], int]
             yield "virtiomem_mappings_left", {"space": space.name}, space.mappings_left
     for (request, response), count in sorted(statistics.responses.items()):
         yield "virtiomem_requests_total", {"request": request.name, "response": response.name}, count
-    for reason, count in sorted(statistics.busy.items(), key=lambda item: item[0].value):
-        yield "virtiomem_busy_total", {"reason": reason.value}, count
+    for reason, count in sorted(statistics.refusals.items(), key=lambda item: (item[0].response, item[0].value)):
+        yield "virtiomem_refusals_total", {"response": reason.response.name, "reason": reason.value}, count
 
 
 def _family(name: str, samples: Iterable[_Sample]) -> Iterator[str]:

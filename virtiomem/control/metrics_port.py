@@ -1,4 +1,4 @@
-"""MetricsPort: metrics over HTTP, for this machine only."""
+"""MetricsPort: serves metrics over HTTP, to this machine only."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ LOOPBACK = "127.0.0.1"
 
 
 class MetricsPort(Resource):
-    """Answers GET /metrics at a port of the loopback interface with text(), until close(). No other path is there."""
+    """Answers GET /metrics at a port of the loopback interface, until close(). It has no other path."""
 
     def __init__(self, port: int, text: Callable[[], str]) -> None:
-        """port 0: any that is free. Raises VfioError if the port is taken."""
+        """port 0 is any port that is free. text: returns the metrics. Raises VfioError if the port is taken."""
         try:
             self._server = _Server((LOOPBACK, port), _Handler)
         except OSError as error:
@@ -32,6 +32,7 @@ class MetricsPort(Resource):
 
     @property
     def url(self) -> str:
+        """Where the metrics are."""
         return f"http://{LOOPBACK}:{self._server.server_port}/metrics"
 
     def _release(self) -> None:
@@ -65,4 +66,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *_: object) -> None:  # noqa: A002 (the base class's signature)
-        """Say nothing: standard error is the manager's."""
+        """Log nothing: standard error belongs to the manager."""

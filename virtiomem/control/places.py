@@ -1,4 +1,4 @@
-"""Where control sockets are."""
+"""Where the control sockets of managers are."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SUFFIX = ".sock"
 
 
 def directory() -> Path:
-    """Of this user's managers: /run/virtiomem for root, below XDG_RUNTIME_DIR or /tmp for others."""
+    """Where this user's managers have their sockets: /run/virtiomem for root, else below XDG_RUNTIME_DIR or /tmp."""
     user = os.geteuid()
     if user == 0:
         return Path("/run/virtiomem")
@@ -23,7 +23,7 @@ def directory() -> Path:
 
 
 def socket_path(name: str) -> Path:
-    """Of the manager called name. Raises InvalidArgument for what cannot be a file's name."""
+    """Where the socket of the manager called name is. Raises InvalidArgument for a name that no file may have."""
     if not name or "/" in name or name.startswith("."):
         raise InvalidArgument(
             errno.EINVAL, f"name {name!r}", meaning="it names a file, so it has no / and no leading ."
@@ -37,7 +37,7 @@ def running() -> list[str]:
 
 
 def make_directory() -> None:
-    """Make the directory, for its owner only. Raises VfioError if it is there, and open to others or theirs."""
+    """Make the directory, for its owner only. Raises VfioError if it exists and others own it or may use it."""
     path = directory()
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = path.lstat()

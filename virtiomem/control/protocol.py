@@ -1,4 +1,4 @@
-"""What goes over a control socket: one JSON object in a line, one in a line back. docs/control.md describes it."""
+"""The messages of a control socket: one JSON object in a line each way. docs/control.md describes them."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ import json
 from typing import BinaryIO
 
 LARGEST_REQUEST = 64 << 10
-"""Bytes. A client that sends a longer line is sent away."""
+"""Bytes of a line. The connection of a client that sends a longer one is closed."""
 
 
 class ProtocolError(ValueError):
-    """Not what the protocol says; one sentence."""
+    """A message is not what the protocol says; the text says why in a sentence."""
 
 
 def read_object(stream: BinaryIO, largest: int = -1) -> dict[str, object] | None:
-    """The next object; None at the end. Raises ProtocolError for a line that is none, or longer than largest."""
+    """Read the next object; None at the end.
+
+    Raises ProtocolError for a line that is no object, or is longer than largest bytes (-1: no limit).
+    """
     line = stream.readline(largest)
     if not line:
         return None
@@ -30,11 +33,12 @@ def read_object(stream: BinaryIO, largest: int = -1) -> dict[str, object] | None
 
 
 def line_of(value: dict[str, object]) -> bytes:
+    """value as a line of the protocol."""
     return json.dumps(value, separators=(",", ":")).encode() + b"\n"
 
 
 def integer(request: dict[str, object], key: str, default: int | None = None) -> int:
-    """Raises ProtocolError for what is no whole number."""
+    """The whole number that request has as key (default: as given). Raises ProtocolError if it is none."""
     value = request.get(key, default)
     if not isinstance(value, int) or isinstance(value, bool):
         raise ProtocolError(f"{key} must be a whole number")
@@ -42,7 +46,7 @@ def integer(request: dict[str, object], key: str, default: int | None = None) ->
 
 
 def seconds(request: dict[str, object], key: str, largest: float) -> float:
-    """At most largest, and 0 by default. Raises ProtocolError for what is no number of seconds."""
+    """The seconds that request has as key, at most largest, and 0 without it. Raises ProtocolError if it has others."""
     value = request.get(key, 0)
     if not isinstance(value, int | float) or isinstance(value, bool) or not value >= 0:
         raise ProtocolError(f"{key} must be seconds")

@@ -1,4 +1,4 @@
-"""ControlServer: a unix socket through which its owner looks at managed devices, and resizes them."""
+"""ControlServer: a unix socket through which its owner looks at managed devices and resizes them."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from virtiomem.serving import Listener
 
 _LONGEST_WAIT = 60.0
 _MOST_CLIENTS = 64
-# A client that does not read its answer is sent away after so many seconds.
 _PATIENCE = 10.0
+"""Seconds after which the connection of a client that does not read its answer is closed."""
 
 
 class ControlServer(Resource):
     """Serves path from the beginning, in threads of its own, until close(). docs/control.md describes the protocol.
 
-    The socket is its owner's alone, and who connects must be this process's user, or root. Close it last of all: who
-    asked for a stop waits for that, and knows then that everything is closed.
+    Only the socket's owner may use it: whoever connects must be the user of this process, or root. Close the server
+    last of all: a client that has asked for a stop waits for that, and takes it to mean that everything is closed.
     """
 
     def __init__(self, path: str, stop: Callable[[], None]) -> None:
-        """stop: what the command of that name calls. Raises VfioError if the socket cannot be."""
+        """stop: what the stop command calls. Raises VfioError if the socket cannot be made."""
         self.path = path
         self._devices: dict[str, ManagedDevice] = {}
         self._stop = stop
@@ -52,21 +52,24 @@ class ControlServer(Resource):
         self._thread.start()
 
     def manage(self, managed: ManagedDevice) -> None:
-        """Show and resize a device, from now on until forget(). It stays the caller's."""
+        """Show a device and take resizes for it, until forget(). The device stays the caller's."""
         self._devices = {**self._devices, managed.name: managed}
         self.changed()
 
     def forget(self, name: str) -> None:
-        """Before a device is closed."""
+        """Show the device called name no more. Call it before the device is closed."""
         self._devices = {other: managed for other, managed in self._devices.items() if other != name}
         self.changed()
 
     def metrics(self) -> str:
-        """Of every device, in Prometheus' text format."""
+        """The metrics of every device, in Prometheus' text format."""
         return metrics(self._devices.values())
 
     def changed(self) -> None:
-        """Something that show shows has changed: tell who waits for it. From any thread, with any lock held."""
+        """Tell the clients that wait for a change that what show shows has changed.
+
+        Safe from any thread, with any lock held.
+        """
         with self._change:
             self._revision += 1
             self._change.notify_all()
@@ -87,7 +90,7 @@ class ControlServer(Resource):
 
     def _serve(self, client: socket.socket) -> None:
         try:
-            # Only for sending: who asks nothing may stay.
+            # Only sending has a limit: a client that asks nothing may stay.
             client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(_PATIENCE), 0))
             with client, client.makefile("rb") as requests:
                 self._converse(client, requests)
@@ -98,7 +101,7 @@ class ControlServer(Resource):
                 self._clients.pop(client, None)
 
     def _converse(self, client: socket.socket, requests: BinaryIO) -> None:
-        """Until the client has no more requests, or breaks the protocol."""
+        """Answer requests until the client has no more, or breaks the protocol."""
         try:
             while (request := read_object(requests, LARGEST_REQUEST)) is not None:
                 client.sendall(line_of(self._answer(request)))
@@ -145,7 +148,7 @@ class ControlServer(Resource):
         }
 
     def _device(self, request: dict[str, object]) -> ManagedDevice:
-        """The one that is named; it need not be where there is one only."""
+        """The device that request names; it need not name one if there is only one. Raises ProtocolError."""
         name = request.get("device")
         if name is None and len(self._devices) == 1:
             return next(iter(self._devices.values()))
@@ -165,7 +168,7 @@ class ControlServer(Resource):
         with self._clients_lock:
             clients = dict(self._clients)
         for client, thread in clients.items():
-            with suppress(OSError):  # gone meanwhile
+            with suppress(OSError):  # the client has gone meanwhile
                 client.shutdown(socket.SHUT_RD)
             thread.join()
         self._wake.close()
@@ -183,7 +186,7 @@ def _poller(*fds: int) -> select.poll:
 
 
 def _may_connect(client: socket.socket) -> bool:
-    """Only this process's user, and root: whatever the mode of the socket's file has become."""
+    """Whether the peer is this process's user or root, whatever the mode of the socket's file has become."""
     credentials = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     _, user, _ = struct.unpack("3i", credentials)
     return user in (os.geteuid(), 0)

@@ -1,4 +1,4 @@
-"""Counters of a managed device, as they go over the control socket."""
+"""The statistics of a managed device, as they go over the control socket."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from virtiomem.control.managed import ManagedDevice
 
 
 def statistics_data(managed: ManagedDevice) -> dict[str, object]:
-    """As JSON values. Counted since the device was made."""
+    """The statistics as JSON values. They count from when the device was made."""
     statistics = managed.device.statistics
     return {
         "name": managed.name,
@@ -14,7 +14,10 @@ def statistics_data(managed: ManagedDevice) -> dict[str, object]:
             {"request": request.name, "response": response.name, "count": count}
             for (request, response), count in sorted(statistics.responses.items())
         ],
-        "busy": [{"reason": reason.value, "count": count} for reason, count in statistics.busy.items()],
+        "refusals": [
+            {"response": reason.response.name, "reason": reason.value, "count": count}
+            for reason, count in statistics.refusals.items()
+        ],
         "violations": statistics.violations,
         "dma": None if managed.dma_counts is None else dict(managed.dma_counts()),
     }

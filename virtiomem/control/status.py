@@ -1,4 +1,4 @@
-"""A snapshot of a managed device, as it goes over the control socket."""
+"""DeviceStatus: a snapshot of a managed device, as it goes over the control socket."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from virtiomem.runs import Run
 
 @dataclass(frozen=True, slots=True)
 class SpaceStatus:
-    """mappings_left: how many more the kernel would take; None if it does not tell."""
+    """An address space that a device is mapped into.
+
+    name: for people. mappings: how many it holds. mappings_left: how many more the kernel would take; None if the
+    kernel does not tell.
+    """
 
     name: str
     mappings: int
@@ -22,9 +26,15 @@ class SpaceStatus:
 
 @dataclass(frozen=True, slots=True)
 class DeviceStatus:
-    """Sizes and addresses (guest-physical) in bytes. plugged: the maximal plugged runs, ascending.
+    """A device at one moment. Sizes are bytes, and addresses guest-physical bytes.
 
-    guest, waiting_for: see Guest. divergences: what listeners hold that is not plugged, or do not hold that is.
+    name: the device's. address: where the region begins. usable_size: how much of the region, from its start, the guest
+    may use. requested_size: how much it is asked to have plugged. node_id: the NUMA node; None if none is told.
+    memory_kind: what the memory is, in a word. page_size: of the memory. plugged: the maximal plugged runs, ascending.
+    address_spaces: those that the device is mapped into. guest: what the guest does, in words. waiting_for: why plugged
+    is not what is requested, if something is known to be in the way. broken: whether the guest broke the protocol and
+    has not reset the device. migrating: whether blocks must keep their state. divergences: in sentences, which listener
+    holds what is not plugged, or lacks what is.
     """
 
     name: str
@@ -47,7 +57,7 @@ class DeviceStatus:
 
     @classmethod
     def of(cls, managed: ManagedDevice) -> Self:
-        """All at one moment."""
+        """The status of a device now, all of it at one moment."""
         device = managed.device
         with device.discards.lock:
             config = device.config
@@ -77,7 +87,7 @@ class DeviceStatus:
 
     @classmethod
     def from_data(cls, data: Mapping[str, object]) -> Self:
-        """Of what data() makes. Raises TypeError and KeyError for anything else."""
+        """The status that data() has made data from. Raises TypeError or KeyError for anything else."""
         fields: dict[str, Any] = dict(data)
         fields["plugged"] = tuple(Run(**run) for run in fields["plugged"])
         fields["address_spaces"] = tuple(SpaceStatus(**space) for space in fields["address_spaces"])
@@ -85,5 +95,5 @@ class DeviceStatus:
         return cls(**fields)
 
     def data(self) -> dict[str, object]:
-        """As JSON values."""
+        """The status as JSON values."""
         return asdict(self)

@@ -1,5 +1,6 @@
 """The virtio-mem device: its region, its blocks, its requests and the rules for them."""
 
+from virtiomem.device.answers import BusyReason, ErrorReason, NackReason, RefusalReason, ResponseType
 from virtiomem.device.blocks import BlockMap
 from virtiomem.device.config import (
     USABLE_EXTENT,
@@ -12,7 +13,14 @@ from virtiomem.device.config import (
     usable_region_size,
 )
 from virtiomem.device.device import VirtioMem
-from virtiomem.device.events import Events, Statistics
+from virtiomem.device.errors import (
+    DeviceBusy,
+    FeaturesRefused,
+    ProtocolViolation,
+    RequestRefused,
+    StateRefused,
+)
+from virtiomem.device.events import Events, Throttle
 from virtiomem.device.requests import (
     REQUEST_SIZE,
     RESPONSE_SIZE,
@@ -20,8 +28,8 @@ from virtiomem.device.requests import (
     Request,
     RequestType,
     Response,
-    ResponseType,
 )
+from virtiomem.device.statistics import Statistics
 
 __all__ = [
     "REQUEST_SIZE",
@@ -29,14 +37,24 @@ __all__ = [
     "USABLE_EXTENT",
     "BlockMap",
     "BlockState",
+    "BusyReason",
     "Config",
+    "DeviceBusy",
+    "ErrorReason",
     "Events",
     "Feature",
+    "FeaturesRefused",
+    "NackReason",
+    "ProtocolViolation",
+    "RefusalReason",
     "Request",
+    "RequestRefused",
     "RequestType",
     "Response",
     "ResponseType",
+    "StateRefused",
     "Statistics",
+    "Throttle",
     "VirtioMem",
     "check_block_size",
     "check_region",

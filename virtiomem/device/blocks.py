@@ -9,42 +9,47 @@ _PLUGGED = b"\1"
 
 
 class BlockMap:
-    """One flag for each of count blocks; all unplugged at first. Runs are in blocks.
+    """A flag for each block: plugged or not. Runs are of block numbers.
 
-    Raises ValueError for a run outside the map; nothing has changed then.
+    count: how many blocks there are; plugged: how many of them are plugged. Every method raises ValueError for a run
+    outside the map, and changes nothing then.
     """
 
     def __init__(self, count: int) -> None:
+        """All count blocks are unplugged at first."""
         self.count = count
         self.plugged = 0
         # One byte a block: find() and slices run at memory speed, where a bitmap in an int is copied at every change.
         self._flags = bytearray(count)
 
     def is_plugged(self, block: int) -> bool:
+        """Whether this block is plugged."""
         return self.all_plugged(Run(block, 1))
 
     def all_plugged(self, run: Run) -> bool:
+        """Whether every block of run is plugged."""
         self._check(run)
         return self._flags.find(_UNPLUGGED, run.start, run.end) < 0
 
     def all_unplugged(self, run: Run) -> bool:
+        """Whether no block of run is plugged."""
         self._check(run)
         return self._flags.find(_PLUGGED, run.start, run.end) < 0
 
     def plug(self, run: Run) -> None:
-        """All blocks of run are plugged from now on, whatever they were."""
+        """Mark every block of run as plugged, whatever it was."""
         self._set(run, _PLUGGED)
 
     def unplug(self, run: Run) -> None:
-        """All blocks of run are unplugged from now on, whatever they were."""
+        """Mark every block of run as unplugged, whatever it was."""
         self._set(run, _UNPLUGGED)
 
     def plugged_runs(self, within: Run | None = None) -> tuple[Run, ...]:
-        """The maximal runs of plugged blocks, ascending; those of within, clipped to it."""
+        """The maximal runs of plugged blocks, ascending, clipped to within (default: all blocks)."""
         return self._runs(_PLUGGED, _UNPLUGGED, within)
 
     def unplugged_runs(self, within: Run | None = None) -> tuple[Run, ...]:
-        """The maximal runs of unplugged blocks, ascending; those of within, clipped to it."""
+        """The maximal runs of unplugged blocks, ascending, clipped to within (default: all blocks)."""
         return self._runs(_UNPLUGGED, _PLUGGED, within)
 
     def _runs(self, wanted: bytes, other: bytes, within: Run | None) -> tuple[Run, ...]:

@@ -12,40 +12,45 @@ from dataclasses import replace
 from pyvfio.kernel import host_page_size, transparent_huge_page_size
 from pyvfio.memory import Memory, MemoryKind
 from pyvfio.resource import Resource
+from virtiomem.device.answers import BusyReason, ResponseType
 from virtiomem.device.config import (
     USABLE_EXTENT,
     Config,
     Feature,
+    accepted_features,
     check_accessible,
     check_block_size,
     check_node_id,
     check_region,
     check_requested_size,
     default_block_size,
+    offered_features,
     usable_region_size,
 )
-from virtiomem.device.events import Counters, Events, RateLimited, Statistics, Throttle
+from virtiomem.device.errors import DeviceBusy, ProtocolViolation, RequestRefused, StateRefused
+from virtiomem.device.events import Events, RateLimited, Throttle
 from virtiomem.device.region import BlockRegion
-from virtiomem.device.requests import RESPONSE_SIZE, Request, RequestType, Response, ResponseType
-from virtiomem.device.rules import block_state, refusal, requested_blocks
+from virtiomem.device.requests import RESPONSE_SIZE, Request, RequestType, Response
+from virtiomem.device.rules import block_state, check_change, requested_blocks
 from virtiomem.device.state import DeviceState
+from virtiomem.device.statistics import Counters, Statistics
 from virtiomem.discard import Backing, DiscardCoordination, DiscardUse, RamDiscardManager, Section
-from virtiomem.errors import BusyReason, DeviceBusy, FeaturesRefused, ProtocolViolation, StateRefused
 from virtiomem.runs import Run, intersect
 
-_DEVICE_FEATURES = (1 << 24) - 1
 _log = logging.getLogger(__package__)
 
 
 class VirtioMem(Resource):
     """The device side of virtio-mem over a region of memory. All blocks are unplugged at first, and at the end.
 
-    What is plugged, populated and held by every listener of discards is the same after every request, whether it
-    succeeded or not; what could not be brought back is in discards.divergences. Listeners, DMA mappers for example,
-    register with discards for section, or for parts of it. Safe from any thread: one request or reset at a time; config
-    never waits for one.
+    After every request, whether it succeeded or not, what is plugged is what is populated and what every listener of
+    discards holds; discards.divergences has what could not be brought back. Listeners, such as DMA mappers, register
+    with discards for section, or for parts of it.
 
-    close() takes every block from the listeners and gives its memory back; memory itself stays the caller's.
+    Methods may be called from any thread; one request or reset is handled at a time. config never waits for one.
+    close() takes every block from the listeners and gives its memory back. The memory itself stays the caller's.
+
+    name: for people, in messages and the log. discards: the manager that tells the listeners.
     """
 
     def __init__(
@@ -72,14 +77,19 @@ class VirtioMem(Resource):
     ) -> None:
         """Take region_size bytes (default: the rest) of memory from region_offset, and discard them.
 
-        address: where the guest sees them. All sizes and offsets are bytes and multiples of block_size, which is a
-        power of two of at least 1 MiB and a page of the memory (default: a transparent huge page). prealloc: populate
-        blocks before they are plugged, with that many threads; else pinning or touching does. unplugged_inaccessible:
-        refuse drivers that may read unplugged blocks. usable_extent: how far the usable region reaches beyond
-        requested_size. discards: the manager of the memory, if others decide on it too. event_interval: seconds, by
-        clock, between size_changed events, and between log entries for one reason.
+        All sizes and offsets are bytes and multiples of block_size, which is a power of two of at least 1 MiB and a
+        page of the memory (default: a transparent huge page).
 
-        Raises InvalidArgument that names what would fit, DiscardRefused if somebody forbids that memory is discarded,
+        address: where the guest sees the region, guest-physical. requested_size: how much the guest is to plug at
+        first. node_id: the NUMA node of the region; None: none is told. unplugged_inaccessible: refuse drivers that may
+        read unplugged blocks. persistent_suspend: offer that blocks stay plugged over suspend to RAM. prealloc:
+        populate blocks before they are plugged, with prealloc_threads threads; otherwise pinning or touching them does.
+        usable_extent: how far the usable region reaches beyond requested_size. coordination: the claims on the memory,
+        shared with all who discard or pin it. discards: the manager of the memory, if other sources decide on it too.
+        events: who is told of changes. event_interval: seconds, by clock, between size_changed events, and between log
+        entries for one reason.
+
+        Raises InvalidArgument that names what would fit, DiscardRefused if another user of the memory forbids discards,
         and VfioError; nothing is taken then.
         """
         region_size = memory.size - region_offset if region_size is None else region_size
@@ -95,10 +105,10 @@ class VirtioMem(Resource):
         self.discards = discards or RamDiscardManager(memory, offset=region_offset, size=region_size)
         self._section = Section(memory, region_offset, address, region_size)
         self._usable_extent = usable_extent
-        self._features = (
-            (Feature.UNPLUGGED_INACCESSIBLE if unplugged_inaccessible else Feature(0))
-            | (Feature.PERSISTENT_SUSPEND if persistent_suspend else Feature(0))
-            | (Feature.ACPI_PXM if node_id is not None else Feature(0))
+        self._features = offered_features(
+            node=node_id is not None,
+            unplugged_inaccessible=unplugged_inaccessible,
+            persistent_suspend=persistent_suspend,
         )
         usable_size = usable_region_size(region_size, requested_size, block_size, usable_extent)
         # Replaced whole at every change, so that reading it needs no lock.
@@ -106,10 +116,9 @@ class VirtioMem(Resource):
         self._negotiated = Feature(0)
         self._broken = False
         self._migrating = False
-        self._counters = Counters()
+        self._counters = Counters(name, Throttle(event_interval, clock))
         self._events = events or Events()
         self._size_events = RateLimited(self._events.size_changed, event_interval, clock)
-        self._log_throttle = Throttle(event_interval, clock)
         self._hold = (coordination or DiscardCoordination()).hold(DiscardUse.REQUIRE_COORDINATED, name)
         try:
             self._region = BlockRegion(
@@ -129,7 +138,7 @@ class VirtioMem(Resource):
 
     @property
     def config(self) -> Config:
-        """The config space as the guest reads it; bytes() of it is the wire format."""
+        """The config space as the guest reads it; bytes() of it is the wire format. It never waits for a request."""
         return self._config
 
     @property
@@ -139,27 +148,27 @@ class VirtioMem(Resource):
 
     @property
     def negotiated(self) -> Feature:
-        """What the driver accepted of features since the last reset."""
+        """Those of features that the driver has accepted since the last reset."""
         return self._negotiated
 
     @property
     def broken(self) -> bool:
-        """Whether the guest broke the protocol: DEVICE_NEEDS_RESET is set, and nothing is answered until a reset."""
+        """Whether the guest broke the protocol. DEVICE_NEEDS_RESET is set and nothing answered until a reset."""
         return self._broken
 
     @property
     def migrating(self) -> bool:
-        """While true no block changes its state: plugging and unplugging are BUSY."""
+        """Whether the virtual machine migrates. While it does no block changes its state: PLUG and UNPLUG are BUSY."""
         return self._migrating
 
     @migrating.setter
     def migrating(self, migrating: bool) -> None:
         with self._lock:
-            self._migrating = migrating
+            self._set_migrating(migrating)
 
     @property
     def plugged_size(self) -> int:
-        """Bytes."""
+        """How many bytes are plugged."""
         return self._config.plugged_size
 
     @property
@@ -170,7 +179,7 @@ class VirtioMem(Resource):
 
     @property
     def section(self) -> Section:
-        """The region at its guest-physical address: what a listener that uses those addresses registers for."""
+        """The region at its guest-physical address: what a listener registers for that uses those addresses."""
         return self._section
 
     @property
@@ -180,10 +189,11 @@ class VirtioMem(Resource):
             return self._counters.snapshot()
 
     def handle(self, request: bytes, response_size: int = RESPONSE_SIZE) -> bytes:
-        """Answer one request, given as the guest wrote it; response_size: bytes of the guest's buffer for the answer.
+        """Answer one request, given as the guest wrote it; the answer is in wire format, too.
 
-        Raises ProtocolViolation, and breaks the device until it is reset, for what has no answer: buffers too small, an
-        unknown type. Whatever a listener or the memory refuses is answered BUSY, with everything as before.
+        response_size: bytes that the guest left for the answer. Whatever a listener or the memory refuses is answered
+        BUSY, with everything as before. Raises ProtocolViolation for a buffer that is too small and for an unknown
+        type; the device is broken then, until it is reset.
         """
         with self._lock:
             self.require_open()
@@ -194,18 +204,17 @@ class VirtioMem(Resource):
                 parsed = Request.parse(request, response_size)
             except ProtocolViolation as error:
                 self._broken = True
-                self._counters.violations += 1
-                if self._log_throttle.passes(ProtocolViolation):
-                    _log.warning("%s needs a reset: %s", self.name, error)
+                self._counters.violated(error)
                 raise
-            response = refusal(parsed, self._config, self._blocks) or self._act(parsed)
-            self._counters.responses[parsed.type, response.type] += 1
+            response = self._answer(parsed)
+            self._counters.answered(parsed.type, response.type)
             return bytes(response)
 
     def resize(self, requested_size: int) -> None:
-        """Ask the guest to plug or unplug until it has requested_size bytes; the usable region grows if it must.
+        """Ask the guest to plug or unplug blocks until requested_size bytes are plugged.
 
-        Raises InvalidArgument for what is no multiple of the block size or more than the region; nothing changed then.
+        The usable region grows if it must. Raises InvalidArgument, with nothing changed, for a size that is no multiple
+        of the block size, or more than the region.
         """
         with self._lock:
             self.require_open()
@@ -215,62 +224,58 @@ class VirtioMem(Resource):
             self._events.config_changed(self._config)
 
     def negotiate(self, features: int) -> None:
-        """The driver accepted features (bits from 24 on are ignored) and sets FEATURES_OK.
+        """The driver has accepted features and sets FEATURES_OK. Bits from 24 on are the transport's, and ignored.
 
-        Raises FeaturesRefused if it must not stick: for a bit that was not offered, or UNPLUGGED_INACCESSIBLE missing.
+        Raises FeaturesRefused, and FEATURES_OK must not stick then, for a bit that was not offered, and if the device
+        offered UNPLUGGED_INACCESSIBLE and the driver did not accept it.
         """
         with self._lock:
             self.require_open()
-            accepted = features & _DEVICE_FEATURES
-            if unknown := accepted & ~int(self._features):
-                raise _features_refused(features, f"{unknown:#x} was not offered")
-            if self._features & Feature.UNPLUGGED_INACCESSIBLE & ~accepted:
-                raise _features_refused(
-                    features, "the driver may read unplugged memory, for which there may be no pages"
-                )
-            self._negotiated = Feature(accepted)
+            self._negotiated = accepted_features(features, self._features)
 
     def device_reset(self) -> None:
         """A virtio reset: the driver starts anew. All blocks stay as they are."""
         with self._lock:
             self.require_open()
-            self._broken = False
-            self._negotiated = Feature(0)
+            self._forget_driver()
 
     def system_reset(self) -> None:
-        """The guest reboots: a device reset, then everything is unplugged and the usable region shrinks.
+        """The guest reboots: the device is reset, everything is unplugged, and the usable region shrinks.
 
-        Waking up is none: see wake_up(). Raises DeviceBusy if blocks must stay plugged (migrating) or could not be
-        unplugged; they all are plugged then, and the guest unplugs them when its driver starts.
+        Waking up from suspend is no reboot: see wake_up(). Raises DeviceBusy if blocks must stay plugged (migrating) or
+        could not be unplugged. All of them are still plugged then, and the guest unplugs them when its driver starts.
         """
         with self._lock:
-            self.device_reset()
+            self.require_open()
+            self._forget_driver()
             try:
                 self._unplug_all("system reset")
             except DeviceBusy as error:
-                self._note_busy(error)
+                self._counters.refused(error)
                 raise
 
     def wake_up(self) -> None:
-        """The guest wakes up from suspend to RAM: a device reset, and no block changes, whatever was negotiated.
+        """The guest wakes up from suspend to RAM: the device is reset, and no block changes, whatever was negotiated.
 
-        What a machine does to its devices then looks like a system reset and must not be handed on as one: the guest's
-        memory would be gone. Source: virtio 1.3, 5.15.6.2, VIRTIO_MEM_F_PERSISTENT_SUSPEND.
+        A machine that wakes up resets its devices as it does for a reboot. That must not end in system_reset(): the
+        guest's memory would be gone. Source: virtio 1.3, 5.15.6.2, VIRTIO_MEM_F_PERSISTENT_SUSPEND.
         """
         self.device_reset()
 
     def save(self) -> bytes:
-        """All that makes this device what it is to its guest, but for the content of memory. While migrating it stays
-        so, but for requested_size."""
+        """The device's state for load() on another host, without the content of memory.
+
+        While the device is migrating only requested_size can change afterwards.
+        """
         with self._lock, self.discards.lock:
             self.require_open()
             return bytes(DeviceState(self._config, self._negotiated, self._broken, self._blocks.plugged_runs()))
 
     def load(self, state: bytes) -> None:
-        """Go on where save() was: plug what was plugged there, populated and held by every listener, as by its guest.
+        """Take over what save() gave: populate, map and plug the blocks that were plugged there.
 
-        The content of memory is to be written afterwards. Nothing may be plugged before. Raises StateRefused, and
-        DeviceBusy if the host has not what it takes; nothing has changed then.
+        No block may be plugged yet. The content of memory is to be written afterwards. Raises StateRefused, and
+        DeviceBusy if the host lacks what it takes; nothing has changed then.
         """
         with self._lock:
             self.require_open()
@@ -283,49 +288,64 @@ class VirtioMem(Resource):
             except DeviceBusy as error:
                 # Nothing is plugged, unless not even that could be had.
                 self._config = replace(self._config, plugged_size=self._region.plugged_size)
-                self._note_busy(error)
+                self._counters.refused(error)
                 raise
             self._config, self._negotiated, self._broken = loaded.config, loaded.negotiated, loaded.broken
             self._size_events.put(self.plugged_size)
 
     @property
     def next_event_time(self) -> float | None:
-        """When, by clock, to call flush_events(); None if no event waits."""
+        """When, by the device's clock, flush_events() has something to deliver; None if no event waits."""
         with self._lock:
             return self._size_events.due
 
     def flush_events(self) -> None:
-        """Deliver a size_changed that was held back, if its time has come."""
+        """Deliver the size_changed event that was held back, if its time has come."""
         with self._lock:
             self._size_events.flush()
 
     def populated_runs(self, within: Run) -> Sequence[Run]:
-        """The maximal plugged runs, clipped to within, in bytes of the memory."""
+        """The maximal plugged runs in bytes of the memory, clipped to within, ascending."""
         with self.discards.lock:
             return [
                 run for part in intersect([within], [self._section.run]) for run in self._region.populated_runs(part)
             ]
 
-    def _act(self, request: Request) -> Response:
-        blocks = requested_blocks(request, self._config)
+    def _set_migrating(self, migrating: bool) -> None:
+        """A subclass may extend it; the lock is held."""
+        self._migrating = migrating
+
+    def _forget_driver(self) -> None:
+        self._broken = False
+        self._negotiated = Feature(0)
+
+    def _answer(self, request: Request) -> Response:
         try:
-            match request.type:
-                case RequestType.STATE:
-                    return Response(ResponseType.ACK, block_state(self._blocks, blocks))
-                case RequestType.PLUG:
-                    self._require_not_migrating("plug")
-                    self._region.plug(blocks, self._config.requested_size)
-                    self._size_changed()
-                case RequestType.UNPLUG:
-                    self._require_not_migrating("unplug")
-                    self._region.unplug(blocks)
-                    self._size_changed()
-                case RequestType.UNPLUG_ALL:
-                    self._unplug_all("unplug all")
-        except DeviceBusy as error:
-            self._note_busy(error)
-            self._events.busy(request, error)
-            return Response(ResponseType.BUSY)
+            return self._carry_out(request)
+        except RequestRefused as error:
+            self._counters.refused(error)
+            self._events.request_refused(request, error)
+            return Response(error.reason.response)
+
+    def _carry_out(self, request: Request) -> Response:
+        """Do what the guest asks and return the acknowledgement. A subclass may extend it; the lock is held.
+
+        Raises RequestRefused, with every block as it was.
+        """
+        if request.type is RequestType.UNPLUG_ALL:
+            self._unplug_all("unplug all")
+            return Response(ResponseType.ACK)
+        blocks = requested_blocks(request, self._config)
+        if request.type is RequestType.STATE:
+            return Response(ResponseType.ACK, block_state(self._blocks, blocks))
+        check_change(request, blocks, self._config, self._blocks)
+        if request.type is RequestType.PLUG:
+            self._require_not_migrating("plug")
+            self._region.plug(blocks, self._config.requested_size)
+        else:
+            self._require_not_migrating("unplug")
+            self._region.unplug(blocks)
+        self._size_changed()
         return Response(ResponseType.ACK)
 
     def _unplug_all(self, operation: str) -> None:
@@ -335,12 +355,6 @@ class VirtioMem(Resource):
             self._size_changed()
         usable_size = self._usable_for(self._config.requested_size)
         self._config = replace(self._config, usable_region_size=usable_size)
-
-    def _note_busy(self, error: DeviceBusy) -> None:
-        self._counters.busy[error.reason] += 1
-        if self._log_throttle.passes(error.reason):
-            count = self._counters.busy[error.reason]
-            _log.warning("%s is busy (%s, %d times so far): %s", self.name, error.reason.value, count, error)
 
     def _require_not_migrating(self, operation: str) -> None:
         if self._migrating:
@@ -366,10 +380,6 @@ class VirtioMem(Resource):
 
     def __repr__(self) -> str:
         return f"<VirtioMem {self.name} at {self._config.addr:#_x} size {self._section.size:#_x}>"
-
-
-def _features_refused(features: int, meaning: str) -> FeaturesRefused:
-    return FeaturesRefused(errno.EINVAL, "negotiate", {"features": features}, meaning)
 
 
 def _default_block_size(memory: Backing) -> int:

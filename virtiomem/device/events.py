@@ -1,58 +1,41 @@
-"""What the device tells the program around it: events, and counters."""
+"""What the device tells the program around it, and how often."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
+from collections.abc import Callable, Hashable
 
 from virtiomem.device.config import Config
-from virtiomem.device.requests import Request, RequestType, ResponseType
-from virtiomem.errors import BusyReason, DeviceBusy
+from virtiomem.device.errors import RequestRefused
+from virtiomem.device.requests import Request
 
 
 class Events:
-    """Override what is of interest. Called with the device's lock held, after the change: be quick, raise nothing."""
+    """What a device tells the program around it: override the methods of interest.
+
+    The device calls them with its lock held, after the change. They must be quick and raise nothing.
+    """
 
     def config_changed(self, config: Config) -> None:
-        """Notify the guest: virtio's configuration change interrupt. The new config may equal the old."""
+        """The guest is to be notified, by virtio's configuration change interrupt. config may equal the old one."""
 
     def size_changed(self, plugged_size: int) -> None:
-        """plugged_size (bytes) has changed. Rate limited; the last value is always delivered."""
+        """plugged_size bytes are plugged now. Calls are rate limited; the last value is always delivered."""
 
-    def busy(self, request: Request, error: DeviceBusy) -> None:
-        """request was answered BUSY; error has the reason, and the failure behind it as its __cause__."""
+    def request_refused(self, request: Request, error: RequestRefused) -> None:
+        """request was answered ERROR, NACK or BUSY: error.reason says which and why.
 
-
-@dataclass(frozen=True, slots=True)
-class Statistics:
-    """What has happened since the device was made. Missing keys: never."""
-
-    responses: Mapping[tuple[RequestType, ResponseType], int]
-    busy: Mapping[BusyReason, int]
-    violations: int
-
-
-class Counters:
-    """What Statistics is a snapshot of."""
-
-    def __init__(self) -> None:
-        self.responses: Counter[tuple[RequestType, ResponseType]] = Counter()
-        self.busy: Counter[BusyReason] = Counter()
-        self.violations = 0
-
-    def snapshot(self) -> Statistics:
-        return Statistics(MappingProxyType(dict(self.responses)), MappingProxyType(dict(self.busy)), self.violations)
+        The failure that led to it, if there was one, is the error's __cause__.
+        """
 
 
 class RateLimited:
-    """Hands values to deliver at most once each interval (seconds): the first at once, then the latest when due.
+    """Delivers values at most once an interval: the first one at once, later ones when they are due, only the latest.
 
     It has no timer: whoever runs the event loop calls flush() once clock() has reached due.
     """
 
     def __init__(self, deliver: Callable[[int], None], interval: float, clock: Callable[[], float]) -> None:
+        """deliver: what takes a value. interval: seconds, by clock."""
         self._deliver = deliver
         self._interval = interval
         self._clock = clock
@@ -61,14 +44,16 @@ class RateLimited:
 
     @property
     def due(self) -> float | None:
-        """When the value that waits may be delivered; None if none waits."""
+        """When, by clock, the value that waits may be delivered; None if none waits."""
         return self._quiet_until if self._pending is not None else None
 
     def put(self, value: int) -> None:
+        """Deliver value now if the interval is over, or keep it until then."""
         self._pending = value
         self.flush()
 
     def flush(self) -> None:
+        """Deliver the value that waits, if it is due."""
         now = self._clock()
         if self._pending is None or (self._quiet_until is not None and now < self._quiet_until):
             return
@@ -78,14 +63,16 @@ class RateLimited:
 
 
 class Throttle:
-    """Lets each key pass once an interval (seconds), so that no guest fills its host's log."""
+    """Lets each key pass once an interval, so that no guest fills its host's log."""
 
     def __init__(self, interval: float, clock: Callable[[], float]) -> None:
+        """interval: seconds, by clock."""
         self._interval = interval
         self._clock = clock
         self._quiet_until: dict[Hashable, float] = {}
 
     def passes(self, key: Hashable) -> bool:
+        """Whether key has not passed within the last interval. If so, it has passed now."""
         now = self._clock()
         if now < self._quiet_until.get(key, now):
             return False

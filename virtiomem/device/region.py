@@ -7,9 +7,10 @@ from contextlib import ExitStack, contextmanager
 from typing import Final
 
 from pyvfio.errors import MappingLimitReached, MemlockExceeded, MemoryUnavailable
+from virtiomem.device.answers import BusyReason
 from virtiomem.device.blocks import BlockMap
-from virtiomem.discard import Backing, RamDiscardManager
-from virtiomem.errors import BusyReason, DeviceBusy, ListenerDiverged
+from virtiomem.device.errors import DeviceBusy
+from virtiomem.discard import Backing, ListenerDiverged, RamDiscardManager
 from virtiomem.runs import Run, intersect, subtract, union
 
 _REASONS: Final = (
@@ -21,12 +22,15 @@ _REASONS: Final = (
 
 
 class BlockRegion:
-    """Blocks of block_size bytes over a run of memory; a RamDiscardSource of discards, whose lock guards blocks.
+    """The blocks of a run of memory. To discards it is the RamDiscardSource that says which are populated.
 
     Plug: populate, listeners take, commit. Unplug: listeners let go, discard, commit. When a step fails, what was done
-    before it is undone and DeviceBusy says why. Blocks are runs of block numbers; region is a run of bytes of memory.
-    One change at a time: the device's lock sees to it. Memory is populated outside the lock of discards, so whoever
-    shares that, or reads the blocks, does not wait for it.
+    before it is undone, and DeviceBusy says why.
+
+    name: the device's. region: the bytes of memory. blocks: which blocks are plugged; the lock of discards guards it.
+    Runs called blocks are of block numbers, all others of bytes of memory. The device's lock sees to it that there is
+    one change at a time. Memory is populated outside the lock of discards, so that nobody who shares that lock, or
+    reads the blocks, waits for it.
     """
 
     def __init__(
@@ -40,7 +44,11 @@ class BlockRegion:
         prealloc: bool,
         prealloc_threads: int = 1,
     ) -> None:
-        """Discards the region's memory, after its listeners have let go. Raises OSError; nothing has changed then."""
+        """Discard the region's memory, after its listeners have let go. All blocks are unplugged then.
+
+        block_size: bytes. prealloc, prealloc_threads: whether plug() populates, and with how many threads. Raises
+        OSError, with nothing changed.
+        """
         self.name = name
         self.region = region
         self.blocks = BlockMap(region.size // block_size)
@@ -49,7 +57,7 @@ class BlockRegion:
         self._discards = discards
         self._prealloc = prealloc
         self._prealloc_threads = prealloc_threads
-        # Bytes of memory that are unplugged, but could not be discarded yet.
+        # Bytes of unplugged blocks that could not be discarded yet.
         self._undiscarded: list[Run] = []
         with discards.lock, ExitStack() as undo:
             discards.add_source(self)
@@ -59,10 +67,11 @@ class BlockRegion:
 
     @property
     def granularity(self) -> int:
+        """The block size in bytes."""
         return self._block_size
 
     def populated_runs(self, within: Run) -> Sequence[Run]:
-        """What is plugged, and all that is outside of this region: others decide on that."""
+        """The bytes of within that are plugged, and those outside of the region: other sources decide on these."""
         runs = subtract([within], [self.region])
         for ours in intersect([within], [self.region]):
             first = (ours.start - self.region.start) // self._block_size
@@ -72,18 +81,19 @@ class BlockRegion:
         return union(runs)
 
     def bytes_of(self, blocks: Run) -> Run:
-        """The bytes of memory that blocks are."""
+        """The bytes of memory that these blocks are."""
         return Run(self.region.start + blocks.start * self._block_size, blocks.size * self._block_size)
 
     @property
     def plugged_size(self) -> int:
-        """Bytes."""
+        """How many bytes are plugged."""
         return self.blocks.plugged * self._block_size
 
     def plug(self, blocks: Run, limit: int) -> None:
-        """All of blocks are unplugged. Raises DeviceBusy, with them as they were.
+        """Plug blocks, all of which are unplugged. Raises DeviceBusy, with all of them unplugged.
 
-        limit: bytes that may be held of the region, also by listeners that would not let go of unplugged blocks.
+        limit: bytes of the region that may be held afterwards, also by listeners that would not let go of blocks that
+        are unplugged.
         """
         run = self.bytes_of(blocks)
         self._require_discarded(run)
@@ -99,7 +109,7 @@ class BlockRegion:
             undo.pop_all()
 
     def load(self, plugged: Sequence[Run]) -> None:
-        """Plug all these runs of blocks, where none is. Raises DeviceBusy, with none plugged."""
+        """Plug all these runs of blocks, where no block is plugged. Raises DeviceBusy, with none plugged."""
         with ExitStack() as undo:
             for blocks in plugged:
                 self.plug(blocks, self.region.size)
@@ -107,7 +117,10 @@ class BlockRegion:
             undo.pop_all()
 
     def unplug(self, blocks: Run, operation: str = "unplug") -> None:
-        """At least one of blocks is plugged. Raises DeviceBusy, with them as they were."""
+        """Unplug blocks, at least one of which is plugged. Raises DeviceBusy, with all of them as they were.
+
+        operation: what it is done for, in the message.
+        """
         run = self.bytes_of(blocks)
         # Listeners first: pages discarded under a pin stay the device's.
         with _busy(operation, BusyReason.DISCARD_FAILED), self._discards.discarding(self, run):
@@ -116,7 +129,7 @@ class BlockRegion:
         self._undiscarded = subtract(self._undiscarded, [run])
 
     def reclaim(self) -> bool:
-        """Discard what earlier failures left populated of unplugged blocks; whether nothing of it is left."""
+        """Discard what earlier failures left populated of unplugged blocks; return whether nothing of it is left."""
         if self._undiscarded:
             self._discards.repair()
             undiscarded, self._undiscarded = self._undiscarded, []
@@ -125,7 +138,7 @@ class BlockRegion:
         return not self._undiscarded
 
     def _give_back(self, run: Run) -> None:
-        """Discard the memory of unplugged blocks, or remember to: a listener may still hold it."""
+        """Discard the memory of unplugged blocks, or remember to do it later: a listener may still hold it."""
         if not self._discards.holds(run):
             try:
                 self._memory.discard(run.start, run.size)
@@ -136,13 +149,14 @@ class BlockRegion:
         self._undiscarded = union([*self._undiscarded, run])
 
     def _require_discarded(self, run: Run) -> None:
-        """Blocks are plugged only after what an earlier failure left in them is gone."""
+        """Raises DeviceBusy if pages that an earlier failure left in run cannot be discarded now."""
         self.reclaim()
         if intersect(self._undiscarded, [run]):
             held = self._discards.holds(run)
             raise DeviceBusy("plug", BusyReason.LISTENER_DIVERGED if held else BusyReason.DISCARD_FAILED)
 
     def _require_below(self, limit: int) -> None:
+        """Raises DeviceBusy if more than limit bytes are plugged, or held by listeners although they are unplugged."""
         with self._discards.lock:
             stale = self._discards.stale(self.region)
             if not stale:
@@ -156,7 +170,7 @@ class BlockRegion:
 
 @contextmanager
 def _busy(operation: str, otherwise: BusyReason) -> Iterator[None]:
-    """A failure in the block makes the device busy: for the reason the error tells, or otherwise."""
+    """Raise DeviceBusy for an OSError of the block: with the reason that the error has, or the one called otherwise."""
     try:
         yield
     except OSError as error:

@@ -9,32 +9,25 @@ from dataclasses import dataclass
 from typing import Final
 
 from virtiomem import abi
-from virtiomem.errors import ProtocolViolation
+from virtiomem.device.answers import ResponseType
+from virtiomem.device.errors import ProtocolViolation
 
 REQUEST_SIZE: Final = ctypes.sizeof(abi.virtio_mem_req)
 RESPONSE_SIZE: Final = ctypes.sizeof(abi.virtio_mem_resp)
 
 
 class RequestType(enum.IntEnum):
+    """What the guest asks: to plug or unplug blocks, to unplug all of them, or for the state of blocks."""
+
     PLUG = abi.VIRTIO_MEM_REQ_PLUG
     UNPLUG = abi.VIRTIO_MEM_REQ_UNPLUG
     UNPLUG_ALL = abi.VIRTIO_MEM_REQ_UNPLUG_ALL
     STATE = abi.VIRTIO_MEM_REQ_STATE
 
 
-class ResponseType(enum.IntEnum):
-    """NACK: try again once config allows it. BUSY: try again later. ERROR: the request made no sense.
-
-    Linux retries at once after NACK, after a minute after BUSY, and gives the device up after ERROR.
-    """
-
-    ACK = abi.VIRTIO_MEM_RESP_ACK
-    NACK = abi.VIRTIO_MEM_RESP_NACK
-    BUSY = abi.VIRTIO_MEM_RESP_BUSY
-    ERROR = abi.VIRTIO_MEM_RESP_ERROR
-
-
 class BlockState(enum.IntEnum):
+    """The answer to STATE: all of the blocks are plugged, none is, or some are."""
+
     PLUGGED = abi.VIRTIO_MEM_STATE_PLUGGED
     UNPLUGGED = abi.VIRTIO_MEM_STATE_UNPLUGGED
     MIXED = abi.VIRTIO_MEM_STATE_MIXED
@@ -42,7 +35,11 @@ class BlockState(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """addr: guest-physical bytes; nb_blocks: blocks. Both mean nothing in UNPLUG_ALL."""
+    """A request of the guest; bytes() of it is the wire format, struct virtio_mem_req.
+
+    type: what it asks. addr: where its first block begins, guest-physical. nb_blocks: how many blocks of the device's
+    block size it names. addr and nb_blocks mean nothing in UNPLUG_ALL.
+    """
 
     type: RequestType
     addr: int = 0
@@ -56,9 +53,10 @@ class Request:
 
     @classmethod
     def parse(cls, data: bytes, response_size: int) -> Request:
-        """The request in data, to be answered in a buffer of response_size bytes; padding and surplus are ignored.
+        """Read the request from data, whose padding and surplus bytes are ignored.
 
-        Raises ProtocolViolation for buffers too small and for an unknown type.
+        response_size: bytes that the guest left for the response. Raises ProtocolViolation if either buffer is too
+        small, and for an unknown type.
         Source: virtio 1.3, 5.15.6; QEMU, hw/virtio/virtio-mem.c, virtio_mem_handle_request.
         """
         if len(data) < REQUEST_SIZE:
@@ -76,7 +74,10 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """state: the answer to an acknowledged STATE request, zero otherwise."""
+    """The device's answer to a request; bytes() of it is the wire format, struct virtio_mem_resp.
+
+    type: the code. state: the answer to an acknowledged STATE request, zero otherwise.
+    """
 
     type: ResponseType
     state: BlockState | int = 0
@@ -88,7 +89,7 @@ class Response:
 
     @classmethod
     def parse(cls, data: bytes) -> Response:
-        """The response in data, as the guest reads it. Raises ValueError for codes that do not exist."""
+        """Read the response from data, as the guest does. Raises ValueError for codes that do not exist."""
         response = abi.virtio_mem_resp.from_buffer_copy(data)
         return cls(ResponseType(response.type), BlockState(response.u.state.state))
 

@@ -1,52 +1,55 @@
-"""What is wrong with a guest's request: virtio-mem's rules, in the order in which QEMU checks them. Pure."""
+"""virtio-mem's rules for the requests of a guest, in the order in which QEMU checks them.
+
+Source: virtio 1.3, 5.15.6; QEMU, hw/virtio/virtio-mem.c, virtio_mem_state_change_request.
+"""
 
 from __future__ import annotations
 
+from virtiomem.device.answers import ErrorReason, NackReason, RefusalReason
 from virtiomem.device.blocks import BlockMap
 from virtiomem.device.config import Config
-from virtiomem.device.requests import BlockState, Request, RequestType, Response, ResponseType
+from virtiomem.device.errors import RequestRefused
+from virtiomem.device.requests import BlockState, Request, RequestType
 from virtiomem.runs import Run
 
 
-def refusal(request: Request, config: Config, blocks: BlockMap) -> Response | None:
-    """The answer to a request that may not be acted on; None for one that may.
-
-    Source: virtio 1.3, 5.15.6; QEMU, hw/virtio/virtio-mem.c, virtio_mem_state_change_request.
-    """
-    if request.type is RequestType.UNPLUG_ALL:
-        return None
-    size = request.nb_blocks * config.block_size
-    plug, unplug = request.type is RequestType.PLUG, request.type is RequestType.UNPLUG
-    if not _is_usable(request.addr, size, config):
-        return Response(ResponseType.ERROR)
-    if plug and config.plugged_size + size > config.requested_size:
-        return Response(ResponseType.NACK)
-    if plug and not blocks.all_unplugged(requested_blocks(request, config)):
-        return Response(ResponseType.ERROR)
-    if unplug and not blocks.all_plugged(requested_blocks(request, config)):
-        return Response(ResponseType.ERROR)
-    return None
-
-
 def requested_blocks(request: Request, config: Config) -> Run:
-    """The blocks of a request that is not refused; of UNPLUG_ALL all there are."""
-    if request.type is RequestType.UNPLUG_ALL:
-        return Run(0, config.region_size // config.block_size)
+    """The blocks that a PLUG, UNPLUG or STATE request names, by number.
+
+    Raises RequestRefused (ERROR) unless they are one or more whole blocks of the usable region.
+    """
+    size = request.nb_blocks * config.block_size
+    if request.addr % config.block_size:
+        raise _refused(request, ErrorReason.MISALIGNED, f"no multiple of the block size {config.block_size:#_x}")
+    if not size:
+        raise _refused(request, ErrorReason.NO_BLOCKS, "it names no block")
+    usable = Run(config.addr, config.usable_region_size)
+    if request.addr < usable.start or request.addr + size > usable.end:
+        meaning = f"the usable region is {usable.size:#_x} bytes from {usable.start:#_x}"
+        raise _refused(request, ErrorReason.NOT_USABLE, meaning)
     return Run((request.addr - config.addr) // config.block_size, request.nb_blocks)
 
 
-def block_state(blocks: BlockMap, run: Run) -> BlockState:
+def check_change(request: Request, blocks: Run, config: Config, block_map: BlockMap) -> None:
+    """Raises RequestRefused unless blocks, which request names, may be plugged or unplugged as it asks."""
+    if request.type is RequestType.PLUG:
+        wanted = config.plugged_size + blocks.size * config.block_size
+        if wanted > config.requested_size:
+            meaning = f"{wanted:#_x} bytes would be plugged, and {config.requested_size:#_x} are requested"
+            raise _refused(request, NackReason.REQUESTED_SIZE, meaning)
+        if not block_map.all_unplugged(blocks):
+            raise _refused(request, ErrorReason.PLUGGED, "some of the blocks are plugged already")
+    elif not block_map.all_plugged(blocks):
+        raise _refused(request, ErrorReason.UNPLUGGED, "some of the blocks are not plugged")
+
+
+def block_state(block_map: BlockMap, blocks: Run) -> BlockState:
     """The answer to STATE."""
-    if blocks.all_plugged(run):
+    if block_map.all_plugged(blocks):
         return BlockState.PLUGGED
-    return BlockState.UNPLUGGED if blocks.all_unplugged(run) else BlockState.MIXED
+    return BlockState.UNPLUGGED if block_map.all_unplugged(blocks) else BlockState.MIXED
 
 
-def _is_usable(addr: int, size: int, config: Config) -> bool:
-    """Whether these are one or more whole blocks of the usable region."""
-    return (
-        addr % config.block_size == 0
-        and size > 0
-        and config.addr <= addr
-        and addr + size <= config.addr + config.usable_region_size
-    )
+def _refused(request: Request, reason: RefusalReason, meaning: str) -> RequestRefused:
+    count = f"{request.nb_blocks} block{'' if request.nb_blocks == 1 else 's'}"
+    return RequestRefused(f"{request.type.name.lower()} of {count} at {request.addr:#_x}", reason, meaning)

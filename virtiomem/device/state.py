@@ -1,4 +1,4 @@
-"""DeviceState: what of a device travels with a virtual machine, to and from bytes."""
+"""DeviceState: what travels of a device when its virtual machine migrates, to and from bytes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Final, Self
 
 from virtiomem import abi
 from virtiomem.device.config import Config, Feature
-from virtiomem.errors import StateRefused
+from virtiomem.device.errors import StateRefused
 from virtiomem.runs import Run
 
 _MAGIC: Final = b"virtmem\0"
@@ -27,9 +27,12 @@ _BROKEN: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class DeviceState:
-    """config as the guest read it; plugged: maximal runs of block numbers, ascending.
+    """A device without the content of its memory; bytes() of it is what is saved.
 
-    As bytes, little-endian: a head (magic, version, size), struct virtio_mem_config, the negotiated features (u64),
+    config: as the guest read it. negotiated: the features that its driver accepted. broken: whether the guest broke the
+    protocol and has not reset the device. plugged: the maximal runs of plugged blocks, by number, ascending.
+
+    The bytes are little-endian: a head (magic, version, size), struct virtio_mem_config, the negotiated features (u64),
     flags (u32; 1: broken), one bit for each block of the region, and the CRC-32 of all that.
     """
 
@@ -50,9 +53,9 @@ class DeviceState:
 
     @classmethod
     def parse(cls, data: bytes) -> Self:
-        """Raises StateRefused for what no version of this library has written, or only a newer one."""
+        """Read a state from data. Raises StateRefused for what this version of the library cannot have written."""
         if len(data) < _HEAD.size or data[: len(_MAGIC)] != _MAGIC:
-            raise _refused("it is none of a virtio-mem device")
+            raise _refused("it is not the state of a virtio-mem device")
         _, version, size = _HEAD.unpack_from(data)
         if version != _VERSION:
             raise _refused(f"it has version {version}, and this library reads version {_VERSION}")
@@ -69,7 +72,10 @@ class DeviceState:
         return cls(config, Feature(negotiated), bool(flags & _BROKEN), plugged)
 
     def check(self, device: Config, offered: Feature) -> None:
-        """Raises StateRefused unless a device of this config, with nothing plugged, can go on from here."""
+        """Raises StateRefused unless a device with this config, and nothing plugged, can go on from this state.
+
+        offered: the features that the device offers.
+        """
         ours, theirs = self.config, device
         for name, here, there in (
             ("address", theirs.addr, ours.addr),
@@ -89,7 +95,7 @@ class DeviceState:
 
 
 def _runs(bitmap: bytes, config: Config) -> tuple[Run, ...]:
-    """The plugged runs. Raises StateRefused if bitmap and config do not belong together."""
+    """The plugged runs in a bitmap of blocks. Raises StateRefused if it does not belong to config."""
     if not config.block_size or config.region_size % config.block_size:
         raise _refused(f"its region of {config.region_size:#_x} bytes has no blocks of {config.block_size:#_x}")
     count = config.region_size // config.block_size

@@ -1,6 +1,7 @@
-"""RamDiscardManager: who maps memory is told before it comes and goes."""
+"""RamDiscardManager: tells everyone who maps a region's memory before parts of it come and go."""
 
 from virtiomem.discard.coordination import DiscardCoordination, DiscardUse
+from virtiomem.discard.errors import DiscardRefused, ListenerDiverged
 from virtiomem.discard.manager import RamDiscardManager
 from virtiomem.discard.registration import Divergence
 from virtiomem.discard.section import Backing, RamDiscardListener, RamDiscardSource, Section
@@ -8,8 +9,10 @@ from virtiomem.discard.section import Backing, RamDiscardListener, RamDiscardSou
 __all__ = [
     "Backing",
     "DiscardCoordination",
+    "DiscardRefused",
     "DiscardUse",
     "Divergence",
+    "ListenerDiverged",
     "RamDiscardListener",
     "RamDiscardManager",
     "RamDiscardSource",

@@ -1,7 +1,7 @@
-"""Who may discard RAM while who has it pinned.
+"""DiscardCoordination: who may discard a guest's RAM, and who may pin it, without harming each other.
 
-Discarding pages that a device has pinned leaves the device on pages nobody else sees. So users of guest RAM say what
-they need, and those that exclude each other are refused.
+When pages are discarded that a device has pinned, the device goes on with pages that nobody else sees. So every user of
+guest RAM claims what it needs, and a claim that excludes another's is refused.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from collections import Counter
 from types import TracebackType
 from typing import Final, Self
 
-from virtiomem.errors import DiscardRefused
+from virtiomem.discard.errors import DiscardRefused
 
 
 class DiscardUse(enum.Enum):
-    """What a user of guest RAM needs of everybody else. Source: QEMU, system/physmem.c, ram_block_discard_*."""
+    """What a user of guest RAM needs of all others. Source: QEMU, system/physmem.c, ram_block_discard_*."""
 
     DISABLE = "no discards at all"
-    """Pins all memory and is told of no discard: vhost-vdpa, mlock, encrypted guests."""
+    """It pins all memory, and is told of no discard: vhost-vdpa, mlock, encrypted guests."""
     DISABLE_UNCOORDINATED = "no discards it is not told of"
-    """Pins memory, and unmaps before a discard it is told of: a DMA mapper behind a RamDiscardManager."""
+    """It pins memory, and lets go of it when it is told of a discard: a DMA mapper behind a RamDiscardManager."""
     REQUIRE = "discards nobody is told of"
-    """Discards at will: a balloon."""
+    """It discards without telling anyone: a balloon."""
     REQUIRE_COORDINATED = "discards its listeners are told of"
-    """Discards after its listeners have let go: virtio-mem."""
+    """It discards after its listeners have let go: virtio-mem."""
 
 
 _EXCLUDED_BY: Final = {
@@ -38,7 +38,10 @@ _EXCLUDED_BY: Final = {
 
 
 class DiscardHold:
-    """One user's claim, until release() or the end of a with block. Releasing twice is harmless."""
+    """A claim of one user, until release() or the end of a with block.
+
+    use: what is claimed; holder: the user's name, for messages.
+    """
 
     def __init__(self, coordination: DiscardCoordination, use: DiscardUse, holder: str) -> None:
         self.use = use
@@ -47,9 +50,11 @@ class DiscardHold:
 
     @property
     def released(self) -> bool:
+        """Whether the claim is over."""
         return self._coordination is None
 
     def release(self) -> None:
+        """End the claim. Releasing twice is harmless."""
         coordination, self._coordination = self._coordination, None
         if coordination is not None:
             coordination._release(self)
@@ -64,14 +69,17 @@ class DiscardHold:
 
 
 class DiscardCoordination:
-    """The claims on one guest's RAM. Safe from any thread; each claim counts on its own, so a user may hold several."""
+    """The claims on the RAM of one guest. Each claim counts on its own, so a user may hold several.
+
+    Methods may be called from any thread.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._holders: dict[DiscardUse, Counter[str]] = {use: Counter() for use in DiscardUse}
 
     def hold(self, use: DiscardUse, holder: str) -> DiscardHold:
-        """Claim use in the name of holder. Raises DiscardRefused, naming who excludes it; nothing is claimed then."""
+        """Claim use in the name of holder. Raises DiscardRefused, which names who excludes it, with nothing claimed."""
         with self._lock:
             against = {name: other for other in _EXCLUDED_BY[use] for name in self._holders[other]}
             if against:
@@ -85,18 +93,18 @@ class DiscardCoordination:
         return DiscardHold(self, use, holder)
 
     def holders(self, use: DiscardUse) -> tuple[str, ...]:
-        """Who claims use, one entry for each claim, in the order of their first."""
+        """The names of those who claim use, one for each claim, in the order of their first claims."""
         with self._lock:
             return tuple(self._holders[use].elements())
 
     @property
     def disabled(self) -> bool:
-        """Whether discards that nobody is told of would do harm: what a balloon asks before it inflates."""
+        """Whether a discard that nobody is told of would do harm. A balloon asks this before it inflates."""
         return bool(self.holders(DiscardUse.DISABLE) or self.holders(DiscardUse.DISABLE_UNCOORDINATED))
 
     @property
     def required(self) -> bool:
-        """Whether somebody discards: what one asks who is about to pin everything for a moment."""
+        """Whether there is a user who discards. Ask this before pinning all memory for a moment."""
         return bool(self.holders(DiscardUse.REQUIRE) or self.holders(DiscardUse.REQUIRE_COORDINATED))
 
     def _release(self, hold: DiscardHold) -> None:

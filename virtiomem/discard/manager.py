@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from pyvfio.errors import InvalidArgument
+from virtiomem.discard.errors import ListenerDiverged
 from virtiomem.discard.registration import Divergence, Registration
 from virtiomem.discard.section import Backing, RamDiscardListener, RamDiscardSource, Section
-from virtiomem.errors import ListenerDiverged
 from virtiomem.runs import Run, intersect, subtract, union
 
 _log = logging.getLogger(__package__)
@@ -20,22 +20,24 @@ _log = logging.getLogger(__package__)
 class RamDiscardManager:
     """Keeps what every listener holds of a region equal to what is populated in it.
 
-    The region is size bytes of memory from offset; runs are bytes of the memory. Populated is what all sources say is
-    populated; without a source everything is. Listeners are told in the order they registered of what is populated,
-    and in reverse of what is discarded. Each change reaches all of them or none: when one fails, the others are put
-    back, last first. Where even that fails, divergences says who holds what, and every later change begins with
-    repair().
+    A byte is populated if every source says that it is; without a source all bytes are. Listeners are told of what is
+    populated in the order in which they registered, and in reverse order of what is discarded. Each change reaches all
+    of them or none: when one listener fails the others are put back, last first. Where even that fails, divergences
+    says who holds what, and every later change begins with repair().
 
-    Safe from any thread. lock is held during every change; sources take it around a change and its commit.
+    Methods may be called from any thread. lock is held during every change; a source holds it from before it announces
+    a change until it has committed it. memory: what the region is a part of. region, and every other run, is of bytes
+    of the memory.
     """
 
     def __init__(self, memory: Backing, *, offset: int = 0, size: int | None = None) -> None:
+        """The region is size bytes (default: the rest) of memory from offset."""
         self.memory = memory
         self.region = Run(offset, memory.size - offset if size is None else size)
         self.lock = threading.RLock()
         self._sources: list[RamDiscardSource] = []
         self._registrations: list[Registration] = []
-        # Never or no longer registered, but with something they could not let go of.
+        # Listeners that are not registered, but hold something that they could not let go of.
         self._leaving: list[Registration] = []
 
     @property
@@ -46,13 +48,18 @@ class RamDiscardManager:
 
     @property
     def divergences(self) -> tuple[Divergence, ...]:
-        """Where listeners hold something else than is populated, for as long as that is so."""
+        """Where listeners hold something else than what is populated just now."""
         with self.lock:
             known = [*self._registrations, *self._leaving]
             return tuple(divergence for registration in known for divergence in registration.divergences)
 
+    def sections(self, listener: RamDiscardListener) -> tuple[Section, ...]:
+        """The sections that listener is registered for, in the order of registration."""
+        with self.lock:
+            return tuple(registration.section for registration in self._find(listener, None))
+
     def is_populated(self, offset: int, size: int) -> bool:
-        """Whether every byte of the range is; any alignment. False if some of it is outside the region."""
+        """Whether every byte of the range is populated, whatever its alignment. No byte outside the region is."""
         run = Run(offset, size)
         with self.lock:
             return self._populated(run) == [run]
@@ -76,14 +83,15 @@ class RamDiscardManager:
     def register(self, listener: RamDiscardListener, section: Section) -> None:
         """Let listener hold what is populated of section, from now on.
 
-        A listener may register several sections, which may overlap those of others. The granularity it is promised is
-        the one of now. A failure leaves the listener out, with nothing held. Raises InvalidArgument, and what the
-        listener raises.
+        A listener may register several sections, and sections of different listeners may overlap. The listener is
+        promised the granularity of this moment. Raises InvalidArgument, and what the listener raises; it is not
+        registered then, and holds nothing.
         """
         with self.lock:
             self._check_section(section)
             if self._find(listener, section):
-                raise InvalidArgument(errno.EEXIST, f"register {listener.name} for {section}", meaning="it is already")
+                operation = f"register {listener.name} for {section}"
+                raise InvalidArgument(errno.EEXIST, operation, meaning="it is registered already")
             listener.accept(section, self.granularity)
             self.repair()
             registration = Registration(listener, section, self.granularity)
@@ -99,8 +107,8 @@ class RamDiscardManager:
     def unregister(self, listener: RamDiscardListener, section: Section | None = None) -> None:
         """Take from listener what it holds of section (default: of all its sections), and forget it.
 
-        One discard for each section of which it holds anything. A failure leaves it registered, with all it held.
-        Raises InvalidArgument if it is not registered, and what the listener raises.
+        The listener gets one discard for each section of which it holds anything. Raises InvalidArgument if it is not
+        registered, and what the listener raises; it stays registered then, with all that it held.
         """
         with self.lock:
             leaving = self._find(listener, section)
@@ -117,14 +125,14 @@ class RamDiscardManager:
                 registration.settle(registration.section.run)
 
     def add_source(self, source: RamDiscardSource) -> None:
-        """Populated is from now on only what source, too, says is populated; listeners let go of the rest.
+        """From now on source, too, must say that a byte is populated; listeners let go of those that it does not.
 
-        A failure leaves the source out. Raises InvalidArgument if it is finer than a listener was promised, and what a
-        listener raises.
+        Raises InvalidArgument if its granularity is finer than what a listener was promised, and what a listener
+        raises. The source is not added then.
         """
         with self.lock:
             if any(source is known for known in self._sources):
-                raise InvalidArgument(errno.EEXIST, f"add source {source.name}", meaning="it is one already")
+                raise InvalidArgument(errno.EEXIST, f"add source {source.name}", meaning="it is a source already")
             self._check_granularity(source)
             self.repair()
             runs = subtract(self._populated(self.region), source.populated_runs(self.region))
@@ -134,9 +142,9 @@ class RamDiscardManager:
             self._settle(runs)
 
     def remove_source(self, source: RamDiscardSource) -> None:
-        """What only source said is discarded is populated from now on. A failure leaves the source in.
+        """From now on what only source said is discarded is populated.
 
-        Raises InvalidArgument if it is not a source, and what a listener raises.
+        Raises InvalidArgument if it is not a source, and what a listener raises; it stays a source then.
         """
         with self.lock:
             self._check_source(source)
@@ -149,9 +157,9 @@ class RamDiscardManager:
             self._sources.remove(source)
 
     def populate(self, source: RamDiscardSource, run: Run) -> None:
-        """source is about to populate run: let the listeners have what all other sources have populated of it.
+        """source is about to populate run: let the listeners hold what all other sources have populated of it.
 
-        A failure leaves every listener without it. Raises what a listener raises, or ListenerDiverged.
+        Raises what a listener raises, or ListenerDiverged; no listener holds any of it then.
         """
         with self.lock:
             self._check_source(source)
@@ -163,10 +171,10 @@ class RamDiscardManager:
 
     @contextmanager
     def discarding(self, source: RamDiscardSource, run: Run) -> Iterator[None]:
-        """The listeners let go of run, with one discard each if they hold anything of it; then the block discards it.
+        """Let the listeners let go of run; source discards it, and commits that, in the with block.
 
-        If the block fails, or a listener does, every listener gets back what it had. source commits in the block.
-        Raises what a listener raises, or ListenerDiverged.
+        A listener that holds anything of run gets one discard. If a listener or the block fails, every listener gets
+        back what it had. Raises what a listener raises, or ListenerDiverged.
         """
         with self.lock:
             self._check_source(source)
@@ -177,17 +185,17 @@ class RamDiscardManager:
             self._settle([run])
 
     def stale(self, run: Run) -> list[Run]:
-        """What listeners hold of run although it is not theirs to hold."""
+        """What listeners hold of run although it is discarded."""
         with self.lock:
             known = (*self._registrations, *self._leaving)
             return intersect(union(stale for registration in known for stale in registration.stale), [run])
 
     def holds(self, run: Run) -> bool:
-        """Whether a listener holds some of run although it is discarded: its memory must stay as it is then."""
+        """Whether a listener holds some of run although it is discarded. Its memory must not be given back then."""
         return bool(self.stale(run))
 
     def repair(self) -> tuple[Divergence, ...]:
-        """Try to bring diverged listeners back; return those that still are."""
+        """Try to bring diverged listeners back; return the divergences that are left."""
         with self.lock:
             for registration in (*self._leaving, *reversed(self._registrations)):
                 if registration.stale or registration.missing:
@@ -217,7 +225,7 @@ class RamDiscardManager:
                 self._discard(registration, run, undo)
 
     def _discard(self, registration: Registration, run: Run, undo: ExitStack) -> None:
-        """One call for the whole run, however many parts of it are held: a mapper needs but one unmap then."""
+        """Discard the whole run with one call, however many parts of it are held: one unmap is enough for a mapper."""
         populated = self._populated(run)
         if populated or intersect(registration.stale, [run]):
             held = subtract(populated, registration.missing)
@@ -231,7 +239,7 @@ class RamDiscardManager:
 
     @contextmanager
     def _transaction(self, operation: str) -> Iterator[ExitStack]:
-        """What the block has done is undone, last first, if it fails."""
+        """Undo what the block has done, last first, if it fails. Raises ListenerDiverged if that fails, too."""
         before = self.divergences
         try:
             with ExitStack() as undo:
@@ -252,7 +260,7 @@ class RamDiscardManager:
 
     def _check_source(self, source: RamDiscardSource) -> None:
         if not any(source is known for known in self._sources):
-            raise InvalidArgument(errno.ENOENT, f"source {source.name}", meaning="it is none of this region's")
+            raise InvalidArgument(errno.ENOENT, f"source {source.name}", meaning="it is not a source of this region")
 
     def _check_section(self, section: Section) -> None:
         run = section.run

@@ -1,21 +1,21 @@
-"""Registration: one listener for one section, and where it holds something else than it should."""
+"""Registration: one listener for one section, and the record of what it wrongly holds or lacks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from virtiomem.discard.errors import ListenerDiverged
 from virtiomem.discard.section import RamDiscardListener, Section
-from virtiomem.errors import ListenerDiverged
 from virtiomem.runs import Run, intersect, subtract, union
 
 
 @dataclass(frozen=True, slots=True)
 class Divergence:
-    """What a listener holds of section is not what is populated.
+    """A listener holds something else of a section than what is populated.
 
-    stale: it holds the section although it is discarded. Otherwise it holds nothing although it is populated.
-    error: the failure that left it so.
+    listener: its name. stale: whether the listener holds the section although it is discarded; otherwise it lacks the
+    section although it is populated. error: the failure that left it so.
     """
 
     listener: str
@@ -28,10 +28,11 @@ class Divergence:
 
 
 class Registration:
-    """Runs are bytes of the memory and lie within the section.
+    """A listener that is registered for a section.
 
-    missing: populated, but not all of it is held. stale: held, but not populated. Both are empty unless undoing a
-    failure failed.
+    granularity: the unit in bytes that the listener was promised. missing: what is populated, but not all held. stale:
+    what is held, but not populated. Both are runs of bytes of the memory within the section, and empty unless undoing a
+    failure has failed.
     """
 
     def __init__(self, listener: RamDiscardListener, section: Section, granularity: int) -> None:
@@ -43,10 +44,11 @@ class Registration:
         self._error = ""
 
     def clip(self, runs: Sequence[Run]) -> list[Run]:
+        """The parts of runs that lie within the section."""
         return intersect(runs, [self.section.run])
 
     def populate(self, run: Run) -> None:
-        """Let the listener have run. Raises what it raises: it has nothing of run then, or stale says what."""
+        """Let the listener hold run. Raises what it raises; it holds nothing of run then, or stale says what."""
         try:
             self.listener.populate(self._part(run), self.granularity)
         except ListenerDiverged as error:
@@ -55,9 +57,9 @@ class Registration:
             raise
 
     def discard(self, run: Run) -> None:
-        """Take run from the listener. Raises what it raises: it has all it had then, or missing says what not.
+        """Take run from the listener. Raises what it raises; it holds all that it held then, or missing says what not.
 
-        missing is as before otherwise: it is for settle() to forget what is no longer populated.
+        Otherwise missing is as before: settle() forgets what is no longer populated.
         """
         try:
             self.listener.discard(self._part(run))
@@ -70,7 +72,7 @@ class Registration:
         self.stale = subtract(self.stale, [run])
 
     def withdraw(self, run: Run) -> None:
-        """Undo populate(run), or record that it is stale."""
+        """Undo populate(run), or record as stale what the listener would not let go of."""
         try:
             self.listener.discard(self._part(run))
         except Exception as error:
@@ -78,7 +80,7 @@ class Registration:
             self._error = str(error)
 
     def restore(self, runs: Sequence[Run]) -> None:
-        """Undo a discard of runs, or record what is missing."""
+        """Undo a discard of runs, or record as missing what the listener would not take."""
         for run in runs:
             try:
                 self.listener.populate(self._part(run), self.granularity)
@@ -87,12 +89,12 @@ class Registration:
                 self._error = str(error)
 
     def settle(self, run: Run) -> None:
-        """run is discarded now: nothing of it is missing any more."""
+        """run is discarded for good: forget what was missing of it, and tell the listener."""
         self.missing = subtract(self.missing, [run])
         self.listener.discarded(self._part(run))
 
     def repair(self) -> None:
-        """Try again to let go of what is stale, then to get what is missing."""
+        """Try again to take what is stale from the listener, then to give it what is missing."""
         stale, self.stale = self.stale, []
         for run in stale:
             self.withdraw(run)
@@ -101,6 +103,7 @@ class Registration:
 
     @property
     def divergences(self) -> list[Divergence]:
+        """What is stale and what is missing, each run with its section."""
         return [
             Divergence(self.listener.name, self._part(run), stale, self._error)
             for runs, stale in ((self.stale, True), (self.missing, False))

@@ -1,4 +1,4 @@
-"""Section: a part of a memory region where an address space sees it; and what sources and listeners are."""
+"""Section: a part of a region's memory where an address space sees it; and what sources and listeners must do."""
 
 from __future__ import annotations
 
@@ -10,24 +10,29 @@ from virtiomem.runs import Run
 
 
 class Backing(Protocol):
-    """The memory of a region; pyvfio.memory.Memory is one. Offsets and sizes: bytes, multiples of page_size."""
+    """The memory of a region, pyvfio.memory.Memory for example. Offsets and sizes: bytes, multiples of page_size."""
 
     @property
-    def size(self) -> int: ...
+    def size(self) -> int:
+        """Bytes of the memory."""
 
     @property
-    def page_size(self) -> int: ...
+    def page_size(self) -> int:
+        """Bytes of a page, the unit of populate() and discard()."""
 
     def populate(self, offset: int, size: int, *, threads: int = 1) -> None:
-        """Back the range with pages of the host, threads at a time. Raises OSError; a part may be populated then."""
+        """Back the range with pages of the host, by so many threads. Raises OSError; a part may be populated then."""
 
     def discard(self, offset: int, size: int) -> None:
-        """Give the range's pages back; it reads as zeros afterwards. Raises OSError with nothing changed."""
+        """Give the range's pages back; it reads as zeros afterwards. Raises OSError, with nothing changed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """size bytes of memory, from offset_within_region, seen at offset_within_address_space; all in bytes."""
+    """size bytes of memory, from offset_within_region, that are seen at offset_within_address_space. All are bytes.
+
+    readonly: whether devices may only read them.
+    """
 
     memory: Backing
     offset_within_region: int
@@ -37,11 +42,11 @@ class Section:
 
     @property
     def run(self) -> Run:
-        """The bytes of the memory."""
+        """The bytes of the memory that the section is."""
         return Run(self.offset_within_region, self.size)
 
     def intersect(self, run: Run) -> Section | None:
-        """The part of the section within these bytes of the memory: both offsets move. None if there is none."""
+        """The part of the section within these bytes of the memory, with both offsets moved; None if there is none."""
         start, end = max(run.start, self.run.start), min(run.end, self.run.end)
         if start >= end:
             return None
@@ -62,37 +67,43 @@ class RamDiscardSource(Protocol):
     """Decides which parts of a region are populated, and tells the manager before it changes them."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """For messages."""
 
     @property
     def granularity(self) -> int:
         """The unit of change in bytes, a power of two. Changes begin and end at multiples of it in the memory."""
 
     def populated_runs(self, within: Run) -> Sequence[Run]:
-        """The maximal populated runs, clipped to within, ascending; in bytes of the memory."""
+        """The maximal populated runs in bytes of the memory, clipped to within, ascending."""
 
 
 class RamDiscardListener(Protocol):
-    """Holds what is populated, mapped for DMA for example. Called with the manager's lock held.
+    """Holds what is populated, as DMA mappings for example. The manager calls it with its lock held.
 
-    populate and discard change everything or nothing: they raise OSError with the listener as it was before, or
-    ListenerDiverged that says what did change. Ends of their sections are multiples of the granularity, or ends of
-    the section that was registered.
+    populate and discard change everything or nothing. They raise OSError if nothing has changed, or ListenerDiverged
+    that says what has. The ends of their sections are multiples of the granularity, or ends of the section that was
+    registered.
     """
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """For messages."""
 
     def accept(self, section: Section, granularity: int) -> None:
         """Raises InvalidArgument if the listener cannot serve section in units of granularity bytes."""
 
     def populate(self, section: Section, granularity: int) -> None:
-        """section, of which nothing is held, is about to be populated. It will be discarded in any multiples of
-        granularity bytes."""
+        """Hold section, which is about to be populated, and of which nothing is held.
+
+        It may be discarded later in parts that are multiples of granularity bytes.
+        """
 
     def discard(self, section: Section) -> None:
-        """section is about to be discarded: let go of all that is held of it, which may not be all of it. Should the
-        discard fail later, what was held is populated again."""
+        """Let go of all that is held of section, which is about to be discarded. Some of it may not be held.
+
+        If the discard fails later, populate() is called for what was held.
+        """
 
     def discarded(self, section: Section) -> None:
-        """section is discarded for good: nothing of it will come back but by being populated anew. Must not fail."""
+        """section is discarded for good: only a later populate() brings it back. This must not fail."""

@@ -1,4 +1,4 @@
-"""Pictures of a region's blocks, for terminals and pages."""
+"""Pictures of the blocks of a region, for terminals and web pages."""
 
 from virtiomem.draw.bar import bar
 from virtiomem.draw.svg import block_map_svg

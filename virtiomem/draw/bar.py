@@ -8,10 +8,10 @@ _EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
 def bar(plugged: Iterable[tuple[int, int]], size: int, width: int = 64) -> str:
-    """width characters for size bytes, each as full as its part of the region is plugged.
+    """Draw size bytes in width characters, each as full as its part of the bytes is plugged.
 
-    plugged: offset and size of each plugged run. A part with anything plugged shows at least a sliver, and one with
-    anything unplugged is never full.
+    plugged: offset and size in bytes of each plugged run. A part of which anything is plugged shows at least a sliver,
+    and a part of which anything is unplugged is never full.
     """
     filled = [0.0] * width
     for offset, length in plugged:

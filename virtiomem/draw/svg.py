@@ -1,4 +1,4 @@
-"""The block map of a device as a picture."""
+"""The block map of a device as an SVG picture."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FONT = 'font-family="sans-serif"'
 
 
 def block_map_svg(status: DeviceStatus) -> str:
-    """An SVG document: a cell for each block, or for several, shaded by how much of them is plugged."""
+    """An SVG document with a cell for each block, or for several, shaded by how much of them is plugged."""
     blocks = status.region_size // status.block_size
     cell_size = -(-blocks // (_COLUMNS * _MOST_ROWS)) * status.block_size
     cells = -(-status.region_size // cell_size)
@@ -44,7 +44,7 @@ def _summary(status: DeviceStatus) -> str:
 
 
 def _cells(status: DeviceStatus, cell_size: int) -> Iterator[str]:
-    """Runs of equal cells of a row are one rectangle, with gaps over all rows: large regions stay small pictures."""
+    """Draw a run of equal cells as one rectangle, and gaps over all rows, so that large regions make small files."""
     region = Run(status.address, status.region_size)
     row_size = _COLUMNS * cell_size
     usable = Run(status.address, status.usable_size)

@@ -2,7 +2,9 @@
 
 from virtiomem.mapping.dirty import DirtyLog, DirtyTracker, TracksDirty
 from virtiomem.mapping.dma import DmaMapper
+from virtiomem.mapping.errors import GuestMappingRefused, Refusal
 from virtiomem.mapping.guest_mappings import GuestMapping
+from virtiomem.mapping.joined import joined
 from virtiomem.mapping.viommu import GuestIommu
 
 __all__ = [
@@ -11,5 +13,8 @@ __all__ = [
     "DmaMapper",
     "GuestIommu",
     "GuestMapping",
+    "GuestMappingRefused",
+    "Refusal",
     "TracksDirty",
+    "joined",
 ]

@@ -18,44 +18,49 @@ _log = logging.getLogger(__name__)
 
 
 class DirtyLog(Protocol):
-    """What an address space's devices write, noted until close(); pyvfio.DirtyTracking is one."""
+    """The log of what devices write through an address space, until close(); pyvfio.DirtyTracking is one."""
 
     def read(self, iova: int, size: int) -> DirtyBitmap:
-        """What was written since the last read of it. The range cuts no mapping. Raises VfioError."""
+        """What devices have written in the range since it was last read. It cuts no mapping. Raises VfioError."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """End the log. Raises VfioError."""
 
 
 class TracksDirty(Protocol):
-    """Can note what devices write: a Container of type1v2, an HwPageTable of an Ioas."""
+    """What can log the writes of devices: a Container of type1v2, or an HwPageTable of an Ioas."""
 
     def track_dirty(self) -> DirtyLog:
-        """Raises VfioError."""
+        """Begin a log. Raises VfioError if there is none."""
 
 
 class DirtyTracker:
     """The dirty pages of a manager's region, as devices write to it through any number of address spaces.
 
-    Only what is plugged can be dirty. Every address space is asked for what it maps of the region, one question for
-    each run of mappings, wherever they lie: DMA mappers and guest IOMMUs alike. One without a log, or whose log fails
-    to answer, may have written everything it maps. The guest's own writes are not seen here. Safe from any thread.
+    Only what is plugged can be dirty. Every address space is asked for what it maps of the region, with one read of its
+    log for each run of mappings, wherever they lie, so that DMA mappers and guest IOMMUs are treated alike. Everything
+    that an address space maps is taken as dirty if it has no log, or if its log cannot be read. The guest's own writes
+    are not seen here. Methods may be called from any thread.
+
+    page_size: bytes for each bit.
     """
 
     def __init__(self, discards: RamDiscardManager, page_size: int | None = None) -> None:
-        """page_size: bytes for each bit, a power of two; default the host's."""
+        """page_size: bytes for each bit, a power of two (default: the host's page)."""
         self._discards = discards
         self.page_size = page_size or host_page_size()
         self._logs: list[tuple[AddressSpace, DirtyLog | None]] = []
         self._bits = bytearray(-(-discards.region.size // self.page_size // 8))
 
     def start(self, spaces: Mapping[AddressSpace, TracksDirty | None]) -> None:
-        """Begin to track, with nothing dirty. spaces: what notes for each; None where nothing can.
+        """Begin to track, with nothing dirty.
 
-        Raises VfioError if one refuses: none tracks then.
+        spaces: what logs the writes through each address space; None where nothing can. Raises InvalidArgument if it
+        tracks already, and VfioError if a log cannot begin; no address space is tracked then.
         """
         with self._discards.lock, ExitStack() as undo:
             if self._logs:
-                raise InvalidArgument(errno.EBUSY, "track dirty pages", meaning="it does already")
+                raise InvalidArgument(errno.EBUSY, "track dirty pages", meaning="it tracks already")
             for space, tracks in spaces.items():
                 self.join(space, tracks)
                 undo.callback(self._forget, space)
@@ -63,33 +68,39 @@ class DirtyTracker:
             self._bits = bytearray(len(self._bits))
 
     def join(self, space: AddressSpace, tracks: TracksDirty | None) -> None:
-        """space has joined the region while it is tracked. Raises VfioError, with space not tracked."""
+        """Track space, too, which has joined the region meanwhile. Raises VfioError; space is not tracked then."""
         with self._discards.lock:
             self._logs.append((space, None if tracks is None else tracks.track_dirty()))
 
     def leave(self, space: AddressSpace) -> None:
-        """space is about to leave the region: its log goes with its mappings, so all it maps may be dirty."""
+        """Track space no more, which is about to leave the region. All that it maps is marked.
+
+        Its log goes with its mappings, so what it has not told by then is unknown. Raises VfioError.
+        """
         with self._discards.lock:
             for run in self._writable(space):
                 self.mark(Run(run.offset, run.size))
             self._forget(space)
 
     def mark(self, run: Run) -> None:
-        """These bytes of the memory may have been written, by a device whose mapping of them is to go for example."""
+        """Take these bytes of the memory as written: by a device that is about to lose its mapping, for example."""
         with self._discards.lock:
             first, last = run.start // self.page_size, -(-run.end // self.page_size)
             self._set(Run(first * self.page_size, (last - first) * self.page_size), (1 << last - first) - 1)
 
     def sync(self) -> None:
-        """Ask every address space what its devices have written since the last time."""
+        """Read every log: what devices have written since the last sync is dirty from now on."""
         with self._discards.lock:
             for space, log in self._logs:
                 for run in self._writable(space):
                     self._ask(space, log, run)
 
     def take(self, run: Run | None = None) -> bytes:
-        """The dirty pages of these bytes of the memory (default: of the region), one bit each, least significant first;
-        they are clean from now on. Multiples of eight pages from the region's start, or its end."""
+        """The dirty pages of these bytes of the memory (default: of the region); they are clean from now on.
+
+        A page is a bit, the first one of each byte the least significant. run begins and ends at multiples of eight
+        pages from the region's start, or ends where the region does. Raises InvalidArgument for another run.
+        """
         region = self._discards.region
         run = run or region
         unit = 8 * self.page_size
@@ -105,12 +116,12 @@ class DirtyTracker:
 
     @property
     def dirty_bytes(self) -> int:
-        """Of all pages that are dirty, and not taken yet."""
+        """Bytes of all pages that are dirty and not taken yet."""
         with self._discards.lock:
             return int.from_bytes(self._bits, "little").bit_count() * self.page_size
 
     def stop(self) -> None:
-        """End. What is dirty can still be taken. Every log is closed, also if one fails: that is raised."""
+        """End every log. What is dirty can still be taken. Raises what a log raises, after all of them are closed."""
         with self._discards.lock, ExitStack() as stack:
             for _, log in self._logs:
                 if log is not None:
@@ -136,7 +147,7 @@ class DirtyTracker:
         try:
             bitmap = log.read(run.iova, run.size)
         except VfioError as error:
-            # Bits that were asked for may be gone: a page too many is sent again, one too few is lost.
+            # The log may have forgotten what it did not hand out: a page too many is sent twice, one too few is lost.
             _log.warning("all of %#x-%#x in %s is taken as dirty: %s", run.iova, run.end - 1, space.name, error)
             self.mark(memory)
             return
@@ -147,7 +158,7 @@ class DirtyTracker:
                 self.mark(Run(run.offset + dirty.start - run.iova, dirty.last + 1 - dirty.start))
 
     def _set(self, run: Run, bits: int) -> None:
-        """Enter the bits of run's pages, of which only those that are populated count."""
+        """Mark the pages of run whose bits are set, as far as they are populated."""
         if not bits:
             return
         region = self._discards.region

@@ -11,21 +11,24 @@ from pyvfio.dma import Access, AddressSpace, MappedRun
 from pyvfio.errors import AlreadyMapped, InvalidArgument, MappingLimitReached, OutsideIovaRanges, ShortUnmap, VfioError
 from pyvfio.memory import Memory
 from pyvfio.units import format_size
-from virtiomem.discard import DiscardCoordination, DiscardUse, Section
-from virtiomem.errors import ListenerDiverged
+from virtiomem.discard import DiscardCoordination, DiscardUse, ListenerDiverged, Section
 from virtiomem.planner import fitting_block_size
 from virtiomem.runs import Run, intersect, subtract, union
 
 
 class DmaMapper:
-    """Maps sections into an address space, at their offset_within_address_space, one mapping for each block.
+    """Maps sections into an address space, at their offset_within_address_space, with one mapping for each block.
 
     A discard is one unmap. Readonly sections are mapped for reading only. One mapper may serve any number of sections
-    and managers. The address space stays the caller's; closing it takes its mappings with it.
+    and managers. The address space stays the caller's; when it is closed its mappings are gone.
     """
 
     def __init__(self, address_space: AddressSpace, coordination: DiscardCoordination | None = None) -> None:
-        """Until close() nobody may discard memory without telling anyone. Raises DiscardRefused if somebody does."""
+        """Forbid, until close(), that anyone discards memory without telling this mapper.
+
+        coordination: the claims on the memory, shared with all who discard or pin it. Raises DiscardRefused if somebody
+        discards without telling anyone.
+        """
         self._address_space = address_space
         self._mapped = 0
         self._lock = threading.Lock()
@@ -33,10 +36,11 @@ class DmaMapper:
 
     @property
     def name(self) -> str:
+        """For messages: which address space it maps into."""
         return f"DMA mapper of {self._address_space.name}"
 
     def close(self) -> None:
-        """Let others discard memory again. Raises VfioError while sections are mapped. Closing twice is harmless."""
+        """Let others discard memory again. Closing twice is harmless. Raises VfioError while sections are mapped."""
         if self._mapped and self._address_space.mappings():
             raise VfioError(
                 errno.EBUSY,
@@ -68,7 +72,10 @@ class DmaMapper:
             raise OutsideIovaRanges(errno.EINVAL, operation, arguments, meaning)
 
     def populate(self, section: Section, granularity: int) -> None:
-        """Map section. Raises what map_dma raises, with nothing mapped; ListenerDiverged if some of it stayed."""
+        """Map section in blocks of granularity bytes.
+
+        Raises what map_dma raises, with nothing of it mapped, or ListenerDiverged if some of it stayed mapped.
+        """
         try:
             self._map(section, granularity)
         except VfioError as error:
@@ -82,11 +89,13 @@ class DmaMapper:
         self._count([section.run])
 
     def discard(self, section: Section) -> None:
-        """Unmap section with one call. Raises what unmap_dma raises, with all of it mapped again; ListenerDiverged if
-        some of it could not be."""
+        """Unmap section with one call.
+
+        Raises what unmap_dma raises, with all of it mapped again, or ListenerDiverged if some of it could not be.
+        """
         mappings = self._mappings(section)
         if not mappings:
-            # The address space was closed first.
+            # The address space was closed before, and its mappings with it.
             return
         before, granularity = _covered(mappings, section), mappings[0].granularity
         try:
@@ -101,7 +110,7 @@ class DmaMapper:
         self._count(before, sign=-1)
 
     def discarded(self, section: Section) -> None:
-        """Nothing is left to do."""
+        """Do nothing: discard() has unmapped all."""
 
     def _map(self, section: Section, granularity: int | None) -> None:
         assert isinstance(section.memory, Memory)
@@ -122,7 +131,7 @@ class DmaMapper:
             raise ShortUnmap(errno.EIO, f"discard by {self.name}", {"iova": iova, "size": size}, meaning)
 
     def _map_again(self, section: Section, runs: list[Run], granularity: int | None, failure: VfioError) -> list[Run]:
-        """Undo the unmap of runs; return those that cannot be mapped."""
+        """Undo the unmap of runs; return those that could not be mapped. failure gets a note for each of them."""
         missing = []
         for run in runs:
             try:
@@ -133,11 +142,11 @@ class DmaMapper:
         return missing
 
     def _held(self, section: Section) -> list[Run]:
-        """The bytes of the memory that are mapped of section."""
+        """The bytes of the memory that are mapped within section."""
         return _covered(self._mappings(section), section)
 
     def _mappings(self, section: Section) -> list[MappedRun]:
-        """The runs at section's addresses. Raises AlreadyMapped if one is something else than section's memory."""
+        """What is mapped at section's addresses. Raises AlreadyMapped if some of it is not section's memory."""
         everything = self._address_space.mappings()
         start = section.offset_within_address_space
         end = start + section.size
@@ -164,7 +173,7 @@ class DmaMapper:
         )
 
     def _limit_reached(self, error: MappingLimitReached, section: Section, granularity: int) -> MappingLimitReached:
-        """The same refusal, with the block size that would do for all of the memory."""
+        """The same error, with advice: the block size with which all of the memory would fit."""
         try:
             left = self._address_space.mappings_left
         except VfioError:
@@ -186,7 +195,7 @@ class DmaMapper:
 
 
 def _covered(mappings: list[MappedRun], section: Section) -> list[Run]:
-    """The bytes of section's memory that these mappings of it are."""
+    """The bytes of section's memory that these mappings cover."""
     return intersect(union(Run(run.offset, run.size) for run in mappings), [section.run])
 
 

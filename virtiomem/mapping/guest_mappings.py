@@ -1,4 +1,4 @@
-"""GuestMapping, and the table of them: by device address and by memory."""
+"""GuestMapping, and the table in which they are found by device address and by memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from virtiomem.runs import Run
 
 @dataclass(frozen=True, slots=True)
 class GuestMapping:
-    """size bytes of the memory, from offset, at the device address iova; one mapping in every address space."""
+    """What a guest has mapped: size bytes of the memory, from offset, at the device address iova.
+
+    It is one mapping in every address space. access: what devices may do with it.
+    """
 
     iova: int
     offset: int
@@ -21,11 +24,12 @@ class GuestMapping:
 
     @property
     def end(self) -> int:
+        """The first device address after it."""
         return self.iova + self.size
 
     @property
     def run(self) -> Run:
-        """The bytes of the memory."""
+        """The bytes of the memory that are mapped."""
         return Run(self.offset, self.size)
 
     def __str__(self) -> str:
@@ -33,26 +37,26 @@ class GuestMapping:
 
 
 class GuestMappingTable:
-    """Mappings whose device addresses do not overlap; their memory may. bytes: of all of them."""
+    """Mappings whose device addresses do not overlap, though their memory may. bytes: the size of all of them."""
 
     def __init__(self, granularity: int) -> None:
-        """granularity: the unit in which memory is looked up, in bytes."""
+        """granularity: bytes of the unit in which memory is looked up."""
         self.bytes = 0
         self._granularity = granularity
         self._mappings: dict[int, GuestMapping] = {}
         self._starts: list[int] = []
-        # By unit of the memory, so that a block's mappings are found without looking at all.
+        # Which mappings touch each unit of the memory, so that those of a block are found without a search.
         self._by_unit: dict[int, set[int]] = {}
 
     def __len__(self) -> int:
         return len(self._mappings)
 
     def all(self) -> tuple[GuestMapping, ...]:
-        """Ascending by device address."""
+        """All mappings, ascending by device address."""
         return tuple(self._mappings[start] for start in self._starts)
 
     def add(self, mapping: GuestMapping) -> None:
-        """Enter a mapping that overlaps none."""
+        """Enter a mapping whose device addresses overlap no other's."""
         self._mappings[mapping.iova] = mapping
         self._starts.insert(bisect_right(self._starts, mapping.iova), mapping.iova)
         self.bytes += mapping.size
@@ -60,6 +64,7 @@ class GuestMappingTable:
             self._by_unit.setdefault(unit, set()).add(mapping.iova)
 
     def remove(self, mapping: GuestMapping) -> None:
+        """Take out a mapping that is in the table."""
         del self._mappings[mapping.iova]
         del self._starts[bisect_right(self._starts, mapping.iova) - 1]
         self.bytes -= mapping.size
@@ -69,7 +74,7 @@ class GuestMappingTable:
                 del self._by_unit[unit]
 
     def at(self, iova: int, size: int) -> list[GuestMapping]:
-        """Those with a device address in the range, ascending."""
+        """The mappings that have a device address in the range, ascending."""
         first = bisect_right(self._starts, iova) - 1
         if first < 0 or self._mappings[self._starts[first]].end <= iova:
             first += 1
@@ -77,7 +82,7 @@ class GuestMappingTable:
         return [self._mappings[start] for start in self._starts[first:last]]
 
     def over(self, run: Run) -> list[GuestMapping]:
-        """Those of any of these bytes of the memory, ascending by device address."""
+        """The mappings of any of these bytes of the memory, ascending by device address."""
         units: Iterable[int] = self._units(run)
         if len(self._by_unit) < len(self._units(run)):
             units = self._by_unit

@@ -1,4 +1,4 @@
-"""GuestIommu: what a guest's IOMMU lets devices reach of memory that comes and goes."""
+"""GuestIommu: the mappings that a guest makes with its IOMMU of memory that comes and goes."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from pyvfio.dma import Access, AddressSpace, MappedRun
 from pyvfio.errors import InvalidArgument, ShortUnmap, VfioError
 from pyvfio.kernel import host_page_size
 from pyvfio.memory import Memory
-from virtiomem.discard import DiscardCoordination, DiscardUse, RamDiscardManager, Section
-from virtiomem.errors import GuestMappingRefused, ListenerDiverged, Refusal
+from virtiomem.discard import DiscardCoordination, DiscardUse, ListenerDiverged, RamDiscardManager, Section
+from virtiomem.mapping.errors import GuestMappingRefused, Refusal
 from virtiomem.mapping.guest_mappings import GuestMapping, GuestMappingTable
 
 _log = logging.getLogger(__name__)
@@ -24,14 +24,14 @@ _ADDRESS_LIMIT = 1 << 64
 
 
 class GuestIommu:
-    """The mappings a guest makes of a section of discardable memory, in every address space that has joined.
+    """The mappings that a guest makes of a section of discardable memory, in every address space that has joined.
 
-    Nothing that is discarded can be mapped, and what is mapped is revoked before its memory is discarded: that is a
-    part of the unplug, and undone with it. A mapping is revoked whole, also where only some of it is discarded. A block
-    that is plugged again comes without mappings: the guest makes new ones.
+    What is discarded cannot be mapped, and what is mapped is revoked before its memory is discarded. Revoking is a part
+    of the unplug, and undone with it. A mapping is revoked whole, even where only some of its memory is discarded. A
+    block that is plugged again comes without mappings: the guest makes new ones.
 
-    A RamDiscardListener, registered with discards from the beginning to close(). Safe from any thread: the lock of
-    discards guards it. Address spaces stay the caller's.
+    It is a RamDiscardListener, registered with discards from the beginning to close(). Methods may be called from any
+    thread: the lock of discards guards them. Address spaces stay the caller's.
     """
 
     name = "guest IOMMU"
@@ -47,9 +47,13 @@ class GuestIommu:
         revoked: Callable[[Sequence[GuestMapping]], None] = lambda _: None,
         unmapped: Callable[[Sequence[GuestMapping]], None] = lambda _: None,
     ) -> None:
-        """max_bytes and max_mappings: what the guest may map at a time; each address space pins as much. revoked is
-        told, with the lock held, of mappings that are gone because their memory is: the guest must learn of it.
-        unmapped, of those the guest has taken back: who tracks dirty pages marks them, for their log is gone, too.
+        """Register with discards for section, in whose memory the guest maps.
+
+        max_bytes, max_mappings: how much the guest may have mapped at a time; each address space pins as much.
+        coordination: the claims on the memory, shared with all who discard or pin it. revoked: called with mappings
+        that are gone because their memory is; the guest must learn of it. unmapped: called with mappings that the guest
+        has taken back; whoever tracks dirty pages marks them, because their log is gone, too. Both are called with the
+        lock held.
 
         Raises InvalidArgument, and DiscardRefused if somebody discards memory without telling anyone.
         """
@@ -72,7 +76,7 @@ class GuestIommu:
 
     @property
     def mappings(self) -> tuple[GuestMapping, ...]:
-        """What the guest has mapped, by address."""
+        """What the guest has mapped, ascending by device address."""
         with self._discards.lock:
             return self._table.all()
 
@@ -83,14 +87,14 @@ class GuestIommu:
 
     @property
     def refusals(self) -> Mapping[Refusal, int]:
-        """How often each reason was given. Missing: never."""
+        """How often a map or unmap was refused, by reason. A reason that was never given has no key."""
         return MappingProxyType(dict(self._refusals))
 
     def map(self, iova: int, offset: int, size: int, access: Access = Access.READ_WRITE) -> None:
-        """The guest maps size bytes of the memory, from offset, at iova; in bytes, whole pages.
+        """Map size bytes of the memory, from offset, at iova, for the guest. All are bytes, and whole pages.
 
-        Raises GuestMappingRefused, with nothing mapped. Should an address space not let go of what another refused, its
-        __cause__ is a ListenerDiverged, and the mapping stays the guest's until unmap() or a discard.
+        Raises GuestMappingRefused, with nothing mapped. If one address space refuses, and another cannot be made to let
+        go, the __cause__ is a ListenerDiverged, and the mapping stays the guest's until unmap() or a discard.
         """
         mapping = GuestMapping(iova, offset, size, access)
         with self._discards.lock:
@@ -110,10 +114,10 @@ class GuestIommu:
             self._table.add(mapping)
 
     def unmap(self, iova: int, size: int) -> int:
-        """The guest takes back every mapping from iova to iova + size; return the bytes unmapped, 0 if there are none.
+        """Take back every mapping from iova to iova + size for the guest; return how many bytes were unmapped.
 
-        Raises GuestMappingRefused for a range that cuts a mapping, or if an address space refuses: with everything
-        mapped as before then, unless its __cause__ is a ListenerDiverged.
+        Raises GuestMappingRefused for a range that cuts a mapping, or if an address space refuses. Everything is mapped
+        as before then, unless the __cause__ is a ListenerDiverged.
         """
         with self._discards.lock:
             span = GuestMapping(iova, 0, size, Access(0))
@@ -135,12 +139,13 @@ class GuestIommu:
     def join(self, space: AddressSpace) -> None:
         """Let the devices of space reach what the guest has mapped, from now on.
 
-        A failure leaves it out, with nothing mapped; if even that fails it stays in: leave() then. Raises
-        InvalidArgument if it has joined already, and what map_dma raises.
+        Raises InvalidArgument if space has joined already, and what map_dma raises; it has not joined then, and nothing
+        is mapped. Raises ListenerDiverged if something stayed mapped: space has joined then, so call leave().
         """
         with self._discards.lock:
             if any(space is joined for joined in self._spaces):
-                raise InvalidArgument(errno.EEXIST, f"{space.name} joins the {self.name}", meaning="it has already")
+                operation = f"{space.name} joins the {self.name}"
+                raise InvalidArgument(errno.EEXIST, operation, meaning="it has joined already")
             page_size = space.page_sizes[0]
             stuck: list[GuestMapping] = []
             try:
@@ -155,12 +160,15 @@ class GuestIommu:
                     raise self._diverged("join", stuck, "stayed mapped", error, "Let it leave") from error
                 raise
             self._spaces.append(space)
-            # What left stays the unit: one that joins again must find it kept.
+            # The largest unit stays, even when its space leaves: it may join again, and must be able to map all.
             self._page_size = max(self._page_size, page_size)
 
     def leave(self, space: AddressSpace) -> None:
-        """Take from space all that the guest has mapped. A failure leaves it in, with all it had, or ListenerDiverged
-        says what not. Raises InvalidArgument if it has not joined, and what unmap_dma raises."""
+        """Take from space all that the guest has mapped.
+
+        Raises InvalidArgument if space has not joined, and what unmap_dma raises; it stays joined then, with all that
+        it had mapped, or ListenerDiverged says what it has no longer.
+        """
         with self._discards.lock:
             if not any(space is joined for joined in self._spaces):
                 raise InvalidArgument(errno.ENOENT, f"{space.name} leaves the {self.name}", meaning="it never joined")
@@ -168,8 +176,10 @@ class GuestIommu:
             self._spaces = [other for other in self._spaces if other is not space]
 
     def close(self) -> None:
-        """Take everything back, leave the manager, and let others discard memory again. Raises what unmap_dma raises,
-        with everything as before. Closing twice is harmless."""
+        """Unmap everything, leave the manager, and let others discard memory again. Closing twice is harmless.
+
+        Raises what unmap_dma raises, with everything as before.
+        """
         with self._discards.lock:
             if self._hold.released:
                 return
@@ -190,9 +200,9 @@ class GuestIommu:
             raise InvalidArgument(errno.EINVAL, f"register {self.name}", meaning=meaning)
 
     def populate(self, section: Section, granularity: int) -> None:  # noqa: ARG002 (the listener's signature)
-        """Map again what a discard has taken that is now undone: memory that is populated anew has no mappings.
+        """Map again what a discard took that is being undone. Memory that is populated anew has no mappings.
 
-        Raises what map_dma raises, with the rest mapped again nevertheless: the next repair() has less to do.
+        Raises what map_dma raises, after all others are mapped: the next repair() has less to do.
         """
         failures = []
         for space in self._spaces:
@@ -207,12 +217,14 @@ class GuestIommu:
             raise failures[0]
 
     def discard(self, section: Section) -> None:
-        """Revoke what is mapped of section. Raises what unmap_dma raises, with all of it mapped again, or
-        ListenerDiverged that says what not."""
+        """Unmap what is mapped of section.
+
+        Raises what unmap_dma raises, with all of it mapped again, or ListenerDiverged that says what is not.
+        """
         self._unmap_all(self._table.over(section.run))
 
     def discarded(self, section: Section) -> None:
-        """The mappings discard() took are gone for good."""
+        """Forget the mappings that discard() took, and tell revoked of them."""
         gone = self._table.over(section.run)
         for mapping in gone:
             self._table.remove(mapping)
@@ -221,7 +233,7 @@ class GuestIommu:
             self._revoked(gone)
 
     def _check(self, mapping: GuestMapping) -> None:
-        """What is wrong with a mapping, in the order of a guest's own means to know."""
+        """Raises GuestMappingRefused for a mapping that may not be made, for the first reason of those below."""
         section = self._section
         page_size = self._page_size
         inside = section.run.start <= mapping.offset and mapping.offset + mapping.size <= section.run.end
@@ -262,7 +274,11 @@ class GuestIommu:
     def _unmap_all(
         self, mappings: Sequence[GuestMapping], spaces: Sequence[AddressSpace] | None = None, advice: str | None = None
     ) -> None:
-        """All or nothing, last joined first. Raises the first failure, or ListenerDiverged if some stayed unmapped."""
+        """Unmap all of mappings from spaces (default: all that have joined), the one that joined last first.
+
+        advice: None where the manager knows of a divergence, and repairs it. Raises what unmap_dma raises, with
+        everything mapped again, or ListenerDiverged if some of it could not be.
+        """
         lost: list[GuestMapping] = []
         try:
             with ExitStack() as undo:
@@ -294,7 +310,7 @@ class GuestIommu:
                 stuck.append(mapping)
 
     def _is_held(self, runs: Sequence[MappedRun], mapping: GuestMapping) -> bool:
-        """Whether mapping is among what an address space has mapped."""
+        """Whether mapping is among runs, which an address space has mapped."""
         index = bisect_right(runs, mapping.iova, key=lambda run: run.iova) - 1
         if index < 0:
             return False
@@ -305,7 +321,7 @@ class GuestIommu:
     def _diverged(
         self, operation: str, mappings: Sequence[GuestMapping], what: str, error: VfioError, advice: str | None = None
     ) -> ListenerDiverged:
-        """advice: None where the manager knows and repairs it."""
+        """advice: None where the manager knows of it, and repairs it."""
         changed = [part for mapping in mappings if (part := self._section.intersect(mapping.run)) is not None]
         meaning = f"{', '.join(map(str, mappings))} {what}: {error}"
         if advice is None:

@@ -1,4 +1,4 @@
-"""Sockets and the loop that waits for them."""
+"""Unix sockets, and the loop that waits for whatever is served."""
 
 from virtiomem.serving.event_loop import EventLoop
 from virtiomem.serving.unix_socket import Listener

@@ -1,4 +1,4 @@
-"""EventLoop: serves any number of sockets in one thread: vhost-user devices, a control socket."""
+"""EventLoop: serves any number of sources, such as vhost-user devices, in one thread."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from pyvfio.resource import Resource
 
 
 class Source(Protocol):
-    """Something to be served. Raises nothing that whoever is at the other end could cause."""
+    """What an EventLoop serves. Its methods raise nothing that a peer could cause."""
 
     @property
     def descriptors(self) -> list[int]:
-        """What to call ready() for when it is readable; others from one turn to the next."""
+        """The descriptors to wait for until one is readable. They may be others at every turn."""
 
     def ready(self, fd: int) -> None:
-        """Do what is there to do, without waiting."""
+        """fd is readable: do what there is to do, without waiting."""
 
     @property
     def next_event_time(self) -> float | None:
-        """When, by the loop's clock, to call flush_events() at the latest; None if nothing waits."""
+        """When, by the loop's clock, flush_events() is to be called at the latest; None if nothing waits for it."""
 
     def flush_events(self) -> None:
-        """Do what is due. Called after every turn."""
+        """Do what is due by now. The loop calls this after every turn."""
 
 
 class EventLoop(Resource):
-    """run() serves until stop(). The sources stay the caller's."""
+    """Serves sources from run() until stop(). The sources stay the caller's."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class EventLoop(Resource):
         kernel: Kernel | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """clock: the one of the sources."""
+        """kernel: the one that waits (default: Linux). clock: the one by which the sources tell next_event_time."""
         self._sources = [*sources]
         self._kernel = kernel or LinuxKernel()
         self._clock = clock
@@ -46,21 +46,22 @@ class EventLoop(Resource):
         super().__init__()
 
     def add(self, source: Source) -> None:
-        """Serve this one too. Not while run() does, but from its own turns."""
+        """Serve source, too. Call it before run(), or from a source's own turn."""
         self._sources.append(source)
 
     def run(self) -> None:
+        """Serve until stop()."""
         while self.turn():
             pass
 
     def turn(self, timeout: float | None = None) -> bool:
-        """Wait for something to do (timeout: seconds at most) and do it; False after stop()."""
+        """Wait at most timeout seconds (default: for ever) for something to do, and do it. False after stop()."""
         owners = {fd: source for source in self._sources for fd in source.descriptors}
         ready = self._kernel.poll([self._stop.fileno(), *owners], self._patience(timeout))
         if self._stop.fileno() in ready:
             return False
         for fd in ready:
-            # What went before may have closed it.
+            # A source that was served before it in this turn may have closed it.
             if fd in owners[fd].descriptors:
                 owners[fd].ready(fd)
         for source in self._sources:
@@ -68,11 +69,11 @@ class EventLoop(Resource):
         return True
 
     def stop(self) -> None:
-        """End run(), now or when it begins. From any thread, or a signal handler."""
+        """End run(), now or when it begins. Safe from any thread, and from a signal handler."""
         self._stop.signal()
 
     def _patience(self, timeout: float | None) -> float | None:
-        """Until the next event that a source holds back."""
+        """Seconds to wait: until the next event that a source holds back, and timeout at most."""
         times = [due for source in self._sources if (due := source.next_event_time) is not None]
         if not times:
             return timeout

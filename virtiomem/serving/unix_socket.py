@@ -12,15 +12,18 @@ from pyvfio.errors import VfioError
 
 
 class Listener:
-    """Listens at path from the beginning, and removes it on close()."""
+    """A socket at path that listens from the beginning, and is removed by close()."""
 
     def __init__(self, path: str) -> None:
-        """Takes the place of a socket nobody listens to any more. Raises VfioError otherwise, or for a file."""
+        """Take the place of a socket that nobody listens at any more, if there is one.
+
+        Raises VfioError if another process listens there, if path is no socket, or if it cannot be made.
+        """
         self.path = path
         _remove_stale(path)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         try:
-            # Linux gives the file the socket's mode: there is no moment in which others could connect.
+            # Linux gives the file the mode of the socket, so there is no moment in which others could connect.
             os.fchmod(self._socket.fileno(), stat.S_IRUSR | stat.S_IWUSR)
             self._socket.bind(path)
             self._inode = Path(path).stat().st_ino
@@ -31,17 +34,18 @@ class Listener:
             raise VfioError(error.errno or errno.EIO, "listen", {"socket": path}) from error
 
     def fileno(self) -> int:
+        """The descriptor, which is readable when someone has connected."""
         return self._socket.fileno()
 
     def accept(self) -> socket.socket | None:
-        """Who has connected; None if it is gone already."""
+        """The connection of the next peer; None if it has gone already."""
         try:
             return self._socket.accept()[0]
         except (BlockingIOError, ConnectionError):
             return None
 
     def close(self) -> None:
-        """Closing twice is harmless."""
+        """Stop listening, and remove the socket. Closing twice is harmless."""
         if self._socket.fileno() < 0:
             return
         self._socket.close()

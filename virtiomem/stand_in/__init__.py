@@ -1,10 +1,10 @@
-"""A manager whose guest is a stand-in of this process."""
+"""A manager with a stand-in for the guest in its own process, and the demonstration."""
 
-from virtiomem.stand_in.exercise import Exercise
+from virtiomem.stand_in import demo
 from virtiomem.stand_in.manager import Manager, ManagerOptions
 
 __all__ = [
-    "Exercise",
     "Manager",
     "ManagerOptions",
+    "demo",
 ]

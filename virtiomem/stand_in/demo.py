@@ -1,4 +1,4 @@
-"""The seed's example, end to end: plug blocks, let devices use them, unplug, and prove every step with DMA."""
+"""The demonstration: plug blocks, let devices use them, unplug them, and prove every step with DMA."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from pyvfio.drivers.edu import Edu, edu_addresses
 from pyvfio.host import bind, restore
 from pyvfio.sysfs import pci_device
 from pyvfio.units import format_size
-from virtiomem.device import Events, Request, RequestType, Response, ResponseType
+from virtiomem.device import Events, Request, RequestRefused, RequestType, Response, ResponseType
 from virtiomem.discard import DiscardCoordination
 from virtiomem.draw import bar
-from virtiomem.errors import DeviceBusy
-from virtiomem.mapping import DmaMapper
+from virtiomem.mapping import joined
 from virtiomem.runs import Run
 from virtiomem.trace import RecordedVirtioMem
 
@@ -26,14 +25,16 @@ REGION_ADDRESS = 0x1_0000_0000
 STAGING_IOVA = 0x1000_0000
 STAGING_SIZE = 2 << 20
 TRANSFER = 2048
-"""Bytes a device moves at a time."""
+"""Bytes that a device moves at a time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What to show. Sizes in bytes; plug is rounded up to whole blocks. devices: PCI addresses of edu devices.
+    """What to show. Sizes are bytes.
 
-    record: where the trace of the guest's requests goes.
+    kernel: the one that memory and devices are of. devices: PCI addresses of edu devices. memory_kind: what backs the
+    region. page_size: of huge pages; None for the kind's own. plug: how much to plug, rounded up to whole blocks.
+    record: where the trace of the guest's requests goes; None for no trace.
     """
 
     kernel: Kernel
@@ -48,7 +49,11 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class AddressSpaceResult:
-    """What one container's kernel was asked for while the blocks were plugged (or joined), and unplugged."""
+    """The calls that the address space of one device took.
+
+    device: its PCI address. map_calls: while the blocks were plugged, or while the device joined. unmap_calls: while
+    they were unplugged.
+    """
 
     device: str
     map_calls: int
@@ -57,7 +62,13 @@ class AddressSpaceResult:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What happened. map_calls and unmap_calls: of each address space, which all had the same."""
+    """What happened. Sizes are bytes.
+
+    kernel: its name. memory_kind: what backed the region. plugged_bytes: how much was plugged. map_calls, unmap_calls:
+    those of each address space, which all had the same. dma_verified_bytes: how many bytes devices moved that were
+    checked. faults_stopped: how many DMA writes to unplugged blocks the IOMMU stopped. zeroed_blocks: how many blocks
+    read as zeros when they were plugged again. address_spaces: one for each device.
+    """
 
     kernel: str
     memory_kind: str
@@ -73,26 +84,26 @@ class Result:
 
 
 class Mismatch(Exception):
-    """Something was not as it must be."""
+    """A step did not have the effect that it must have; the text says which."""
 
 
 @dataclass(slots=True)
 class _Joined:
-    """A device in an address space of its own, which the region's blocks are mapped into."""
+    """A device in a container of its own, which the region's blocks are mapped into."""
 
     address: str
     container: Container
     engine: Edu
-    mapper: DmaMapper
     map_calls: int = 0
     unmap_calls: int = 0
 
 
 @contextmanager
 def found_devices(kernel: Kernel, wanted: Sequence[str]) -> Iterator[list[str]]:
-    """The devices to use: those named, or with "auto" every edu device, bound to vfio-pci for the time being.
+    """The addresses of the devices to use: wanted, or every edu device if that is just "auto".
 
-    Raises InvalidArgument or DeviceNotBound for a name that no device has, VfioError if there is no edu device.
+    With "auto" the devices are bound to vfio-pci for the length of the with block. Raises InvalidArgument or
+    DeviceNotBound for an address that no device has, and VfioError if there is no edu device.
     """
     if list(wanted) != ["auto"]:
         yield [pci_device(kernel, address).address for address in wanted]
@@ -112,17 +123,17 @@ def found_devices(kernel: Kernel, wanted: Sequence[str]) -> Iterator[list[str]]:
 
 
 def run(options: Options, say: Callable[[str], None]) -> Result:
-    """Show it all, one line of say() per step. Raises Mismatch for a wrong result, VfioError for what failed."""
+    """Show it all, and say a line for each step. Raises Mismatch for a wrong result, and VfioError for what failed."""
     return _Demo(options, say).run()
 
 
 class _Failures(Events):
-    """Keeps why a request was answered BUSY."""
+    """Keeps why the last request was refused."""
 
     def __init__(self) -> None:
         self.failure: BaseException | None = None
 
-    def busy(self, request: Request, error: DeviceBusy) -> None:  # noqa: ARG002 (the event's signature)
+    def request_refused(self, request: Request, error: RequestRefused) -> None:  # noqa: ARG002 (the event's signature)
         self.failure = error.__cause__ or error
 
 
@@ -202,19 +213,17 @@ class _Demo:
         )
 
     def _join(self, stack: ExitStack, address: str) -> None:
-        """Open a device in a container of its own and let it have what is plugged."""
+        """Open a device in a container of its own, and let it reach what is plugged."""
         container = stack.enter_context(Container(kernel=self.options.kernel))
         engine = stack.enter_context(Edu(container.open_device(address)))
         container.map_dma(STAGING_IOVA, self.staging, 0, STAGING_SIZE)
-        mapper = stack.enter_context(DmaMapper(container, self.coordination))
-        space = _Joined(address, container, engine, mapper)
+        space = _Joined(address, container, engine)
         before = container.calls
-        self.device.discards.register(mapper, self.device.section)
-        stack.callback(self.device.discards.unregister, mapper)
+        stack.enter_context(joined(container, self.device.discards, self.device.section, self.coordination))
         space.map_calls = container.calls.map - before.map
         self.joined.append(space)
-        joined = f", with {space.map_calls} mappings of what is plugged" if space.map_calls else ""
-        self.say(f"join     {address} in a container of its own{joined}")
+        held = f", with {space.map_calls} mappings of what is plugged" if space.map_calls else ""
+        self.say(f"join     {address} in a container of its own{held}")
 
     def _plug(self, blocks: int) -> None:
         size = blocks * self.options.block_size
@@ -227,7 +236,7 @@ class _Demo:
         self.say(f"plug     {format_size(size)}: {blocks} blocks, {self.joined[0].map_calls} MAP_DMA calls")
 
     def _use(self, space: _Joined, blocks: Sequence[int]) -> None:
-        """The device writes into each block, what the CPU left it in the block before, and reads the CPU's answer."""
+        """Let the device write into each block and read the CPU's answer, which it writes into the next one."""
         note = self._fresh()
         self.staging.write(0, note)
         space.engine.fetch(STAGING_IOVA, TRANSFER)
@@ -258,13 +267,13 @@ class _Demo:
         )
 
     def _prove_out_of_reach(self) -> None:
-        """A device that still writes to an unplugged block changes nothing."""
+        """Show that a device which still writes to an unplugged block changes nothing."""
         page = self.memory.page_size
         for space in self.joined:
             self.staging.write(0, self._fresh())
             space.engine.fetch(STAGING_IOVA, TRANSFER)
             space.engine.store(REGION_ADDRESS, TRANSFER)
-            # Populated first: reading a hole of huge pages would kill the process if the host had none left.
+            # Populate first: reading a hole of huge pages would end the process if the host had no page left.
             self.memory.populate(0, page)
             self._expect(self.memory.read(0, TRANSFER) == bytes(TRANSFER), f"{space.address} reached unplugged memory")
             self.memory.discard(0, page)
@@ -281,14 +290,14 @@ class _Demo:
         return zeroed
 
     def _ask(self, kind: RequestType, blocks: int) -> None:
-        """A guest's request for the first blocks, in wire format, which must be acknowledged."""
+        """Send a guest's request for the first blocks, in wire format. Raises its failure if it is refused."""
         response = Response.parse(self.device.handle(bytes(Request(kind, REGION_ADDRESS, blocks))))
         if response.type is not ResponseType.ACK:
             failure = self.events.failure
             raise failure or Mismatch(f"{kind.name} of {blocks} blocks was answered {response.type.name}")
 
     def _expect_mirrored(self) -> None:
-        """What each container holds is what is plugged."""
+        """Raises Mismatch unless each container maps just what is plugged."""
         plugged = [(REGION_ADDRESS + run.start, run.size) for run in self._plugged()]
         for space in self.joined:
             held = [(run.iova, run.size) for run in space.container.mappings() if run.memory is self.memory]
@@ -303,7 +312,7 @@ class _Demo:
         self.say(f"         {bar(runs, size)}  {REGION_ADDRESS:#x} … {REGION_ADDRESS + size:#x}")
 
     def _spot(self, block: int) -> int:
-        """First and last bytes of blocks in turn, so that both ends of a mapping are tried."""
+        """Where to write in block: at its start or its end in turn, so that both ends of mappings are tried."""
         offset = block * self.options.block_size
         return offset if block % 2 == 0 else offset + self.options.block_size - TRANSFER
 

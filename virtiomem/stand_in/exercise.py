@@ -1,4 +1,4 @@
-"""Exercise: an edu device does DMA to plugged blocks all the while, and what it reads back is checked."""
+"""Exercise: lets an edu device do DMA to plugged blocks all the while, and checks what it reads back."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from virtiomem.device import RequestType, VirtioMem
 STAGING_IOVA = 0x1000_0000
 STAGING_SIZE = 2 << 20
 TRANSFER = 2048
-"""Bytes at a time."""
+"""Bytes of one DMA transfer."""
 
 _PAUSE = 0.02
 
 
 @dataclass(frozen=True, slots=True)
 class ExerciseCounts:
-    """transfers: DMA transfers; verified_bytes: written to the region, and read back as they were.
+    """What an Exercise has done so far.
 
-    raced: the block was unplugged meanwhile, so its content means nothing. mismatches: it was not, and yet differed.
-    failure: what ended it, if something did.
+    transfers: DMA transfers. verified_bytes: how many bytes were written to the region and read back as they were.
+    raced: rounds whose block was unplugged meanwhile, so that its content means nothing. mismatches: rounds whose block
+    was not unplugged, and yet had other content. failure: what ended the exercise; None while it runs.
     """
 
     transfers: int = 0
@@ -37,12 +38,12 @@ class ExerciseCounts:
 class Exercise(Resource):
     """Runs in a thread of its own until close().
 
-    Content goes from staging memory through the device to a block and back by DMA alone: the CPU never touches the
-    region, so no block that is unplugged meanwhile gets a page from it.
+    Content goes from staging memory through the device to a block and back by DMA alone. The CPU never touches the
+    region, so a block that is unplugged meanwhile gets no new page from it.
     """
 
     def __init__(self, engine: Edu, staging: Memory, device: VirtioMem) -> None:
-        """engine: a device whose address space has staging at STAGING_IOVA and the region at its own addresses."""
+        """Begin. engine: a device that reaches staging at STAGING_IOVA, and device's region at its own addresses."""
         self._engine = engine
         self._staging = staging
         self._device = device
@@ -55,16 +56,17 @@ class Exercise(Resource):
 
     @property
     def counts(self) -> ExerciseCounts:
+        """What it has done so far."""
         return self._counts
 
     def counts_data(self) -> dict[str, object]:
-        """As JSON values."""
+        """The counts as JSON values."""
         return asdict(self._counts)
 
     def _run(self) -> None:
         try:
             while not self._ending.wait(_PAUSE):
-                # Counted first: what is plugged now and unplugged before the end is noticed.
+                # Count before looking at what is plugged: a block that is unplugged after that is noticed.
                 unplugs = self._unplugs()
                 runs = self._device.plugged_runs
                 if runs:
@@ -74,13 +76,13 @@ class Exercise(Resource):
             self._counts = replace(self._counts, failure=str(error))
 
     def _round(self, address: int, unplugs: int) -> None:
-        """Write to address, forget, read back."""
+        """Let the device write to address, make it forget what it wrote, and let it read that back."""
         note = self._random.randbytes(TRANSFER)
         self._staging.write(0, note)
         self._staging.write(TRANSFER, bytes(TRANSFER))
         self._engine.fetch(STAGING_IOVA, TRANSFER)
         self._engine.store(address, TRANSFER)
-        # The device's buffer still has the note: what is read back must not come from there.
+        # The device's buffer still holds the note, and what is read back must not come from there.
         self._engine.fetch(STAGING_IOVA + TRANSFER, TRANSFER)
         self._engine.fetch(address, TRANSFER)
         self._engine.store(STAGING_IOVA + TRANSFER, TRANSFER)
@@ -94,7 +96,7 @@ class Exercise(Resource):
             self._counts = replace(counts, mismatches=counts.mismatches + 1)
 
     def _unplugs(self) -> int:
-        """However they ended: one that is taken back has unmapped for a moment too."""
+        """How many unplugs there were, however they ended: one that was undone has unmapped for a moment, too."""
         kinds = (RequestType.UNPLUG, RequestType.UNPLUG_ALL)
         return sum(count for (kind, _), count in self._device.statistics.responses.items() if kind in kinds)
 

@@ -1,4 +1,4 @@
-"""Manager: a virtio-mem device with its memory, its address spaces and whoever plugs it, from start to end."""
+"""Manager: a virtio-mem device with its memory, its address spaces and a stand-in for its guest."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ from pyvfio.memory import Memory, MemoryKind
 from pyvfio.resource import Resource
 from pyvfio.sysfs import full_address
 from virtiomem.control import ManagedDevice
-from virtiomem.device import Config, Events, Request
+from virtiomem.device import Config, Events, Request, RequestRefused
 from virtiomem.discard import DiscardCoordination
-from virtiomem.errors import DeviceBusy
-from virtiomem.mapping import DmaMapper
+from virtiomem.mapping import joined
 from virtiomem.stand_in.exercise import STAGING_IOVA, STAGING_SIZE, Exercise
 from virtiomem.stand_in.stand_in import StandInGuest
 from virtiomem.trace import RecordedVirtioMem
@@ -26,10 +25,14 @@ from virtiomem.trace import RecordedVirtioMem
 
 @dataclass(frozen=True, slots=True)
 class ManagerOptions:
-    """Sizes and address (guest-physical) in bytes. devices: PCI addresses, bound to VFIO.
+    """What a Manager manages. Sizes are bytes.
 
-    one_container: all devices in one address space; else each has its own. exercise: the first device, an edu, does DMA
-    to what is plugged all the while. record: where the trace of the guest's requests goes.
+    kernel: the one that memory and devices are of. name: the device's. devices: PCI addresses of devices that are bound
+    to VFIO. memory_kind: what backs the region. page_size: of huge pages; None for ordinary ones. region_size,
+    block_size, requested_size: as VirtioMem has them. address: where the guest sees the region, guest-physical.
+    one_container: whether all devices share one address space; otherwise each has its own. exercise: whether the first
+    device, an edu, does DMA to plugged blocks all the while. record: where the trace of the guest's requests goes; None
+    for no trace.
     """
 
     kernel: Kernel
@@ -47,13 +50,16 @@ class ManagerOptions:
 
 
 class Manager(Resource):
-    """Runs from the beginning, with a stand-in for the guest, until close(): nothing is plugged, mapped or open then.
+    """Runs from the beginning until close(). Nothing is plugged, mapped or open then.
 
-    managed: for a control socket. changed() is called after every change that a status shows, from any thread.
+    device: the virtio-mem device. managed: the same for a control socket.
     """
 
     def __init__(self, options: ManagerOptions, changed: Callable[[], object]) -> None:
-        """Raises what Memory, VirtioMem, Container and DmaMapper raise; nothing is left then."""
+        """changed: called after every change that a status shows, from any thread.
+
+        Raises what Memory, VirtioMem, Container and DmaMapper raise; nothing stays open then.
+        """
         with ExitStack() as stack:
             self._build(stack, options, changed)
             super().__init__()
@@ -85,16 +91,14 @@ class Manager(Resource):
                 continue
             space = stack.enter_context(Container(kernel=kernel))
             space.open_device(address)
-            mapper = stack.enter_context(DmaMapper(space, coordination))
-            self.device.discards.register(mapper, self.device.section)
-            stack.callback(self.device.discards.unregister, mapper)
+            stack.enter_context(joined(space, self.device.discards, self.device.section, coordination))
             spaces.append(space)
         if options.record is not None:
             self.device.record(options.record, mappers=len(spaces))
         dma_counts = None
         if options.exercise:
             dma_counts = self._exercise(stack, spaces[0], full_address(options.devices[0])).counts_data
-        events.guest = guest = stack.enter_context(StandInGuest(self.device))
+        events.guest = guest = stack.enter_context(StandInGuest(self.device, changed))
         mapped: tuple[AddressSpace, ...] = tuple(spaces)
         self.managed = ManagedDevice(
             self.device, guest, options.memory_kind.value, memory.page_size, lambda: mapped, dma_counts
@@ -116,7 +120,7 @@ class Manager(Resource):
 
 
 class _Events(Events):
-    """Hands the device's events to the guest, and says that something has changed."""
+    """Hands the events of a device to its guest, and calls changed() for each."""
 
     def __init__(self, changed: Callable[[], object]) -> None:
         self.guest: StandInGuest | None = None
@@ -130,7 +134,7 @@ class _Events(Events):
     def size_changed(self, plugged_size: int) -> None:  # noqa: ARG002
         self._changed()
 
-    def busy(self, request: Request, error: DeviceBusy) -> None:  # noqa: ARG002
+    def request_refused(self, request: Request, error: RequestRefused) -> None:  # noqa: ARG002
         if self.guest is not None:
-            self.guest.busy(str(error.__cause__ or error))
+            self.guest.request_refused(str(error.__cause__ or error))
         self._changed()

@@ -1,29 +1,35 @@
-"""StandInGuest: plugs and unplugs what is requested, as Linux's driver does, where there is no guest."""
+"""StandInGuest: plugs and unplugs what is requested as Linux's driver does, where there is no guest."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 from pyvfio.resource import Resource
 from pyvfio.units import format_size
 from virtiomem.device import Request, RequestType, Response, ResponseType, VirtioMem
 
 FIRST_RETRY = 1.0
-"""Seconds after the first BUSY."""
+"""Seconds from the first BUSY to the next try."""
 
 _LAST_RETRY = 60.0
 
 
 class StandInGuest(Resource):
-    """Block by block, through requests in wire format: plugs from the low end, unplugs from the high end.
+    """Plugs from the low end and unplugs from the high end, one block a request, in wire format.
 
     After BUSY it tries again, later each time; after NACK it waits for the next change of the config; after ERROR it
-    gives up, as Linux does. It answers changes until close(), in a thread of its own; what it has plugged stays then.
+    gives up, as Linux does. It follows changes of the config in a thread of its own until close(). What it has plugged
+    stays plugged then.
     """
 
-    def __init__(self, device: VirtioMem) -> None:
-        """Becomes the driver of device, of which nothing is plugged."""
+    def __init__(self, device: VirtioMem, changed: Callable[[], object] = lambda: None) -> None:
+        """Become the driver of device, of which nothing is plugged.
+
+        changed: called when state has changed, from the stand-in's thread. Raises FeaturesRefused.
+        """
         self._device = device
+        self._changed = changed
         self._blocks = 0
         self._wake = threading.Event()
         self._ending = False
@@ -36,18 +42,20 @@ class StandInGuest(Resource):
 
     @property
     def state(self) -> str:
+        """What it does, in words for people."""
         return f"stand-in: {self._state}"
 
     @property
     def waiting_for(self) -> str | None:
+        """Why its last request was refused; None if it was acknowledged."""
         return self._waiting_for
 
     def config_changed(self) -> None:
-        """virtio's configuration change interrupt. From any thread, with any lock held."""
+        """virtio's configuration change interrupt. Safe from any thread, with any lock held."""
         self._wake.set()
 
-    def busy(self, reason: str) -> None:
-        """Why the last request was answered BUSY: a guest is not told, but who looks at the stand-in is."""
+    def request_refused(self, reason: str) -> None:
+        """Keep why the last request was refused. No guest is told that, but whoever looks at this one is."""
         self._waiting_for = reason
 
     def _run(self) -> None:
@@ -56,27 +64,29 @@ class StandInGuest(Resource):
             self._wake.clear()
             answer = self._catch_up()
             if answer is ResponseType.ERROR:
-                self._state = "has given up: a request was answered ERROR"
+                self._become("has given up: a request was answered ERROR")
                 return
             if answer is ResponseType.BUSY:
-                self._state = f"busy, tries again in {retry:g} s"
+                self._become(f"busy, tries again in {retry:g} s")
                 self._wake.wait(retry)
                 retry = min(2 * retry, _LAST_RETRY)
             else:
-                self._state, self._waiting_for = "idle", None
+                if answer is ResponseType.ACK:
+                    self._waiting_for = None
+                self._become("idle")
                 retry = FIRST_RETRY
                 self._wake.wait()
 
     def _catch_up(self) -> ResponseType:
-        """Go on until plugged is what is requested, or a request is refused: the last answer."""
+        """Ask until plugged is what is requested, or a request is refused; return the last answer."""
         while not self._ending:
             config = self._device.config
             held = self._blocks * config.block_size
             if held + config.block_size <= min(config.requested_size, config.usable_region_size):
-                self._state = f"plugs up to {format_size(config.requested_size)}"
+                self._become(f"plugs up to {format_size(config.requested_size)}")
                 answer = self._ask(RequestType.PLUG, config.addr + held)
             elif held > config.requested_size:
-                self._state = f"unplugs down to {format_size(config.requested_size)}"
+                self._become(f"unplugs down to {format_size(config.requested_size)}")
                 answer = self._ask(RequestType.UNPLUG, config.addr + held - config.block_size)
             else:
                 break
@@ -89,6 +99,11 @@ class StandInGuest(Resource):
         if answer is ResponseType.ACK:
             self._blocks += 1 if kind is RequestType.PLUG else -1
         return answer
+
+    def _become(self, state: str) -> None:
+        if state != self._state:
+            self._state = state
+            self._changed()
 
     def _release(self) -> None:
         if not self._inherited:

@@ -1,6 +1,6 @@
-"""Traces: what a guest and its host asked of a virtio-mem device, one JSON object a line; replayed and recorded.
+"""Traces: what a guest and its host asked of a virtio-mem device, to be recorded and replayed.
 
-The first line makes the device; all sizes and addresses are bytes:
+A trace has one JSON object a line. The first line makes the device; all sizes and addresses are bytes:
 
     {"op": "init", "block_size": …, "addr": …, "region_size": …, "requested_size": …}
 

@@ -1,4 +1,4 @@
-"""DmaLog: every DMA map and unmap, in order; and a simulated kernel that tells it of them."""
+"""DmaLog: every DMA map and unmap, in order; and LoggedKernel, a simulated kernel that tells it of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from pyvfio.sim.devices import VFIO_DRIVER
 
 @dataclass(frozen=True, slots=True)
 class DmaCall:
-    """One mapping made or asked for, or one range unmapped. errno: of a map that was refused."""
+    """A map of one mapping, or an unmap of one range.
+
+    mapper: the number of the address space. operation: "map" or "unmap". iova, size: bytes. errno: why a map was
+    refused; None if it was not.
+    """
 
     mapper: int
     operation: str
@@ -22,12 +26,13 @@ class DmaCall:
     errno: int | None = None
 
     def as_list(self) -> list[int | str]:
+        """The call as a replay prints it: mapper, operation, iova, size, and the errno if it was refused."""
         call: list[int | str] = [self.mapper, self.operation, self.iova, self.size]
         return call if self.errno is None else [*call, self.errno]
 
 
 class DmaLog:
-    """Every DMA call of all mappers, in the order they are made, and those that are to be refused."""
+    """The DMA calls of all mappers in the order in which they were made, and which maps are to be refused."""
 
     def __init__(self) -> None:
         self._calls: list[DmaCall] = []
@@ -35,11 +40,11 @@ class DmaLog:
         self._maps: dict[int, int] = {}
 
     def refuse_map(self, mapper: int, nth: int, errno: int) -> None:
-        """The nth map of mapper from now on, counted from 0, is to fail; until forget_refusals()."""
+        """Let the nth map of mapper from now on, counted from 0, fail with errno, until forget_refusals()."""
         self._refused[mapper, self._maps.get(mapper, 0) + nth] = errno
 
     def map(self, mapper: int, iova: int, size: int) -> None:
-        """mapper is about to make one mapping. Raises OSError if it must fail."""
+        """mapper is about to make one mapping. Raises OSError if it is to fail."""
         count = self._maps.get(mapper, 0)
         self._maps[mapper] = count + 1
         refusal = self._refused.get((mapper, count))
@@ -48,7 +53,7 @@ class DmaLog:
             raise OSError(refusal, os.strerror(refusal))
 
     def map_failed(self, errno: int | None) -> None:
-        """The map that came last was refused without being told to be."""
+        """The kernel refused the map that came last."""
         self._calls[-1] = replace(self._calls[-1], errno=errno)
 
     def unmap(self, mapper: int, iova: int, size: int) -> None:
@@ -61,18 +66,20 @@ class DmaLog:
         return calls
 
     def forget_refusals(self) -> None:
+        """Let no later map fail."""
         self._refused.clear()
         self._maps.clear()
 
 
 class LoggedKernel(SimKernel):
-    """A simulated machine with a device in a group of its own for each mapper, which tells log of DMA calls.
+    """A simulated machine that tells a log of its DMA calls. It has one device, in a group of its own, for each mapper.
 
-    It has as much address space as any region asks for and takes no pages when it maps, so a region may be larger than
-    the host. The limit on mappings is the usual one.
+    Its IOMMU translates all addresses, and it takes no pages when it maps, so a region may be larger than the host's
+    memory. The limit on mappings is the usual one.
     """
 
     def __init__(self, mappers: int, log: DmaLog) -> None:
+        """mappers: how many there are. log: what is told of their calls."""
         super().__init__(iova_ranges=[(0, (1 << 64) - 1)], populate_on_pin=False)
         self._log = log
         self._watched: dict[int, int] = {}
@@ -81,7 +88,7 @@ class LoggedKernel(SimKernel):
             self.add(PciFunction(address, group=number, driver=VFIO_DRIVER))
 
     def watch(self, fd: int, mapper: int) -> None:
-        """What is mapped and unmapped through this descriptor of a container is mapper's."""
+        """fd is the container of mapper: log what is mapped and unmapped through it."""
         self._watched[fd] = mapper
 
     def ioctl(self, fd: int, request: int, argument: IoctlArgument = 0) -> int:

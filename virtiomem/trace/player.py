@@ -1,4 +1,4 @@
-"""Player: a device with its mappers on the simulated kernel, which does what the lines of a trace say."""
+"""Player: does what the lines of a trace say, to a device and its mappers on the simulated kernel."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import Final, Self, TypedDict
 
 from pyvfio import Container, Memory, MemoryKind
 from pyvfio.errors import InvalidArgument, VfioError
-from virtiomem.device import RESPONSE_SIZE, Feature
-from virtiomem.errors import DeviceBusy, ProtocolViolation, StateRefused
-from virtiomem.mapping import DmaMapper
+from virtiomem.device import RESPONSE_SIZE, DeviceBusy, Feature, ProtocolViolation, StateRefused
+from virtiomem.mapping import joined
 from virtiomem.trace.dma_log import DmaLog, LoggedKernel
 from virtiomem.trace.line import Line, TraceError
 from virtiomem.trace.recorder import RecordedVirtioMem
@@ -19,10 +18,11 @@ _LARGEST_ERRNO: Final = 4095
 
 
 class Step(TypedDict):
-    """What one line of a trace led to, as printed. response, config: hexadecimal, in wire format.
+    """What a line of a trace led to, as it is printed.
 
-    response: None without an answer. broken: the device needs a reset. error: why the line was refused. dma: the calls
-    in the order they were made: mapper, "map" or "unmap", iova, size, and the errno of a map that was refused.
+    response: the answer to a request, in wire format as hexadecimal digits; None without an answer. broken: whether the
+    device needs a reset. error: why the line was refused; None if it was not. config: the config space after it, as
+    hexadecimal digits. dma: the DMA calls that it led to, in order, each as DmaCall.as_list() gives it.
     """
 
     response: str | None
@@ -33,10 +33,13 @@ class Step(TypedDict):
 
 
 class Player:
-    """kernel, memory and device are what the lines act on, and close() ends. The device can be recorded in turn."""
+    """Plays lines on a device that the first one makes, until close(). The device can be recorded in turn.
+
+    kernel: the simulated one that device and mappers run on. memory: the region's. device: what the lines act on.
+    """
 
     def __init__(self, init: Line) -> None:
-        """Raises TraceError for what is no init line, and what VirtioMem raises for one that it refuses."""
+        """Make the device that an init line describes. Raises TraceError for other lines, and what VirtioMem raises."""
         if init.op != "init":
             raise init.error('the first line must have "op": "init"')
         self._log = DmaLog()
@@ -50,12 +53,11 @@ class Player:
                 container = cleanup.enter_context(Container(kernel=self.kernel))
                 container.open_group(number)
                 self.kernel.watch(container.fd, number)
-                mapper = cleanup.enter_context(DmaMapper(container))
-                self.device.discards.register(mapper, self.device.section)
-                cleanup.callback(self.device.discards.unregister, mapper)
+                cleanup.enter_context(joined(container, self.device.discards, self.device.section))
             self._cleanup = cleanup.pop_all()
 
     def close(self) -> None:
+        """Close the device, its mappers and its memory. Closing twice is harmless."""
         self._cleanup.close()
 
     def __enter__(self) -> Self:
@@ -65,7 +67,7 @@ class Player:
         self.close()
 
     def play(self, line: Line) -> Step:
-        """Do what the line says. Raises TraceError for what is no line of a trace."""
+        """Do what line says, and return what it led to. Raises TraceError for a line that no trace may have here."""
         response: bytes | None = None
         failure: VfioError | None = None
         try:
@@ -95,7 +97,10 @@ class Player:
         return self.step(response, failure)
 
     def step(self, response: bytes | None = None, failure: VfioError | None = None) -> Step:
-        """What is to be seen now, and what was mapped and unmapped since the last step."""
+        """The device as it is now, with the DMA calls since the last step.
+
+        response: the answer, if there was one. failure: why the line was refused, if it was.
+        """
         return Step(
             response=None if response is None else response.hex(),
             broken=self.device.broken,

@@ -1,4 +1,4 @@
-"""RecordedVirtioMem: writes down what its guest and its host ask, as a trace to replay."""
+"""RecordedVirtioMem: a VirtioMem that writes what its guest and its host ask into a trace."""
 
 from __future__ import annotations
 
@@ -8,33 +8,42 @@ import logging
 from typing import TextIO
 
 from pyvfio.errors import InvalidArgument
-from virtiomem.device import RESPONSE_SIZE, USABLE_EXTENT, Feature, Request, RequestType, VirtioMem, usable_region_size
-from virtiomem.errors import BusyReason, DeviceBusy, ProtocolViolation
+from virtiomem.device import (
+    RESPONSE_SIZE,
+    USABLE_EXTENT,
+    BusyReason,
+    DeviceBusy,
+    Feature,
+    ProtocolViolation,
+    Request,
+    RequestType,
+    Response,
+    VirtioMem,
+    usable_region_size,
+)
 
 _log = logging.getLogger(__name__)
 
 
 class RecordedVirtioMem(VirtioMem):
-    """A VirtioMem. From record() on every line is written as soon as what it tells is done, so a crash loses none.
+    """A VirtioMem that can be recorded. From record() on, each line is written as soon as what it tells is done.
 
-    A replay gives the same answers, but for unplugs that the host refused, for which there is no line. A plug that it
-    refused is one whose first map is refused there, whatever it was that failed. Features are those that were
-    negotiated when the first request came.
+    A replay gives the same answers, except to unplugs that the host refused: a trace has no word for these. A plug that
+    the host refused is replayed as one whose first map is refused, whatever it was that failed here. The features in
+    the trace are those that were negotiated when the first request came.
     """
 
     _file: TextIO | None = None
     _mappers = 0
     _waiting: list[str] | None = None
-    """What came before the first request: the features are not known yet."""
-    _resetting = False
-    _failure: DeviceBusy | None = None
+    """Lines from before the first request, while the features are not known yet; None afterwards."""
 
     def record(self, file: TextIO, *, mappers: int = 1) -> None:
-        """Begin a trace in file, which stays the caller's. mappers: how many address spaces a replay shall have.
-        A file that cannot be written any more ends the trace, with a word in the log.
+        """Begin a trace in file, which stays the caller's.
 
-        Raises InvalidArgument for a device that a guest has used, or whose usable_extent is not the usual one: a trace
-        has no word for these.
+        mappers: how many address spaces a replay is to have. When the file cannot be written the trace ends, and the
+        log says so. Raises InvalidArgument for a device that a guest has used, or whose usable_extent is not the usual
+        one: a trace has no word for these.
         """
         with self._lock:
             config = self.config
@@ -64,20 +73,23 @@ class RecordedVirtioMem(VirtioMem):
             line["response_size"] = response_size
         with self._lock:
             self._begin()
-            self._take_failure()
             try:
                 response = super().handle(request, response_size)
             except ProtocolViolation:
                 self._write(line)
                 raise
-            failure = self._take_failure()
-            plug = Request.parse(request, response_size).type is RequestType.PLUG
-            if plug and failure and failure.reason is not BusyReason.MIGRATING and self._mappers:
-                cause = failure.__cause__
-                code = cause.errno if isinstance(cause, OSError) and cause.errno else errno.ENOMEM
-                self._write({"op": "refuse_map", "mapper": 0, "nth": 0, "errno": code})
             self._write(line)
             return response
+
+    def _carry_out(self, request: Request) -> Response:
+        try:
+            return super()._carry_out(request)
+        except DeviceBusy as error:
+            if request.type is RequestType.PLUG and error.reason is not BusyReason.MIGRATING and self._mappers:
+                cause = error.__cause__
+                code = cause.errno if isinstance(cause, OSError) and cause.errno else errno.ENOMEM
+                self._write({"op": "refuse_map", "mapper": 0, "nth": 0, "errno": code})
+            raise
 
     def resize(self, requested_size: int) -> None:
         with self._lock:
@@ -87,44 +99,26 @@ class RecordedVirtioMem(VirtioMem):
     def device_reset(self) -> None:
         with self._lock:
             super().device_reset()
-            if not self._resetting:
-                self._write({"op": "device_reset"})
+            self._write({"op": "device_reset"})
 
     def system_reset(self) -> None:
         with self._lock:
-            self._resetting = True
             try:
                 super().system_reset()
             finally:
-                self._resetting = False
                 self._write({"op": "system_reset"})
 
-    @property
-    def migrating(self) -> bool:
-        return super().migrating
-
-    @migrating.setter
-    def migrating(self, migrating: bool) -> None:
-        with self._lock:
-            self._migrating = migrating
-            self._write({"op": "migrating", "on": migrating})
+    def _set_migrating(self, migrating: bool) -> None:
+        super()._set_migrating(migrating)
+        self._write({"op": "migrating", "on": migrating})
 
     def load(self, state: bytes) -> None:
         with self._lock:
             super().load(state)
             self._write({"op": "load", "hex": state.hex()})
 
-    def _note_busy(self, error: DeviceBusy) -> None:
-        super()._note_busy(error)
-        self._failure = error
-
-    def _take_failure(self) -> DeviceBusy | None:
-        """Why the device was busy since the last call."""
-        failure, self._failure = self._failure, None
-        return failure
-
     def _begin(self) -> None:
-        """Write what has waited until the features are known."""
+        """Write the lines that have waited until the features are known: they are known now."""
         if self._file is not None and self._waiting is not None:
             waiting, self._waiting = self._waiting, None
             for line in (json.dumps(self._init_line()), *waiting):
@@ -141,7 +135,7 @@ class RecordedVirtioMem(VirtioMem):
             try:
                 print(line, file=self._file, flush=True)
             except OSError as error:
-                # The guest shall not suffer for a full disk.
+                # A full disk must not harm the guest.
                 _log.error("%s: the trace ends here, it cannot be written: %s", self.name, error)
                 self._file = None
 

@@ -1,4 +1,4 @@
-"""Replay of a trace: what the device answered and mapped, line by line."""
+"""replay(): what a device answers to a trace, and maps for it, line by line."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from virtiomem.trace.player import Player, Step
 
 
 def replay(lines: Iterable[str]) -> Generator[Step, None, None]:
-    """Play a trace on a new device; one Step for each line, as soon as it is played. Blank lines are none.
+    """Play a trace on a new device, and yield one Step for each line as soon as it is played. Blank lines are skipped.
 
-    A request or a resize that is refused does not end the replay. The device ends with it.
-    Raises TraceError for a line that no trace may hold, and what VirtioMem raises for an init line it refuses.
+    A request or a resize that is refused does not end the replay. The device is closed at the end of it. Raises
+    TraceError for a line that no trace may hold, and what VirtioMem raises for an init line.
     """
     with ExitStack() as cleanup:
         player: Player | None = None
@@ -32,7 +32,7 @@ def replay(lines: Iterable[str]) -> Generator[Step, None, None]:
 
 
 def describe(step: Step) -> str:
-    """The step in a line for people."""
+    """step as a line for people."""
     words = [step["error"] or "done"]
     if step["response"] is not None:
         words = [Response.parse(bytes.fromhex(step["response"])).type.name]

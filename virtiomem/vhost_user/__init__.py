@@ -1,4 +1,4 @@
-"""The device outside the virtual machine monitor: virtio-mem over vhost-user, for QEMU and whatever else speaks it."""
+"""virtio-mem over vhost-user: the device of a guest that QEMU, or another front end, runs in a process of its own."""
 
 from virtiomem.vhost_user.device import VhostUserDevice
 from virtiomem.vhost_user.errors import FrontEndError, QueueBroken

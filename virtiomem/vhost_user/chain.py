@@ -1,4 +1,4 @@
-"""Chain: the buffers of one request, as the driver describes them."""
+"""Chain: the buffers of a request, as the driver describes them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from virtiomem.vhost_user.memory_table import MemoryTable
 
 @dataclass(slots=True)
 class Chain:
-    """id: the driver's name of it; limit: how many buffers it may have; slots: descriptors of the ring it takes.
+    """The buffers of a request. Their addresses are guest-physical, and add() accepts only what the guest's memory has.
 
-    Addresses are guest-physical. A chain of which add() has accepted every buffer lies within the guest's memory.
+    memory: the guest's. id: how the driver names the chain. limit: how many buffers it may have. slots: how many
+    descriptors of the ring it takes.
     """
 
     memory: MemoryTable
@@ -26,11 +27,11 @@ class Chain:
 
     @property
     def writable_size(self) -> int:
-        """Bytes there are for the answer."""
+        """How many bytes there are for the answer."""
         return sum(size for _, size in self._writable)
 
     def add(self, address: int, size: int, *, writable: bool) -> None:
-        """The next buffer. Raises QueueBroken for one that no driver may make."""
+        """Append a buffer of size bytes. Raises QueueBroken for one that no driver may make."""
         self._count += 1
         if self._count > self.limit:
             raise broken(f"a chain has more than the ring's {self.limit} buffers, or loops")
@@ -43,7 +44,7 @@ class Chain:
         (self._writable if writable else self._readable).append((address, size))
 
     def read(self, most: int) -> bytes:
-        """What the driver wrote, up to most bytes of it."""
+        """The request: what the driver wrote, at most as many bytes as most says. Raises QueueBroken."""
         data = bytearray()
         for address, size in self._readable:
             for piece in self.memory.pieces(address, min(size, most - len(data))):
@@ -51,7 +52,7 @@ class Chain:
         return bytes(data)
 
     def write(self, data: bytes) -> None:
-        """Answer: data is at most writable_size bytes."""
+        """Write the answer, at most writable_size bytes. Raises QueueBroken."""
         for address, size in self._writable:
             for piece in self.memory.pieces(address, min(size, len(data))):
                 piece.write(0, data[: piece.size])
@@ -59,4 +60,5 @@ class Chain:
 
 
 def broken(meaning: str) -> QueueBroken:
+    """A QueueBroken with this meaning."""
     return QueueBroken(errno.EPROTO, "ring", meaning=f"the guest broke the ring: {meaning}")

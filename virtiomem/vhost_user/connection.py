@@ -1,4 +1,4 @@
-"""Connection: a front end's socket, message by message."""
+"""Connection: the socket of a front end, message by message."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from virtiomem.vhost_user.messages import Message
 
 _HEADER_SIZE: Final = ctypes.sizeof(VhostUserHeader)
 _LARGEST_PAYLOAD: Final = 4096
-"""More than any message needs: a front end cannot make us keep more."""
+"""Bytes, more than any message needs: no front end can make this end keep more."""
 _MOST_FDS: Final = vhost_user.VHOST_MEMORY_BASELINE_NREGIONS
 
 
 class Connection:
-    """Owns its socket and the descriptors that have come, until close(). Never waits."""
+    """Receives and sends messages, without waiting. Owns its socket, and descriptors that came with half a message."""
 
     def __init__(self, endpoint: socket.socket) -> None:
         self._socket = endpoint
@@ -29,19 +29,20 @@ class Connection:
         self._fds: list[int] = []
 
     def fileno(self) -> int:
+        """The socket's descriptor; -1 after close()."""
         return self._socket.fileno()
 
     def close(self) -> None:
-        """Closing twice is harmless."""
+        """Close the socket. Closing twice is harmless."""
         self._socket.close()
         while self._fds:
             os.close(self._fds.pop())
 
     def receive(self) -> Message | None:
-        """The next message, or None if not all of it has come yet.
+        """The next message; None if not all of it has come yet.
 
-        Raises EOFError when the front end has gone, FrontEndError for what cannot be a message; of either there is
-        nothing left to receive.
+        Raises EOFError when the front end has gone, and FrontEndError for what cannot be a message. Nothing can be
+        received afterwards.
         """
         if not self._fill(_HEADER_SIZE):
             return None
@@ -59,19 +60,22 @@ class Connection:
         return Message(header.request, header.flags, payload, fds)
 
     def reply(self, message: Message, payload: bytes) -> None:
-        """Raises FrontEndError if the front end does not read, EOFError if it has gone."""
+        """Reply to message. Raises FrontEndError if the front end does not read replies, EOFError if it has gone."""
         self._send(message.request, vhost_user.VHOST_USER_REPLY_MASK, payload)
 
     def notify(self, request: int) -> None:
-        """Send a message without payload or answer; it is dropped if the front end has a heap of them unread."""
+        """Send a message without payload and reply. It is dropped if the front end has too many of them unread.
+
+        Raises EOFError if the front end has gone.
+        """
         try:
             self._send(request, 0, b"")
         except FrontEndError:
-            # What is unread says the same.
+            # Those that are unread say the same.
             return
 
     def _fill(self, size: int) -> bool:
-        """Have size bytes of this message and none of the next; whether all are there."""
+        """Receive until size bytes of this message are there, and none of the next; return whether they are."""
         while len(self._data) < size:
             try:
                 data, ancillary, flags, _ = self._socket.recvmsg(

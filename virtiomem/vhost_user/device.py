@@ -1,4 +1,4 @@
-"""VhostUserDevice: a virtio-mem device at a socket, for one front end after another."""
+"""VhostUserDevice: serves a virtio-mem device at a socket, to one front end after another."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ from virtiomem.vhost_user.session import Session
 
 
 class VhostUserDevice(Resource):
-    """Lets the guest of whoever connects to a socket drive a VirtioMem over the memory that comes from there.
+    """Lets the guest of a front end that connects to a socket drive a VirtioMem over the front end's memory.
 
-    A front end that goes, or breaks the protocol, leaves blocks, memory, mappings and requested size as they are. If it
-    comes back with the same memory, all goes on. With other memory the machine is another: the device goes through a
-    system reset, and starts with nothing plugged.
+    When a front end goes, or breaks the protocol, blocks, memory, mappings and requested size stay as they are. If it
+    comes back with the same memory, all goes on. Other memory means another machine: the device goes through a system
+    reset, and starts with nothing plugged.
+
+    path: the socket's. device: what is served.
     """
 
     def __init__(
@@ -35,9 +37,11 @@ class VhostUserDevice(Resource):
         *,
         packed: bool = True,
     ) -> None:
-        """Listen at path, a socket only its owner may connect to. All of memory is the device's region; changes are
-        the device's events. They stay the caller's. packed: offer packed rings beside split ones. Raises VfioError if
-        the socket cannot be.
+        """Listen at path, a socket that only its owner may connect to.
+
+        memory: the device's, all of which is its region. changes: the device's events. device, memory and changes stay
+        the caller's. events: who is told of what happens. packed: offer packed rings, too. Raises VfioError if the
+        socket cannot be made.
         """
         self.path = path
         self.device = device
@@ -52,18 +56,22 @@ class VhostUserDevice(Resource):
 
     @property
     def connected(self) -> bool:
+        """Whether a front end is connected."""
         return self._session is not None
 
     @property
     def descriptors(self) -> list[int]:
-        """What to call ready() for when it is readable. While a front end is connected, others wait."""
+        """The descriptors to wait for: ready() handles one that is readable.
+
+        While a front end is connected the socket is none of them: others wait until it has gone.
+        """
         if self.closed:
             return []
         source = [self._listener.fileno()] if self._session is None else self._session.descriptors
         return [self._changes.fd.fileno(), *source]
 
     def ready(self, fd: int) -> None:
-        """Do what is there to do. Raises nothing that a front end or guest could cause."""
+        """fd is readable: do what there is to do. Raises nothing that a front end or guest could cause."""
         if fd == self._changes.fd.fileno():
             if self._changes.fd.pending() and self._session is not None:
                 self._session.config_changed()
@@ -81,18 +89,19 @@ class VhostUserDevice(Resource):
 
     @property
     def next_event_time(self) -> float | None:
-        """See VirtioMem.next_event_time."""
+        """When, by the device's clock, flush_events() has something to deliver; None if no event waits."""
         return self.device.next_event_time
 
     def flush_events(self) -> None:
-        """See VirtioMem.flush_events."""
+        """Deliver the device's event that was held back, if its time has come."""
         self.device.flush_events()
 
     def attach(self, regions: Sequence[GuestRegion]) -> None:
-        """See RegionMemory. Memory that is not shared, or no longer, leaves everything as it is.
+        """The front end shares these regions now: take the memory at the region's addresses, if it is other memory.
 
-        Raises VfioError, with the blocks as they were, if listeners do not let go of the memory before; or with nothing
-        attached: plugging is BUSY then.
+        If none is shared there, or not any more, everything stays as it is. Raises VfioError if a shared region is not
+        just the device's region, or if listeners do not let go of the memory before; blocks stay as they were then. It
+        is also raised if the memory cannot be mapped: nothing is attached then, and plugging is BUSY.
         """
         section = self.device.section
         end = section.offset_within_address_space + section.size

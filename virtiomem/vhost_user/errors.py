@@ -1,12 +1,12 @@
-"""What can go wrong between a front end, the guest behind it and the device."""
+"""What a front end, and the guest behind it, can do wrong."""
 
 from pyvfio.errors import VfioError
-from virtiomem.errors import ProtocolViolation
+from virtiomem.device import ProtocolViolation
 
 
 class FrontEndError(VfioError):
-    """The front end broke the vhost-user protocol: its connection is closed, the device keeps its state."""
+    """The front end broke the vhost-user protocol. Its connection is closed, and the device keeps its state."""
 
 
 class QueueBroken(ProtocolViolation):
-    """The guest's driver made the ring malformed, or put an address into it that is not the guest's memory."""
+    """The guest's driver malformed the ring, or put an address into it that is not in the guest's memory."""

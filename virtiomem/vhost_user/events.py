@@ -1,4 +1,4 @@
-"""What a vhost-user device tells the program around it, and how a config change reaches whoever tells the guest."""
+"""What a vhost-user device tells the program around it; and ConfigChanges, which wakes whoever tells the guest."""
 
 from __future__ import annotations
 
@@ -6,53 +6,56 @@ from typing import Self
 
 from pyvfio.errors import VfioError
 from pyvfio.kernel import EventFd, Kernel, LinuxKernel
-from virtiomem.device import Config, Events, Request
-from virtiomem.errors import DeviceBusy, ProtocolViolation
+from virtiomem.device import Config, Events, ProtocolViolation, Request, RequestRefused
 
 
 class FrontEndEvents:
-    """Override what is of interest. Called by the thread that serves, after the event: raise nothing."""
+    """What a vhost-user device tells the program around it: override the methods of interest.
+
+    The thread that serves calls them, after the event. They must raise nothing.
+    """
 
     def connected(self) -> None:
-        """A front end has come."""
+        """A front end has connected."""
 
     def disconnected(self, reason: str) -> None:
-        """It has gone, or was sent away. The device keeps its blocks, their memory and mappings."""
+        """The front end has gone, or its connection was closed. The device keeps its blocks, their memory and mappings.
+
+        reason: in words, for people.
+        """
 
     def attached(self, size: int) -> None:
-        """The front end's memory for the region has been mapped, size bytes; nothing of it is plugged."""
+        """size bytes of the front end's memory are the region from now on. Nothing of it is plugged."""
 
     def started(self, features: int) -> None:
-        """The guest's driver has started the device, with these features negotiated."""
+        """The guest's driver has started the device, and has negotiated these features."""
 
     def stopped(self) -> None:
         """The driver, or the front end, has stopped the device."""
 
     def answered(self, request: bytes, response: bytes) -> None:
-        """A guest's request and what it was answered, in wire format."""
+        """The device has answered a request of the guest. Both are in wire format."""
 
     def told_of_change(self) -> None:
         """The guest has been told that the config space has changed."""
 
     def refused(self, operation: str, error: VfioError) -> None:
-        """Something the front end asked for cannot be done."""
+        """The device cannot do what the front end asked for. operation: the message's name."""
 
     def broken(self, error: ProtocolViolation) -> None:
-        """The guest's driver broke the protocol: it is served no more until it resets the device."""
+        """The guest's driver broke the protocol. It is not served any more until it resets the device."""
 
 
 class ConfigChanges(Events):
-    """Events of a VirtioMem that signal fd when the config has changed, whichever thread changed it.
-
-    forward: gets every event too.
-    """
+    """The events of a VirtioMem: fd is signalled when the config has changed, whichever thread changed it."""
 
     def __init__(self, forward: Events | None = None, *, kernel: Kernel | None = None) -> None:
+        """forward: gets every event, too. kernel: the one that fd is of (default: Linux)."""
         self._forward = forward or Events()
         self.fd = EventFd(kernel or LinuxKernel(), "config change")
 
     def close(self) -> None:
-        """Closing twice is harmless. Close the device first."""
+        """Close fd. Closing twice is harmless. Close the device first."""
         self.fd.close()
 
     def __enter__(self) -> Self:
@@ -68,5 +71,5 @@ class ConfigChanges(Events):
     def size_changed(self, plugged_size: int) -> None:
         self._forward.size_changed(plugged_size)
 
-    def busy(self, request: Request, error: DeviceBusy) -> None:
-        self._forward.busy(request, error)
+    def request_refused(self, request: Request, error: RequestRefused) -> None:
+        self._forward.request_refused(request, error)

@@ -19,7 +19,7 @@ _END = 1 << 64
 
 @dataclass(frozen=True, slots=True)
 class FileRange:
-    """Where a region is: which file, by device and inode, and from which byte of it."""
+    """Where the memory of a region is: in the file with this device and inode number, from byte offset."""
 
     device: int
     inode: int
@@ -28,8 +28,11 @@ class FileRange:
 
 @dataclass(frozen=True, slots=True)
 class GuestRegion:
-    """size bytes of the guest's memory, mapped here from byte offset of memory. Addresses: the guest's, the front
-    end's."""
+    """A part of the guest's memory that the front end shares.
+
+    guest_address: where the guest sees it. size: bytes. user_address: where the front end has it. memory, offset: what
+    it is mapped into here, and from which byte of that. file: where the front end keeps it.
+    """
 
     guest_address: int
     size: int
@@ -39,6 +42,7 @@ class GuestRegion:
     file: FileRange
 
     def describes(self, entry: VhostUserMemoryRegion) -> bool:
+        """Whether entry, of a message, is about this region."""
         return (self.guest_address, self.size, self.user_address) == (
             entry.guest_phys_addr,
             entry.memory_size,
@@ -47,16 +51,19 @@ class GuestRegion:
 
 
 class MemoryTable:
-    """The regions, none overlapping another. Owns their mappings and files, until close()."""
+    """The regions that the front end shares, none of which overlaps another. It owns their mappings and files.
+
+    regions: in the order in which they came.
+    """
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
         self.regions: tuple[GuestRegion, ...] = ()
 
     def add(self, entry: VhostUserMemoryRegion, fd: int) -> GuestRegion:
-        """Map a region from its file; fd is the table's from now on, also after a failure.
+        """Map a region from its file. fd belongs to the table from now on, even after a failure.
 
-        Raises FrontEndError for what cannot be memory of a guest, VfioError if it cannot be mapped.
+        Raises FrontEndError for what cannot be memory of a guest, and VfioError if it cannot be mapped.
         """
         try:
             self._check(entry, fd)
@@ -68,7 +75,7 @@ class MemoryTable:
         return region
 
     def remove(self, entry: VhostUserMemoryRegion) -> None:
-        """Raises FrontEndError if there is no such region. No window into it may be used any more."""
+        """Unmap a region. No window into it may be used any more. Raises FrontEndError if there is no such region."""
         region = next((region for region in self.regions if region.describes(entry)), None)
         if region is None:
             raise _refused(entry, "there is no such region")
@@ -76,29 +83,29 @@ class MemoryTable:
         region.memory.close()
 
     def close(self) -> None:
-        """Unmap everything. No window may be used any more. Closing twice is harmless."""
+        """Unmap all regions. No window may be used any more. Closing twice is harmless."""
         regions, self.regions = self.regions, ()
         for region in regions:
             region.memory.close()
 
     def at_user_address(self, address: int, size: int) -> Window:
-        """size bytes at the front end's address. Raises QueueBroken unless one region has them all."""
+        """A window of size bytes at an address of the front end. Raises QueueBroken unless one region has them all."""
         for region in self.regions:
             if region.user_address <= address and address + size <= region.user_address + region.size:
                 return self._window(region, address - region.user_address, size)
         raise _outside(address, size)
 
     def at(self, address: int, size: int) -> Window:
-        """size bytes at the guest's address. Raises QueueBroken unless one region has them all."""
+        """A window of size bytes at an address of the guest. Raises QueueBroken unless one region has them all."""
         for region in self.regions:
             if region.guest_address <= address and address + size <= region.guest_address + region.size:
                 return self._window(region, address - region.guest_address, size)
         raise _outside(address, size)
 
     def pieces(self, address: int, size: int) -> Iterator[Window]:
-        """size bytes at the guest's address, which may lie in several adjacent regions.
+        """Windows of size bytes in all at an address of the guest, which may lie in several adjacent regions.
 
-        Raises QueueBroken at the first byte that is not the guest's memory.
+        Raises QueueBroken at the first byte that is not in the guest's memory.
         """
         while size:
             region = next(
@@ -126,7 +133,7 @@ class MemoryTable:
             raise _refused(entry, "its file is too short")
 
     def _mapped(self, entry: VhostUserMemoryRegion, fd: int) -> GuestRegion:
-        # Regions begin where the guest's do, which need not be at a huge page of their file.
+        # A region begins where the guest's memory does, which need not be at a huge page of its file.
         page_size = os.fstatvfs(fd).f_bsize
         within = entry.mmap_offset % page_size
         size = -(-(within + entry.memory_size) // page_size) * page_size

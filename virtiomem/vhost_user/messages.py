@@ -1,4 +1,4 @@
-"""Messages of a front end, and what it may ask for."""
+"""The messages of a front end, and the requests and protocol features that this back end knows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ S = TypeVar("S", bound=ctypes.Structure)
 
 
 class FrontEndRequest(enum.IntEnum):
-    """What this back end understands. The specification's names without their prefix."""
+    """The requests that this back end understands, by the specification's names without their prefix."""
 
     GET_FEATURES = vhost_user.VHOST_USER_GET_FEATURES
     SET_FEATURES = vhost_user.VHOST_USER_SET_FEATURES
@@ -45,7 +45,7 @@ class FrontEndRequest(enum.IntEnum):
 
 
 class ProtocolFeature(enum.IntFlag):
-    """What this back end offers of the protocol's extensions."""
+    """The extensions of the protocol that this back end offers, by the specification's names without their prefix."""
 
     MQ = 1 << vhost_user.VHOST_USER_PROTOCOL_F_MQ
     REPLY_ACK = 1 << vhost_user.VHOST_USER_PROTOCOL_F_REPLY_ACK
@@ -57,9 +57,9 @@ class ProtocolFeature(enum.IntFlag):
 
 
 class Message:
-    """One message and the descriptors that came with it, which it closes at the end of a with block.
+    """A message, with the descriptors that came with it. The end of a with block closes those that were not taken.
 
-    request may be a number that is no FrontEndRequest.
+    request: its number, which need not be a FrontEndRequest. flags: of its header. payload: what follows the header.
     """
 
     def __init__(self, request: int, flags: int, payload: bytes = b"", fds: tuple[int, ...] = ()) -> None:
@@ -70,6 +70,7 @@ class Message:
 
     @property
     def name(self) -> str:
+        """The request's name, or its number if it has none."""
         try:
             return FrontEndRequest(self.request).name
         except ValueError:
@@ -77,34 +78,37 @@ class Message:
 
     @property
     def needs_reply(self) -> bool:
-        """Whether the front end waits for a reply to a message that has none of its own."""
+        """Whether the front end waits for a reply, if REPLY_ACK is negotiated and the message has none of its own."""
         return bool(self.flags & vhost_user.VHOST_USER_NEED_REPLY_MASK)
 
     def parse(self, kind: type[S]) -> S:
-        """The payload as a struct. Raises FrontEndError unless it is just that."""
+        """The payload as a struct of this kind. Raises FrontEndError if it has another size."""
         self.require_size(ctypes.sizeof(kind))
         return kind.from_buffer_copy(self.payload)
 
     def number(self) -> int:
-        """The payload as one u64. Raises FrontEndError unless it is just that."""
+        """The payload as a u64. Raises FrontEndError if it has another size."""
         self.require_size(8)
         return int(ctypes.c_uint64.from_buffer_copy(self.payload).value)
 
     def require_size(self, size: int) -> None:
+        """Raises FrontEndError unless the payload has size bytes."""
         if len(self.payload) != size:
             raise self.error(f"its payload has {len(self.payload)} bytes instead of {size}")
 
     def require_fds(self, count: int) -> None:
+        """Raises FrontEndError unless count descriptors are left."""
         if len(self._fds) != count:
             raise self.error(f"{len(self._fds)} descriptors came with it instead of {count}")
 
     def take_fd(self) -> int:
-        """The next descriptor, which is the caller's from now on. Raises FrontEndError if there is none."""
+        """Take the next descriptor, which is the caller's from now on. Raises FrontEndError if there is none."""
         if not self._fds:
             raise self.error("no descriptor came with it")
         return self._fds.pop(0)
 
     def error(self, meaning: str) -> FrontEndError:
+        """A FrontEndError about this message."""
         return FrontEndError(errno.EPROTO, f"vhost-user {self.name}", meaning=meaning)
 
     def __enter__(self) -> Self:

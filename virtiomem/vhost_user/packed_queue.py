@@ -34,7 +34,7 @@ _WRAP = 1 << VRING_PACKED_EVENT_F_WRAP_CTR
 
 @dataclass(slots=True)
 class _Position:
-    """Where in a ring of size descriptors; wrapped: the wrap counter, true at first."""
+    """A place in a ring of size descriptors. index: of the descriptor. wrapped: the wrap counter, true at first."""
 
     size: int
     index: int
@@ -42,6 +42,7 @@ class _Position:
 
     @classmethod
     def decode(cls, size: int, value: int) -> _Position:
+        """The place that VHOST_USER_SET_VRING_BASE gives as value. Raises QueueBroken if the ring has no such place."""
         index = value & ~_WRAP & 0xFFFF
         if index >= size:
             raise broken(f"it stands at descriptor {index} of {size}")
@@ -49,9 +50,11 @@ class _Position:
 
     @property
     def encoded(self) -> int:
+        """The place as VHOST_USER_GET_VRING_BASE tells it."""
         return self.index | (_WRAP if self.wrapped else 0)
 
     def advance(self, count: int) -> None:
+        """Go on by count descriptors."""
         self.index += count
         if self.index >= self.size:
             self.index -= self.size
@@ -59,7 +62,7 @@ class _Position:
 
 
 class PackedQueue:
-    """A Virtqueue. Nothing the driver writes is believed: indexes, addresses and lengths are checked once copied."""
+    """A packed Virtqueue. Indexes, addresses and lengths that the driver wrote are checked after they were copied."""
 
     def __init__(self, memory: MemoryTable, layout: RingLayout, features: RingFeatures, base: int) -> None:
         """base: index and wrap counter of the next available descriptor, and in the upper half of the next used one.
@@ -111,7 +114,7 @@ class PackedQueue:
             return True
         event = self._driver.load(0, 2)
         new = self._next_used.index
-        # Both in one count: an event of the other round lies a ring's size before.
+        # The wrap counter is made part of the index: an event of the other round lies a ring's size before.
         passed = event & ~_WRAP & 0xFFFF
         if bool(event & _WRAP) != self._next_used.wrapped:
             passed -= self._size
@@ -125,7 +128,7 @@ class PackedQueue:
             self._device.store(_EVENT_FLAGS, 2, VRING_PACKED_EVENT_FLAG_ENABLE)
 
     def _chain(self) -> Chain:
-        """The chain that begins at the next available descriptor."""
+        """Read the chain that begins at the next available descriptor. Raises QueueBroken."""
         chain = Chain(self._memory, 0, self._size)
         for slot in range(self._size):
             index = (self._next_avail.index + slot) % self._size
@@ -138,7 +141,7 @@ class PackedQueue:
             else:
                 chain.add(descriptor.addr, descriptor.len, writable=bool(descriptor.flags & VRING_DESC_F_WRITE))
             if not follows:
-                # The last descriptor names the buffer.
+                # The last descriptor has the buffer's id.
                 chain.id, chain.slots = descriptor.id, slot + 1
                 return chain
         raise broken("a chain has no end")

@@ -1,11 +1,12 @@
-"""ServedRegion: a device with all that belongs to it, from its socket to its address spaces."""
+"""ServedRegion: a device that is served over vhost-user, with all that belongs to it."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TextIO
+from typing import Final, TextIO
 
 from pyvfio.dma import AddressSpace
 from pyvfio.errors import VfioError
@@ -14,19 +15,35 @@ from pyvfio.memory import SharedMemory
 from pyvfio.resource import Resource
 from pyvfio.units import format_size
 from virtiomem.control import ManagedDevice
-from virtiomem.device import Config, Events, Request
+from virtiomem.device import (
+    Config,
+    Events,
+    NackReason,
+    ProtocolViolation,
+    Request,
+    RequestRefused,
+    RequestType,
+    Throttle,
+)
 from virtiomem.discard import DiscardCoordination
-from virtiomem.errors import DeviceBusy, ProtocolViolation
-from virtiomem.mapping import DmaMapper
+from virtiomem.mapping import joined
 from virtiomem.trace import RecordedVirtioMem
 from virtiomem.vhost_user.device import VhostUserDevice
 from virtiomem.vhost_user.events import ConfigChanges, FrontEndEvents
 
+_INTERVAL: Final = 1.0
+"""Seconds between two lines about refusals for one reason."""
+
 
 @dataclass(frozen=True, slots=True)
 class ServedRegionOptions:
-    """path: of the vhost-user socket. Sizes and address (guest-physical) in bytes. page_size: of the front end's
-    memory; None for the host's. record: where the trace of the guest's requests goes."""
+    """What a ServedRegion serves. Sizes are bytes.
+
+    path: the vhost-user socket. name: the device's. address: where the guest sees the region, guest-physical.
+    region_size, block_size, requested_size: as VirtioMem has them. page_size: of the front end's memory; None for the
+    host's. node_id: the NUMA node of the region; None: none is told. packed: offer packed rings, too. record: where the
+    trace of the guest's requests goes; None for no trace.
+    """
 
     path: str
     name: str
@@ -41,10 +58,11 @@ class ServedRegionOptions:
 
 
 class ServedRegion(Resource):
-    """Listens from the beginning until close(): nothing is mapped or open then. A guest that still runs keeps what it
-    has plugged, and nobody to give it back to.
+    """Listens from the beginning until close(). Nothing is mapped or open then.
 
-    source: for an EventLoop; managed: for a control socket.
+    A guest that still runs keeps the memory that it has plugged, but has no device any more to unplug it from.
+
+    source: the device, for an EventLoop. managed: the device, for a control socket.
     """
 
     def __init__(
@@ -57,10 +75,13 @@ class ServedRegion(Resource):
         changed: Callable[[], object],
         say: Callable[[str], object],
     ) -> None:
-        """Plugged blocks are mapped into address_spaces, which stay the caller's. changed() is called after every
-        change that a status shows, from any thread; say, with what happens between front end, guest and device.
+        """Serve; address_spaces, which plugged blocks are mapped into, stay the caller's.
 
-        Raises what SharedMemory, VirtioMem, DmaMapper and VhostUserDevice raise; nothing is left then.
+        kernel: what maps the memory and reads event descriptors. coordination: the claims on the guest's memory.
+        changed: called after every change that a status shows, from any thread. say: called with a line about each
+        thing that happens between front end, guest and device.
+
+        Raises what SharedMemory, VirtioMem, DmaMapper and VhostUserDevice raise; nothing stays open then.
         """
         spaces = tuple(address_spaces)
         guest = _Guest(changed, lambda line: say(f"{options.name}: {line}"))
@@ -81,12 +102,10 @@ class ServedRegion(Resource):
             )
             if options.record is not None:
                 device.record(options.record, mappers=len(spaces))
-            # At the end, before the device discards what is plugged: a guest may still live in it.
+            # At the end, before the device would discard what is plugged: a guest may still use it.
             stack.callback(memory.detach)
             for space in spaces:
-                mapper = stack.enter_context(DmaMapper(space, coordination))
-                device.discards.register(mapper, device.section)
-                stack.callback(device.discards.unregister, mapper)
+                stack.enter_context(joined(space, device.discards, device.section, coordination))
             self.source = stack.enter_context(
                 VhostUserDevice(options.path, device, memory, changes, guest, packed=options.packed)
             )
@@ -102,13 +121,16 @@ class ServedRegion(Resource):
 
 
 class _Guest(FrontEndEvents, Events):
-    """A control socket's Guest: who drives the device, and how that goes."""
+    """The Guest of a control socket: tells who drives the device, and how that goes."""
 
     def __init__(self, changed: Callable[[], object], say: Callable[[str], object]) -> None:
         self._changed = changed
         self._say = say
         self._state = "no front end"
+        # As the log does: no guest fills what the host reads.
+        self._throttle = Throttle(_INTERVAL, time.monotonic)
         self.waiting_for: str | None = None
+        self._until_change = False
 
     @property
     def state(self) -> str:
@@ -130,7 +152,7 @@ class _Guest(FrontEndEvents, Events):
         self._become("a front end, no driver", "the guest's driver has stopped")
 
     def refused(self, operation: str, error: VfioError) -> None:
-        self.waiting_for = str(error)
+        self.waiting_for, self._until_change = str(error), False
         self._say(f"{operation} refused: {error}")
 
     def broken(self, error: ProtocolViolation) -> None:
@@ -138,6 +160,8 @@ class _Guest(FrontEndEvents, Events):
 
     def config_changed(self, config: Config) -> None:
         self._say(f"asks the guest for {format_size(config.requested_size)}")
+        if self._until_change:
+            self.waiting_for, self._until_change = None, False
         self._changed()
 
     def size_changed(self, plugged_size: int) -> None:
@@ -145,10 +169,14 @@ class _Guest(FrontEndEvents, Events):
         self._say(f"{format_size(plugged_size)} plugged")
         self._changed()
 
-    def busy(self, request: Request, error: DeviceBusy) -> None:
-        self.waiting_for = str(error.__cause__ or error)
-        self._say(f"{request.type.name} answered BUSY: {self.waiting_for}")
-        self._changed()
+    def request_refused(self, request: Request, error: RequestRefused) -> None:
+        cause = str(error.__cause__ or error)
+        if self._throttle.passes(error.reason):
+            self._say(f"{request.type.name} answered {error.reason.response.name}: {cause}")
+        if request.type is not RequestType.STATE and cause != self.waiting_for:
+            self.waiting_for = cause
+            self._until_change = isinstance(error.reason, NackReason)
+            self._changed()
 
     def _become(self, state: str, line: str) -> None:
         self._state = state

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from pyvfio.kernel import Kernel
-from virtiomem.device import REQUEST_SIZE, Response, ResponseType, VirtioMem
-from virtiomem.errors import ProtocolViolation
+from pyvfio.errors import VfioError
+from virtiomem.device import REQUEST_SIZE, ProtocolViolation, Response, ResponseType, VirtioMem
 from virtiomem.vhost_user.abi import vhost_user
 from virtiomem.vhost_user.connection import Connection
 from virtiomem.vhost_user.events import FrontEndEvents
@@ -14,86 +13,105 @@ from virtiomem.vhost_user.memory_table import MemoryTable
 from virtiomem.vhost_user.vring import Vring
 
 _TURN: Final = 64
-"""How many requests are answered before others have their turn."""
+"""How many requests are answered before other sources have their turn."""
 
 
 class Service:
-    """Runs while the ring is described and enabled, its features are accepted, and the driver keeps to the protocol.
+    """Serves a ring while it runs, the driver's features are accepted, and the driver keeps to the protocol.
 
-    table and vring are what the front end says, and closed by close(). started is from the driver's start to its end:
-    only then is the guest told of a change, as QEMU 11.1 dies of a config change outside of it.
+    The driver has started from the ring's first start to stop(). The guest is told of a change of the config only
+    then: QEMU 11.1 does not survive a config change at another time.
     """
 
-    def __init__(self, device: VirtioMem, kernel: Kernel, events: FrontEndEvents) -> None:
-        self.table = MemoryTable(kernel)
-        self.vring = Vring(kernel)
-        self.features = 0
-        self.features_refused = False
-        self.started = False
+    def __init__(self, device: VirtioMem, table: MemoryTable, vring: Vring, events: FrontEndEvents) -> None:
+        """table: the guest's memory; vring: the device's one ring. They stay the caller's, who changes them."""
         self._device = device
+        self._table = table
+        self._vring = vring
         self._events = events
+        self._features = 0
+        self._features_refused = False
+        self._started = False
         self._channel: Connection | None = None
         self._change_untold = False
         self._ring_broken = False
+
+    @property
+    def features_refused(self) -> bool:
+        """Whether the device will not work with the features that the driver accepted last."""
+        return self._features_refused
 
     @property
     def broken(self) -> bool:
         """Whether the driver broke the protocol, and has not reset the device since."""
         return self._ring_broken or self._device.broken
 
+    def negotiate(self, features: int) -> None:
+        """The driver has accepted these features. Raises FeaturesRefused: start() does nothing then."""
+        self._features = features
+        try:
+            self._device.negotiate(features)
+        except VfioError:
+            self._features_refused = True
+            raise
+        self._features_refused = False
+
     def start(self) -> None:
-        """Serve the ring, if the front end has given all it takes. Told again, it looks again."""
-        if self.features_refused or self.broken:
+        """Serve the ring, if the front end has given all that it takes. Call it again after every change."""
+        if self._features_refused or self.broken:
             return
         try:
-            begun = self.vring.start(self.table, self.features)
+            begun = self._vring.start(self._table, self._features)
         except ProtocolViolation as error:
             self._break(error)
             return
         if not begun:
             return
-        if not self.started:
-            self.started = True
-            self._events.started(self.features)
+        if not self._started:
+            self._started = True
+            self._events.started(self._features)
         self._tell()
-        # For what the driver made available before it was served.
-        self.vring.kick_self()
+        # For what the driver made available before the ring ran.
+        self._vring.kick_self()
 
     def stop(self) -> None:
-        """The driver, or the front end, has had enough."""
-        self.vring.halt()
-        if self.started:
-            self.started = False
+        """The driver, or the front end, has stopped the device."""
+        self._vring.halt()
+        if self._started:
+            self._started = False
             self._events.stopped()
 
     def reset(self) -> None:
-        """The driver starts anew; the device's blocks stay."""
+        """The driver starts anew. The device's blocks stay as they are."""
         self.stop()
         self._ring_broken = False
         self._device.device_reset()
 
     def close(self) -> None:
-        self.reset()
-        self.vring.close()
-        self.table.close()
-        self.set_channel(None)
+        """Reset, and close the channel. Closing twice is harmless."""
+        try:
+            self.reset()
+        finally:
+            self.set_channel(None)
 
     def set_channel(self, channel: Connection | None) -> None:
-        """Where the front end wants to hear of changes; owned from now on."""
+        """Where the front end wants to hear of changes; None: nowhere. It belongs to the service from now on."""
         if self._channel is not None:
             self._channel.close()
         self._channel = channel
+        self._tell()
 
     def config_changed(self) -> None:
-        """Tell the guest, now or when it has started."""
+        """Tell the guest that the config has changed, now or when its driver has started."""
         self._change_untold = True
         self._tell()
 
     def serve(self) -> None:
         """The driver has kicked: answer what it made available. Raises FrontEndError."""
+        self._vring.acknowledge_kick()
         try:
             for _ in range(_TURN):
-                chain = self.vring.pop()
+                chain = self._vring.pop()
                 if chain is None:
                     return
                 request = chain.read(REQUEST_SIZE)
@@ -102,26 +120,26 @@ class Service:
                     # A driver that has missed a change would ask again at once, for ever.
                     self.config_changed()
                 chain.write(response)
-                self.vring.push(chain, len(response))
+                self._vring.push(chain, len(response))
                 self._events.answered(request, response)
         except ProtocolViolation as error:
             self._break(error)
             return
-        self.vring.kick_self()
+        self._vring.kick_self()
 
     def _break(self, error: ProtocolViolation) -> None:
-        self.vring.halt()
+        self._vring.halt()
         self._ring_broken = True
         self._events.broken(error)
-        self.vring.signal_error()
+        self._vring.signal_error()
 
     def _tell(self) -> None:
-        if not (self._change_untold and self.started and self._channel is not None):
+        if not (self._change_untold and self._started and self._channel is not None):
             return
-        self._change_untold = False
         try:
             self._channel.notify(vhost_user.VHOST_USER_BACKEND_CONFIG_CHANGE_MSG)
         except EOFError:
             self.set_channel(None)
             return
+        self._change_untold = False
         self._events.told_of_change()

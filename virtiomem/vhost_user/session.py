@@ -1,4 +1,4 @@
-"""Session: one front end, from its connection to its end."""
+"""Session: a front end from its connection to its end."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ctypes
 import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Final, Protocol
 
 from pyvfio.errors import VfioError
@@ -22,9 +23,10 @@ from virtiomem.vhost_user.abi.vhost_user import (
 from virtiomem.vhost_user.connection import Connection
 from virtiomem.vhost_user.errors import FrontEndError
 from virtiomem.vhost_user.events import FrontEndEvents
-from virtiomem.vhost_user.memory_table import GuestRegion
+from virtiomem.vhost_user.memory_table import GuestRegion, MemoryTable
 from virtiomem.vhost_user.messages import FrontEndRequest, Message, ProtocolFeature
 from virtiomem.vhost_user.service import Service
+from virtiomem.vhost_user.vring import Vring
 
 _TRANSPORT_FEATURES: Final = (
     1 << virtio_config.VIRTIO_F_VERSION_1
@@ -37,17 +39,17 @@ _MEMORY_SLOTS: Final = 64
 
 
 class RegionMemory(Protocol):
-    """Takes the region's memory out of what the front end shares."""
+    """What takes the memory of the device's region from what the front end shares."""
 
     def attach(self, regions: Sequence[GuestRegion]) -> None:
-        """Raises VfioError if the device cannot have its memory among these regions."""
+        """The front end shares these regions now. Raises VfioError if none of them can be the device's."""
 
 
 class Session:
-    """What one front end negotiated, shared and set up for a device, which outlives it.
+    """What a front end has negotiated, shared and set up for a device, which outlives the session.
 
-    All it sends is checked before it is used. What it may not do ends its connection (FrontEndError); what it may ask
-    for and cannot have is refused, and told to it if it waits for an answer.
+    All that the front end sends is checked before it is used. What it may not do ends its connection (FrontEndError).
+    What it may ask for and cannot have is refused; it is told so if it waits for a reply.
     """
 
     def __init__(
@@ -60,41 +62,51 @@ class Session:
         *,
         packed: bool,
     ) -> None:
-        """Owns endpoint from now on. packed: offer packed rings beside split ones."""
+        """endpoint: the connection, which belongs to the session from now on. memory: what takes the region's memory.
+
+        kernel: what maps the memory and reads event descriptors. events: who is told of what happens. packed: offer
+        packed rings, too.
+        """
         self._connection = Connection(endpoint)
         self._device = device
         self._region_memory = memory
         self._events = events
-        self._service = Service(device, kernel, events)
+        self._table = MemoryTable(kernel)
+        self._vring = Vring(kernel)
+        self._service = Service(device, self._table, self._vring, events)
         self._packed_feature = 1 << virtio_config.VIRTIO_F_RING_PACKED if packed else 0
         self._protocol_features = ProtocolFeature(0)
         self._status = 0
 
     @property
     def descriptors(self) -> list[int]:
-        """What to call ready() for when it is readable."""
-        kick = self._service.vring.kick
-        return [self._connection.fileno(), *([kick] if kick is not None and self._service.vring.running else [])]
+        """The descriptors to wait for: ready() handles one that is readable."""
+        kick = self._vring.kick
+        return [self._connection.fileno(), *([] if kick is None else [kick])]
 
     def ready(self, fd: int) -> None:
-        """Do what is there to do. Raises EOFError when the front end has gone, FrontEndError if it must go."""
-        vring = self._service.vring
+        """fd is readable: handle what came.
+
+        Raises EOFError when the front end has gone, and FrontEndError when its connection must be closed.
+        """
         if fd == self._connection.fileno():
             while (message := self._connection.receive()) is not None:
                 with message:
                     self._handle(message)
-        elif fd == vring.kick and vring.running:
-            vring.acknowledge_kick()
+        elif fd == self._vring.kick:
             self._service.serve()
 
     def config_changed(self) -> None:
-        """Tell the guest, now or when it has started."""
+        """Tell the guest that the config has changed, now or when its driver has started."""
         self._service.config_changed()
 
     def close(self) -> None:
-        """Give back all that came from the front end. The driver's part of the device is reset, its blocks are not."""
-        self._service.close()
-        self._connection.close()
+        """Close all that came from the front end, and reset the device, whose blocks stay as they are."""
+        with ExitStack() as last:
+            last.callback(self._connection.close)
+            last.callback(self._table.close)
+            last.callback(self._vring.close)
+            last.callback(self._service.close)
 
     def _handle(self, message: Message) -> None:
         is_answered = message.needs_reply and bool(self._protocol_features & ProtocolFeature.REPLY_ACK)
@@ -132,12 +144,10 @@ class Session:
         features = message.number()
         if unknown := features & ~self._offered:
             raise message.error(f"features {unknown:#x} were not offered")
-        service = self._service
-        service.features, service.features_refused = features, True
-        self._device.negotiate(features)
-        service.features_refused = False
+        self._service.negotiate(features)
         if not features & _F_PROTOCOL_FEATURES:
-            service.vring.enabled = True
+            # Without the protocol's features there is no SET_VRING_ENABLE: the ring is enabled from the start.
+            self._vring.set_enabled(True)
 
     def _get_protocol_features(self, message: Message) -> bytes:
         message.require_size(0)
@@ -180,12 +190,12 @@ class Session:
         wanted = self._config_range(message)
         config = bytes(self._device.config)[wanted.offset : wanted.offset + wanted.size]
         if len(config) < wanted.size:
-            # The specification's way to refuse.
+            # An empty payload is how the specification refuses.
             return b""
         return bytes(wanted) + config
 
     def _set_config(self, message: Message) -> None:
-        # The driver may not write it, and QEMU's device ignores that too.
+        # The driver may not write the config space. QEMU's own device ignores it, too.
         self._config_range(message)
 
     def _config_range(self, message: Message) -> VhostUserConfig:
@@ -219,24 +229,24 @@ class Session:
         message.require_size(size + count * ctypes.sizeof(VhostUserMemoryRegion))
         message.require_fds(count)
         entries = (VhostUserMemoryRegion * count).from_buffer_copy(message.payload, size)
-        self._service.vring.halt()
-        self._service.table.close()
+        self._vring.halt()
+        self._table.close()
         for entry in entries:
-            self._service.table.add(entry, message.take_fd())
+            self._table.add(entry, message.take_fd())
         self._memory_changed()
 
     def _add_mem_reg(self, message: Message) -> None:
         entry = message.parse(VhostUserMemRegMsg).region
         message.require_fds(1)
-        if len(self._service.table.regions) >= _MEMORY_SLOTS:
+        if len(self._table.regions) >= _MEMORY_SLOTS:
             raise message.error("more regions than slots")
-        self._service.table.add(entry, message.take_fd())
+        self._table.add(entry, message.take_fd())
         self._memory_changed()
 
     def _rem_mem_reg(self, message: Message) -> None:
         entry = message.parse(VhostUserMemRegMsg).region
-        self._service.vring.halt()
-        self._service.table.remove(entry)
+        self._vring.halt()
+        self._table.remove(entry)
         self._memory_changed()
 
     def _get_max_mem_slots(self, message: Message) -> bytes:
@@ -244,53 +254,52 @@ class Session:
         return _u64(_MEMORY_SLOTS)
 
     def _memory_changed(self) -> None:
-        self._region_memory.attach(self._service.table.regions)
+        self._region_memory.attach(self._table.regions)
         self._service.start()
 
     # The ring.
 
     def _set_vring_num(self, message: Message) -> None:
         self._require_halted(message)
-        self._service.vring.set_size(self._ring_state(message).num, packed=bool(self._packed_feature))
+        self._vring.set_size(self._ring_state(message).num, packed=bool(self._packed_feature))
 
     def _set_vring_addr(self, message: Message) -> None:
         address = message.parse(vhost_vring_addr)
         self._require_first(message, address.index)
         if address.flags:
             raise message.error(f"flags {address.flags:#x}: logging was not offered")
-        self._service.vring.halt()
-        self._service.vring.set_address(address)
+        self._vring.set_address(address)
         self._service.start()
 
     def _set_vring_base(self, message: Message) -> None:
         self._require_halted(message)
-        self._service.vring.base = self._ring_state(message).num
+        self._vring.set_base(self._ring_state(message).num)
 
     def _get_vring_base(self, message: Message) -> bytes:
         state = self._ring_state(message)
-        # QEMU tells of a driver's reset in no other way. One that was only paused is negotiated with anew.
+        # QEMU tells of a driver's reset in no other way. After a mere pause it negotiates anew.
         self._service.reset()
-        self._service.vring.close()
-        return bytes(vhost_vring_state(index=state.index, num=self._service.vring.base))
+        self._vring.close()
+        return bytes(vhost_vring_state(index=state.index, num=self._vring.base))
 
     def _set_vring_kick(self, message: Message) -> None:
         fd = self._ring_fd(message)
         if fd is None:
             raise message.error("it wants the ring polled, which this back end does not do")
-        self._service.vring.set_kick(fd)
+        self._vring.set_kick(fd)
         self._service.start()
 
     def _set_vring_call(self, message: Message) -> None:
-        self._service.vring.set_call(self._ring_fd(message))
+        self._vring.set_call(self._ring_fd(message))
 
     def _set_vring_err(self, message: Message) -> None:
-        self._service.vring.set_error(self._ring_fd(message))
+        self._vring.set_error(self._ring_fd(message))
 
     def _set_vring_enable(self, message: Message) -> None:
         enabled = self._ring_state(message).num
         if enabled > 1:
             raise message.error(f"enabled is {enabled}")
-        self._service.vring.enabled = bool(enabled)
+        self._vring.set_enabled(bool(enabled))
         if enabled:
             self._service.start()
         else:
@@ -314,7 +323,7 @@ class Session:
             raise message.error(f"ring {index} does not exist")
 
     def _require_halted(self, message: Message) -> None:
-        if self._service.vring.running:
+        if self._vring.running:
             raise message.error("the ring is running")
 
 

@@ -26,10 +26,10 @@ _ENTRY, _ELEMENT, _EVENT = 2, 8, 2
 
 
 class SplitQueue:
-    """A Virtqueue. Nothing the driver writes is believed: indexes, addresses and lengths are checked once copied."""
+    """A split Virtqueue. Indexes, addresses and lengths that the driver wrote are checked after they were copied."""
 
     def __init__(self, memory: MemoryTable, layout: RingLayout, features: RingFeatures, base: int) -> None:
-        """base: the next entry of the available ring. Raises QueueBroken if the ring is not in the guest's memory."""
+        """base: the index of the next available entry. Raises QueueBroken if the ring is not in the guest's memory."""
         size = layout.size
         self._memory = memory
         self._size = size

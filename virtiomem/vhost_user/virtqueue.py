@@ -1,4 +1,4 @@
-"""What split and packed virtqueues have in common, and where the front end says that one is."""
+"""Virtqueue: what split and packed virtqueues have in common; and where and how the front end says that one is."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ DESCRIPTOR_SIZE = ctypes.sizeof(vring_desc)
 
 @dataclass(frozen=True, slots=True)
 class RingLayout:
-    """size: in descriptors. The addresses of descriptors, the driver's and the device's area are the front end's."""
+    """Where a ring is. Addresses are the front end's.
+
+    size: how many descriptors it has. descriptors: where they are. driver, device: where the areas are that the driver
+    and the device write.
+    """
 
     size: int
     descriptors: int
@@ -26,34 +30,40 @@ class RingLayout:
 
 @dataclass(frozen=True, slots=True)
 class RingFeatures:
-    """What the driver negotiated: VIRTIO_RING_F_INDIRECT_DESC and VIRTIO_RING_F_EVENT_IDX."""
+    """What the driver negotiated for a ring.
+
+    indirect: VIRTIO_RING_F_INDIRECT_DESC. event_idx: VIRTIO_RING_F_EVENT_IDX.
+    """
 
     indirect: bool
     event_idx: bool
 
 
 class Virtqueue(Protocol):
-    """A ring that is being served. One thread at a time."""
+    """A ring that is being served, by one thread at a time."""
 
     @property
     def base(self) -> int:
-        """Where it stands, as VHOST_USER_SET_VRING_BASE has it, so that another back end can go on."""
+        """Where the ring stands, as VHOST_USER_GET_VRING_BASE tells it, so that another back end can go on there."""
 
     def pop(self) -> Chain | None:
-        """The next chain the driver has made available. Raises QueueBroken, and can then be used no more."""
+        """Take the next chain that the driver has made available; None if there is none.
+
+        Raises QueueBroken; the ring cannot be used any more then.
+        """
 
     def push(self, chain: Chain, written: int) -> None:
-        """Give chain back, with written bytes in it."""
+        """Give chain back to the driver, with written bytes in it."""
 
     def must_notify(self) -> bool:
-        """Whether the driver wants to hear of what was pushed since this was last asked."""
+        """Whether the driver wants to be called for what was pushed since this was last asked."""
 
     def enable_kicks(self) -> None:
-        """Ask the driver to kick for what it makes available from now on; pop once more, for it may just have."""
+        """Ask the driver to kick for what it makes available from now on. Pop once more: it may just have done so."""
 
 
 def indirect_table(memory: MemoryTable, address: int, size: int, features: RingFeatures) -> Window:
-    """The table that an indirect descriptor points to. Raises QueueBroken."""
+    """The table of size bytes at address that an indirect descriptor points to. Raises QueueBroken."""
     if not features.indirect:
         raise broken("an indirect descriptor, which was not negotiated")
     if not size or size % DESCRIPTOR_SIZE:
@@ -62,5 +72,5 @@ def indirect_table(memory: MemoryTable, address: int, size: int, features: RingF
 
 
 def is_passed(event: int, old: int, new: int) -> bool:
-    """Whether going from old to new, modulo 65536, has passed event. Source: vring_need_event."""
+    """Whether the way from old to new, modulo 65536, passes event. Source: linux/virtio_ring.h, vring_need_event."""
     return (new - event - 1) & 0xFFFF < (new - old) & 0xFFFF

@@ -1,10 +1,11 @@
-"""Vring: all that the front end says of a ring, and the descriptors that go with it."""
+"""Vring: a ring as the front end describes it, and the event descriptors that belong to it."""
 
 from __future__ import annotations
 
 import errno
 import os
 import struct
+from typing import Final
 
 from pyvfio.kernel import Kernel
 from virtiomem.vhost_user.abi import virtio_config, virtio_ring
@@ -16,22 +17,24 @@ from virtiomem.vhost_user.packed_queue import PackedQueue
 from virtiomem.vhost_user.split_queue import SplitQueue
 from virtiomem.vhost_user.virtqueue import RingFeatures, RingLayout, Virtqueue
 
-_LARGEST_RING = 1 << 15
-_ONE = struct.pack("=Q", 1)
+_LARGEST_RING: Final = 1 << 15
+_ONE: Final = struct.pack("=Q", 1)
 
 
 class Vring:
-    """A ring from its description to its service: it runs once the front end has given all of it and enabled it.
+    """A ring from its description to its service: start() runs it once the front end has told all and enabled it.
 
-    Owns its three event descriptors: kick (the driver has something), call (the driver should look), error.
+    It owns three event descriptors: kick (the driver has made something available), call (the driver is to look) and
+    error (the ring is broken).
     """
 
     def __init__(self, kernel: Kernel) -> None:
+        """kernel: the one that reads and writes the event descriptors."""
         self._kernel = kernel
-        self.size = 0
-        self.base = 0
-        self.enabled = False
-        self.kick: int | None = None
+        self._size = 0
+        self._base = 0
+        self._enabled = False
+        self._kick: int | None = None
         self._call: int | None = None
         self._error: int | None = None
         self._address: vhost_vring_addr | None = None
@@ -39,59 +42,84 @@ class Vring:
 
     @property
     def running(self) -> bool:
+        """Whether chains are taken from it: from start() to halt()."""
         return self._queue is not None
 
+    @property
+    def kick(self) -> int | None:
+        """The descriptor that is readable when the driver has kicked; None while the ring does not run."""
+        return self._kick if self.running else None
+
+    @property
+    def base(self) -> int:
+        """Where the ring stands, as VHOST_USER_GET_VRING_BASE tells it."""
+        return self._base if self._queue is None else self._queue.base
+
     def set_size(self, size: int, *, packed: bool) -> None:
-        """In descriptors. Raises FrontEndError."""
+        """size: descriptors. packed: sizes that are no power of two are taken, too. Raises FrontEndError."""
         if not 0 < size <= _LARGEST_RING or (size & (size - 1) and not packed):
             raise FrontEndError(errno.EINVAL, "vhost-user SET_VRING_NUM", {"num": size}, "no ring has that size")
-        self.size = size
+        self._size = size
+
+    def set_base(self, base: int) -> None:
+        """Where the ring stands when it starts. Only while it does not run."""
+        self._base = base
 
     def set_address(self, address: vhost_vring_addr) -> None:
+        """Where the ring's areas are in the front end's address space. It halts; start() finds it there."""
+        self.halt()
         self._address = address
 
+    def set_enabled(self, enabled: bool) -> None:
+        """Whether start() may run it. A ring that runs runs on."""
+        self._enabled = enabled
+
     def set_kick(self, fd: int) -> None:
-        self.kick = self._replace(self.kick, fd)
+        """fd belongs to the ring from now on, as it does for set_call() and set_error()."""
+        self._kick = self._replace(self._kick, fd)
 
     def set_call(self, fd: int | None) -> None:
-        """None: the driver polls."""
+        """None: the driver polls instead of being called."""
         self._call = self._replace(self._call, fd)
 
     def set_error(self, fd: int | None) -> None:
+        """None: the front end does not want to hear of a broken ring."""
         self._error = self._replace(self._error, fd)
 
     def start(self, memory: MemoryTable, features: int) -> bool:
-        """Run if everything is there; whether it has begun to. Raises QueueBroken for a ring that cannot be."""
+        """Run, if the front end has told all there is to know; return whether the ring has begun to run just now.
+
+        features: what the driver negotiated. Raises QueueBroken for a ring that cannot be.
+        """
         address = self._address
-        if self._queue is not None or not self.enabled or self.kick is None or not self.size or address is None:
+        if self.running or not self._enabled or self._kick is None or not self._size or address is None:
             return False
-        layout = RingLayout(self.size, address.desc_user_addr, address.avail_user_addr, address.used_user_addr)
+        layout = RingLayout(self._size, address.desc_user_addr, address.avail_user_addr, address.used_user_addr)
         negotiated = RingFeatures(
             indirect=bool(features & 1 << virtio_ring.VIRTIO_RING_F_INDIRECT_DESC),
             event_idx=bool(features & 1 << virtio_ring.VIRTIO_RING_F_EVENT_IDX),
         )
         kind = PackedQueue if features & 1 << virtio_config.VIRTIO_F_RING_PACKED else SplitQueue
-        self._queue = kind(memory, layout, negotiated, self.base)
+        self._queue = kind(memory, layout, negotiated, self._base)
         return True
 
     def halt(self) -> None:
-        """Run no more until started again, from where it stands now."""
-        if self._queue is not None:
-            self.base = self._queue.base
-            self._queue = None
+        """Stop running. The next start() goes on from where the ring stands now."""
+        self._base = self.base
+        self._queue = None
 
     def close(self) -> None:
         """Halt, and close the descriptors. Closing twice is harmless."""
         self.halt()
-        self.kick = self._replace(self.kick, None)
+        self._kick = self._replace(self._kick, None)
         self.set_call(None)
         self.set_error(None)
 
     def acknowledge_kick(self) -> None:
-        """kick is readable: forget kicks so far, what they were for is there to be popped. Raises FrontEndError."""
-        assert self.kick is not None
+        """Reset the kick, which is readable. pop() has what it was for. Raises FrontEndError if it is no eventfd."""
+        assert self._kick is not None
         try:
-            if len(self._kernel.read(self.kick, 8)) == 8:
+            if len(self._kernel.read(self._kick, 8)) == 8:
                 return
         except BlockingIOError:
             return
@@ -100,7 +128,7 @@ class Vring:
         raise _no_eventfd(errno.EINVAL)
 
     def pop(self) -> Chain | None:
-        """The next chain; after the last, the driver is asked to kick for more. Raises QueueBroken."""
+        """The next chain. None after the last: the driver has been asked to kick for more then. Raises QueueBroken."""
         if self._queue is None:
             return None
         if (chain := self._queue.pop()) is None:
@@ -109,19 +137,19 @@ class Vring:
         return chain
 
     def push(self, chain: Chain, written: int) -> None:
-        """Give chain back with written bytes in it, and tell the driver if it wants to know."""
+        """Give chain back with written bytes in it, and call the driver if it asked for that. Raises FrontEndError."""
         assert self._queue is not None
         self._queue.push(chain, written)
         if self._queue.must_notify() and self._call is not None:
             self._signal(self._call)
 
     def kick_self(self) -> None:
-        """There is more to pop, later."""
-        if self.kick is not None:
-            self._signal(self.kick)
+        """Make kick readable, for what is left to pop in a later turn. Raises FrontEndError if it is no eventfd."""
+        if self._kick is not None:
+            self._signal(self._kick)
 
     def signal_error(self) -> None:
-        """Tell the front end that the ring is broken, if it wants to know."""
+        """Tell the front end that the ring is broken, if it wants to know. Raises FrontEndError."""
         if self._error is not None:
             self._signal(self._error)
 
@@ -129,7 +157,7 @@ class Vring:
         try:
             self._kernel.write(fd, _ONE)
         except BlockingIOError:
-            # The counter is full: whoever reads it will know.
+            # The counter is full, so its reader will look anyway.
             return
         except OSError as error:
             raise _no_eventfd(error.errno or errno.EIO) from error
@@ -143,4 +171,4 @@ class Vring:
 
 
 def _no_eventfd(code: int) -> FrontEndError:
-    return FrontEndError(code, "vhost-user ring", meaning="a descriptor of its is no eventfd")
+    return FrontEndError(code, "vhost-user ring", meaning="one of its descriptors is no eventfd")

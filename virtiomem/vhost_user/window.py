@@ -10,10 +10,12 @@ from pyvfio.kernel import Kernel
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """size bytes at address of this process. Offsets are bytes, and the caller's to keep within size.
+    """size bytes of the guest's memory, at address in this process. It is usable while its region is mapped.
 
-    load and store are one access of width bytes, which copies are not: what one side may read while the other writes
-    it needs them. Good for as long as the region it lies in is mapped.
+    Offsets are bytes; the caller keeps them within size. load() and store() are one access of width bytes, which read()
+    and write() are not: what one side may read while the other writes needs load() and store().
+
+    kernel: what makes the accesses.
     """
 
     kernel: Kernel
@@ -21,18 +23,21 @@ class Window:
     size: int
 
     def load(self, offset: int, width: int) -> int:
+        """The number that is at offset, read with one access of width bytes."""
         assert 0 <= offset <= self.size - width
         return self.kernel.load(self.address + offset, width)
 
     def store(self, offset: int, width: int, value: int) -> None:
+        """Write value at offset with one access of width bytes."""
         assert 0 <= offset <= self.size - width
         self.kernel.store(self.address + offset, width, value)
 
     def read(self, offset: int, size: int) -> bytes:
-        """A copy, made once: the guest cannot change it after it was checked."""
+        """A copy of size bytes at offset, made once: the guest cannot change it after it was checked."""
         assert 0 <= offset <= self.size - size
         return ctypes.string_at(self.address + offset, size)
 
     def write(self, offset: int, data: bytes) -> None:
+        """Copy data to offset."""
         assert 0 <= offset <= self.size - len(data)
         ctypes.memmove(self.address + offset, data, len(data))

@@ -17,7 +17,7 @@ from pyvfio import Container, Kernel, LinuxKernel, Memory, MemoryKind
 from pyvfio.drivers.edu import Edu
 from tests.support.guest.stage import ADDRESS, Stage
 from virtiomem import DmaMapper
-from virtiomem.stand_in.demo import found_devices
+from virtiomem.stand_in import demo
 
 MIB = 1 << 20
 BLOCK = 2 * MIB
@@ -101,7 +101,7 @@ def _page(number: int) -> bytes:
 
 def main() -> None:
     kernel = LinuxKernel()
-    with found_devices(kernel, ["auto"]) as devices, tempfile.TemporaryDirectory() as directory:
+    with demo.found_devices(kernel, ["auto"]) as devices, tempfile.TemporaryDirectory() as directory:
         drive(
             kernel,
             devices[0],

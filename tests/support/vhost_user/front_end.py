@@ -10,7 +10,7 @@ import struct
 from collections.abc import Sequence
 from typing import Protocol
 
-from pyvfio import SharedMemory
+from pyvfio import LinuxKernel, SharedMemory
 from virtiomem import VirtioMem
 from virtiomem.device import Feature
 from virtiomem.serving import EventLoop
@@ -119,7 +119,7 @@ class Bench:
 
     def settle(self) -> None:
         """Serve until nothing is left to do."""
-        while self.server._kernel.poll(self.served.descriptors, 0):
+        while LinuxKernel().poll(self.served.descriptors, 0):
             self.server.turn(0)
 
     def close(self) -> None:

@@ -8,9 +8,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from pyvfio.errors import InvalidArgument, VfioError
-from virtiomem.device import Config, Events, Request, RequestType, Response, ResponseType, VirtioMem
-from virtiomem.discard import RamDiscardManager, Section
-from virtiomem.errors import BusyReason, DeviceBusy, ListenerDiverged
+from virtiomem.device import (
+    Config,
+    Events,
+    RefusalReason,
+    Request,
+    RequestRefused,
+    RequestType,
+    Response,
+    ResponseType,
+    VirtioMem,
+)
+from virtiomem.discard import ListenerDiverged, RamDiscardManager, Section
 from virtiomem.runs import Run, intersect, subtract, union
 
 MIB = 1 << 20
@@ -150,7 +159,7 @@ class Heard(Events):
 
     configs: list[Config] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
-    refused: list[tuple[RequestType, BusyReason]] = field(default_factory=list)
+    refused: list[tuple[RequestType, RefusalReason]] = field(default_factory=list)
 
     def config_changed(self, config: Config) -> None:
         self.configs.append(config)
@@ -158,7 +167,7 @@ class Heard(Events):
     def size_changed(self, plugged_size: int) -> None:
         self.sizes.append(plugged_size)
 
-    def busy(self, request: Request, error: DeviceBusy) -> None:
+    def request_refused(self, request: Request, error: RequestRefused) -> None:
         self.refused.append((request.type, error.reason))
 
 

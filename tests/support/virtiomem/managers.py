@@ -31,12 +31,12 @@ class Running:
     stops: list[bool] = field(default_factory=list)
 
     def reach(self, client: ControlClient, requested_size: int, name: str | None = None) -> DeviceStatus:
-        """Resize, and wait until the stand-in has done it."""
+        """Resize, and wait until the stand-in has done it and says so."""
         client.resize(requested_size, name)
         revision = -1
         for _ in range(1000):
             revision, (status,) = client.show(after=revision, timeout=5.0)
-            if status.plugged_size == requested_size:
+            if status.plugged_size == requested_size and status.guest == "stand-in: idle":
                 return status
         raise AssertionError(status)
 

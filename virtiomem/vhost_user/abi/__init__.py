@@ -1,1 +1,1 @@
-"""What crosses a vhost-user socket and lies in shared memory, as ctypes. Headers' and specification's own names."""
+"""What crosses a vhost-user socket or lies in shared memory, as ctypes, by the names of headers and specification."""

@@ -1,8 +1,9 @@
-"""Why a request is answered BUSY: one code for the guest; reasons, counters, events and the log for the host."""
+"""Why a request is refused: one code for the guest; a reason for the host, in counters, events and the log."""
 
 from __future__ import annotations
 
 import errno
+import pickle
 
 import pytest
 
@@ -10,15 +11,29 @@ from pyvfio import Container, Memory, MemoryKind
 from pyvfio.drivers.edu import edu_addresses
 from pyvfio.errors import MappingLimitReached
 from pyvfio.sim import SimKernel
-from tests.support.virtiomem.fakes import BLOCK, FakeListener, Machine, divided
-from virtiomem.device import Events, Request, RequestType, Response, ResponseType, VirtioMem
+from tests.support.virtiomem.fakes import ADDRESS, BLOCK, FakeListener, Machine, divided
+from virtiomem.device import (
+    BusyReason,
+    DeviceBusy,
+    ErrorReason,
+    Events,
+    NackReason,
+    ProtocolViolation,
+    RefusalReason,
+    Request,
+    RequestRefused,
+    RequestType,
+    Response,
+    ResponseType,
+    VirtioMem,
+)
 from virtiomem.discard import Section
-from virtiomem.errors import BusyReason, DeviceBusy, ProtocolViolation
 from virtiomem.mapping import DmaMapper
 from virtiomem.runs import Run
 
 ACK, NACK, BUSY, ERROR = ResponseType
 PLUG, UNPLUG, UNPLUG_ALL, STATE = RequestType
+TOO_MUCH = "0x120_0000 bytes would be plugged, and 0x100_0000 are requested"
 
 
 @pytest.mark.parametrize(
@@ -34,7 +49,76 @@ def test_every_busy_has_its_reason(steps: tuple[int, ...], reason: BusyReason) -
     machine.faults.arm(*steps)
     assert machine.plug(0, 4) is BUSY
     assert machine.heard.refused == [(PLUG, reason)]
-    assert machine.device.statistics.busy == {reason: 1}
+    assert machine.device.statistics.refusals == {reason: 1}
+
+
+@pytest.mark.parametrize(
+    ("kind", "addr", "count", "reason", "text"),
+    [
+        (PLUG, BLOCK // 2, 1, ErrorReason.MISALIGNED, "no multiple of the block size 0x20_0000"),
+        (UNPLUG, 0, 0, ErrorReason.NO_BLOCKS, "it names no block"),
+        (STATE, 63 * BLOCK, 2, ErrorReason.NOT_USABLE, "the usable region is 0x800_0000 bytes from 0x1_0000_0000"),
+        (STATE, -BLOCK, 1, ErrorReason.NOT_USABLE, "the usable region is 0x800_0000 bytes from 0x1_0000_0000"),
+        (
+            PLUG,
+            8 * BLOCK,
+            5,
+            NackReason.REQUESTED_SIZE,
+            TOO_MUCH,
+        ),
+        (PLUG, 3 * BLOCK, 2, ErrorReason.PLUGGED, "some of the blocks are plugged already"),
+        (UNPLUG, 3 * BLOCK, 2, ErrorReason.UNPLUGGED, "some of the blocks are not plugged"),
+    ],
+)
+def test_a_refusal_has_its_reason_wherever_one_looks(
+    kind: RequestType, addr: int, count: int, reason: RefusalReason, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    machine = Machine(1, requested=8, clock=lambda: 100.0)
+    machine.plug(0, 4)
+    before = machine.state()
+    request = bytes(Request(kind, ADDRESS + addr, count))
+    for _ in range(3):
+        assert Response.parse(machine.device.handle(request)).type is reason.response
+    assert machine.state() == before
+    assert machine.heard.refused == [(kind, reason)] * 3
+    assert machine.device.statistics.refusals == {reason: 3}
+    (record,) = caplog.records
+    blocks = f"{count} block{'' if count == 1 else 's'}"
+    assert record.getMessage() == (
+        f"virtio-mem answers {reason.response.name} ({reason.value}, 1 times so far): "
+        f"{kind.name.lower()} of {blocks} at {ADDRESS + addr:#_x}: {text}"
+    )
+
+
+def test_refusals_are_logged_once_an_interval_for_each_reason(caplog: pytest.LogCaptureFixture) -> None:
+    now = [100.0]
+    machine = Machine(requested=4, clock=lambda: now[0])
+    for now[0] in (100.0, 100.9, 101.0):
+        for _ in range(50):
+            assert machine.plug(0, 5) is NACK
+            assert machine.unplug(0) is ERROR
+            assert machine.plug(0, 0) is ERROR
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
+        "virtio-mem answers NACK (requested size, 1 times so far)",
+        "virtio-mem answers ERROR (unplugged, 1 times so far)",
+        "virtio-mem answers ERROR (no blocks, 1 times so far)",
+        "virtio-mem answers NACK (requested size, 101 times so far)",
+        "virtio-mem answers ERROR (unplugged, 101 times so far)",
+        "virtio-mem answers ERROR (no blocks, 101 times so far)",
+    ]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RequestRefused("plug", NackReason.REQUESTED_SIZE, "too much"),
+        RequestRefused("unplug", ErrorReason.UNPLUGGED),
+        DeviceBusy("plug", BusyReason.NO_MEMORY, "none left"),
+    ],
+)
+def test_a_refusal_can_be_pickled(error: RequestRefused) -> None:
+    copy = pickle.loads(pickle.dumps(error))
+    assert (type(copy), str(copy), copy.errno, copy.reason) == (type(error), str(error), error.errno, error.reason)
 
 
 def test_mappings_used_up_are_a_reason_of_their_own() -> None:
@@ -64,6 +148,7 @@ def test_statistics_are_a_snapshot() -> None:
     machine.plug(0, 4)
     machine.plug(8, 4)
     machine.plug(0, 0)
+    assert machine.device.statistics.refusals == {NackReason.REQUESTED_SIZE: 1, ErrorReason.NO_BLOCKS: 1}
     assert machine.device.statistics.responses == {(PLUG, ACK): 1, (PLUG, NACK): 1, (PLUG, ERROR): 1}
     assert before.responses == {}
 
@@ -186,9 +271,9 @@ def test_a_tebibyte_in_16_mib_blocks_is_one_mapping_too_many() -> None:
 
 class Failures(Events):
     def __init__(self) -> None:
-        self.reasons: list[BusyReason] = []
+        self.reasons: list[RefusalReason] = []
         self.texts: list[str] = []
 
-    def busy(self, request: Request, error: DeviceBusy) -> None:  # noqa: ARG002 (the event's signature)
+    def request_refused(self, request: Request, error: RequestRefused) -> None:  # noqa: ARG002 (the event's signature)
         self.reasons.append(error.reason)
         self.texts.append(str(error))

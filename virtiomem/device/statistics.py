@@ -1,0 +1,70 @@
+"""Statistics: how often a device answered and refused what; and the log of refusals, which no guest can fill."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from virtiomem.device.answers import BusyReason, RefusalReason, ResponseType
+from virtiomem.device.errors import ProtocolViolation, RequestRefused
+from virtiomem.device.events import Throttle
+from virtiomem.device.requests import RequestType
+
+_log = logging.getLogger(__package__)
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """How often each thing has happened since the device was made. What never happened has no key.
+
+    responses: answers to the guest, by request and response. refusals: what was refused, by reason: requests of the
+    guest, and resets and loads that met a busy device. violations: requests that broke the protocol.
+    """
+
+    responses: Mapping[tuple[RequestType, ResponseType], int]
+    refusals: Mapping[RefusalReason, int]
+    violations: int
+
+
+class Counters:
+    """The counters of a device, of which Statistics is a snapshot. What is refused is logged, too.
+
+    The device's lock guards them.
+    """
+
+    def __init__(self, name: str, throttle: Throttle) -> None:
+        """name: the device's, for the log. throttle: lets a log entry pass once an interval for each reason."""
+        self._name = name
+        self._throttle = throttle
+        self._responses: Counter[tuple[RequestType, ResponseType]] = Counter()
+        self._refusals: Counter[RefusalReason] = Counter()
+        self._violations = 0
+
+    def answered(self, request: RequestType, response: ResponseType) -> None:
+        """A request was answered."""
+        self._responses[request, response] += 1
+
+    def refused(self, error: RequestRefused) -> None:
+        """A request was refused, or a reset or load met a busy device."""
+        reason = error.reason
+        self._refusals[reason] += 1
+        if self._throttle.passes(reason):
+            # A reset or load is no request of the guest, and has no answer.
+            what = "is busy" if isinstance(reason, BusyReason) else f"answers {reason.response.name}"
+            count = self._refusals[reason]
+            _log.warning("%s %s (%s, %d times so far): %s", self._name, what, reason.value, count, error)
+
+    def violated(self, error: ProtocolViolation) -> None:
+        """A request broke the protocol."""
+        self._violations += 1
+        if self._throttle.passes(ProtocolViolation):
+            _log.warning("%s needs a reset: %s", self._name, error)
+
+    def snapshot(self) -> Statistics:
+        """What has been counted so far."""
+        return Statistics(
+            MappingProxyType(dict(self._responses)), MappingProxyType(dict(self._refusals)), self._violations
+        )

@@ -1,0 +1,30 @@
+"""An address space that has joined a region, from the mapper's registration to its end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pyvfio.dma import AddressSpace
+from virtiomem.discard import DiscardCoordination, RamDiscardManager, Section
+from virtiomem.mapping.dma import DmaMapper
+
+
+@contextmanager
+def joined(
+    space: AddressSpace,
+    discards: RamDiscardManager,
+    section: Section,
+    coordination: DiscardCoordination | None = None,
+) -> Iterator[DmaMapper]:
+    """Keep what is populated of section mapped into space for the length of a with block. space stays the caller's.
+
+    Raises what DmaMapper and RamDiscardManager.register raise, with nothing mapped; and at the end of the block what
+    unregister raises, with everything mapped as before.
+    """
+    with DmaMapper(space, coordination) as mapper:
+        discards.register(mapper, section)
+        try:
+            yield mapper
+        finally:
+            discards.unregister(mapper)
