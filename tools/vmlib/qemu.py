@@ -21,7 +21,7 @@ DEVICES = ("vfio-user-pci", "vhost-user-test-device-pci")
 
 
 def recent_qemu() -> Path:
-    """The program, to be started like any other; fetched first if the cache has it not (seconds, 40 MB).
+    """The program, to be started like any other; fetched first if it is not in the cache (seconds, 40 MB).
 
     Raises Unavailable without apt, or if the suites have no QEMU that is recent enough.
     """

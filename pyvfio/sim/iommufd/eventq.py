@@ -133,7 +133,7 @@ class FaultQueueState(EventQueue):
 
 
 class FaultCommands:
-    """The commands of one iommufd that make fault queues."""
+    """The commands of an iommufd that make fault queues."""
 
     def __init__(self, iommufd: IommufdContext) -> None:
         self._iommufd = iommufd

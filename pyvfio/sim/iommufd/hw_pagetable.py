@@ -33,7 +33,7 @@ _FLAGS = {
 
 
 class PageTableCommands:
-    """The commands of one iommufd."""
+    """The commands of an iommufd."""
 
     def __init__(self, iommufd: IommufdContext) -> None:
         self._iommufd = iommufd

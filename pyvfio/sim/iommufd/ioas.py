@@ -20,7 +20,7 @@ _MAP_FLAGS = abi.IOMMU_IOAS_MAP_FIXED_IOVA | abi.IOMMU_IOAS_MAP_WRITEABLE | abi.
 
 
 class IoasCommands:
-    """The commands of one iommufd."""
+    """The commands of an iommufd."""
 
     def __init__(self, iommufd: IommufdContext) -> None:
         self._iommufd = iommufd

@@ -66,7 +66,7 @@ class IommufdFile(File):
 
 
 class GeneralCommands:
-    """The commands of one iommufd that concern any object, or the iommufd itself."""
+    """The commands of an iommufd that concern any object, or the iommufd itself."""
 
     def __init__(self, iommufd: IommufdContext) -> None:
         self._iommufd = iommufd

@@ -43,7 +43,7 @@ class MockDevice(IommufdObject):
 
 
 class MockCommands:
-    """The commands of one iommufd: of the kernel's, those for which the kernel itself need not access pages."""
+    """The commands of an iommufd: of the kernel's, those for which the kernel itself need not access pages."""
 
     def __init__(self, iommufd: IommufdContext) -> None:
         self._iommufd = iommufd

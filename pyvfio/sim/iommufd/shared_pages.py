@@ -22,7 +22,7 @@ class Pages:
 
 
 class SharedPages:
-    """The pages of one iommufd, by the offset that a program maps them at."""
+    """The pages of an iommufd, by the offset that a program maps them at."""
 
     def __init__(self) -> None:
         self._pages: dict[int, Pages] = {}

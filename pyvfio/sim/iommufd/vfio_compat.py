@@ -22,7 +22,7 @@ _NO_LIMIT = 0xFFFF_FFFF
 
 
 class VfioCompatibility:
-    """A container's ioctls, on the compatible address space of one iommufd, and the command that chooses that."""
+    """A container's ioctls, on the compatible address space of an iommufd, and the command that chooses that."""
 
     def __init__(self, iommufd: IommufdContext) -> None:
         self._iommufd = iommufd

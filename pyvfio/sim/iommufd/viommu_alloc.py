@@ -24,7 +24,7 @@ _DEEPEST = 1 << 19
 
 
 class ViommuCommands:
-    """The commands of one iommufd."""
+    """The commands of an iommufd."""
 
     def __init__(self, iommufd: IommufdContext) -> None:
         self._iommufd = iommufd
