@@ -102,6 +102,8 @@ from pyvfio.iommufd import (
 from pyvfio.kernel import EventFd, Kernel, LinuxKernel
 from pyvfio.memory import Memory, MemoryKind, SharedMemory
 
+__version__ = "0.1.0"
+
 __all__ = [
     "Access",
     "AddressSpace",

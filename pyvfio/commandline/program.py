@@ -8,9 +8,9 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import NoReturn
 
+from pyvfio import __version__
 from pyvfio.commandline import completion
 from pyvfio.commandline.output import Output
 
@@ -50,7 +50,7 @@ class Program:
     def __init__(self, name: str, description: str, commands: Sequence[Command]) -> None:
         self.name = name
         self.parser = _Parser(prog=name, description=description)
-        self.parser.add_argument("--version", action="version", version=f"{name} {version('pyvfio')}")
+        self.parser.add_argument("--version", action="version", version=f"{name} {__version__}")
         subparsers = self.parser.add_subparsers(required=True, metavar="COMMAND")
         for command in [*commands, completion_command(self)]:
             parser = subparsers.add_parser(
