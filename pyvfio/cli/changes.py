@@ -9,11 +9,13 @@ from pathlib import Path
 from pyvfio.commandline import Output
 from pyvfio.host import DEFAULT, Change, UndoFile, group_addresses, require_expected
 from pyvfio.kernel import Kernel
-from pyvfio.sysfs import pci_device
+from pyvfio.sysfs import named_device
+
+DEVICE_HELP = "PCI address, 0000:03:00.0 or 03:00.0, or network interface, eth1"
 
 
 def add_addresses(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("address", nargs="+", metavar="BDF", help="PCI address, 0000:03:00.0 or 03:00.0")
+    parser.add_argument("address", nargs="+", metavar="BDF", help=DEVICE_HELP)
     parser.add_argument("--group", action="store_true", help="the whole IOMMU group of each device, without bridges")
     parser.add_argument(
         "--expect", metavar="VENDOR:DEVICE", help="refuse a device that is another one, 8086:1521 for example"
@@ -45,7 +47,7 @@ def named_addresses(kernel: Kernel, options: argparse.Namespace) -> list[str]:
 
     Raises DeviceNotBound for one there is not, InvalidArgument for one that is not as expected.
     """
-    addresses = [pci_device(kernel, address).address for address in options.address]
+    addresses = [named_device(kernel, name).address for name in options.address]
     if options.group:
         addresses = [member for address in addresses for member in group_addresses(kernel, address)]
     if options.expect:

@@ -8,7 +8,7 @@ import sys
 from pyvfio.cli.changes import add_safety, change_data, show_writes, undo_file
 from pyvfio.commandline import Command, Failure, Output
 from pyvfio.host import Host, perform_restore, plan_restore, require_not_needed
-from pyvfio.sysfs import full_address
+from pyvfio.sysfs import full_address, named_address
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +21,7 @@ def _run(options: argparse.Namespace, output: Output) -> int:
     kernel = host.kernel
     undo = undo_file(options)
     entries = undo.read()
-    wanted = [full_address(address) for address in options.address]
+    wanted = [full_address(named_address(kernel, name)) for name in options.address]
     if unknown := set(wanted) - {entry.address for entry in entries}:
         raise Failure(f"{', '.join(sorted(unknown))}: not in {undo.path}, so there is nothing to restore")
     entries = [entry for entry in entries if not wanted or entry.address in wanted]

@@ -6,23 +6,24 @@ import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
+from pyvfio.cli.changes import DEVICE_HELP
 from pyvfio.cli.entries import entry_data
 from pyvfio.commandline import Command, Output, Style
 from pyvfio.errors import VfioError
 from pyvfio.host import DeviceDetails, Entry, Host, device_details, inventory
 from pyvfio.kernel import Kernel, text_or_empty
-from pyvfio.sysfs import DEVICES, PciDevice, group_members, pci_device
+from pyvfio.sysfs import DEVICES, PciDevice, group_members, named_device
 from pyvfio.units import format_size
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("address", metavar="BDF", help="PCI address, 0000:03:00.0 or 03:00.0")
+    parser.add_argument("address", metavar="BDF", help=DEVICE_HELP)
 
 
 def _run(options: argparse.Namespace, output: Output) -> int:
     host: Host = options.host
     kernel = host.kernel
-    (entry,) = inventory(kernel, host.network, [pci_device(kernel, options.address)])
+    (entry,) = inventory(kernel, host.network, [named_device(kernel, options.address)])
     device = entry.device
     members = [] if device.group is None else group_members(kernel, device.group)
     resets = _reset_methods(kernel, device.address)

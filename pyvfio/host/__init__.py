@@ -15,6 +15,7 @@ from pyvfio.host.rebind import (
     require_expected,
     require_not_needed,
 )
+from pyvfio.host.selection import Selection, parse_ids
 from pyvfio.host.uevents import LinuxUevents, Uevent, Uevents, wait_for_node
 from pyvfio.host.undo import DEFAULT, UndoFile
 
@@ -27,6 +28,7 @@ __all__ = [
     "InterfaceUse",
     "LinuxNetwork",
     "LinuxUevents",
+    "Selection",
     "Uevent",
     "Uevents",
     "UndoFile",
@@ -34,6 +36,7 @@ __all__ = [
     "device_details",
     "group_addresses",
     "inventory",
+    "parse_ids",
     "perform",
     "perform_restore",
     "plan_bind",

@@ -1,12 +1,26 @@
-"""What devices are called: the kinds by their class code, vendors and models from the host's pci.ids if it has one."""
+"""What devices are called: the kinds by their class code, vendors and models from what the host has of databases."""
 
 from __future__ import annotations
 
-from typing import Self
+import gzip
+import re
+import zlib
+from abc import ABC, abstractmethod
 
-from pyvfio.kernel import Kernel, read_text
+from pyvfio.host.hwdb import CompiledHwdb, pci_key, properties_of_text
+from pyvfio.kernel import Kernel, read_bytes
 
-DATABASES = ("/usr/share/hwdata/pci.ids", "/usr/share/misc/pci.ids", "/var/lib/pciutils/pci.ids")
+DATABASES = ("/usr/share/hwdata/pci.ids", "/usr/share/misc/pci.ids", "/usr/share/pci.ids", "/var/lib/pciutils/pci.ids")
+"""Of pciutils; each may be compressed, with .gz at the end of its name."""
+HWDB_TEXTS = ("/usr/lib/udev/hwdb.d/20-pci-vendor-model.hwdb", "/lib/udev/hwdb.d/20-pci-vendor-model.hwdb")
+COMPILED_HWDBS = ("/etc/udev/hwdb.bin", "/usr/lib/udev/hwdb.bin", "/lib/udev/hwdb.bin")
+"""Of systemd: where there is no pci.ids."""
+_VENDOR, _MODEL = "ID_VENDOR_FROM_DATABASE", "ID_MODEL_FROM_DATABASE"
+_KIND_OF_COMPANY = re.compile(
+    r"[ ,]+(corporation|corp|incorporated|inc|co|company|ltd|limited|llc|gmbh|ag|technolog(y|ies)|semiconductors?"
+    r"|electronics|systems|and subsidiaries)\.?$",
+    re.IGNORECASE,
+)
 
 # Source: PCI Code and ID Assignment Specification; include/linux/pci_ids.h in Linux.
 _KINDS = {
@@ -51,11 +65,52 @@ _KINDS = {
 
 def kind(class_code: int) -> str:
     """A word for a class code of 24 bits: "Ethernet". "Other" for what has no class of its own."""
-    return _KINDS.get(class_code >> 8) or _KINDS.get(class_code >> 16, "Other")
+    return _KINDS.get(class_code >> 8) or wider_kind(class_code)
 
 
-class PciIds:
+def wider_kind(class_code: int) -> str:
+    """A word for the base class: "Network" for what is Ethernet. "Other" for what has none."""
+    return _KINDS.get(class_code >> 16, "Other")
+
+
+class PciNames(ABC):
     """Names of vendors and their devices."""
+
+    @abstractmethod
+    def vendor(self, vendor_id: int) -> str | None:
+        """None for one without a name."""
+
+    @abstractmethod
+    def device(self, vendor_id: int, device_id: int) -> str | None:
+        """Without the vendor; None for one without a name."""
+
+    def name(self, vendor_id: int, device_id: int) -> str:
+        """ "Intel Corporation I350 Gigabit Network Connection"; numbers for what has no name: "1234:11e8"."""
+        return self._joined(self.vendor(vendor_id), vendor_id, device_id)
+
+    def short_name(self, vendor_id: int, device_id: int) -> str:
+        """The same without what kind of company the vendor is: "Intel I350 Gigabit Network Connection"."""
+        vendor = self.vendor(vendor_id)
+        return self._joined(vendor and short_vendor(vendor), vendor_id, device_id)
+
+    def _joined(self, vendor: str | None, vendor_id: int, device_id: int) -> str:
+        if vendor is None:
+            return f"{vendor_id:04x}:{device_id:04x}"
+        return f"{vendor} {self.device(vendor_id, device_id) or f'{device_id:04x}'}"
+
+
+def short_vendor(name: str) -> str:
+    """ "AMD/ATI" for "Advanced Micro Devices, Inc. [AMD/ATI]", "Realtek" for "Realtek Semiconductor Co., Ltd."."""
+    bracketed = re.search(r"\[([^]]+)\]$", name)
+    if bracketed:
+        return bracketed[1]
+    while (shorter := _KIND_OF_COMPANY.sub("", name)) not in (name, ""):
+        name = shorter
+    return name
+
+
+class PciIds(PciNames):
+    """Of a file pci.ids."""
 
     def __init__(self, text: str = "") -> None:
         """text: as of the file pci.ids. What follows the vendors there, classes, is not read."""
@@ -78,20 +133,61 @@ class PciIds:
                 vendor = number
                 self._vendors[number] = name
 
-    @classmethod
-    def of_host(cls, kernel: Kernel) -> Self:
-        """From the first of DATABASES there is; without one nothing has a name."""
-        for path in DATABASES:
-            try:
-                return cls(read_text(kernel, path))
-            except FileNotFoundError:
-                continue
-        return cls()
+    def vendor(self, vendor_id: int) -> str | None:
+        return self._vendors.get(vendor_id)
 
-    def name(self, vendor_id: int, device_id: int) -> str:
-        """ "Intel Corporation I350 Gigabit Network Connection"; numbers for what has no name: "1234:11e8"."""
-        vendor = self._vendors.get(vendor_id)
-        device = self._devices.get((vendor_id, device_id))
-        if vendor is None:
-            return f"{vendor_id:04x}:{device_id:04x}"
-        return f"{vendor} {device or f'{device_id:04x}'}"
+    def device(self, vendor_id: int, device_id: int) -> str | None:
+        return self._devices.get((vendor_id, device_id))
+
+
+class HwdbText(PciNames):
+    """Of a source of systemd's database."""
+
+    def __init__(self, text: str) -> None:
+        self._properties = properties_of_text(text)
+
+    def vendor(self, vendor_id: int) -> str | None:
+        return self._properties.get(pci_key(vendor_id), {}).get(_VENDOR)
+
+    def device(self, vendor_id: int, device_id: int) -> str | None:
+        return self._properties.get(pci_key(vendor_id, device_id), {}).get(_MODEL)
+
+
+class HwdbCompiled(PciNames):
+    """Of systemd's database as udev reads it."""
+
+    def __init__(self, data: bytes) -> None:
+        self._hwdb = CompiledHwdb(data)
+
+    def vendor(self, vendor_id: int) -> str | None:
+        return self._hwdb.properties(pci_key(vendor_id)).get(_VENDOR)
+
+    def device(self, vendor_id: int, device_id: int) -> str | None:
+        return self._hwdb.properties(pci_key(vendor_id, device_id)).get(_MODEL)
+
+
+def names_of_host(kernel: Kernel) -> PciNames:
+    """From the first database there is; without one nothing has a name. One that is damaged is passed over."""
+    for path in DATABASES:
+        if (data := _content(kernel, path)) is not None:
+            return PciIds(data.decode(errors="replace"))
+        if (data := _content(kernel, f"{path}.gz")) is not None:
+            try:
+                return PciIds(gzip.decompress(data).decode(errors="replace"))
+            except (OSError, EOFError, zlib.error):
+                continue
+    for path in HWDB_TEXTS:
+        if (data := _content(kernel, path)) is not None:
+            return HwdbText(data.decode(errors="replace"))
+    for path in COMPILED_HWDBS:
+        if (data := _content(kernel, path)) is not None:
+            return HwdbCompiled(data)
+    return PciIds()
+
+
+def _content(kernel: Kernel, path: str) -> bytes | None:
+    """None where it cannot be read, or nothing is in it."""
+    try:
+        return read_bytes(kernel, path) or None
+    except OSError:
+        return None

@@ -9,12 +9,17 @@ from pyvfio.kernel.seam import Kernel
 
 def read_text(kernel: Kernel, path: str) -> str:
     """The file's text without the newline at its end. Raises OSError as open and read do."""
+    return read_bytes(kernel, path).decode(errors="replace").rstrip("\n")
+
+
+def read_bytes(kernel: Kernel, path: str) -> bytes:
+    """All of the file. Raises OSError as open and read do."""
     fd = kernel.open(path, os.O_RDONLY)
     try:
         parts = []
         while part := kernel.read(fd, 65536):
             parts.append(part)
-        return b"".join(parts).decode(errors="replace").rstrip("\n")
+        return b"".join(parts)
     finally:
         kernel.close(fd)
 

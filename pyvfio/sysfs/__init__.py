@@ -1,6 +1,7 @@
 """PCI functions as sysfs shows them."""
 
 from pyvfio.sysfs.attached import block_devices, character_device, interfaces
+from pyvfio.sysfs.named import named_address, named_device
 from pyvfio.sysfs.pci import (
     DEVICES,
     GROUPS,
@@ -9,6 +10,7 @@ from pyvfio.sysfs.pci import (
     full_address,
     group_members,
     group_node,
+    is_address,
     is_noiommu,
     pci_device,
     pci_devices,
@@ -26,7 +28,10 @@ __all__ = [
     "group_members",
     "group_node",
     "interfaces",
+    "is_address",
     "is_noiommu",
+    "named_address",
+    "named_device",
     "pci_device",
     "pci_devices",
     "vfio_device",

@@ -38,6 +38,19 @@ def character_device(kernel: Kernel, address: str) -> str | None:
     return None
 
 
+def behind(kernel: Kernel, path: str) -> str | None:
+    """The PCI function whose own the link in a class of devices leads to: not one that has a whole bus behind it, as a
+    USB controller has. None where there is none."""
+    try:
+        parts = kernel.readlink(path).split("/")
+    except OSError:
+        return None
+    places = [number for number, part in enumerate(parts) if _PCI_ADDRESS.fullmatch(part)]
+    if not places or any(part.startswith("usb") for part in parts[places[-1] :]):
+        return None
+    return parts[places[-1]]
+
+
 def _of_class(kernel: Kernel, name: str, address: str, dependent: bool) -> list[str]:
     addresses = {address, *(virtual_functions(kernel, address) if dependent else ())}
     found = []

@@ -51,6 +51,11 @@ class PciDevice:
         )
 
 
+def is_address(text: str) -> bool:
+    """Whether it is a PCI address, with or without the domain."""
+    return _ADDRESS.fullmatch(text) is not None
+
+
 def full_address(address: str) -> str:
     """The address as sysfs spells it; the domain may be left out. Raises InvalidArgument."""
     match = _ADDRESS.fullmatch(address)

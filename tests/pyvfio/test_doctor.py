@@ -13,7 +13,7 @@ from pyvfio.host.doctor import Check, Needs, Status, examine
 from pyvfio.host.doctor.iommu import check_groups, check_interrupt_remapping, check_iommu
 from pyvfio.host.doctor.limits import check_huge_pages, check_mapping_limit, check_memlock, check_transparent_huge_pages
 from pyvfio.host.doctor.nodes import check_group_nodes, check_modules
-from pyvfio.host.pci_ids import PciIds, kind
+from pyvfio.host.pci_ids import kind, names_of_host
 from pyvfio.sim import SimKernel
 from pyvfio.sim.sysfs import PciFunction
 from tests.support.overlay import OverlayKernel
@@ -205,7 +205,7 @@ C 02  Network controller
 )
 def test_names_of_devices(vendor: int, device: int, name: str) -> None:
     kernel = OverlayKernel(SimKernel(), {"/usr/share/hwdata/pci.ids": IDS})
-    assert PciIds.of_host(kernel).name(vendor, device) == name
+    assert names_of_host(kernel).name(vendor, device) == name
 
 
 @pytest.mark.parametrize(
