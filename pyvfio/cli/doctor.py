@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pyvfio.commandline import Command, Output, Style, size
 from pyvfio.host.doctor import Needs, Status, examine
 
-_STYLES = {Status.OK: Style.GREEN, Status.WARN: Style.YELLOW, Status.FAIL: Style.RED}
+_STYLES = {Status.OK: Style.GREEN, Status.WARN: Style.YELLOW, Status.FAIL: Style.RED, Status.SKIP: Style.DIM}
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +45,8 @@ COMMAND = Command(
     _run,
     _configure,
     description="Check the IOMMU, interrupt remapping, modules, nodes and their permissions, groups, locked memory,\n"
-    "mapping limit and huge pages, as this user. Exit status 0 if nothing fails, 1 otherwise.",
+    "memory, mapping limit and huge pages, as this user. What follows from another check is SKIP: mend that one.\n"
+    "Exit status 0 if nothing fails, 1 otherwise.",
     examples=(
         ("pyvfio doctor", "for any use"),
         ("pyvfio doctor --memory 64G --block-size 4M --spaces 2", "for so much memory in two containers"),
