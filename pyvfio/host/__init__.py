@@ -1,5 +1,6 @@
 """The host around VFIO: which PCI devices there are, which driver and group they are in."""
 
+from pyvfio.host.addresses import DeviceAddresses, ReservedRegion, device_addresses
 from pyvfio.host.binding import bind, group_addresses, restore, unbind
 from pyvfio.host.details import DeviceDetails, device_details
 from pyvfio.host.host import Host
@@ -22,17 +23,20 @@ from pyvfio.host.undo import DEFAULT, UndoFile
 __all__ = [
     "DEFAULT",
     "Change",
+    "DeviceAddresses",
     "DeviceDetails",
     "Entry",
     "Host",
     "InterfaceUse",
     "LinuxNetwork",
     "LinuxUevents",
+    "ReservedRegion",
     "Selection",
     "Uevent",
     "Uevents",
     "UndoFile",
     "bind",
+    "device_addresses",
     "device_details",
     "group_addresses",
     "inventory",
