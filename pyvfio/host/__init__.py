@@ -2,8 +2,8 @@
 
 from pyvfio.host.addresses import DeviceAddresses, ReservedRegion, device_addresses
 from pyvfio.host.binding import bind, group_addresses, restore, unbind
-from pyvfio.host.details import DeviceDetails, device_details
 from pyvfio.host.host import Host
+from pyvfio.host.inspect import DeviceDetails, device_details
 from pyvfio.host.inventory import Entry, inventory
 from pyvfio.host.network import InterfaceUse, LinuxNetwork
 from pyvfio.host.rebind import (

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from pyvfio.host.names import PciNames, kind, names_of_host
 from pyvfio.host.network import InterfaceUse, Network
-from pyvfio.host.pci_ids import PciNames, kind, names_of_host
 from pyvfio.kernel import Kernel, text_or_empty
 from pyvfio.sysfs import (
     DEVICES,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from pyvfio.host.inventory import Entry
-from pyvfio.host.pci_ids import wider_kind
+from pyvfio.host.names import wider_kind
 
 _IDS = re.compile(r"(?:([0-9a-f]{4})?:([0-9a-f]{4})?)", re.IGNORECASE)
 

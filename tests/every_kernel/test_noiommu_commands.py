@@ -58,7 +58,7 @@ def test_list_names_its_nodes(run: Run, address: str) -> None:
 
 
 def test_show_opens_it(run: Run, address: str) -> None:
-    shown = data(run, "show", address)
+    shown = data(run, "show", "--open", address)
     assert shown["noiommu"]
     assert {region["name"] for region in shown["vfio"]["regions"]} >= {"BAR0", "CONFIG"}
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from pyvfio.host.hwdb import CompiledHwdb, pci_key, properties_of_text
-from pyvfio.host.pci_ids import short_vendor
+from pyvfio.host.names.hwdb import CompiledHwdb, pci_key, properties_of_text
+from pyvfio.host.names.pci_ids import short_vendor
 from tests.support.hosts import FakeHost
 from tests.support.schemas import checked
 

@@ -13,7 +13,7 @@ from pyvfio.host.doctor import Check, Needs, Status, examine
 from pyvfio.host.doctor.iommu import check_groups, check_interrupt_remapping, check_iommu
 from pyvfio.host.doctor.limits import check_huge_pages, check_mapping_limit, check_memlock, check_transparent_huge_pages
 from pyvfio.host.doctor.modules import check_modules
-from pyvfio.host.pci_ids import kind, names_of_host
+from pyvfio.host.names.pci_ids import kind, names_of_host
 from pyvfio.sim import SimKernel
 from pyvfio.sim.sysfs import PciFunction
 from tests.support.overlay import OverlayKernel

@@ -8,7 +8,7 @@ from pyvfio.host.doctor.check import Check, Status
 from pyvfio.host.doctor.cure import how_to_turn_on
 from pyvfio.host.doctor.surroundings import hypervisor_fix
 from pyvfio.kernel import Kernel, names_in, text_or_empty
-from pyvfio.sysfs import GROUPS, group_members, is_noiommu, pci_devices
+from pyvfio.sysfs import GROUPS, blocking_members, group_members, is_noiommu, pci_devices
 
 _IOMMUS = {"dmar": "Intel VT-d", "ivhd": "AMD-Vi", "smmu": "Arm SMMU", "arm-smmu": "Arm SMMU", "virtio": "virtio-iommu"}
 _ROOM = 6
@@ -84,7 +84,7 @@ def check_groups(kernel: Kernel) -> Iterator[Check]:
         members = group_members(kernel, number)
         if len([member for member in members if not member.is_bridge]) > 1:
             shared.append(f"{number} ({len(members)} devices)")
-        blocking = [member for member in members if member.blocks_group]
+        blocking = blocking_members(kernel, number)
         if blocking and any(member.has_vfio_driver for member in members):
             names = ", ".join(f"{member.address} {member.driver}" for member in blocking)
             spoiled.append((number, names, blocking[0].address))

@@ -7,7 +7,7 @@ import re
 import zlib
 from abc import ABC, abstractmethod
 
-from pyvfio.host.hwdb import CompiledHwdb, pci_key, properties_of_text
+from pyvfio.host.names.hwdb import CompiledHwdb, pci_key, properties_of_text
 from pyvfio.kernel import Kernel, read_bytes
 
 DATABASES = ("/usr/share/hwdata/pci.ids", "/usr/share/misc/pci.ids", "/usr/share/pci.ids", "/var/lib/pciutils/pci.ids")

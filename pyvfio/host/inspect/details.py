@@ -1,4 +1,4 @@
-"""What only the open device tells: regions, interrupts, capabilities, features."""
+"""What only the open device tells: what VFIO makes of its regions and interrupts, features, whether it can be reset."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
-from pyvfio.container import Container
 from pyvfio.device import Device, DeviceFlags, InterruptIndex, MmapArea, RegionIndex
 from pyvfio.errors import VfioError
+from pyvfio.host.inspect.opening import opened
 from pyvfio.kernel import Kernel
 
 T = TypeVar("T")
@@ -64,12 +64,11 @@ class DeviceDetails:
 
 
 def device_details(kernel: Kernel, address: str) -> DeviceDetails:
-    """Opens the device for a moment; nothing about it is changed.
+    """Opens the device for a moment, which resets it if it can be reset alone, and so does closing it.
 
     Raises what Container.open_device() raises: DeviceNotBound, GroupNotViable, GroupBusy.
     """
-    with Container(kernel=kernel) as container:
-        device = container.open_device(address)
+    with opened(kernel, address) as device:
         capabilities = [*device.config.capabilities(), *device.config.extended_capabilities()]
         return DeviceDetails(
             bool(device.info.flags & DeviceFlags.RESET),
