@@ -318,6 +318,20 @@ def test_in_a_container_whose_nodes_were_not_passed_in(host: FakeHost) -> None:
     assert found["vfio"][2] == "pass it into this container, docker and podman: --device /dev/vfio/vfio"
 
 
+@pytest.mark.parametrize("has_groups", [True, False])
+def test_a_kernel_that_has_nodes_of_devices(host: FakeHost, has_groups: bool) -> None:
+    """One without nodes of groups misses none."""
+    remove(host, "/dev/vfio/1")
+    host.file(f"/sys/bus/pci/devices/{CARD}/vfio-dev/vfio0/dev", "511:0\n")
+    host.file("/dev/vfio/devices/vfio0", "")
+    if has_groups:
+        host.file("/sys/class/vfio/1/dev", "511:1\n")
+    status, found, _ = checks(host)["nodes"]
+    assert status == ("FAIL" if has_groups else "OK")
+    assert ("/dev/vfio/1 is not here" in found) == has_groups
+    assert ("/dev/vfio/devices/vfio0 can be opened" in found) != has_groups
+
+
 def test_in_a_container_the_host_loads_modules(host: FakeHost) -> None:
     without(host)
     host.file("/run/systemd/container", "lxc\n")

@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from pyvfio.host.doctor.check import Check, Status
 from pyvfio.host.doctor.surroundings import is_container
-from pyvfio.kernel import Kernel, names_in
+from pyvfio.kernel import Kernel, exists, names_in
 from pyvfio.sysfs import PciDevice, character_device, group_node, pci_devices
 
 CONTAINER = "/dev/vfio/vfio"
@@ -63,10 +63,11 @@ def how_to_pass_in(kernel: Kernel, node: str) -> str:
 
 
 def _node(kernel: Kernel, device: PciDevice) -> str:
-    """Of its group; its own where the kernel has none of groups."""
+    """Of its group; its own where the kernel makes none of groups (CONFIG_VFIO_GROUP): their class in sysfs tells."""
     assert device.group is not None
     node, own = group_node(kernel, device.group), character_device(kernel, device.address)
-    return own if own and failure_to_open(kernel, node) == errno.ENOENT else node
+    is_made = exists(kernel, f"/sys/class/vfio/{node.rpartition('/')[2]}")
+    return own if own and not is_made and failure_to_open(kernel, node) == errno.ENOENT else node
 
 
 def _check_node(kernel: Kernel, node: str, device: PciDevice) -> Check:
