@@ -13,10 +13,11 @@ from pyvfio.cli.show import COMMAND as SHOW
 from pyvfio.cli.unbind import COMMAND as UNBIND
 from pyvfio.cli.watch import COMMAND as WATCH
 from pyvfio.commandline import Program
+from pyvfio.host import Host
 
 COMMANDS = (LIST, SHOW, DOCTOR, BIND, UNBIND, RESTORE, WATCH, ABI_CHECK)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the exit status."""
-    return Program("pyvfio", "VFIO devices of this host.", COMMANDS).main(arguments)
+def main(arguments: Sequence[str] | None = None, host: Host | None = None) -> int:
+    """Run the command; the exit status. host: what it looks at and changes, by default the one it runs on."""
+    return Program("pyvfio", "VFIO devices of this host.", COMMANDS).main(arguments, host=host or Host())

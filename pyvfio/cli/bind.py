@@ -5,20 +5,19 @@ from __future__ import annotations
 import argparse
 from functools import partial
 
-from pyvfio.cli.changes import add_addresses, add_safety, change_data, named_addresses, show_writes
+from pyvfio.cli.changes import add_addresses, add_safety, change_data, named_addresses, show_writes, undo_file
 from pyvfio.commandline import Command, Output, Style
 from pyvfio.host import (
     Change,
-    LinuxNetwork,
-    LinuxUevents,
-    UndoFile,
+    Host,
+    Uevents,
     bind,
     perform,
     plan_bind,
     require_not_needed,
     wait_for_node,
 )
-from pyvfio.kernel import Kernel, LinuxKernel
+from pyvfio.kernel import Kernel
 from pyvfio.sysfs import group_node, pci_device
 
 _PATIENCE = 5.0
@@ -34,18 +33,20 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace, output: Output) -> int:
-    kernel = LinuxKernel()
+    host: Host = options.host
+    kernel = host.kernel
+    undo = undo_file(options)
     addresses = named_addresses(kernel, options)
     changes = plan_bind(kernel, addresses, options.driver)
     if not options.force:
-        require_not_needed(kernel, LinuxNetwork(), [change.before.address for change in changes if change.writes])
+        require_not_needed(kernel, host.network, [change.before.address for change in changes if change.writes])
     if options.dry_run:
         show_writes(output, changes)
         nodes: dict[str, str | None] = {}
     else:
         # Opened first: a node that appears in between is not missed.
-        with LinuxUevents() as events:
-            perform(kernel, changes, UndoFile(options.undo_file), partial(_bind, kernel, options.driver))
+        with host.uevents() as events:
+            perform(kernel, changes, undo, partial(_bind, kernel, options.driver))
             nodes = {change.before.address: _node(kernel, change, events) for change in changes}
     for change in changes:
         node = nodes.get(change.before.address)
@@ -58,7 +59,7 @@ def _run(options: argparse.Namespace, output: Output) -> int:
     output.data(
         {
             "dry_run": options.dry_run,
-            "undo_file": str(options.undo_file),
+            "undo_file": str(undo.path),
             "devices": [change_data(each, options.driver, nodes.get(each.before.address)) for each in changes],
         }
     )
@@ -69,7 +70,7 @@ def _bind(kernel: Kernel, driver: str, address: str) -> None:
     bind(kernel, address, driver)
 
 
-def _node(kernel: Kernel, change: Change, events: LinuxUevents) -> str | None:
+def _node(kernel: Kernel, change: Change, events: Uevents) -> str | None:
     """The group's node, once it is there; None where the driver makes none."""
     device = pci_device(kernel, change.before.address)
     if not device.has_vfio_driver or device.group is None:

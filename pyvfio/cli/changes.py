@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pyvfio.commandline import Output
-from pyvfio.host import DEFAULT, Change, group_addresses, require_expected
+from pyvfio.host import DEFAULT, Change, UndoFile, group_addresses, require_expected
 from pyvfio.kernel import Kernel
 from pyvfio.sysfs import pci_device
 
@@ -25,15 +25,19 @@ def add_safety(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--undo-file",
         type=Path,
-        default=DEFAULT,
         metavar="FILE",
-        help="where the former state is kept for restore (default: %(default)s)",
+        help=f"where the former state is kept for restore (default: {DEFAULT})",
     )
     parser.add_argument(
         "--force",
         action="store_true",
         help="even if the host talks through an interface of it, has a disk of it mounted, or a program has it open",
     )
+
+
+def undo_file(options: argparse.Namespace) -> UndoFile:
+    """The one that the command line names, or the host's."""
+    return UndoFile(options.undo_file or options.host.undo_file)
 
 
 def named_addresses(kernel: Kernel, options: argparse.Namespace) -> list[str]:

@@ -7,7 +7,6 @@ from dataclasses import asdict
 
 from pyvfio.commandline import Command, Output, Style, size
 from pyvfio.host.doctor import Needs, Status, examine
-from pyvfio.kernel import LinuxKernel
 
 _STYLES = {Status.OK: Style.GREEN, Status.WARN: Style.YELLOW, Status.FAIL: Style.RED}
 
@@ -27,7 +26,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace, output: Output) -> int:
     needs = Needs(options.memory, options.block_size, options.spaces, options.huge_pages)
-    checks = examine(LinuxKernel(), needs)
+    checks = examine(options.host.kernel, needs)
     ready = all(check.status is not Status.FAIL for check in checks)
     output.data({"ready": ready, "checks": [asdict(check) for check in checks]})
     width = max(len(check.name) for check in checks)

@@ -7,8 +7,7 @@ from collections.abc import Iterable
 
 from pyvfio.cli.entries import entry_data
 from pyvfio.commandline import Command, Output, Style
-from pyvfio.host import Entry, InterfaceUse, LinuxNetwork, inventory
-from pyvfio.kernel import LinuxKernel
+from pyvfio.host import Entry, Host, InterfaceUse, inventory
 from pyvfio.sysfs import pci_device
 
 _COLUMNS = ("ADDRESS", "CLASS", "NAME", "DRIVER", "GROUP", "VIABLE", "NUMA", "CDEV", "NET")
@@ -21,9 +20,10 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace, output: Output) -> int:
-    kernel = LinuxKernel()
+    host: Host = options.host
+    kernel = host.kernel
     wanted = [pci_device(kernel, address) for address in options.address] or None
-    entries = inventory(kernel, LinuxNetwork(), wanted)
+    entries = inventory(kernel, host.network, wanted)
     output.data([entry_data(entry) for entry in entries])
     rows = [_COLUMNS + (_MORE if options.verbose else ())]
     rows += [_row(entry, output) + (_more(entry) if options.verbose else ()) for entry in entries]

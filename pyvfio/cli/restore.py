@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 
-from pyvfio.cli.changes import add_safety, change_data, show_writes
+from pyvfio.cli.changes import add_safety, change_data, show_writes, undo_file
 from pyvfio.commandline import Command, Failure, Output
-from pyvfio.host import LinuxNetwork, UndoFile, perform_restore, plan_restore, require_not_needed
-from pyvfio.kernel import LinuxKernel
+from pyvfio.host import Host, perform_restore, plan_restore, require_not_needed
 from pyvfio.sysfs import full_address
 
 
@@ -18,8 +17,9 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace, output: Output) -> int:
-    kernel = LinuxKernel()
-    undo = UndoFile(options.undo_file)
+    host: Host = options.host
+    kernel = host.kernel
+    undo = undo_file(options)
     entries = undo.read()
     wanted = [full_address(address) for address in options.address]
     if unknown := set(wanted) - {entry.address for entry in entries}:
@@ -28,7 +28,7 @@ def _run(options: argparse.Namespace, output: Output) -> int:
     changes = plan_restore(kernel, entries)
     if not options.force:
         moving = [change for change in changes if not change.gone and change.before.driver != change.driver]
-        require_not_needed(kernel, LinuxNetwork(), [change.before.address for change in moving])
+        require_not_needed(kernel, host.network, [change.before.address for change in moving])
     failures: list[OSError] = []
     if options.dry_run:
         show_writes(output, changes)

@@ -9,8 +9,8 @@ from dataclasses import asdict
 from pyvfio.cli.entries import entry_data
 from pyvfio.commandline import Command, Output, Style
 from pyvfio.errors import VfioError
-from pyvfio.host import DeviceDetails, Entry, LinuxNetwork, device_details, inventory
-from pyvfio.kernel import Kernel, LinuxKernel, text_or_empty
+from pyvfio.host import DeviceDetails, Entry, Host, device_details, inventory
+from pyvfio.kernel import Kernel, text_or_empty
 from pyvfio.sysfs import DEVICES, PciDevice, group_members, pci_device
 from pyvfio.units import format_size
 
@@ -20,8 +20,9 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace, output: Output) -> int:
-    kernel = LinuxKernel()
-    (entry,) = inventory(kernel, LinuxNetwork(), [pci_device(kernel, options.address)])
+    host: Host = options.host
+    kernel = host.kernel
+    (entry,) = inventory(kernel, host.network, [pci_device(kernel, options.address)])
     device = entry.device
     members = [] if device.group is None else group_members(kernel, device.group)
     resets = _reset_methods(kernel, device.address)

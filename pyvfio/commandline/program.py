@@ -65,9 +65,12 @@ class Program:
                 parser.add_argument("--json", action="store_true", help=command.json)
             parser.set_defaults(command=command)
 
-    def main(self, arguments: Sequence[str] | None = None) -> int:
-        """Run what arguments (default: the process's own) ask for; the exit status."""
-        options = self.parser.parse_args(arguments)
+    def main(self, arguments: Sequence[str] | None = None, **surroundings: object) -> int:
+        """Run what arguments (default: the process's own) ask for; the exit status.
+
+        surroundings: what commands find in their options besides what the command line says.
+        """
+        options = self.parser.parse_args(arguments, argparse.Namespace(**surroundings))
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="replace")
         command: Command = options.command

@@ -2,6 +2,7 @@
 
 from pyvfio.host.binding import bind, group_addresses, restore, unbind
 from pyvfio.host.details import DeviceDetails, device_details
+from pyvfio.host.host import Host
 from pyvfio.host.inventory import Entry, inventory
 from pyvfio.host.network import InterfaceUse, LinuxNetwork
 from pyvfio.host.rebind import (
@@ -14,7 +15,7 @@ from pyvfio.host.rebind import (
     require_expected,
     require_not_needed,
 )
-from pyvfio.host.uevents import LinuxUevents, Uevent, wait_for_node
+from pyvfio.host.uevents import LinuxUevents, Uevent, Uevents, wait_for_node
 from pyvfio.host.undo import DEFAULT, UndoFile
 
 __all__ = [
@@ -22,10 +23,12 @@ __all__ = [
     "Change",
     "DeviceDetails",
     "Entry",
+    "Host",
     "InterfaceUse",
     "LinuxNetwork",
     "LinuxUevents",
     "Uevent",
+    "Uevents",
     "UndoFile",
     "bind",
     "device_details",

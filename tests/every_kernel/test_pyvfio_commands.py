@@ -14,15 +14,13 @@ import pytest
 from pyvfio import LinuxKernel
 from pyvfio.cli import main
 from pyvfio.drivers.edu import edu_addresses
-from pyvfio.host import restore
+from pyvfio.host import Host, restore
 from pyvfio.host.binding import Binding, binding
 from pyvfio.kernel import exists
 from pyvfio.sim import SimKernel
 from pyvfio.sim.sysfs import PciFunction
 from pyvfio.sysfs import pci_device
 from tests.support.schemas import checked
-
-COMMANDS = ("list", "show", "doctor", "bind", "unbind", "restore")
 
 Run = Callable[..., Any]
 
@@ -38,7 +36,7 @@ class Bench:
 
     def run(self, *arguments: str, status: int = 0) -> str:
         """What it prints."""
-        assert main(list(arguments)) == status
+        assert main(list(arguments), Host(self.kernel)) == status
         return self.capture.readouterr().out
 
     def data(self, command: str, *arguments: str, status: int = 0) -> Any:
@@ -51,16 +49,12 @@ class Bench:
 
 
 @pytest.fixture
-def bench(
-    kernel_name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Iterator[Bench]:
+def bench(kernel_name: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Iterator[Bench]:
     undo = tmp_path / "undo"
     if kernel_name == "simulated":
         kernel = SimKernel()
         for number in (3, 4):
             kernel.add(PciFunction(f"0000:00:{number:02x}.0", group=number))
-        for command in COMMANDS:
-            monkeypatch.setattr(f"pyvfio.cli.{command}.LinuxKernel", lambda: kernel)
         yield Bench(kernel, sorted(kernel.functions), undo, capsys)
         return
     real = LinuxKernel()
@@ -192,7 +186,7 @@ def test_a_dry_run_writes_nothing(bench: Bench) -> None:
 )
 def test_refusals_are_one_sentence(bench: Bench, arguments: list[str], error: str | None) -> None:
     status = 0 if error is None else 1
-    assert main([*arguments, bench.addresses[0]]) == status
+    assert main([*arguments, bench.addresses[0]], Host(bench.kernel)) == status
     said = bench.capture.readouterr().err
     assert said.count("\n") == status
     assert (error or "") in said

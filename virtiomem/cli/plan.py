@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from pyvfio.commandline import Command, Output, Style, size
 from pyvfio.errors import MemoryUnavailable
-from pyvfio.kernel import Kernel, LinuxKernel, text_or_empty
+from pyvfio.kernel import Kernel, text_or_empty
 from pyvfio.memory import MemoryKind
 from pyvfio.units import format_size
 from virtiomem.cli.memory import MemoryChoice, add_memory
@@ -36,7 +36,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace, output: Output) -> int:
-    kernel = LinuxKernel()
+    kernel = options.host.kernel
     memory: MemoryChoice = options.memory
     planned = plan(
         options.region,
