@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from functools import partial
 
 from pyvfio.cli.changes import add_addresses, add_safety, change_data, named_addresses, show_writes, undo_file
@@ -10,15 +11,16 @@ from pyvfio.commandline import Command, Output, Style
 from pyvfio.host import (
     Change,
     Host,
-    Uevents,
     bind,
     perform,
     plan_bind,
     require_not_needed,
+    require_usable_groups,
     wait_for_node,
+    wait_for_nodes,
+    warnings_about,
 )
 from pyvfio.kernel import Kernel
-from pyvfio.sysfs import group_node, pci_device
 
 _PATIENCE = 5.0
 _UNSAFE = "  UNSAFE: no IOMMU is behind it. All of the host's memory is open to it, and the kernel is tainted now."
@@ -40,27 +42,31 @@ def _run(options: argparse.Namespace, output: Output) -> int:
     changes = plan_bind(kernel, addresses, options.driver)
     if not options.force:
         require_not_needed(kernel, host.network, [change.before.address for change in changes if change.writes])
+        if "vfio" in options.driver:
+            require_usable_groups(kernel, addresses)
+    warnings = list(warnings_about(kernel, addresses)) if "vfio" in options.driver else []
+    nodes: dict[str, list[str]] = {}
     if options.dry_run:
         show_writes(output, changes)
-        nodes: dict[str, str | None] = {}
     else:
         # Opened first: a node that appears in between is not missed.
         with host.uevents() as events:
             perform(kernel, changes, undo, partial(_bind, kernel, options.driver))
-            nodes = {change.before.address: _node(kernel, change, events) for change in changes}
-    for change in changes:
-        node = nodes.get(change.before.address)
-        if not options.dry_run:
-            before = change.before.driver or "no driver"
-            done = f"{before} -> {options.driver}" if change.writes else f"{before} already"
-            output.text(f"{change.before.address}: {done}" + (f"  {node}" if node else ""))
-            if node and "noiommu" in node:
-                output.text(output.paint(_UNSAFE, Style.YELLOW))
+            wait = partial(wait_for_node, kernel, events=events, timeout=_PATIENCE)
+            nodes = {address: wait_for_nodes(kernel, address, wait) for address in addresses}
+        for change in changes:
+            _tell(output, change, options.driver, nodes[change.before.address])
+    for warning in warnings:
+        output.text(output.paint(f"# {warning}" if options.dry_run else f"  {warning}", Style.YELLOW))
     output.data(
         {
             "dry_run": options.dry_run,
             "undo_file": str(undo.path),
-            "devices": [change_data(each, options.driver, nodes.get(each.before.address)) for each in changes],
+            "devices": [
+                change_data(each, options.driver, next(iter(nodes.get(each.before.address, [])), None))
+                for each in changes
+            ],
+            "warnings": warnings,
         }
     )
     return 0
@@ -70,14 +76,12 @@ def _bind(kernel: Kernel, driver: str, address: str) -> None:
     bind(kernel, address, driver)
 
 
-def _node(kernel: Kernel, change: Change, events: Uevents) -> str | None:
-    """The group's node, once it is there; None where the driver makes none."""
-    device = pci_device(kernel, change.before.address)
-    if not device.has_vfio_driver or device.group is None:
-        return None
-    path = group_node(kernel, device.group)
-    wait_for_node(kernel, path, events, _PATIENCE)
-    return path
+def _tell(output: Output, change: Change, driver: str, nodes: Sequence[str]) -> None:
+    before = change.before.driver or "no driver"
+    done = f"{before} -> {driver}" if change.writes else f"{before} already"
+    output.text("  ".join([f"{change.before.address}: {done}", *nodes[:1]]))
+    if any("noiommu" in node for node in nodes):
+        output.text(output.paint(_UNSAFE, Style.YELLOW))
 
 
 COMMAND = Command(

@@ -2,9 +2,11 @@
 
 from pyvfio.host.binding import bind, group_addresses, restore, unbind
 from pyvfio.host.details import DeviceDetails, device_details
+from pyvfio.host.foreseen import require_usable_groups, warnings_about
 from pyvfio.host.host import Host
 from pyvfio.host.inventory import Entry, inventory
 from pyvfio.host.network import InterfaceUse, LinuxNetwork
+from pyvfio.host.nodes import wait_for_nodes
 from pyvfio.host.rebind import (
     Change,
     perform,
@@ -41,7 +43,10 @@ __all__ = [
     "plan_unbind",
     "require_expected",
     "require_not_needed",
+    "require_usable_groups",
     "restore",
     "unbind",
     "wait_for_node",
+    "wait_for_nodes",
+    "warnings_about",
 ]

@@ -10,9 +10,10 @@ import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pyvfio.errors import DeviceNotBound, VfioError
+from pyvfio.errors import DeviceNotBound, InvalidArgument, VfioError
+from pyvfio.host.foreseen import require_probe, why_refused
 from pyvfio.kernel import Kernel, exists, read_text, write_text
-from pyvfio.sysfs import DEVICES, GROUPS, PciDevice, pci_device
+from pyvfio.sysfs import DEVICES, PciDevice, group_members, pci_device
 
 DRIVERS = "/sys/bus/pci/drivers"
 PROBE = "/sys/bus/pci/drivers_probe"
@@ -80,6 +81,7 @@ def bind(kernel: Kernel, address: str, driver: str = "vfio-pci") -> Binding:
     now = binding(kernel, address)
     if now.driver == driver:
         return now
+    require_probe(kernel, pci_device(kernel, now.address), driver)
     require_driver(kernel, now.address, driver)
     _perform(kernel, now, bind_writes(now, driver), driver)
     return now
@@ -114,11 +116,22 @@ def require_driver(kernel: Kernel, address: str, driver: str) -> None:
 
 
 def group_addresses(kernel: Kernel, address: str) -> list[str]:
-    """Every PCI function of the device's IOMMU group that can be bound: bridges stay with their drivers."""
+    """Every PCI function of the device's IOMMU group that can be bound: bridges stay with their drivers.
+
+    Raises InvalidArgument if the group has none.
+    """
     device = pci_device(kernel, address)
     if device.group is None:
         return [device.address]
-    members = (pci_device(kernel, name) for name in kernel.listdir(f"{GROUPS}/{device.group}/devices"))
+    members = group_members(kernel, device.group)
+    if all(member.is_bridge for member in members):
+        raise InvalidArgument(
+            errno.EINVAL,
+            f"bind --group {device.address}",
+            meaning=f"nothing of group {device.group} can be bound: "
+            + ", ".join(f"{member.address} is a bridge" for member in members),
+            advice="Bind the devices behind it, which are in groups of their own",
+        )
     return sorted(member.address for member in members if not member.is_bridge)
 
 
@@ -143,17 +156,14 @@ def _write(kernel: Kernel, address: str, write: Write, driver: str | None) -> No
         advice = "Only root may" if code in (errno.EACCES, errno.EPERM) else ""
         raise VfioError(code, f"bind {address}: {write}", advice=advice) from error
     if write.path == PROBE and driver is not None:
-        _verify(pci_device(kernel, address), driver)
+        _verify(kernel, pci_device(kernel, address), driver)
 
 
-def _verify(device: PciDevice, driver: str) -> None:
+def _verify(kernel: Kernel, device: PciDevice, driver: str) -> None:
     if device.driver == driver:
         return
-    meaning = f"{driver} did not take it: its driver is {device.driver or 'none'}"
-    advice = "The kernel log says why"
-    if device.group is None and "vfio" in driver:
-        meaning += ", and there is no IOMMU behind it"
-        advice = "Turn the IOMMU on (intel_iommu=on), in firmware too"
+    cause, advice = why_refused(kernel, device, driver)
+    meaning = f"{driver} did not take it: " + (cause or f"its driver is {device.driver or 'none'}")
     raise DeviceNotBound(errno.ENODEV, f"bind {device.address}", meaning=meaning, advice=advice)
 
 

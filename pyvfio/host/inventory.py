@@ -10,6 +10,7 @@ from pyvfio.host.pci_ids import PciIds, kind
 from pyvfio.kernel import Kernel, text_or_empty
 from pyvfio.sysfs import (
     DEVICES,
+    GroupMember,
     PciDevice,
     block_devices,
     blocking_members,
@@ -32,7 +33,7 @@ class Entry:
     device: PciDevice
     kind: str
     name: str
-    blocked_by: tuple[PciDevice, ...]
+    blocked_by: tuple[PciDevice | GroupMember, ...]
     group_node: str | None
     device_node: str | None
     interfaces: tuple[InterfaceUse, ...]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pyvfio.errors import DeviceNotBound, HostNeedsDevice, InvalidArgument
 from pyvfio.host import binding
 from pyvfio.host.binding import Binding, Write
+from pyvfio.host.foreseen import require_probe
 from pyvfio.host.guard import reasons_to_keep
 from pyvfio.host.network import Network
 from pyvfio.host.undo import UndoFile
@@ -54,17 +55,12 @@ def require_not_needed(kernel: Kernel, network: Network, addresses: Sequence[str
 
 
 def plan_bind(kernel: Kernel, addresses: Sequence[str], driver: str) -> list[Change]:
-    """Raises DeviceNotBound if there is no such device or driver, InvalidArgument for a bridge; nothing is written."""
+    """Raises DeviceNotBound if there is no such device or driver, or the driver is sure to refuse the device, and
+    InvalidArgument for a bridge; nothing is written."""
     changes = []
     for address in addresses:
         device = pci_device(kernel, address)
-        if device.is_bridge:
-            raise InvalidArgument(
-                errno.EINVAL,
-                f"bind {device.address}",
-                meaning="it is a bridge, which a group may leave to its own driver",
-                advice="Bind the devices behind it",
-            )
+        require_probe(kernel, device, driver)
         binding.require_driver(kernel, device.address, driver)
         before = binding.binding(kernel, device.address)
         changes.append(Change(before, driver, tuple(binding.bind_writes(before, driver))))

@@ -361,6 +361,10 @@ class SimKernel:
             return Text(path, limits(self._real, self.charges))
         if path == TAINTED:
             return Text(path, f"{self.sysfs.tainted}\n".encode())
+        if function := self.sysfs.function_of_disk(path):
+            if flags & os.O_EXCL and path.removeprefix("/dev/") in function.held_disks:
+                raise fail(errno.EBUSY)
+            return Text(path, b"")
         if not self.sysfs.covers(path):
             return None
         if flags & os.O_ACCMODE == os.O_WRONLY:

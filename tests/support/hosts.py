@@ -173,6 +173,23 @@ class FakeHost:
         if in_use:
             self.exclusive.add(f"/dev/{name}")
 
+    def node(self, subsystem: str, name: str, place: str, node: str) -> None:
+        """A device that a driver has made of the function at place; node: of it, below /dev."""
+        self.file(f"{place}/{subsystem}/{name}/uevent", f"MAJOR=1\nMINOR=1\nDEVNAME={node}\n")
+        self.link(f"/sys/class/{subsystem}/{name}", f"{place}/{subsystem}/{name}")
+
+    def process(self, pid: int, name: str, *nodes: str, mounts: str = "") -> None:
+        """A program with nodes open. mounts: a mountinfo, of a mount namespace that nobody else is in."""
+        self.file(f"/proc/{pid}/comm", f"{name}\n")
+        links = {f"fd/{number}": node for number, node in enumerate(nodes)}
+        if mounts:
+            self.file(f"/proc/{pid}/mountinfo", mounts)
+            links["ns/mnt"] = f"mnt:[{pid}]"
+        for path, target in links.items():
+            at = self.at(f"/proc/{pid}/{path}")
+            at.parent.mkdir(parents=True, exist_ok=True)
+            at.symlink_to(target)
+
     # What the kernel's driver core does.
 
     def driver_of(self, address: str) -> str | None:
