@@ -6,7 +6,7 @@ from pyvfio.host.foreseen import require_usable_groups, warnings_about
 from pyvfio.host.host import Host
 from pyvfio.host.inventory import Entry, inventory
 from pyvfio.host.network import InterfaceUse, LinuxNetwork
-from pyvfio.host.nodes import wait_for_nodes
+from pyvfio.host.nodes import give_nodes, give_nodes_script, wait_for_nodes
 from pyvfio.host.rebind import (
     Change,
     perform,
@@ -17,6 +17,7 @@ from pyvfio.host.rebind import (
     require_expected,
     require_not_needed,
 )
+from pyvfio.host.rules import Owner, Rule, RuleDirectories, writes_of
 from pyvfio.host.uevents import LinuxUevents, Uevent, Uevents, wait_for_node
 from pyvfio.host.undo import DEFAULT, UndoFile
 
@@ -29,11 +30,16 @@ __all__ = [
     "InterfaceUse",
     "LinuxNetwork",
     "LinuxUevents",
+    "Owner",
+    "Rule",
+    "RuleDirectories",
     "Uevent",
     "Uevents",
     "UndoFile",
     "bind",
     "device_details",
+    "give_nodes",
+    "give_nodes_script",
     "group_addresses",
     "inventory",
     "perform",
@@ -49,4 +55,5 @@ __all__ = [
     "wait_for_node",
     "wait_for_nodes",
     "warnings_about",
+    "writes_of",
 ]

@@ -2,10 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import errno
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 
+from pyvfio.errors import VfioError
+from pyvfio.host.rules import Owner
 from pyvfio.kernel import Kernel, exists
-from pyvfio.sysfs import character_device, group_node, pci_device
+from pyvfio.sysfs import DEVICES, character_device, group_node, pci_device
+
+
+def nodes_of(kernel: Kernel, address: str) -> list[str]:
+    """Those of a device that are there: its group's, and its own."""
+    device = pci_device(kernel, address)
+    if not device.has_vfio_driver or device.group is None:
+        return []
+    nodes = (group_node(kernel, device.group), character_device(kernel, address))
+    return [node for node in nodes if node is not None and exists(kernel, node)]
+
+
+def give_nodes(kernel: Kernel, addresses: Sequence[str], owner: Owner) -> None:
+    """The nodes of devices to owner, all or none. Raises VfioError."""
+    before: dict[str, tuple[int, int]] = {}
+    node = ""
+    try:
+        for node in dict.fromkeys(node for address in addresses for node in nodes_of(kernel, address)):
+            before[node] = kernel.owner(node)
+            kernel.chown(node, owner.uid, owner.gid)
+    except OSError as error:
+        for given, former in before.items():
+            with suppress(OSError):
+                kernel.chown(given, *former)
+        raise VfioError(error.errno or errno.EIO, f"chown {owner} {node}") from error
+
+
+def give_nodes_script(kernel: Kernel, addresses: Sequence[str], owner: Owner) -> list[str]:
+    """What give_nodes() does, as a shell script; the devices need not be bound yet."""
+    lines = []
+    for address in addresses:
+        group = pci_device(kernel, address).group
+        lines += [] if group is None else [f"chown {owner} {group_node(kernel, group)}"]
+        lines.append(
+            f"for node in $(ls {DEVICES}/{address}/vfio-dev); do test ! -e /dev/vfio/devices/$node || "
+            f"chown {owner} /dev/vfio/devices/$node; done"
+        )
+    return list(dict.fromkeys(lines))
 
 
 def wait_for_nodes(kernel: Kernel, address: str, wait: Callable[[str], None]) -> list[str]:

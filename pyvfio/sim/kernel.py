@@ -243,6 +243,15 @@ class SimKernel:
     def readlink(self, path: str) -> str:
         return self.sysfs.readlink(path) if self.sysfs.covers(path) else self._real.readlink(path)
 
+    def owner(self, path: str) -> tuple[int, int]:
+        return self.sysfs.owner(path) if self.sysfs.covers(path) else self._real.owner(path)
+
+    def chown(self, path: str, user: int, group: int) -> None:
+        if self.sysfs.covers(path):
+            self.sysfs.chown(path, user, group)
+        else:
+            self._real.chown(path, user, group)
+
     # Memory.
 
     def mmap(self, length: int, protection: int, flags: int, fd: int = -1, offset: int = 0, address: int = 0) -> int:

@@ -85,6 +85,7 @@ class Sysfs:
         self._cdev = cdev
         self._noiommu_cdev = noiommu_cdev
         self._iommu = iommu
+        self._owners: dict[str, tuple[int, int]] = {}
         self.tainted = 0
         """The bits of /proc/sys/kernel/tainted."""
         self.parameters = {"dma_entry_limit": str(dma_entry_limit), "allow_unsafe_interrupts": "N"}
@@ -273,6 +274,21 @@ class Sysfs:
 
     def _has_group(self, function: PciFunction) -> bool:
         return function.driver == VFIO_DRIVER or not self.lacks_iommu(function)
+
+    def owner(self, path: str) -> tuple[int, int]:
+        """Of a node of /dev/vfio: root's until somebody gives it away, and again when it has been gone."""
+        self._owners = {each: owner for each, owner in self._owners.items() if self._is_node(each)}
+        if not self._is_node(path):
+            raise fail(errno.ENOENT)
+        return self._owners.get(path, (0, 0))
+
+    def chown(self, path: str, user: int, group: int) -> None:
+        now = self.owner(path)
+        self._owners[path] = (now[0] if user == -1 else user, now[1] if group == -1 else group)
+
+    def _is_node(self, path: str) -> bool:
+        directory, _, name = path.rpartition("/")
+        return directory.startswith(_VFIO) and name in self.listdir(directory)
 
     def _class_links(self, path: str) -> dict[str, str]:
         """What a class of devices has links to: made by host drivers, so gone while others have the function."""
