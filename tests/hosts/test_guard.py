@@ -117,6 +117,11 @@ def multipath(host: FakeHost, *, holders: tuple[str, ...] = ()) -> None:
     host.disk("nvme0n10", HEAD, "259:7", in_use=True)
 
 
+def multipath_read_by_a_program(host: FakeHost) -> None:
+    multipath(host)
+    host.process(78, "dd", "/dev/nvme0n1")
+
+
 def multipath_root(host: FakeHost) -> None:
     multipath(host)
     host.file("/proc/self/mountinfo", mounts("259:2 / / rw - ext4 /dev/nvme0n1p2 rw"))
@@ -153,6 +158,7 @@ def a_name_that_moves_the_cursor(host: FakeHost) -> None:
         (held_by_nobody_known, "nvme0n1p3 is in use: the kernel lends it to nobody else"),
         (read_by_a_program, "qemu-system-x86 (pid 78) has /dev/nvme0n1 open"),
         (multipath_root, "nvme0n1p2 is mounted on /"),
+        (multipath_read_by_a_program, "dd (pid 78) has /dev/nvme0n1 open"),
         (multipath_lvm, "nvme0n1p2 is part of dm-0, which is mounted on /"),
         (a_name_that_moves_the_cursor, r"nvme0n1p3 is mounted on /mnt/\x1b[2J\u2028x"),
     ],

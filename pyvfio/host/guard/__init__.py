@@ -40,10 +40,12 @@ def reasons_to_keep(kernel: Kernel, network: Network, device: PciDevice) -> list
         return [*_open_elsewhere(kernel, device), *reasons]
     reasons += _of_interfaces(kernel, network, device)
     reasons += console_uses(kernel, device)
+    nodes = device_nodes(kernel, device.address, dependent=True)
     if disks := block_devices(kernel, device.address, dependent=True):
         uses = DiskUses(kernel)
         reasons += [str(use) for disk in disks for use in uses.of(disk)]
-    if nodes := device_nodes(kernel, device.address, dependent=True):
+        nodes += [f"/dev/{name}" for disk in disks for name in uses.names(disk)]
+    if nodes:
         reasons += OpenFiles(kernel).reasons(nodes)
     return list(dict.fromkeys(reasons))
 

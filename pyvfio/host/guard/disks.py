@@ -68,11 +68,14 @@ class DiskUses:
 
     def of(self, disk: str) -> list[DiskUse]:
         """Every use of a block device, its holders' uses included."""
+        return [use for name in self.names(disk) for use in self._of_one(name)]
+
+    def names(self, disk: str) -> list[str]:
+        """What a block device is used by: itself, or the head that a path of NVMe belongs to and its partitions."""
         head = _NVME_PATH.sub(r"nvme\1n\2", disk)
         if head == disk:
-            return self._of_one(disk)
-        shared = [head, *(name for name in names_in(self._kernel, _BLOCK) if _is_partition(name, head))]
-        return [use for name in shared for use in self._of_one(name)]
+            return [disk]
+        return [head, *(name for name in names_in(self._kernel, _BLOCK) if _is_partition(name, head))]
 
     def _of_one(self, name: str) -> list[DiskUse]:
         uses = self._named_uses(name)
