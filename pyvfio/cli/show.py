@@ -10,7 +10,7 @@ from pyvfio.cli.entries import entry_data
 from pyvfio.commandline import Command, Output, Style
 from pyvfio.errors import VfioError
 from pyvfio.host import DeviceDetails, Entry, Host, device_details, inventory
-from pyvfio.kernel import Kernel, text_or_empty
+from pyvfio.kernel import Kernel, names_in, text_or_empty
 from pyvfio.sysfs import DEVICES, PciDevice, group_members, pci_device
 from pyvfio.units import format_size
 
@@ -26,6 +26,7 @@ def _run(options: argparse.Namespace, output: Output) -> int:
     device = entry.device
     members = [] if device.group is None else group_members(kernel, device.group)
     resets = _reset_methods(kernel, device.address)
+    reset = ", ".join(resets) or _unnamed_reset(kernel, device.address)
     details, unavailable = None, f"bind it to see regions and interrupts: pyvfio bind {device.address}"
     if device.has_vfio_driver:
         try:
@@ -43,7 +44,7 @@ def _run(options: argparse.Namespace, output: Output) -> int:
     )
     output.text(output.paint(f"{device.address}  {entry.kind}  {entry.name}", Style.BOLD))
     vfio = [("vfio", unavailable)] if details is None else _vfio_rows(details)
-    for name, text in [*_host_rows(entry, members, resets), *vfio]:
+    for name, text in [*_host_rows(entry, members, reset), *vfio]:
         if text:
             output.text(f"  {name:<10}  {text}")
     return 0
@@ -54,7 +55,13 @@ def _reset_methods(kernel: Kernel, address: str) -> list[str]:
     return text_or_empty(kernel, f"{DEVICES}/{address}/reset_method").split()
 
 
-def _host_rows(entry: Entry, members: Sequence[PciDevice], resets: Sequence[str]) -> Iterator[tuple[str, str]]:
+def _unnamed_reset(kernel: Kernel, address: str) -> str:
+    """Older kernels have the file that resets only where they can."""
+    is_possible = "reset" in names_in(kernel, f"{DEVICES}/{address}")
+    return "yes (this kernel does not say how)" if is_possible else "no method of its own"
+
+
+def _host_rows(entry: Entry, members: Sequence[PciDevice], reset: str) -> Iterator[tuple[str, str]]:
     device = entry.device
     others = (
         f"{member.address} {member.driver or '(no driver)'}" for member in members if member.address != device.address
@@ -67,7 +74,7 @@ def _host_rows(entry: Entry, members: Sequence[PciDevice], resets: Sequence[str]
     yield "numa", "" if device.numa_node is None else f"node {device.numa_node}"
     yield "network", ", ".join(reason for use in entry.interfaces for reason in use.reasons or [f"{use.name} unused"])
     yield "disks", ", ".join(entry.disks)
-    yield "reset", ", ".join(resets) or "no method of its own"
+    yield "reset", reset
 
 
 def _vfio_rows(details: DeviceDetails) -> Iterator[tuple[str, str]]:
@@ -79,6 +86,7 @@ def _vfio_rows(details: DeviceDetails) -> Iterator[tuple[str, str]]:
     for capability in details.capabilities:
         kind = "  extended" if capability.extended else ""
         yield "capability", f"{capability.offset:#06x}  {capability.name}{kind}"
+    yield "capability", details.capabilities_unavailable or ""
     for feature in details.features:
         yield "feature", f"{feature.name}  {' '.join(feature.access)}"
 

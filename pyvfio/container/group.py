@@ -14,6 +14,7 @@ from pyvfio.errors import DeviceBusy, DeviceNotBound, GroupBusy, GroupNotViable,
 from pyvfio.explain import Meanings, explain
 from pyvfio.kernel import Kernel, LinuxKernel
 from pyvfio.noiommu import no_raw_io
+from pyvfio.open_errors import permit
 from pyvfio.resource import Resource
 from pyvfio.sysfs import blocking_members, group_members
 
@@ -165,6 +166,7 @@ class Group(Resource):
     def _open_failure(self, error: OSError) -> VfioError:
         code = error.errno or errno.EIO
         operation = f"open group {self.number}"
+        members = group_members(self.kernel, self.number)
         match code:
             case errno.EBUSY:
                 return GroupBusy(
@@ -174,12 +176,12 @@ class Group(Resource):
                     advice="Close it there",
                 )
             case errno.ENOENT:
-                members = ", ".join(member.address for member in group_members(self.kernel, self.number))
+                names = ", ".join(member.address for member in members)
                 return DeviceNotBound(
                     code,
                     operation,
                     meaning=f"{self.path} does not exist: no member is bound to a VFIO driver",
-                    advice=f"pyvfio bind ADDRESS, one of {members}" if members else "There is no such IOMMU group",
+                    advice=f"pyvfio bind ADDRESS, one of {names}" if names else "There is no such IOMMU group",
                 )
             case errno.EPERM if "noiommu" in self.path:
                 return no_raw_io(operation)
@@ -188,7 +190,7 @@ class Group(Resource):
                     code,
                     operation,
                     meaning=f"no permission for {self.path}",
-                    advice=f"As root: chown $USER {self.path}",
+                    advice=permit(self.path, next((each.address for each in members if each.has_vfio_driver), None)),
                 )
             case errno.ENODEV:
                 meaning = "its last device was taken from the VFIO driver just now"

@@ -11,10 +11,12 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 
+from pyvfio.device.config_space import no_answer
 from pyvfio.errors import DeviceNotBound, InvalidArgument, VfioError
 from pyvfio.kernel import Kernel, names_in, text_or_empty
 from pyvfio.noiommu import ENABLE
-from pyvfio.sysfs import DEVICES, PciDevice, blocking_members, direct_regions, pci_device
+from pyvfio.reserved import firmware_claim
+from pyvfio.sysfs import DEVICES, PciDevice, blocking_members, pci_device
 
 _IOMMUS = "/sys/class/iommu"
 _NO_DENYLIST = "/sys/module/vfio_pci/parameters/disable_denylist"
@@ -96,19 +98,9 @@ def require_usable_groups(kernel: Kernel, addresses: Sequence[str]) -> None:
     """Raises VfioError for devices whose group the kernel lets nobody use, whatever its members are bound to."""
     for address in addresses:
         group = pci_device(kernel, address).group
-        if group is not None and (regions := direct_regions(kernel, group)):
-            raise direct_failure(f"bind {address}", group, regions, ". --force binds it all the same")
-
-
-def direct_failure(operation: str, group: int, regions: Sequence[str], more: str = "") -> VfioError:
-    """Firmware holds the group. more: what else can be done."""
-    return VfioError(
-        errno.EINVAL,
-        operation,
-        meaning=f"firmware claims {', '.join(regions)} for group {group} (an RMRR or IVMD: direct in its "
-        "reserved_regions), so the kernel lets neither VFIO nor iommufd have it",
-        advice=f"Look in the firmware's setup for what makes it do so (USB legacy, shared memory of a NIC){more}",
-    )
+        more = ". --force binds it all the same"
+        if group is not None and (claim := firmware_claim(kernel, group, f"bind {address}", more)):
+            raise claim
 
 
 def warnings_about(kernel: Kernel, addresses: Sequence[str]) -> Iterator[str]:
@@ -119,16 +111,8 @@ def warnings_about(kernel: Kernel, addresses: Sequence[str]) -> Iterator[str]:
     yield from _unusable_groups(kernel, addresses)
     for address in addresses:
         if is_dead(kernel, address):
-            yield f"{address} {dead_text(address)}"
-
-
-def dead_text(address: str) -> str:
-    """What all ones mean, and what to try."""
-    return (
-        "does not answer: its config space reads all ones. It is off the bus, without power, or hangs after a reset. "
-        f"As root: echo 1 > {DEVICES}/{address}/remove; echo 1 > /sys/bus/pci/rescan. If that does not help, cut its "
-        "power, which a warm reboot does not"
-    )
+            silent = no_answer(address)
+            yield f"{address}: {silent.meaning}. {silent.advice}"
 
 
 def is_dead(kernel: Kernel, address: str) -> bool:

@@ -37,7 +37,8 @@ class PciFunction:
     each span, that must not be mapped for it besides those of the IOMMU (RMRRs). is_mediated: a mediated device, whose
     address is a UUID: it has no IOMMU, its driver pins memory only when it needs it, and it is on no PCI bus.
     behind_iommu: whether the machine's IOMMU, if it has one, covers the function. header_type: of its config space; 1
-    is a bridge to another bus. held_disks: those of disks that somebody has open exclusively.
+    is a bridge to another bus. held_disks: those of disks that somebody has open exclusively. direct: device
+    addresses, first and last, that firmware wants mapped one to one, which keeps everybody from using the group.
     """
 
     address: str
@@ -60,6 +61,7 @@ class PciFunction:
     logs_dma: bool = False
     header_type: int = 0
     held_disks: tuple[str, ...] = ()
+    direct: tuple[Span, ...] = ()
 
     @property
     def in_host_hands(self) -> bool:
@@ -143,6 +145,17 @@ class Sysfs:
     def viable(self, group: int) -> bool:
         return not any(function.in_host_hands for function in self.members(group))
 
+    def is_claimed_by_firmware(self, group: int) -> bool:
+        """Source: drivers/iommu/iommu.c, require_direct."""
+        return any(function.direct for function in self.members(group))
+
+    def _reserved_regions(self, group: int) -> str:
+        if not self.members(group):
+            raise fail(errno.ENOENT)
+        spans = [(span, "direct") for function in self.members(group) for span in function.direct]
+        spans += [(span, "reserved") for function in self.members(group) for span in function.reserved]
+        return "".join(f"{first:#018x} {last:#018x} {kind}\n" for (first, last), kind in spans)
+
     def nodes(self) -> dict[str, str]:
         """Which /dev/vfio/devices/NAME is which device, by address."""
         return {name: address for name, address in self._vfio_devices().items() if self._has_own_node(address)}
@@ -164,6 +177,8 @@ class Sysfs:
             return self.modules[parent][name] + "\n"
         if parent.startswith(_GROUPS) and name == "name" and self.is_noiommu(int(parent.rpartition("/")[2])):
             return "vfio-noiommu\n"
+        if parent.startswith(_GROUPS) and name == "reserved_regions":
+            return self._reserved_regions(int(parent.rpartition("/")[2]))
         function = self._functions.get(parent.rpartition("/")[2])
         if not parent.startswith(_DEVICES) or function is None:
             raise fail(errno.ENOENT)

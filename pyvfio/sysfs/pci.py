@@ -144,7 +144,7 @@ def vfio_device(kernel: Kernel, address: str) -> PciDevice:
         errno.ENODEV,
         f"open device {address}",
         meaning=f"it has {missing}, so VFIO does not know it",
-        advice="Turn the IOMMU on (intel_iommu=on)" if device.group is None else f"pyvfio bind {address}",
+        advice="pyvfio doctor says why" if device.group is None else f"pyvfio bind {address}",
     )
 
 

@@ -124,7 +124,7 @@ def test_a_device_that_does_not_answer(fake_host: FakeHost) -> None:
     place = fake_host.pci(NIC, "8086:1521", 0x020000, group=5)
     fake_host.at(f"{place}/config").write_bytes(b"\xff" * 64)
     said = fake_host.run("bind", "--dry-run", NIC).out
-    assert f"# {NIC} does not answer: its config space reads all ones" in said
+    assert f"# {NIC}: the device does not answer, all of it reads as ones" in said
     assert f"echo 1 > /sys/bus/pci/devices/{NIC}/remove" in said
 
 

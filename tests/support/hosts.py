@@ -63,6 +63,8 @@ class FakeHost:
         self.exclusive: set[str] = set()
         self.interfaces: dict[str, InterfaceUse] = {}
         self.owners: dict[str, tuple[int, int]] = {}
+        self.has_groups = True
+        """Whether VFIO makes nodes for groups."""
         self.kernel = TreeKernel(self)
         self.undo_file = root / "undo.json"
         self.rules = RuleDirectories(root / "run", root / "etc", reload=lambda: None)
@@ -208,7 +210,7 @@ class FakeHost:
         place = f"/{self.at(device).resolve().relative_to(self.root.resolve())}"
         self.link(f"{place}/driver", f"{_DRIVERS}/{driver}")
         group = self.at(f"{place}/iommu_group")
-        if "vfio" in driver and group.is_symlink():
+        if "vfio" in driver and group.is_symlink() and self.has_groups:
             self.file(f"/dev/vfio/{group.readlink().name}", "")
 
     def take(self, address: str) -> None:
