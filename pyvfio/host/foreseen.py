@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 from collections.abc import Iterator, Sequence
 
 from pyvfio.device.config_space import no_answer
 from pyvfio.errors import DeviceNotBound, InvalidArgument, VfioError
-from pyvfio.kernel import Kernel, names_in, text_or_empty
+from pyvfio.kernel import Kernel, linux_release, names_in, text_or_empty
 from pyvfio.noiommu import ENABLE
 from pyvfio.reserved import firmware_claim
 from pyvfio.sysfs import DEVICES, PciDevice, blocking_members, pci_device
@@ -151,11 +150,5 @@ def _is_denied(kernel: Kernel, device: PciDevice) -> bool:
     if device.vendor_id != _INTEL or text_or_empty(kernel, _NO_DENYLIST)[:1] in ("1", "Y", "y"):
         return False
     return device.device_id in _DENIED or (
-        device.device_id in _DENIED_LATER and _release(kernel) >= _DENIED_LATER_SINCE
+        device.device_id in _DENIED_LATER and linux_release(kernel) >= _DENIED_LATER_SINCE
     )
-
-
-def _release(kernel: Kernel) -> tuple[int, int]:
-    """Of the kernel; (0, 0) where it does not say."""
-    found = re.match(r"(\d+)\.(\d+)", text_or_empty(kernel, "/proc/sys/kernel/osrelease"))
-    return (int(found[1]), int(found[2])) if found else (0, 0)

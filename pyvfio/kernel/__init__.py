@@ -1,7 +1,7 @@
 """The seam that every system call goes through, and what stands directly on it."""
 
 from pyvfio.kernel.eventfd import EventFd, wait_for_any
-from pyvfio.kernel.files import exists, link_name, names_in, read_text, text_or_empty, write_text
+from pyvfio.kernel.files import exists, link_name, linux_release, names_in, read_text, text_or_empty, write_text
 from pyvfio.kernel.limits import (
     DMA_ENTRY_LIMIT,
     HugePages,
@@ -33,6 +33,7 @@ __all__ = [
     "host_page_size",
     "huge_pages",
     "link_name",
+    "linux_release",
     "memlock",
     "memlock_if_known",
     "names_in",

@@ -368,6 +368,8 @@ class SimKernel:
             return Text(path, status(self._real, self.charges, raw_io=self.process.raw_io))
         if path == "/proc/self/limits":
             return Text(path, limits(self._real, self.charges))
+        if path == "/proc/sys/kernel/osrelease":
+            return Text(path, b"%d.%d.0-simulated\n" % self.version)
         if path == TAINTED:
             return Text(path, f"{self.sysfs.tainted}\n".encode())
         if function := self.sysfs.function_of_disk(path):

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from pyvfio.errors import DeviceNotBound, InvalidArgument
-from pyvfio.kernel import Kernel, exists, link_name, names_in, read_text, text_or_empty
+from pyvfio.kernel import Kernel, exists, link_name, linux_release, names_in, read_text, text_or_empty
 
 DEVICES = "/sys/bus/pci/devices"
 GROUPS = "/sys/kernel/iommu_groups"
@@ -20,8 +20,9 @@ _BUS_BRIDGES = (0x0604, 0x0607)
 _BRIDGE_CLASS = 0x06
 _HEADER_TYPE = 0x0E
 # Drivers that do no DMA of their own, so that the core lets them stay in a group in use: those with driver_managed_dma
-# beside VFIO's. Other drivers of bridges were let stay before Linux 5.18.
+# beside VFIO's. Before Linux 5.18 every driver of a bridge was let stay.
 _HARMLESS_DRIVERS = ("pci-stub", "pcieport")
+_ASKED_OF_BRIDGES_SINCE = (5, 18)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +177,8 @@ def other_members(kernel: Kernel, number: int) -> list[GroupMember]:
 def blocking_members(kernel: Kernel, number: int) -> list[PciDevice | GroupMember]:
     """The members of a group whose host drivers keep it from being used."""
     members: list[PciDevice | GroupMember] = [*group_members(kernel, number), *other_members(kernel, number)]
+    if (0, 0) < linux_release(kernel) < _ASKED_OF_BRIDGES_SINCE:
+        members = [member for member in members if not (isinstance(member, PciDevice) and member.is_bridge)]
     return [member for member in members if member.blocks_group]
 
 

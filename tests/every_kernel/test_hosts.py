@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from pyvfio import Container, Group, HostNeedsDevice, Kernel, LinuxKernel
+from pyvfio import Container, DeviceNotBound, Group, HostNeedsDevice, Kernel, LinuxKernel
 from pyvfio.cli import main
 from pyvfio.drivers.edu import edu_addresses
-from pyvfio.host import Host, InterfaceUse, LinuxNetwork, bind, require_not_needed, restore
-from pyvfio.host.binding import DRIVERS, PROBE
+from pyvfio.host import Host, InterfaceUse, LinuxNetwork, bind, plan_bind, require_not_needed, restore
+from pyvfio.host.binding import DRIVERS, PROBE, binding
 from pyvfio.kernel import write_text
 from pyvfio.sim import SimKernel
 from pyvfio.sim.sysfs import PciFunction
@@ -94,6 +94,28 @@ def test_a_virtual_function_in_use_keeps_its_physical_function(testbed: Testbed)
         assert "and unbinding waits until it closes it" in str(used.value)
 
 
+@pytest.mark.needs("real", "nvme-disk", "intel")
+def test_a_physical_function_with_virtual_ones_is_refused(kernel_name: str) -> None:
+    """Its own driver leaves them when it goes."""
+    assert kernel_name
+    kernel = LinuxKernel()
+    address = next(device.address for device in pci_devices(kernel) if device.driver == "nvme")
+    device = f"{DEVICES}/{address}"
+    before = binding(kernel, address)
+    write_text(kernel, f"{device}/sriov_numvfs", "1")
+    try:
+        write_text(kernel, f"{DRIVERS}/nvme/unbind", address)
+        with pytest.raises(DeviceNotBound, match="1 virtual function of it is enabled"):
+            plan_bind(kernel, [address], "vfio-pci")
+        write_text(kernel, f"{device}/driver_override", "vfio-pci")
+        with pytest.raises(OSError, match="busy") as refused:
+            write_text(kernel, f"{DRIVERS}/vfio-pci/bind", address)
+        assert refused.value.errno == errno.EBUSY
+    finally:
+        write_text(kernel, f"{device}/sriov_numvfs", "0")
+        restore(kernel, before)
+
+
 @pytest.mark.needs("cdev")
 def test_who_has_a_devices_own_node_open_is_seen(testbed: Testbed, kernel_name: str) -> None:
     """Also before it is bound to an iommufd, when the group can be opened by others."""
@@ -128,17 +150,15 @@ def test_a_disk_that_somebody_holds_is_refused(kernel_name: str) -> None:
 
 
 @pytest.mark.needs("real", "type1")
+@pytest.mark.skipif(shutil.which("ip") is None, reason="no ip here")
 def test_an_interface_in_another_namespace_is_refused(kernel_name: str) -> None:
-    from pyroute2 import IPRoute
-
     assert kernel_name
     kernel = LinuxKernel()
     address = next(each.address for each in pci_devices(kernel) if interfaces(kernel, each.address))
     (name,) = interfaces(kernel, address)
     unshare = ctypes.CDLL(None, use_errno=True).unshare
     with in_child(lambda: unshare(_NEW_NETWORK)) as pid:
-        with IPRoute() as netlink:
-            netlink.link("set", index=netlink.link_lookup(ifname=name)[0], net_ns_pid=pid)
+        subprocess.run(["ip", "link", "set", name, "netns", str(pid)], check=True)
         assert interfaces(kernel, address) == []
         with pytest.raises(HostNeedsDevice, match=f"{address}: its network interface is in another network namespace"):
             require_not_needed(kernel, LinuxNetwork(), [address])

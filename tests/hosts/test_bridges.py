@@ -80,6 +80,14 @@ def test_a_driver_of_a_bridge_that_does_dma_spoils_its_group(root_port: FakeHost
     assert "group 1 cannot be used yet: 0000:00:01.0 is bound to shpchp. Take it from that driver" in said
 
 
+def test_before_linux_5_18_no_driver_of_a_bridge_spoils_its_group(root_port: FakeHost) -> None:
+    root_port.take("0000:00:01.0")
+    root_port.driver("shpchp")
+    root_port.give("0000:00:01.0", "shpchp")
+    root_port.file("/proc/sys/kernel/osrelease", "5.10.0-30-amd64\n")
+    assert "cannot be used" not in root_port.run("bind", "--group", GPU).said
+
+
 def test_a_group_of_bridges_has_nothing_to_bind(root_port: FakeHost) -> None:
     root_port.pci("0000:00:1c.0", "8086:a33c", 0x060400, driver="pcieport", group=7, header_type=1)
     refused = root_port.run("bind", "--group", "00:1c.0")
