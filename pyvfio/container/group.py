@@ -6,6 +6,7 @@ import ctypes
 import errno
 import os
 import uuid
+from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
 from pyvfio.abi import vfio
@@ -166,7 +167,6 @@ class Group(Resource):
     def _open_failure(self, error: OSError) -> VfioError:
         code = error.errno or errno.EIO
         operation = f"open group {self.number}"
-        members = group_members(self.kernel, self.number)
         match code:
             case errno.EBUSY:
                 return GroupBusy(
@@ -176,7 +176,7 @@ class Group(Resource):
                     advice="Close it there",
                 )
             case errno.ENOENT:
-                names = ", ".join(member.address for member in members)
+                names = ", ".join(member.address for member in group_members(self.kernel, self.number))
                 return DeviceNotBound(
                     code,
                     operation,
@@ -190,13 +190,21 @@ class Group(Resource):
                     code,
                     operation,
                     meaning=f"no permission for {self.path}",
-                    advice=permit(self.path, next((each.address for each in members if each.has_vfio_driver), None)),
+                    advice=permit(self.path, self._bound_member()),
                 )
             case errno.ENODEV:
                 meaning = "its last device was taken from the VFIO driver just now"
                 return DeviceNotBound(code, operation, meaning=meaning, advice="pyvfio list shows what is bound")
             case _:
                 return explain(error, operation, {"node": self.path})
+
+    def _bound_member(self) -> str | None:
+        """One that a VFIO driver has. Explaining a failure must not become one."""
+        with suppress(OSError):
+            return next(
+                (each.address for each in group_members(self.kernel, self.number) if each.has_vfio_driver), None
+            )
+        return None
 
     def _release(self) -> None:
         self.kernel.close(self.fd)

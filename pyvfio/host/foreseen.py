@@ -62,7 +62,8 @@ def require_probe(kernel: Kernel, device: PciDevice, driver: str) -> None:
             operation,
             meaning=f"{driver} will not take it: {count} virtual function{'s' * (count > 1)} of it "
             f"{'are' if count > 1 else 'is'} enabled",
-            advice=f"As root: echo 0 > {DEVICES}/{device.address}/sriov_numvfs",
+            advice="As root give it back to its own driver, without which they cannot be ended: "
+            f"echo {device.address} > /sys/bus/pci/drivers_probe; echo 0 > {DEVICES}/{device.address}/sriov_numvfs",
         )
 
 

@@ -111,9 +111,11 @@ def test_a_physical_function_with_virtual_ones_is_refused(kernel_name: str) -> N
         with pytest.raises(OSError, match="busy") as refused:
             write_text(kernel, f"{DRIVERS}/vfio-pci/bind", address)
         assert refused.value.errno == errno.EBUSY
+        with pytest.raises(FileNotFoundError):
+            write_text(kernel, f"{device}/sriov_numvfs", "0")
     finally:
-        write_text(kernel, f"{device}/sriov_numvfs", "0")
         restore(kernel, before)
+        write_text(kernel, f"{device}/sriov_numvfs", "0")
 
 
 @pytest.mark.needs("cdev")

@@ -53,7 +53,7 @@ def claimed_by_firmware(host: FakeHost) -> None:
         (dsa, "its deny list has 8086:0b25"),
         (without_iommu, "vfio-pci will not take it: there is no IOMMU behind it. pyvfio doctor says what is missing"),
         (other_iommus_only, "there is no IOMMU behind it"),
-        (with_functions_enabled, "2 virtual functions of it are enabled. As root: echo 0 > /sys/bus/pci/devices/"),
+        (with_functions_enabled, "2 virtual functions of it are enabled. As root give it back to its own driver"),
         (claimed_by_firmware, "firmware claims 0x7ba1e000-0x7ba26fff for group 5"),
     ],
 )
