@@ -62,7 +62,7 @@ def test_what_has_the_class_of_a_bridge_and_the_header_of_a_device_can_be_bound(
             restore(machine, before)
 
 
-@pytest.mark.needs("type1")
+@pytest.mark.needs("type1", "shared-group")
 def test_only_the_drivers_own_bind_tells_of_a_probe_that_failed(machine: Kernel) -> None:
     """A bridge, which vfio-pci refuses for its header type."""
     bridge = next(each for each in pci_devices(machine) if each.is_bridge and each.driver is None).address

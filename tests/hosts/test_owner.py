@@ -12,6 +12,8 @@ from typing import Self
 import pytest
 
 from pyvfio.cli import main
+from pyvfio.cli.changes import needs_root
+from pyvfio.commandline import Failure
 from pyvfio.faults import Fault, FaultyKernel
 from pyvfio.host import Host, RuleDirectories, Uevent
 from tests.support.hosts import FakeHost
@@ -170,6 +172,12 @@ def test_who_is_not_root_is_told_so(host: FakeHost) -> None:
         assert (said.status, said.err.count("\n")) == (1, 1)
         assert "run it as root" in said.err.lower()
         assert "chown" not in said.err
+
+
+def test_who_may_not_write_the_undo_file_is_told_so_in_one_sentence() -> None:
+    with pytest.raises(Failure, match="bind changes the host: run it as root") as said, needs_root("bind"):
+        raise PermissionError(errno.EACCES, "Permission denied", "/run/pyvfio")
+    assert "/run/pyvfio" in str(said.value)
 
 
 def test_there_is_no_such_user(host: FakeHost) -> None:
