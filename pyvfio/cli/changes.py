@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from pyvfio.commandline import Output
+from pyvfio.commandline import Failure, Output
 from pyvfio.host import DEFAULT, Change, UndoFile, group_addresses, require_expected
 from pyvfio.kernel import Kernel
 from pyvfio.sysfs import named_device
@@ -33,7 +34,7 @@ def add_safety(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--force",
         action="store_true",
-        help="even if the host talks through an interface of it, has a disk of it mounted, or a program has it open",
+        help="even if the host needs it, or a program has it open",
     )
 
 
@@ -60,6 +61,20 @@ def show_writes(output: Output, changes: Sequence[Change]) -> None:
     for change in changes:
         for write in change.writes:
             output.text(str(write))
+
+
+def show_lines(output: Output, lines: Iterable[str]) -> None:
+    for line in lines:
+        output.text(line)
+
+
+@contextmanager
+def needs_root(command: str) -> Iterator[None]:
+    """Says so in one sentence where the system only says no."""
+    try:
+        yield
+    except PermissionError as error:
+        raise Failure(f"{command} changes the host: run it as root (no permission for {error.filename})") from error
 
 
 def change_data(change: Change, driver: str | None, node: str | None = None) -> dict[str, object]:

@@ -5,7 +5,15 @@ from __future__ import annotations
 import argparse
 from functools import partial
 
-from pyvfio.cli.changes import add_addresses, add_safety, change_data, named_addresses, show_writes, undo_file
+from pyvfio.cli.changes import (
+    add_addresses,
+    add_safety,
+    change_data,
+    named_addresses,
+    needs_root,
+    show_writes,
+    undo_file,
+)
 from pyvfio.commandline import Command, Output
 from pyvfio.host import Host, perform, plan_unbind, require_not_needed, unbind
 from pyvfio.sysfs import pci_device
@@ -27,7 +35,8 @@ def _run(options: argparse.Namespace, output: Output) -> int:
     if options.dry_run:
         show_writes(output, changes)
     else:
-        perform(kernel, changes, undo, partial(unbind, kernel))
+        with needs_root("unbind"):
+            perform(kernel, changes, undo, partial(unbind, kernel))
     devices = []
     for change in changes:
         driver = None if options.dry_run else pci_device(kernel, change.before.address).driver

@@ -86,11 +86,22 @@ class Program:
         except Failure as error:
             return self._fail(str(error))
         except (OSError, ValueError) as error:
-            return self._fail(". ".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])]))
+            return self._fail(". ".join([_sentence(error), *getattr(error, "__notes__", [])]))
 
     def _fail(self, sentence: str) -> int:
         print(f"{self.name}: {sentence}", file=sys.stderr)
         return 1
+
+
+def _sentence(error: Exception) -> str:
+    """What Python itself has to say of a file, as a person would say it."""
+    path = getattr(error, "filename", None)
+    if isinstance(error, PermissionError) and path is not None:
+        more = " even for root" if os.geteuid() == 0 else ": run it as root, or as who owns it"
+        return f"there is no permission for {path}{more}"
+    if isinstance(error, FileNotFoundError) and path is not None:
+        return f"{path} is not there"
+    return f"{type(error).__name__}: {error}"
 
 
 def completion_command(program: Program) -> Command:

@@ -21,9 +21,12 @@ from pyvfio.explain import explain
 from pyvfio.kernel import Kernel, LinuxKernel, chain, query
 from pyvfio.noiommu import no_iommu
 from pyvfio.open_errors import open_failure
+from pyvfio.reserved import firmware_claim
 from pyvfio.resource import Resource
 from pyvfio.sysfs import vfio_device
 
+# What a group that firmware claims is refused with: since Linux 6.7, and before.
+_FIRMWARE = (errno.EINVAL, errno.EPERM)
 # What iommufd answers, which has no limit of its own: drivers/iommu/iommufd/vfio_compat.c.
 _NO_MAPPING_LIMIT = 0xFFFF_FFFF
 # Kernels before 6.18 lose a mapping of the last page of all: it can be neither found nor unmapped (vfio_find_dma).
@@ -267,7 +270,10 @@ class Container(MappingSpace):
                 try:
                     self.kernel.ioctl(self.fd, vfio.VFIO_SET_IOMMU, kind)
                 except OSError as error:
-                    raise explain(error, f"set IOMMU {kind.name}", {}, SET_IOMMU) from error
+                    operation = f"set IOMMU {kind.name}"
+                    if error.errno in _FIRMWARE and (claim := firmware_claim(self.kernel, group.number, operation)):
+                        raise claim from error
+                    raise explain(error, operation, {}, SET_IOMMU) from error
                 return kind
         raise VfioError(errno.ENODEV, "set IOMMU", {}, *SET_IOMMU[errno.ENODEV])
 
@@ -304,6 +310,8 @@ class Container(MappingSpace):
         code = error.errno or errno.EIO
         if code in (errno.EPERM, errno.EBUSY) and not group.viable:
             return group.not_viable()
+        if code in _FIRMWARE and (claim := firmware_claim(self.kernel, group.number, f"attach group {group.number}")):
+            return claim
         return explain(error, f"attach group {group.number}", {}, ATTACH)
 
     def _child_closed(self, child: Resource) -> None:

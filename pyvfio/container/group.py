@@ -6,6 +6,7 @@ import ctypes
 import errno
 import os
 import uuid
+from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
 from pyvfio.abi import vfio
@@ -14,6 +15,7 @@ from pyvfio.errors import DeviceBusy, DeviceNotBound, GroupBusy, GroupNotViable,
 from pyvfio.explain import Meanings, explain
 from pyvfio.kernel import Kernel, LinuxKernel
 from pyvfio.noiommu import no_raw_io
+from pyvfio.open_errors import permit
 from pyvfio.resource import Resource
 from pyvfio.sysfs import blocking_members, group_members
 
@@ -174,12 +176,12 @@ class Group(Resource):
                     advice="Close it there",
                 )
             case errno.ENOENT:
-                members = ", ".join(member.address for member in group_members(self.kernel, self.number))
+                names = ", ".join(member.address for member in group_members(self.kernel, self.number))
                 return DeviceNotBound(
                     code,
                     operation,
                     meaning=f"{self.path} does not exist: no member is bound to a VFIO driver",
-                    advice=f"pyvfio bind ADDRESS, one of {members}" if members else "There is no such IOMMU group",
+                    advice=f"pyvfio bind ADDRESS, one of {names}" if names else "There is no such IOMMU group",
                 )
             case errno.EPERM if "noiommu" in self.path:
                 return no_raw_io(operation)
@@ -188,13 +190,21 @@ class Group(Resource):
                     code,
                     operation,
                     meaning=f"no permission for {self.path}",
-                    advice=f"As root: chown $USER {self.path}",
+                    advice=permit(self.path, self._bound_member()),
                 )
             case errno.ENODEV:
                 meaning = "its last device was taken from the VFIO driver just now"
                 return DeviceNotBound(code, operation, meaning=meaning, advice="pyvfio list shows what is bound")
             case _:
                 return explain(error, operation, {"node": self.path})
+
+    def _bound_member(self) -> str | None:
+        """One that a VFIO driver has. Explaining a failure must not become one."""
+        with suppress(OSError):
+            return next(
+                (each.address for each in group_members(self.kernel, self.number) if each.has_vfio_driver), None
+            )
+        return None
 
     def _release(self) -> None:
         self.kernel.close(self.fd)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 C = TypeVar("C", bound=PciCapability)
 
 _ABSENT = 0xFFFF_FFFF
+# Some bits of it are always zero; vendor and device are the kernel's word, whatever the device says.
+_NO_STATUS = 0xFFFF
 
 
 class PciCommand(enum.IntFlag):
@@ -87,7 +89,9 @@ class ConfigSpace(Registers):
         self.command &= ~PciCommand.MASTER
 
     def capabilities(self) -> Iterator[PciCapability]:
-        """The capability list. Raises VfioError where it runs in a circle."""
+        """The capability list. Raises VfioError where it runs in a circle, and if the device does not answer."""
+        if self.status == _NO_STATUS:
+            raise no_answer(self.region.device.address)
         if not self.status & PciStatus.CAP_LIST:
             return
         offset = self.region.read8(pci_regs.PCI_CAPABILITY_LIST) & ~3
@@ -100,7 +104,10 @@ class ConfigSpace(Registers):
             offset = self.region.read8(offset + pci_regs.PCI_CAP_LIST_NEXT) & ~3
 
     def extended_capabilities(self) -> Iterator[PciCapability]:
-        """The list of PCI Express devices; empty for others. Raises VfioError where it runs in a circle."""
+        """The list of PCI Express devices; empty for others. Raises VfioError where it runs in a circle, and if the
+        device does not answer."""
+        if self.status == _NO_STATUS:
+            raise no_answer(self.region.device.address)
         offset = pci_regs.PCI_CFG_SPACE_SIZE
         if self.region.size <= offset:
             return
@@ -121,6 +128,18 @@ class ConfigSpace(Registers):
         """The first capability of a kind that has a class, such as Msix; None if the device has none."""
         capabilities = self.extended_capabilities() if kind.EXTENDED else self.capabilities()
         return next((capability for capability in capabilities if isinstance(capability, kind)), None)
+
+
+def no_answer(address: str) -> VfioError:
+    """What config space that reads all ones means, and what to try."""
+    return VfioError(
+        errno.EIO,
+        f"read config space of {address}",
+        meaning="the device does not answer, all of it reads as ones: it is off the bus, without power, or hangs after "
+        "a reset",
+        advice=f"As root: echo 1 > /sys/bus/pci/devices/{address}/remove; echo 1 > /sys/bus/pci/rescan. If that does "
+        "not help, cut its power, which a warm reboot does not",
+    )
 
 
 def _damaged(offset: int) -> VfioError:

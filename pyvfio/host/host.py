@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pyvfio.host.network import LinuxNetwork, Network
+from pyvfio.host.rules import RuleDirectories
 from pyvfio.host.uevents import LinuxUevents, Uevents
 from pyvfio.host.undo import DEFAULT
 from pyvfio.kernel import Kernel, LinuxKernel
@@ -24,3 +25,4 @@ class Host:
     network: Network = field(default_factory=LinuxNetwork)
     uevents: Callable[[], AbstractContextManager[Uevents]] = LinuxUevents
     undo_file: Path = DEFAULT
+    rules: RuleDirectories = field(default_factory=RuleDirectories)

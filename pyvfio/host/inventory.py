@@ -10,6 +10,7 @@ from pyvfio.host.network import InterfaceUse, Network
 from pyvfio.kernel import Kernel, text_or_empty
 from pyvfio.sysfs import (
     DEVICES,
+    GroupMember,
     PciDevice,
     block_devices,
     blocking_members,
@@ -34,7 +35,7 @@ class Entry:
     kind: str
     name: str
     short_name: str
-    blocked_by: tuple[PciDevice, ...]
+    blocked_by: tuple[PciDevice | GroupMember, ...]
     group_node: str | None
     device_node: str | None
     interfaces: tuple[InterfaceUse, ...]

@@ -20,7 +20,7 @@ _VERSION = 1
 
 
 class UndoFile:
-    """{"version": 1, "devices": [{"address", "driver", "override"}]}, in the order they were touched.
+    """{"version": 1, "devices": [{"address", "driver", "override", "ids"}]}, in the order they were touched.
 
     An entry stays until forget(): touching a device again does not change what it was at first.
     """
@@ -37,17 +37,25 @@ class UndoFile:
         try:
             content = json.loads(text)
             if content["version"] != _VERSION:
-                raise ValueError(f"{self.path} is of version {content['version']}, not {_VERSION}")
-            return [Binding(entry["address"], entry["driver"], entry["override"]) for entry in content["devices"]]
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
+                raise ValueError(f"it is of version {content['version']!r}, not {_VERSION}")
+            return [Binding.from_data(entry) for entry in content["devices"]]
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"{self.path} is no undo file: {error}") from error
 
     def remember(self, before: Sequence[Binding]) -> None:
         """Add what is not there yet. On disk when this returns: a crash from now on can be undone."""
         with self._locked():
             known = self.read()
-            addresses = {entry.address for entry in known}
-            self._write([*known, *(entry for entry in before if entry.address not in addresses)])
+            # What was noted of a card that another has replaced in its slot is of no use any more.
+            replaced = {
+                entry.address
+                for entry in known
+                for now in before
+                if entry.address == now.address and not entry.is_of(now)
+            }
+            kept = [entry for entry in known if entry.address not in replaced]
+            addresses = {entry.address for entry in kept}
+            self._write([*kept, *(entry for entry in before if entry.address not in addresses)])
 
     def forget(self, addresses: Sequence[str]) -> None:
         """Take entries out; the file goes with the last."""

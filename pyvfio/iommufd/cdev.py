@@ -16,6 +16,7 @@ from pyvfio.iommufd.iommufd import Iommufd, explain_iommufd
 from pyvfio.kernel import Kernel
 from pyvfio.noiommu import no_raw_io, not_asked_for
 from pyvfio.open_errors import open_failure
+from pyvfio.reserved import firmware_claim
 from pyvfio.resource import Resource
 from pyvfio.sysfs import blocking_members, character_device, group_node, is_noiommu, vfio_device
 
@@ -77,7 +78,7 @@ class CdevDevice(Device, IommufdDevice):
         except OSError as error:
             if self.is_noiommu and error.errno == errno.EPERM:
                 raise no_raw_io(f"open device {address}") from error
-            raise open_failure(error, f"open device {address}", node, "vfio-pci") from error
+            raise open_failure(error, f"open device {address}", node, "vfio-pci", address) from error
         self._bind(iommufd, fd, address, vf_token, parent)
 
     @classmethod
@@ -151,6 +152,12 @@ def _bind_failure(error: OSError, kernel: Kernel, address: str, vf_token: uuid.U
     code = error.errno or errno.EIO
     operation = f"open device {address}"
     group = vfio_device(kernel, address).group
+    if (
+        code in (errno.EINVAL, errno.EPERM)
+        and group is not None
+        and (claim := firmware_claim(kernel, group, operation))
+    ):
+        return claim
     match code:
         case errno.EBUSY:
             node = "" if group is None else f" as {group_node(kernel, group)}"

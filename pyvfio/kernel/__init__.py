@@ -1,7 +1,16 @@
 """The seam that every system call goes through, and what stands directly on it."""
 
 from pyvfio.kernel.eventfd import EventFd, wait_for_any
-from pyvfio.kernel.files import exists, link_name, names_in, read_bytes, read_text, text_or_empty, write_text
+from pyvfio.kernel.files import (
+    exists,
+    link_name,
+    linux_release,
+    names_in,
+    read_bytes,
+    read_text,
+    text_or_empty,
+    write_text,
+)
 from pyvfio.kernel.host_memory import HostMemory, host_memory, is_tight
 from pyvfio.kernel.limits import (
     DMA_ENTRY_LIMIT,
@@ -40,6 +49,7 @@ __all__ = [
     "huge_pages",
     "is_tight",
     "link_name",
+    "linux_release",
     "memlock",
     "memlock_if_known",
     "names_in",

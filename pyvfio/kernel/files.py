@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 from pyvfio.kernel.seam import Kernel
 
@@ -55,6 +56,12 @@ def names_in(kernel: Kernel, path: str) -> list[str]:
         return kernel.listdir(path)
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return []
+
+
+def linux_release(kernel: Kernel) -> tuple[int, int]:
+    """(6, 12) of "6.12.9-amd64"; (0, 0) where the kernel does not say."""
+    found = re.match(r"(\d+)\.(\d+)", text_or_empty(kernel, "/proc/sys/kernel/osrelease"))
+    return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 def text_or_empty(kernel: Kernel, path: str) -> str:

@@ -243,6 +243,15 @@ class SimKernel:
     def readlink(self, path: str) -> str:
         return self.sysfs.readlink(path) if self.sysfs.covers(path) else self._real.readlink(path)
 
+    def owner(self, path: str) -> tuple[int, int]:
+        return self.sysfs.owner(path) if self.sysfs.covers(path) else self._real.owner(path)
+
+    def chown(self, path: str, user: int, group: int) -> None:
+        if self.sysfs.covers(path):
+            self.sysfs.chown(path, user, group)
+        else:
+            self._real.chown(path, user, group)
+
     # Memory.
 
     def mmap(self, length: int, protection: int, flags: int, fd: int = -1, offset: int = 0, address: int = 0) -> int:
@@ -359,8 +368,14 @@ class SimKernel:
             return Text(path, status(self._real, self.charges, raw_io=self.process.raw_io))
         if path == "/proc/self/limits":
             return Text(path, limits(self._real, self.charges))
+        if path == "/proc/sys/kernel/osrelease":
+            return Text(path, b"%d.%d.0-simulated\n" % self.version)
         if path == TAINTED:
             return Text(path, f"{self.sysfs.tainted}\n".encode())
+        if function := self.sysfs.function_of_disk(path):
+            if flags & os.O_EXCL and path.removeprefix("/dev/") in function.held_disks:
+                raise fail(errno.EBUSY)
+            return Text(path, b"")
         if not self.sysfs.covers(path):
             return None
         if flags & os.O_ACCMODE == os.O_WRONLY:

@@ -42,7 +42,9 @@ def raising(error: BaseException) -> Callable[[], int]:
     ("error", "status", "said"),
     [
         (Failure("it is broken, mend it"), 1, "tool: it is broken, mend it\n"),
-        (FileNotFoundError(2, "No such file", "x"), 1, "tool: FileNotFoundError: [Errno 2] No such file: 'x'\n"),
+        (FileNotFoundError(2, "No such file", "x"), 1, "tool: x is not there\n"),
+        (FileNotFoundError(2, "No such file"), 1, "tool: FileNotFoundError: [Errno 2] No such file\n"),
+        (OSError(5, "Input/output error", "x"), 1, "tool: OSError: [Errno 5] Input/output error: 'x'\n"),
         (ValueError("nonsense"), 1, "tool: ValueError: nonsense\n"),
         (KeyboardInterrupt(), 130, ""),
     ],

@@ -28,10 +28,14 @@ def test_bind_and_restore(host: FakeHost) -> None:
     assert not host.at("/dev/vfio/12").exists()
 
 
-def test_a_dry_run_names_every_write(host: FakeHost) -> None:
-    shown = host.run("bind", "--dry-run", NIC).out.splitlines()
+@pytest.mark.parametrize("command", ["bind", "unbind", "restore"])
+def test_a_dry_run_names_every_write(host: FakeHost, command: str) -> None:
+    if command == "restore":
+        host.run("bind", NIC)
+    host.kernel.writes.clear()
+    shown = host.run(command, "--dry-run", NIC).out.splitlines()
     assert host.kernel.writes == []
-    host.run("bind", NIC)
+    host.run(command, NIC)
     assert shown == [f"echo {text} > {path}".replace("  ", " ") for path, text in host.kernel.writes]
 
 

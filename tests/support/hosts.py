@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from pyvfio.cli import main as pyvfio
-from pyvfio.host import Host, InterfaceUse, Uevent
+from pyvfio.host import Host, InterfaceUse, RuleDirectories, Uevent
 from pyvfio.kernel import LinuxKernel
 from virtiomem.cli import main as virtiomem
 
@@ -53,7 +53,7 @@ class FakeHost:
     """Laid out with file(), link(), pci() and the others; anything may be added or taken away by its path.
 
     errors: paths whose open() fails, and with which errno. exclusive: nodes of disks that somebody uses: opening them
-    exclusively fails. interfaces: what of interfaces is used.
+    exclusively fails. interfaces: what of interfaces is used. owners: of nodes, where not root.
     """
 
     def __init__(self, root: Path, capture: pytest.CaptureFixture[str]) -> None:
@@ -62,8 +62,12 @@ class FakeHost:
         self.errors: dict[str, int] = {}
         self.exclusive: set[str] = set()
         self.interfaces: dict[str, InterfaceUse] = {}
+        self.owners: dict[str, tuple[int, int]] = {}
+        self.has_groups = True
+        """Whether VFIO makes nodes for groups."""
         self.kernel = TreeKernel(self)
         self.undo_file = root / "undo.json"
+        self.rules = RuleDirectories(root / "run", root / "etc", reload=lambda: None)
         self._capture = capture
         for name in ("sys/kernel/iommu_groups", "sys/class/iommu", "sys/class/net", "sys/class/block", "dev/vfio"):
             (self.root / name).mkdir(parents=True)
@@ -75,7 +79,7 @@ class FakeHost:
 
     def run(self, *arguments: str, program: str = "pyvfio") -> Ran:
         """The command itself, on this host."""
-        host = Host(self.kernel, self, uevents=_no_events, undo_file=self.undo_file)
+        host = Host(self.kernel, self, uevents=_no_events, undo_file=self.undo_file, rules=self.rules)
         try:
             status = _PROGRAMS[program](list(arguments), host)
         except SystemExit as end:
@@ -173,6 +177,23 @@ class FakeHost:
         if in_use:
             self.exclusive.add(f"/dev/{name}")
 
+    def node(self, subsystem: str, name: str, place: str, node: str) -> None:
+        """A device that a driver has made of the function at place; node: of it, below /dev."""
+        self.file(f"{place}/{subsystem}/{name}/uevent", f"MAJOR=1\nMINOR=1\nDEVNAME={node}\n")
+        self.link(f"/sys/class/{subsystem}/{name}", f"{place}/{subsystem}/{name}")
+
+    def process(self, pid: int, name: str, *nodes: str, mounts: str = "") -> None:
+        """A program with nodes open. mounts: a mountinfo, of a mount namespace that nobody else is in."""
+        self.file(f"/proc/{pid}/comm", f"{name}\n")
+        links = {f"fd/{number}": node for number, node in enumerate(nodes)}
+        if mounts:
+            self.file(f"/proc/{pid}/mountinfo", mounts)
+            links["ns/mnt"] = f"mnt:[{pid}]"
+        for path, target in links.items():
+            at = self.at(f"/proc/{pid}/{path}")
+            at.parent.mkdir(parents=True, exist_ok=True)
+            at.symlink_to(target)
+
     # What the kernel's driver core does.
 
     def driver_of(self, address: str) -> str | None:
@@ -189,7 +210,7 @@ class FakeHost:
         place = f"/{self.at(device).resolve().relative_to(self.root.resolve())}"
         self.link(f"{place}/driver", f"{_DRIVERS}/{driver}")
         group = self.at(f"{place}/iommu_group")
-        if "vfio" in driver and group.is_symlink():
+        if "vfio" in driver and group.is_symlink() and self.has_groups:
             self.file(f"/dev/vfio/{group.readlink().name}", "")
 
     def take(self, address: str) -> None:
@@ -200,6 +221,9 @@ class FakeHost:
             members = (group / "devices").iterdir()
             if not any("vfio" in (self.driver_of(member.name) or "") for member in members):
                 self.at(f"/dev/vfio/{group.readlink().name}").unlink(missing_ok=True)
+                self.owners.pop(f"/dev/vfio/{group.readlink().name}", None)
+        for node in self.at(f"{_DEVICES}/{address}/vfio-dev").glob("*"):
+            self.owners.pop(f"/dev/vfio/devices/{node.name}", None)
 
     def probe(self, address: str, driver: str | None = None) -> None:
         """Raises OSError as the driver's probe does; no driver matching is no error."""
@@ -226,9 +250,13 @@ class TreeKernel(LinuxKernel):
         self._opened: dict[int, str] = {}
         self.writes: list[tuple[str, str]] = []
         """Path and text of each, in order."""
+        self.refused_writes = 0
+        """The errno of opening a file of sysfs to write to it."""
 
     def open(self, path: str, flags: int) -> int:
         if code := self._host.errors.get(path):
+            raise OSError(code, os.strerror(code), path)
+        if flags & os.O_ACCMODE == os.O_WRONLY and path.startswith("/sys/") and (code := self.refused_writes):
             raise OSError(code, os.strerror(code), path)
         if flags & os.O_EXCL and path in self._host.exclusive:
             raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), path)
@@ -253,6 +281,16 @@ class TreeKernel(LinuxKernel):
 
     def readlink(self, path: str) -> str:
         return super().readlink(self._at(path))
+
+    def owner(self, path: str) -> tuple[int, int]:
+        super().owner(self._at(path))
+        return self._host.owners.get(path, (0, 0))
+
+    def chown(self, path: str, user: int, group: int) -> None:
+        if code := self._host.errors.get(path):
+            raise OSError(code, os.strerror(code), path)
+        now = self.owner(path)
+        self._host.owners[path] = (now[0] if user == -1 else user, now[1] if group == -1 else group)
 
     def _at(self, path: str) -> str:
         is_ours = path.startswith(tuple(f"{each}/" for each in _OURS)) or path in _OURS

@@ -54,13 +54,17 @@ class FeatureDetails:
 
 @dataclass(frozen=True, slots=True)
 class DeviceDetails:
-    """can_reset: alone, by VFIO_DEVICE_RESET. Regions of no size and interrupts of no vectors are left out."""
+    """can_reset: alone, by VFIO_DEVICE_RESET. Regions of no size and interrupts of no vectors are left out.
+
+    capabilities_unavailable: why there are none, where the device does not answer.
+    """
 
     can_reset: bool
     regions: tuple[RegionDetails, ...]
     interrupts: tuple[InterruptDetails, ...]
     capabilities: tuple[CapabilityDetails, ...]
     features: tuple[FeatureDetails, ...]
+    capabilities_unavailable: str | None = None
 
 
 def device_details(kernel: Kernel, address: str) -> DeviceDetails:
@@ -69,13 +73,18 @@ def device_details(kernel: Kernel, address: str) -> DeviceDetails:
     Raises what Container.open_device() raises: DeviceNotBound, GroupNotViable, GroupBusy.
     """
     with opened(kernel, address) as device:
-        capabilities = [*device.config.capabilities(), *device.config.extended_capabilities()]
+        capabilities, unavailable = [], None
+        try:
+            capabilities = [*device.config.capabilities(), *device.config.extended_capabilities()]
+        except VfioError as error:
+            unavailable = str(error)
         return DeviceDetails(
             bool(device.info.flags & DeviceFlags.RESET),
             tuple(_regions(device)),
             tuple(_interrupts(device)),
             tuple(CapabilityDetails(each.name, each.id, each.extended, each.offset) for each in capabilities),
             tuple(FeatureDetails(feature.name, _flags(access)) for feature, access in device.features.all().items()),
+            unavailable,
         )
 
 

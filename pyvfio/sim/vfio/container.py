@@ -62,6 +62,12 @@ class ContainerState:
             raise fail(errno.EPERM)
         if not self._kernel.sysfs.viable(group.number):
             raise fail(errno.EPERM)
+        if self._kernel.sysfs.is_claimed_by_firmware(group.number):
+            # Before, the IOMMU's driver found out when it was to make a domain for the group.
+            if self._kernel.version >= (6, 7):
+                raise fail(errno.EINVAL)
+            if self.iommu is not None:
+                raise fail(errno.EPERM)
         if self.iommu is not None:
             self.iommu.attach(group, process)
         self.groups.append(group)
@@ -107,6 +113,8 @@ class ContainerState:
         if kind not in _TYPE1_VERSIONS:
             # Known, but no kind of IOMMU; or nesting, which no IOMMU here can do.
             raise fail(errno.EINVAL)
+        if any(self._kernel.sysfs.is_claimed_by_firmware(group.number) for group in self.groups):
+            raise fail(errno.EPERM)
         iommu = Type1(self._kernel, _TYPE1_VERSIONS[kind])
         for group in self.groups:
             iommu.attach(group, process)

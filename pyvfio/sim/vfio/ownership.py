@@ -112,6 +112,8 @@ class Ownership:
         holder, count = self._claims.get(number, (owner, 0))
         if holder is not owner or not self._sysfs.viable(number):
             raise fail(errno.EPERM)
+        if self._sysfs.is_claimed_by_firmware(number) and self._kernel.version >= (6, 7):
+            raise fail(errno.EINVAL)
         self._claims[number] = (owner, count + 1)
 
     def disclaim(self, address: str) -> None:
