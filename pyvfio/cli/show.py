@@ -53,7 +53,7 @@ def _run(options: argparse.Namespace, output: Output) -> int:
         }
     )
     output.text(output.paint(f"{device.address}  {entry.kind}  {entry.name}", Style.BOLD))
-    vfio = [("vfio", unavailable)] if details is None else _vfio_rows(details)
+    vfio = [("vfio", unavailable)] if details is None else _vfio_rows(details, with_capabilities=listed is None)
     rows = [*_host_rows(entry, members, resets), *_sysfs_rows(bars, listed, unreadable, brief=details is not None)]
     for name, text in [*rows, *vfio]:
         if text:
@@ -125,7 +125,7 @@ def _sysfs_rows(
     for bar in [] if brief else bars:
         words = [bar.kind, "64 bits" if bar.is_64bit else "", "prefetchable" if bar.prefetchable else ""]
         yield "resource", f"{bar.index:>2}  {bar.name:<8}  {format_size(bar.size):>10}  {' '.join(filter(None, words))}"
-    if listed is None:
+    if listed is None and not brief:
         yield "capability", unreadable or ""
     for capability in listed or ():
         kind = "  extended" if capability.extended else ""
@@ -133,12 +133,14 @@ def _sysfs_rows(
         yield "capability", f"{capability.offset:#06x}  {capability.name}{kind}" + (f"  {text}" if text else "")
 
 
-def _vfio_rows(details: DeviceDetails) -> Iterator[tuple[str, str]]:
+def _vfio_rows(details: DeviceDetails, *, with_capabilities: bool) -> Iterator[tuple[str, str]]:
     yield "vfio reset", "yes" if details.can_reset else "not alone"
     for region in details.regions:
         yield "region", f"{region.index:>2}  {region.name:<8}  {format_size(region.size):>10}  {' '.join(region.flags)}"
     for irq in details.interrupts:
         yield "interrupts", f"{irq.index:>2}  {irq.name:<8}  {irq.count:>10}  {' '.join(irq.flags)}"
+    for capability in details.capabilities if with_capabilities else ():
+        yield "capability", f"{capability.offset:#06x}  {capability.name}{'  extended' if capability.extended else ''}"
     for feature in details.features:
         yield "feature", f"{feature.name}  {' '.join(feature.access)}"
 

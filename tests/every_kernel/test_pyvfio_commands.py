@@ -125,6 +125,7 @@ def test_show_opens_a_device_when_told_to(bench: Bench) -> None:
     assert "MSI" in {capability["name"] for capability in shown["vfio"]["capabilities"]}
     text = bench.run("show", "--open", first)
     assert re.search(r"region +0 +BAR0 +1 MiB +read write mmap", text)
+    assert len(re.findall(r"capability +0x0040  MSI", text)) == 1
 
 
 def test_show_of_a_device_in_use_says_so(bench: Bench) -> None:
