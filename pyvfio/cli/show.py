@@ -141,6 +141,7 @@ def _vfio_rows(details: DeviceDetails, *, with_capabilities: bool) -> Iterator[t
         yield "interrupts", f"{irq.index:>2}  {irq.name:<8}  {irq.count:>10}  {' '.join(irq.flags)}"
     for capability in details.capabilities if with_capabilities else ():
         yield "capability", f"{capability.offset:#06x}  {capability.name}{'  extended' if capability.extended else ''}"
+    yield "capability", details.capabilities_unavailable or ""
     for feature in details.features:
         yield "feature", f"{feature.name}  {' '.join(feature.access)}"
 
