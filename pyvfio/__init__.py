@@ -101,6 +101,9 @@ from pyvfio.iommufd import (
 )
 from pyvfio.kernel import EventFd, Kernel, LinuxKernel
 from pyvfio.memory import Memory, MemoryKind, SharedMemory
+from pyvfio.version import VERSION
+
+__version__ = VERSION
 
 __all__ = [
     "Access",

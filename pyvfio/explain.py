@@ -40,13 +40,30 @@ def explain(
     return VfioError(code, operation, arguments, meaning, advice)
 
 
-def open_failure(error: OSError, operation: str, path: str, module: str) -> VfioError:
-    """The error to raise for the kernel's refusal to open the node path. module: the kernel module that makes it."""
+def open_failure(error: OSError, operation: str, path: str, module: str, address: str | None = None) -> VfioError:
+    """The error to raise for the kernel's refusal to open the node path. module: the kernel module that makes it.
+
+    address: of the device that the node is of, if it is of one.
+    """
     code = error.errno or errno.EIO
     meaning, advice = _OPEN.get(code, (f"{path} cannot be opened ({os.strerror(code)})", "Look at dmesg"))
     return VfioError(
-        code, operation, {"node": path}, meaning.format(path=path), advice.format(path=path, module=module)
+        code,
+        operation,
+        {"node": path},
+        meaning.format(path=path),
+        advice.format(path=path, module=module, permit=permit(path, address)),
     )
+
+
+def permit(path: str, address: str | None = None) -> str:
+    """Advice for who has no permission to open the node path. address: of the device that the node is of."""
+    user = os.geteuid()
+    if user == 0:
+        return "Not even root has it: in a container the node must be passed in (docker run --device); else ask SELinux"
+    if address is not None:
+        return f"As root: pyvfio bind --owner {user} {address}"
+    return f"As root: chown {user} {path}, or a udev rule with OWNER or GROUP for it"
 
 
 def not_asked_for(operation: str) -> NoIommuError:
@@ -89,8 +106,8 @@ _OPEN = {
     errno.ENOENT: (_MISSING, "As root: modprobe {module}"),
     errno.ENODEV: (_MISSING, "As root: modprobe {module}"),
     errno.ENXIO: (_MISSING, "As root: modprobe {module}"),
-    errno.EACCES: (_PERMISSION, "As root: chown $USER {path}"),
-    errno.EPERM: (_PERMISSION, "As root: chown $USER {path}; in a container, allow the device"),
+    errno.EACCES: (_PERMISSION, "{permit}"),
+    errno.EPERM: (_PERMISSION, "{permit}"),
     errno.EMFILE: ("this process has as many files open as it may", "Raise RLIMIT_NOFILE: ulimit -n"),
     errno.ENFILE: ("the system has as many files open as it may", "Raise fs.file-max"),
     errno.ENOMEM: ("no memory left to open {path}", "Free memory, or raise the limit of this memory cgroup"),

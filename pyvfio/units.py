@@ -23,3 +23,14 @@ def format_size(size: int) -> str:
         if size and size % _UNITS[unit] == 0:
             return f"{size // _UNITS[unit]} {unit}iB"
     return f"{size} bytes"
+
+
+def size_in_words(size: int) -> str:
+    """The size to three digits, rounded down, where nobody needs it exactly: "23.4 GiB"."""
+    for unit in ("T", "G", "M", "K"):
+        number = size / _UNITS[unit]
+        if number >= 1:
+            digits = 0 if number >= 100 else 1
+            rounded = int(number * 10**digits) / 10**digits
+            return f"{rounded:.{digits}f}".removesuffix(".0") + f" {unit}iB"
+    return f"{size} bytes"

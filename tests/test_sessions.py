@@ -12,6 +12,8 @@ import pytest
 import pyvfio.cli
 import virtiomem.cli
 from pyvfio import MemoryKind
+from pyvfio.host import Host
+from pyvfio.host.rules import RuleDirectories
 from pyvfio.sim import PciFunction, SimKernel
 from tests.support.pages import PAGES, Block, blocks
 from tests.support.virtiomem.managers import running
@@ -27,21 +29,18 @@ Shell = Callable[[str], list[str]]
 
 
 @pytest.fixture
-def shell(
-    request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Iterator[Shell]:
+def shell(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Iterator[Shell]:
     """Two devices without a driver, at the addresses of the pages, and a manager of 1 GiB that runs with two others."""
     kernel = SimKernel()
     for number in (3, 4):
         kernel.add(PciFunction(f"0000:00:{number:02x}.0", group=number))
-    for command in ("bind", "restore"):
-        monkeypatch.setattr(f"pyvfio.cli.{command}.LinuxKernel", lambda: kernel)
-    undo, socket = str(tmp_path / "undo.json"), tmp_path / "vm0.sock"
+    rules = RuleDirectories(tmp_path / "run", tmp_path / "etc", lambda: None)
+    host, socket = Host(kernel=kernel, undo_file=tmp_path / "undo.json", rules=rules), tmp_path / "vm0.sock"
 
     def run(line: str) -> list[str]:
         program, command, *words = shlex.split(line)
         if program == "pyvfio":
-            assert pyvfio.cli.main([command, *words, "--undo-file", undo]) == 0
+            assert pyvfio.cli.main([command, *words], host) == 0
         elif command in ("resize", "show", "stats"):
             assert virtiomem.cli.main([command, *words, "--socket", str(socket)]) == 0
         else:

@@ -7,22 +7,37 @@ does not fit is BUSY to the guest, with the limit's name in the log, and all oth
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
 
+from pyvfio.host import DeviceAddresses, device_addresses
 from pyvfio.kernel import (
+    HostMemory,
     HugePages,
     Kernel,
     LinuxKernel,
     Memlock,
     dma_entry_limit,
+    host_memory,
     host_page_size,
+    huge_page_sizes,
     huge_pages,
+    is_tight,
     memlock,
     transparent_huge_page_size,
 )
-from pyvfio.units import format_size
-from virtiomem.device import check_block_size, check_region, check_requested_size, default_block_size
+from pyvfio.units import format_size, size_in_words
+from virtiomem.device import (
+    MINIMUM_BLOCK_SIZE,
+    check_block_size,
+    check_region,
+    check_requested_size,
+    default_block_size,
+)
+
+_FIRST_ADDRESS = 1 << 32
+"""Where a region is looked a place for: below it is what a machine has always had there."""
 
 
 class Limit(enum.StrEnum):
@@ -33,38 +48,55 @@ class Limit(enum.StrEnum):
     MEMLOCK = "memlock"
     """Bytes of RLIMIT_MEMLOCK: every address space pins all that is plugged, and is charged for it."""
     HUGE_PAGES = "hugepages"
-    """Pages of the host's pool of huge pages."""
+    """Pages of the host's pool."""
+    MEMORY = "memory"
+    """Bytes of the host's memory: what is plugged cannot be paged out."""
+    ADDRESSES = "addresses"
+    """Where the region is for devices: clear of what their groups reserve, and within what the IOMMU translates."""
 
 
 class Verdict(enum.StrEnum):
     """Whether a limit suffices."""
 
     OK = "OK"
+    WARN = "WARN"
+    """It fits, if nothing changes."""
     FAIL = "FAIL"
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a host has to give.
-
-    mappings: how many each address space takes; None without a limit (iommufd). memlock: what may be pinned.
-    huge_pages: the pool that backs the memory; None for memory of ordinary pages. transparent_huge_page_size: bytes;
-    None where there are none.
-    """
+    """What there is. mappings: of each address space, None without a limit (iommufd); huge_pages: the pool that backs
+    the memory, None for memory of ordinary pages; huge_page_sizes: of pools that there are instead. memory:
+    of the host, and addresses: for devices, None where they are not known."""
 
     mappings: int | None
     memlock: Memlock
     huge_pages: HugePages | None = None
     transparent_huge_page_size: int | None = None
+    memory: HostMemory | None = None
+    addresses: DeviceAddresses | None = None
+    huge_page_sizes: tuple[int, ...] = ()
 
     @classmethod
-    def of_host(cls, *, page_size: int | None = None, kernel: Kernel | None = None) -> Self:
-        """The limits of this process on this host, for type1 containers that are opened from now on.
+    def of_host(
+        cls,
+        *,
+        page_size: int | None = None,
+        kernel: Kernel | None = None,
+        node: int | None = None,
+        devices: Sequence[str] = (),
+    ) -> Self:
+        """Those of this process on this host, for type1 containers that are opened from now on.
 
-        page_size: bytes of a page of hugetlb memory; None for ordinary pages. kernel: the host's (default: Linux).
+        page_size: of hugetlb memory in bytes; None for ordinary pages. node: the NUMA node all memory is to come from.
+        devices: PCI addresses of those that it is mapped for.
         """
         kernel = kernel or LinuxKernel()
         return cls(
+            memory=host_memory(kernel, node=node),
+            addresses=device_addresses(kernel, devices),
+            huge_page_sizes=tuple(huge_page_sizes(kernel)),
             mappings=dma_entry_limit(kernel),
             memlock=memlock(kernel),
             huge_pages=None if page_size is None else huge_pages(page_size, kernel),
@@ -79,10 +111,10 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """How a plan fares with one limit.
+    """One limit. need and available: mappings, bytes or pages, beyond what others use; available None: no limit. Of
+    addresses, where the region is to begin, and where it could.
 
-    need, available: mappings, bytes or pages, without those that others use; available is None without a limit.
-    verdict: whether it suffices. fix: what to do if it does not; empty otherwise.
+    fix: what to do about it, empty if nothing has to be done. found: what there is in words, where numbers do not tell.
     """
 
     limit: Limit
@@ -90,19 +122,19 @@ class Row:
     available: int | None
     verdict: Verdict
     fix: str = ""
+    found: str = ""
 
     @property
     def fits(self) -> bool:
-        """Whether the limit suffices."""
-        return self.verdict is Verdict.OK
+        return self.verdict is not Verdict.FAIL
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What it takes to plug plugged_size bytes of a region of region_size bytes, in blocks of block_size bytes.
 
-    address_spaces: how many the region is mapped into. rows: one for each limit. fitting_block_size: the smallest block
-    size in bytes with which the mappings suffice and which divides the region; None if there is none.
+    fitting_block_size: the smallest block with which the mappings suffice, and which divides the region; None if none
+    does, however large. notes: what is as it should not be, though it works.
     """
 
     region_size: int
@@ -111,6 +143,7 @@ class Plan:
     address_spaces: int
     rows: tuple[Row, ...]
     fitting_block_size: int | None
+    notes: tuple[str, ...] = ()
 
     @property
     def fits(self) -> bool:
@@ -123,12 +156,17 @@ class Plan:
         if self.fits:
             spaces = f" in each of {self.address_spaces} address spaces" if self.address_spaces > 1 else ""
             mappings = f", {self._mappings(self.block_size)} mappings{spaces}" if self.address_spaces else ""
-            return f"fits with blocks of {format_size(self.block_size)}{mappings}"
+            tight = [row.limit for row in self.rows if row.verdict is Verdict.WARN]
+            close = f"; tight: {' and '.join(tight)}" if tight else ""
+            return f"fits with blocks of {format_size(self.block_size)}{mappings}{close}"
         short = [row for row in self.rows if not row.fits]
-        others = " and ".join(row.limit for row in short if row.limit is not Limit.MAPPINGS)
+        others = " and ".join(row.limit for row in short if row.limit not in (Limit.MAPPINGS, Limit.ADDRESSES))
+        place = "" if all(row.limit is not Limit.ADDRESSES for row in short) else "it cannot be at this address"
         if short[0].limit is not Limit.MAPPINGS:
-            return f"does not fit: too little {others}"
+            reasons = [f"too little {others}"] if others else []
+            return f"does not fit: {', and '.join([*reasons, *([place] if place else [])])}"
         also = f", but {others} would still be short" if others else ""
+        also += f", and {place}" if place else ""
         fitting = self.fitting_block_size
         if fitting is None:
             return f"does not fit with any size of blocks that divides {format_size(self.region_size)}{also}"
@@ -155,17 +193,20 @@ def plan(
     plugged_size: int | None = None,
     address_spaces: int = 1,
     other_mappings: int = 0,
+    address: int | None = None,
 ) -> Plan:
     """Plan plugged_size bytes (default: all) of a region of region_size bytes, mapped into so many address spaces.
 
-    limits: what the host has. block_size: bytes; default: the smallest worth having with which the mappings suffice.
-    other_mappings: how many each address space holds besides: other regions, a guest IOMMU's own, staging buffers.
+    block_size: default the smallest worth having with which the mappings suffice, and which divides the region.
+    other_mappings: what else each address space holds: other regions, a guest IOMMU's own, staging buffers. address:
+    guest-physical, where the region is to begin; None if that is open.
 
     Raises InvalidArgument for sizes that no device would take.
     """
     page_size = limits.page_size
-    smallest = default_block_size(page_size, limits.transparent_huge_page_size, host_page_size())
     plugged = region_size if plugged_size is None else plugged_size
+    preferred = default_block_size(page_size, limits.transparent_huge_page_size, host_page_size())
+    smallest = largest_divisor(preferred, max(page_size, MINIMUM_BLOCK_SIZE), region_size, plugged)
     available = None if limits.mappings is None or not address_spaces else max(limits.mappings - other_mappings, 0)
     fitting = fitting_block_size(region_size, plugged, available, smallest=block_size or smallest)
     block_size = block_size or fitting or smallest
@@ -177,8 +218,21 @@ def plan(
         _memlock_row(plugged * address_spaces, limits.memlock),
     ]
     if limits.huge_pages is not None:
-        rows.append(_huge_pages_row(plugged, limits.huge_pages))
-    return Plan(region_size, plugged, block_size, address_spaces, tuple(rows), fitting)
+        rows.append(_huge_pages_row(plugged, limits.huge_pages, limits.huge_page_sizes))
+    if limits.memory is not None:
+        rows += _memory_rows(plugged, limits.memory, limits.huge_pages)
+    if address is not None and address_spaces:
+        rows += address_rows(address, region_size, block_size, limits.addresses)
+    notes = (_too_small(block_size, preferred),) if block_size < preferred else ()
+    return Plan(region_size, plugged, block_size, address_spaces, tuple(rows), fitting, notes)
+
+
+def largest_divisor(preferred: int, smallest: int, *sizes: int) -> int:
+    """The largest power of two up to preferred that divides all sizes; smallest if only a smaller one does."""
+    block_size = preferred
+    while block_size > smallest and any(size % block_size for size in sizes):
+        block_size //= 2
+    return block_size
 
 
 def fitting_block_size(region_size: int, plugged_size: int, mappings: int | None, *, smallest: int) -> int | None:
@@ -208,10 +262,68 @@ def _memlock_row(need: int, lock: Memlock) -> Row:
     return _row(Limit.MEMLOCK, need, available, fix)
 
 
-def _huge_pages_row(size: int, pool: HugePages) -> Row:
+def _huge_pages_row(size: int, pool: HugePages, sizes: tuple[int, ...]) -> Row:
     need = -(-size // pool.page_size)
+    if sizes and pool.page_size not in sizes:
+        there = " or ".join(f"hugetlb:{format_size(each).replace(' ', '').removesuffix('iB')}" for each in sizes)
+        found = f"this host has no huge pages of {format_size(pool.page_size)}"
+        return Row(Limit.HUGE_PAGES, need, 0, Verdict.FAIL, f"take {there}", found)
     fix = f"as root: echo {pool.total - pool.free + need} > {pool.setting}"
-    return _row(Limit.HUGE_PAGES, need, pool.free, fix)
+    if pool.free < need <= pool.free + pool.more:
+        found = f"{need} needed, {pool.free} available and {pool.more} more if memory is in one piece"
+        return Row(Limit.HUGE_PAGES, need, pool.free + pool.more, Verdict.WARN, f"to be sure, {fix}", found)
+    return _row(Limit.HUGE_PAGES, need, pool.free + pool.more, fix)
+
+
+def _memory_rows(size: int, memory: HostMemory, pool: HugePages | None) -> Iterator[Row]:
+    """Huge pages are in their pool, but for those that the kernel makes when they are asked for."""
+    need = size if pool is None else max(size - pool.free * pool.page_size, 0)
+    if pool is not None and need > pool.more * pool.page_size:
+        return
+    found = f"{format_size(need)} needed, {size_in_words(memory.available)} available ({memory.bound})"
+    if need > memory.available:
+        fix = f"{size_in_words(memory.available)} at most; or {memory.way_out}"
+        yield Row(Limit.MEMORY, need, memory.available, Verdict.FAIL, fix, found)
+    elif need and is_tight(need, memory.available):
+        fix = "nearly all there is: leave some to the host"
+        yield Row(Limit.MEMORY, need, memory.available, Verdict.WARN, fix, found)
+    elif need:
+        yield Row(Limit.MEMORY, need, memory.available, Verdict.OK, "", found)
+
+
+def address_rows(address: int, size: int, block_size: int, addresses: DeviceAddresses | None) -> Iterator[Row]:
+    """Whether a region of size bytes can be at address for the devices, and if not, where."""
+    there = addresses or DeviceAddresses((), None)
+    last = address + size - 1
+    found = f"{address:#x}-{last:#x}"
+    obstacle = there.obstacle(address, last)
+    if address % block_size == 0 and obstacle is None and there.reaches(last) and last < 1 << 64:
+        known = "" if addresses is None else ", clear of what is reserved"
+        known += f", within {there.width} bits" if there.width else ""
+        if addresses is not None:
+            yield Row(Limit.ADDRESSES, address, address, Verdict.OK, "", found + known)
+        return
+    fitting = there.fitting(size, max(address, _FIRST_ADDRESS), block_size)
+    if fitting is None:
+        fitting = there.fitting(size, _FIRST_ADDRESS, block_size)
+    if obstacle is not None:
+        found += f" runs into {obstacle}"
+    elif not there.reaches(last) or last >= 1 << 64:
+        found += f" is beyond the {there.width or 64} bits that are translated"
+    else:
+        found += f" does not begin at a multiple of {format_size(block_size)}"
+    if fitting is None:
+        fix = f"a region of {size_in_words(there.largest(_FIRST_ADDRESS, block_size))} at most fits anywhere"
+    else:
+        fix = f"--address {fitting:#x}"
+    yield Row(Limit.ADDRESSES, address, fitting, Verdict.FAIL, fix, found)
+
+
+def _too_small(block_size: int, preferred: int) -> str:
+    return (
+        f"blocks of {format_size(block_size)} are smaller than transparent huge pages, {format_size(preferred)}: "
+        "memory is plugged in smaller pages, which takes longer"
+    )
 
 
 def _row(limit: Limit, need: int, available: int | None, fix: str) -> Row:

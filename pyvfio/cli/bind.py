@@ -3,23 +3,39 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from functools import partial
 
-from pyvfio.cli.changes import add_addresses, add_safety, change_data, named_addresses, show_writes
+from pyvfio.cli.changes import (
+    add_addresses,
+    add_safety,
+    change_data,
+    named_addresses,
+    needs_root,
+    show_lines,
+    show_writes,
+    undo_file,
+)
 from pyvfio.commandline import Command, Output, Style
 from pyvfio.host import (
     Change,
-    LinuxNetwork,
-    LinuxUevents,
+    Host,
+    Owner,
+    Rule,
     UndoFile,
     bind,
+    give_nodes,
+    give_nodes_script,
     perform,
     plan_bind,
     require_not_needed,
+    require_usable_groups,
     wait_for_node,
+    wait_for_nodes,
+    warnings_about,
+    writes_of,
 )
-from pyvfio.kernel import Kernel, LinuxKernel
-from pyvfio.sysfs import group_node, pci_device
+from pyvfio.kernel import Kernel
 
 _PATIENCE = 5.0
 _UNSAFE = "  UNSAFE: no IOMMU is behind it. All of the host's memory is open to it, and the kernel is tainted now."
@@ -30,53 +46,87 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--driver", default="vfio-pci", metavar="NAME", help="the driver to bind to (default: %(default)s)"
     )
+    parser.add_argument(
+        "--owner",
+        metavar="USER[:GROUP]",
+        help="who may open the devices, as long as they are bound and after that until the next boot: by a udev rule",
+    )
+    parser.add_argument("--persist", action="store_true", help="at every boot, by a udev rule")
     add_safety(parser)
 
 
 def _run(options: argparse.Namespace, output: Output) -> int:
-    kernel = LinuxKernel()
+    host: Host = options.host
+    kernel = host.kernel
+    undo = undo_file(options)
     addresses = named_addresses(kernel, options)
     changes = plan_bind(kernel, addresses, options.driver)
     if not options.force:
-        require_not_needed(kernel, LinuxNetwork(), [change.before.address for change in changes if change.writes])
+        require_not_needed(kernel, host.network, [change.before.address for change in changes if change.writes])
+        if "vfio" in options.driver:
+            require_usable_groups(kernel, addresses)
+    warnings = list(warnings_about(kernel, addresses)) if "vfio" in options.driver else []
+    owner = Owner.parse(options.owner) if options.owner else None
+    rules = _rules(host, options, owner, changes, undo)
+    nodes: dict[str, list[str]] = {}
     if options.dry_run:
+        show_lines(output, writes_of(rules))
         show_writes(output, changes)
-        nodes: dict[str, str | None] = {}
+        show_lines(output, give_nodes_script(kernel, addresses, owner) if owner else [])
     else:
         # Opened first: a node that appears in between is not missed.
-        with LinuxUevents() as events:
-            perform(kernel, changes, UndoFile(options.undo_file), partial(_bind, kernel, options.driver))
-            nodes = {change.before.address: _node(kernel, change, events) for change in changes}
-    for change in changes:
-        node = nodes.get(change.before.address)
-        if not options.dry_run:
-            before = change.before.driver or "no driver"
-            done = f"{before} -> {options.driver}" if change.writes else f"{before} already"
-            output.text(f"{change.before.address}: {done}" + (f"  {node}" if node else ""))
-            if node and "noiommu" in node:
-                output.text(output.paint(_UNSAFE, Style.YELLOW))
+        with needs_root("bind"), host.uevents() as events:
+
+            def finish() -> None:
+                wait = partial(wait_for_node, kernel, events=events, timeout=_PATIENCE)
+                nodes.update((address, wait_for_nodes(kernel, address, wait)) for address in addresses)
+                if owner:
+                    give_nodes(kernel, addresses, owner)
+
+            step = partial(_bind, kernel, options.driver)
+            perform(kernel, changes, undo, step, around=host.rules.changed(rules), finish=finish)
+        for change in changes:
+            _tell(output, change, options.driver, nodes[change.before.address])
+        show_lines(output, [f"  {rule.path}" for rule in rules])
+    for warning in warnings:
+        output.text(output.paint(f"# {warning}" if options.dry_run else f"  {warning}", Style.YELLOW))
     output.data(
         {
             "dry_run": options.dry_run,
-            "undo_file": str(options.undo_file),
-            "devices": [change_data(each, options.driver, nodes.get(each.before.address)) for each in changes],
+            "undo_file": str(undo.path),
+            "devices": [
+                change_data(each, options.driver, next(iter(nodes.get(each.before.address, [])), None))
+                for each in changes
+            ],
+            "rules": [str(rule.path) for rule in rules],
+            "warnings": warnings,
         }
     )
     return 0
+
+
+def _rules(
+    host: Host, options: argparse.Namespace, owner: Owner | None, changes: Sequence[Change], undo: UndoFile
+) -> list[Rule]:
+    """Those that the command line asks for."""
+    if not owner and not options.persist:
+        return []
+    first = {entry.address: entry for entry in undo.read()}
+    driver = options.driver if options.persist else None
+    befores = (first.get(change.before.address, change.before) for change in changes)
+    return [host.rules.rule(before, driver, owner) for before in befores]
 
 
 def _bind(kernel: Kernel, driver: str, address: str) -> None:
     bind(kernel, address, driver)
 
 
-def _node(kernel: Kernel, change: Change, events: LinuxUevents) -> str | None:
-    """Wait for the group's node; return its path, or None if the driver makes none. Raises VfioError (ETIMEDOUT)."""
-    device = pci_device(kernel, change.before.address)
-    if not device.has_vfio_driver or device.group is None:
-        return None
-    path = group_node(kernel, device.group)
-    wait_for_node(kernel, path, events, _PATIENCE)
-    return path
+def _tell(output: Output, change: Change, driver: str, nodes: Sequence[str]) -> None:
+    before = change.before.driver or "no driver"
+    done = f"{before} -> {driver}" if change.writes else f"{before} already"
+    output.text("  ".join([f"{change.before.address}: {done}", *nodes[:1]]))
+    if any("noiommu" in node for node in nodes):
+        output.text(output.paint(_UNSAFE, Style.YELLOW))
 
 
 COMMAND = Command(
@@ -87,11 +137,12 @@ COMMAND = Command(
     description="Give devices to vfio-pci, or to another driver, through driver_override, and wait for their nodes.\n"
     "Verified afterwards; the override is put back as it was. If one device fails, all are given back.\n"
     "What the host itself needs is refused by name: an interface with a route, an address or a link,\n"
-    "a disk with a mounted file system or swap. pyvfio restore puts everything back.",
+    "a disk in use, the console's display and keyboard, what a program has open. pyvfio restore puts everything back.",
     examples=(
         ("pyvfio bind 03:00.0", "to vfio-pci"),
         ("pyvfio bind --group 03:00.0", "with every device of its IOMMU group"),
         ("pyvfio bind --dry-run 03:00.0", "what would be written"),
+        ("pyvfio bind --persist --owner alice 03:00.0", "at every boot, for this user"),
         ("pyvfio bind --expect 8086:1521 03:00.0", "only if it is that device"),
     ),
 )

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from pyvfio.commandline import Output
-from pyvfio.host import DEFAULT, Change, group_addresses, require_expected
+from pyvfio.commandline import Failure, Output
+from pyvfio.host import DEFAULT, Change, UndoFile, group_addresses, require_expected
 from pyvfio.kernel import Kernel
-from pyvfio.sysfs import pci_device
+from pyvfio.sysfs import named_device
+
+DEVICE_HELP = "PCI address, 0000:03:00.0 or 03:00.0, or network interface, eth1"
 
 
 def add_addresses(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that name devices."""
-    parser.add_argument("address", nargs="+", metavar="BDF", help="PCI address, 0000:03:00.0 or 03:00.0")
+    parser.add_argument("address", nargs="+", metavar="BDF", help=DEVICE_HELP)
     parser.add_argument("--group", action="store_true", help="the whole IOMMU group of each device, without bridges")
     parser.add_argument(
         "--expect", metavar="VENDOR:DEVICE", help="refuse a device that is another one, 8086:1521 for example"
@@ -27,15 +29,19 @@ def add_safety(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--undo-file",
         type=Path,
-        default=DEFAULT,
         metavar="FILE",
-        help="where the former state is kept for restore (default: %(default)s)",
+        help=f"where the former state is kept for restore (default: {DEFAULT})",
     )
     parser.add_argument(
         "--force",
         action="store_true",
-        help="even if the host talks through an interface of it, has a disk of it mounted, or a program has it open",
+        help="even if the host needs it, or a program has it open",
     )
+
+
+def undo_file(options: argparse.Namespace) -> UndoFile:
+    """The one that the command line names, or the host's."""
+    return UndoFile(options.undo_file or options.host.undo_file)
 
 
 def named_addresses(kernel: Kernel, options: argparse.Namespace) -> list[str]:
@@ -43,7 +49,7 @@ def named_addresses(kernel: Kernel, options: argparse.Namespace) -> list[str]:
 
     Raises DeviceNotBound for a device that does not exist, InvalidArgument for one that is not as expected.
     """
-    addresses = [pci_device(kernel, address).address for address in options.address]
+    addresses = [named_device(kernel, name).address for name in options.address]
     if options.group:
         addresses = [member for address in addresses for member in group_addresses(kernel, address)]
     if options.expect:
@@ -56,6 +62,20 @@ def show_writes(output: Output, changes: Sequence[Change]) -> None:
     for change in changes:
         for write in change.writes:
             output.text(str(write))
+
+
+def show_lines(output: Output, lines: Iterable[str]) -> None:
+    for line in lines:
+        output.text(line)
+
+
+@contextmanager
+def needs_root(command: str) -> Iterator[None]:
+    """Says so in one sentence where the system only says no."""
+    try:
+        yield
+    except PermissionError as error:
+        raise Failure(f"{command} changes the host: run it as root (no permission for {error.filename})") from error
 
 
 def change_data(change: Change, driver: str | None, node: str | None = None) -> dict[str, object]:

@@ -7,9 +7,8 @@ from dataclasses import asdict
 
 from pyvfio.commandline import Command, Output, Style, size
 from pyvfio.host.doctor import Needs, Status, examine
-from pyvfio.kernel import LinuxKernel
 
-_STYLES = {Status.OK: Style.GREEN, Status.WARN: Style.YELLOW, Status.FAIL: Style.RED}
+_STYLES = {Status.OK: Style.GREEN, Status.WARN: Style.YELLOW, Status.FAIL: Style.RED, Status.SKIP: Style.DIM}
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +26,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace, output: Output) -> int:
     needs = Needs(options.memory, options.block_size, options.spaces, options.huge_pages)
-    checks = examine(LinuxKernel(), needs)
+    checks = examine(options.host.kernel, needs)
     ready = all(check.status is not Status.FAIL for check in checks)
     output.data({"ready": ready, "checks": [asdict(check) for check in checks]})
     width = max(len(check.name) for check in checks)
@@ -46,7 +45,8 @@ COMMAND = Command(
     _run,
     _configure,
     description="Check the IOMMU, interrupt remapping, modules, nodes and their permissions, groups, locked memory,\n"
-    "mapping limit and huge pages, as this user. Exit status 0 if nothing fails, 1 otherwise.",
+    "memory, mapping limit and huge pages, as this user. What follows from another check is SKIP: mend that one.\n"
+    "Exit status 0 if nothing fails, 1 otherwise.",
     examples=(
         ("pyvfio doctor", "for any use"),
         ("pyvfio doctor --memory 64G --block-size 4M --spaces 2", "for so much memory in two containers"),

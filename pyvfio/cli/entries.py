@@ -15,6 +15,8 @@ def entry_data(entry: Entry) -> dict[str, object]:
         "vendor_id": device.vendor_id,
         "device_id": device.device_id,
         "class_code": device.class_code,
+        "id": f"{device.vendor_id:04x}:{device.device_id:04x}",
+        "class": f"{device.class_code:06x}",
         "driver": device.driver,
         "driver_override": entry.override,
         "group": device.group,

@@ -3,76 +3,182 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+import errno
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from pyvfio.cli.entries import entry_data
-from pyvfio.commandline import Command, Output, Style
-from pyvfio.host import Entry, InterfaceUse, LinuxNetwork, inventory
-from pyvfio.kernel import LinuxKernel
-from pyvfio.sysfs import pci_device
+from pyvfio.commandline import Command, Failure, Output, Style
+from pyvfio.errors import InvalidArgument
+from pyvfio.host import Entry, Host, InterfaceUse, Selection, inventory, parse_ids
+from pyvfio.kernel import Kernel
+from pyvfio.sysfs import is_address, named_device, pci_device, pci_devices
 
 _COLUMNS = ("ADDRESS", "CLASS", "NAME", "DRIVER", "GROUP", "VIABLE", "NUMA", "CDEV", "NET")
 _MORE = ("ID", "OVERRIDE", "DISKS")
+_Cells = Mapping[str, Callable[[Entry, Output], str]]
+# What may be cut to fit, and down to how much; what comes first is cut first.
+_CUT = {"NAME": 14, "DRIVER": 10, "NET": 12, "VIABLE": 18, "CLASS": 8, "CDEV": 5}
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("address", nargs="*", metavar="BDF", help="only these devices (default: all)")
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="BDF|TEXT",
+        help="only devices at these addresses or with these interfaces, or with such a text in what is shown of them",
+    )
+    parser.add_argument(
+        "--class",
+        dest="kinds",
+        action="append",
+        default=[],
+        metavar="CLASS",
+        help="only of this kind: ethernet, network, nvme, or the first digits of the class code: 0200; may be repeated",
+    )
+    parser.add_argument(
+        "--driver",
+        dest="drivers",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="only with this driver, or a pattern; none: without one; may be repeated",
+    )
+    parser.add_argument(
+        "--id",
+        dest="ids",
+        action="append",
+        default=[],
+        type=_ids,
+        metavar="VENDOR:DEVICE",
+        help="only with these ids: 8086:1521, 8086: or :1521; may be repeated",
+    )
+    parser.add_argument(
+        "-o",
+        "--columns",
+        type=_columns,
+        metavar="COLUMN,...",
+        help=f"only these, in this order; after a + more of them: {', '.join(_CELLS).lower()}",
+    )
     parser.add_argument("-v", "--verbose", action="store_true", help=f"more columns at the end: {', '.join(_MORE)}")
+    parser.add_argument("-w", "--wide", action="store_true", help="nothing is cut to fit the line")
 
 
 def _run(options: argparse.Namespace, output: Output) -> int:
-    kernel = LinuxKernel()
-    wanted = [pci_device(kernel, address) for address in options.address] or None
-    entries = inventory(kernel, LinuxNetwork(), wanted)
+    host: Host = options.host
+    selection = _selection(host.kernel, options)
+    # What is named is not looked for among all.
+    named = [pci_device(host.kernel, address) for address in selection.addresses]
+    entries = inventory(host.kernel, host.network, named or pci_devices(host.kernel))
+    entries = [entry for entry in entries if selection.takes(entry)]
     output.data([entry_data(entry) for entry in entries])
-    rows = [_COLUMNS + (_MORE if options.verbose else ())]
-    rows += [_row(entry, output) + (_more(entry) if options.verbose else ()) for entry in entries]
-    output.table(rows)
+    if not entries and selection != Selection():
+        raise Failure("no PCI function is like that; pyvfio list shows all")
+    columns = options.columns or _COLUMNS + (_MORE if options.verbose else ())
+    rows = _rows(entries, columns, _CELLS, output)
+    if not (options.wide or options.verbose or options.columns) and output.table_width(rows) > output.width:
+        brief = _rows(entries, columns, {**_CELLS, "VIABLE": _viable_in_brief}, output)
+        output.table(brief, cut={columns.index(name): least for name, least in _CUT.items()})
+    else:
+        output.table(rows)
     return 0
 
 
-def _row(entry: Entry, output: Output) -> tuple[str, ...]:
-    device = entry.device
-    return (
-        device.address,
-        entry.kind,
-        entry.name,
-        output.paint(device.driver or "-", Style.GREEN if device.has_vfio_driver else Style.PLAIN),
-        _or_dash(device.group),
-        output.paint(entry.viability, Style.PLAIN if entry.viable else Style.YELLOW),
-        _or_dash(device.numa_node),
-        (entry.device_node or "-").rpartition("/")[2],
-        _joined(map(_interface, entry.interfaces)),
-    )
+def _rows(entries: Sequence[Entry], columns: Sequence[str], cells: _Cells, output: Output) -> list[Sequence[str]]:
+    return [columns, *([cells[column](entry, output) for column in columns] for entry in entries)]
 
 
-def _more(entry: Entry) -> tuple[str, ...]:
+def _selection(kernel: Kernel, options: argparse.Namespace) -> Selection:
+    """Words that are addresses or interfaces name devices, which must be there; others are looked for."""
+    addresses, texts = [], []
+    for word in options.words:
+        try:
+            addresses.append(named_device(kernel, word).address)
+        except InvalidArgument as error:
+            if error.errno != errno.EINVAL or is_address(word):
+                raise
+            texts.append(word)
+    return Selection(addresses, options.kinds, options.drivers, options.ids, texts)
+
+
+def _ids(text: str) -> tuple[int | None, int | None]:
+    try:
+        return parse_ids(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _columns(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip().upper() for name in text.removeprefix("+").split(","))
+    if unknown := [name for name in names if name not in _CELLS]:
+        raise argparse.ArgumentTypeError(f"there is no column {unknown[0]}, only {', '.join(_CELLS).lower()}")
+    return (*(_COLUMNS if text.startswith("+") else ()), *names)
+
+
+def _driver(entry: Entry, output: Output) -> str:
     device = entry.device
-    return f"{device.vendor_id:04x}:{device.device_id:04x}", entry.override or "-", _joined(entry.disks)
+    return output.paint(device.driver or "-", Style.GREEN if device.has_vfio_driver else Style.PLAIN)
+
+
+def _viable(entry: Entry, output: Output) -> str:
+    fine = entry.viable or entry.device.is_bridge
+    return output.paint(entry.viability, Style.PLAIN if fine else Style.YELLOW)
+
+
+def _viable_in_brief(entry: Entry, output: Output) -> str:
+    """With one of those in the way, without the domain that nearly every machine has only one of."""
+    if not entry.blocked_by or entry.device.is_bridge:
+        return _viable(entry, output)
+    first, *others = entry.blocked_by
+    more = f" +{len(others)}" if others else ""
+    return output.paint(f"no: {first.address.removeprefix('0000:')} {first.driver}{more}", Style.YELLOW)
 
 
 def _interface(use: InterfaceUse) -> str:
     return f"{use.name} (default route)" if "default" in use.routes else use.name
 
 
-def _or_dash(value: int | None) -> str:
-    return "-" if value is None else str(value)
+def _or_dash(value: int | str | None) -> str:
+    return "-" if value in (None, "") else str(value)
 
 
 def _joined(words: Iterable[str]) -> str:
     return ", ".join(words) or "-"
 
 
+_CELLS: _Cells = {
+    "ADDRESS": lambda entry, _: entry.device.address,
+    "CLASS": lambda entry, _: entry.kind,
+    "NAME": lambda entry, _: entry.short_name,
+    "DRIVER": _driver,
+    "GROUP": lambda entry, _: _or_dash(entry.device.group),
+    "VIABLE": _viable,
+    "NUMA": lambda entry, _: _or_dash(entry.device.numa_node),
+    "CDEV": lambda entry, _: _or_dash((entry.device_node or "").rpartition("/")[2]),
+    "NET": lambda entry, _: _joined(map(_interface, entry.interfaces)),
+    "ID": lambda entry, _: f"{entry.device.vendor_id:04x}:{entry.device.device_id:04x}",
+    "OVERRIDE": lambda entry, _: _or_dash(entry.override),
+    "DISKS": lambda entry, _: _joined(entry.disks),
+    "CODE": lambda entry, _: f"{entry.device.class_code:06x}",
+    "NODE": lambda entry, _: _or_dash(entry.group_node),
+    "FULLNAME": lambda entry, _: entry.name,
+}
+
+_EXAMPLES: Sequence[tuple[str, str]] = (
+    ("pyvfio list", "every function"),
+    ("pyvfio list --class ethernet --driver none", "network cards that no driver has"),
+    ("pyvfio list eth1", "the function that is eth1"),
+    ("pyvfio list nvidia", "whatever is of NVIDIA, or has its driver"),
+    ("pyvfio list -o address,id,driver,group", "other columns, nothing cut"),
+    ("pyvfio list --json | jq -r '.[] | select(.viable) | .address'", "those VFIO can use"),
+)
+
 COMMAND = Command(
     "list",
     "PCI devices with driver, IOMMU group and who spoils it",
     _run,
     _configure,
-    description="One row for each PCI function. VIABLE says whether VFIO can use its group, and who is in the way.\n"
-    "Columns never change their order; -v only appends. Names come from pci.ids where the host has it.",
-    examples=(
-        ("pyvfio list", "every function"),
-        ("pyvfio list -v 03:00.0", "one, with more columns"),
-        ("pyvfio list --json | jq -r '.[] | select(.viable) | .address'", "those VFIO can use"),
-    ),
+    description="One row for each PCI function. VIABLE says whether VFIO can use it: yes; once bound: its own driver\n"
+    "has it; no: others of its group are in the way, by name. A bridge stays with the host. Rows are cut to fit the\n"
+    "terminal, or 100 columns, unless -w, -v or -o ask for more. Names come from pci.ids or systemd's hwdb.",
+    examples=_EXAMPLES,
 )

@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 
-from pyvfio.cli.changes import add_safety, change_data, show_writes
+from pyvfio.cli.changes import add_safety, change_data, needs_root, show_lines, show_writes, undo_file
 from pyvfio.commandline import Command, Failure, Output
-from pyvfio.host import LinuxNetwork, UndoFile, perform_restore, plan_restore, require_not_needed
-from pyvfio.kernel import LinuxKernel
-from pyvfio.sysfs import full_address
+from pyvfio.host import Change, Host, perform_restore, plan_restore, require_not_needed, writes_of
+from pyvfio.sysfs import full_address, named_address
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
@@ -18,24 +17,34 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace, output: Output) -> int:
-    kernel = LinuxKernel()
-    undo = UndoFile(options.undo_file)
+    host: Host = options.host
+    kernel = host.kernel
+    undo = undo_file(options)
+    rules = host.rules.find()
     entries = undo.read()
-    wanted = [full_address(address) for address in options.address]
+    known = {entry.address for entry in entries}
+    # What bind --persist has done outlives the undo file.
+    entries += {rule.before.address: rule.before for rule in rules if rule.before.address not in known}.values()
+    wanted = [full_address(named_address(kernel, name)) for name in options.address]
     if unknown := set(wanted) - {entry.address for entry in entries}:
-        raise Failure(f"{', '.join(sorted(unknown))}: not in {undo.path}, so there is nothing to restore")
+        raise Failure(f"{', '.join(sorted(unknown))}: not in {undo.path} and without a rule: nothing to restore")
     entries = [entry for entry in entries if not wanted or entry.address in wanted]
+    rules = [rule for rule in rules if rule.before in entries]
     changes = plan_restore(kernel, entries)
     if not options.force:
         moving = [change for change in changes if not change.gone and change.before.driver != change.driver]
-        require_not_needed(kernel, LinuxNetwork(), [change.before.address for change in moving])
+        require_not_needed(kernel, host.network, [change.before.address for change in moving])
     failures: list[OSError] = []
     if options.dry_run:
+        show_lines(output, writes_of(removed=rules))
         show_writes(output, changes)
     else:
-        failures = perform_restore(kernel, entries, undo)
+        with needs_root("restore"):
+            failures = perform_restore(kernel, entries, undo, host.rules)
         for change in changes:
-            what = "gone, nothing to restore" if change.gone else f"restored to {change.driver or 'no driver'}"
+            what = f"restored to {change.driver or 'no driver'}"
+            if change.gone:
+                what = f"{_gone(change)}, nothing to restore"
             if not any(change.before.address in str(failure) for failure in failures):
                 output.text(f"{change.before.address}: {what}")
         if not changes:
@@ -44,6 +53,7 @@ def _run(options: argparse.Namespace, output: Output) -> int:
         {
             "dry_run": options.dry_run,
             "undo_file": str(undo.path),
+            "rules": [str(rule.path) for rule in rules],
             "devices": [change_data(change, change.driver) for change in changes],
             "failures": [str(failure) for failure in failures],
         }
@@ -53,13 +63,18 @@ def _run(options: argparse.Namespace, output: Output) -> int:
     return 1 if failures else 0
 
 
+def _gone(change: Change) -> str:
+    return f"another device ({change.replaced_by}) is there now" if change.replaced_by else "gone"
+
+
 COMMAND = Command(
     "restore",
     "put devices back as they were before bind and unbind",
     _run,
     _configure,
     description="Put the devices of the undo file back to the driver and override they had before the first bind or\n"
-    "unbind touched them; also after one of those was killed half-way. The file goes when all is done.",
+    "unbind touched them; also after one of those was killed half-way. The file goes when all is done,\n"
+    "and so do the udev rules of bind --owner and --persist.",
     examples=(
         ("pyvfio restore", "everything"),
         ("pyvfio restore 03:00.0", "one device"),

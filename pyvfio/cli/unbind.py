@@ -5,10 +5,17 @@ from __future__ import annotations
 import argparse
 from functools import partial
 
-from pyvfio.cli.changes import add_addresses, add_safety, change_data, named_addresses, show_writes
+from pyvfio.cli.changes import (
+    add_addresses,
+    add_safety,
+    change_data,
+    named_addresses,
+    needs_root,
+    show_writes,
+    undo_file,
+)
 from pyvfio.commandline import Command, Output
-from pyvfio.host import LinuxNetwork, UndoFile, perform, plan_unbind, require_not_needed, unbind
-from pyvfio.kernel import LinuxKernel
+from pyvfio.host import Host, perform, plan_unbind, require_not_needed, unbind
 from pyvfio.sysfs import pci_device
 
 
@@ -18,22 +25,25 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace, output: Output) -> int:
-    kernel = LinuxKernel()
+    host: Host = options.host
+    kernel = host.kernel
+    undo = undo_file(options)
     addresses = named_addresses(kernel, options)
     changes = plan_unbind(kernel, addresses)
     if not options.force:
-        require_not_needed(kernel, LinuxNetwork(), addresses)
+        require_not_needed(kernel, host.network, addresses)
     if options.dry_run:
         show_writes(output, changes)
     else:
-        perform(kernel, changes, UndoFile(options.undo_file), partial(unbind, kernel))
+        with needs_root("unbind"):
+            perform(kernel, changes, undo, partial(unbind, kernel))
     devices = []
     for change in changes:
         driver = None if options.dry_run else pci_device(kernel, change.before.address).driver
         devices.append(change_data(change, driver))
         if not options.dry_run:
             output.text(f"{change.before.address}: {change.before.driver or 'no driver'} -> {driver or 'no driver'}")
-    output.data({"dry_run": options.dry_run, "undo_file": str(options.undo_file), "devices": devices})
+    output.data({"dry_run": options.dry_run, "undo_file": str(undo.path), "devices": devices})
     return 0
 
 

@@ -9,7 +9,7 @@ import time
 
 from pyvfio.commandline import Command, Output, Style
 from pyvfio.errors import VfioError
-from pyvfio.host import LinuxUevents, Uevent
+from pyvfio.host import Uevent
 
 SUBSYSTEMS = ("pci", "vfio", "vfio-dev", "iommu", "mdev")
 
@@ -24,7 +24,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace, output: Output) -> int:
     seen = 0
-    with LinuxUevents() as events:
+    with options.host.uevents() as events:
         print("watching; end with Ctrl-C", file=sys.stderr, flush=True)
         while options.count is None or seen < options.count:
             try:

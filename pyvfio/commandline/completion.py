@@ -9,7 +9,11 @@ from dataclasses import dataclass
 
 SHELLS = ("bash", "zsh", "fish")
 
-_PCI = "/sys/bus/pci/devices"
+# As people write them: without the domain that nearly every machine has only one of; and interfaces that have a device.
+_NAMES = (
+    "ls /sys/bus/pci/devices 2> /dev/null | sed 's/^0000://'; ls -d /sys/class/net/*/device 2> /dev/null | cut -d/ -f5"
+)
+_WHOLE = "ls /sys/bus/pci/devices 2> /dev/null"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,41 +74,59 @@ def _word(action: argparse.Action) -> _Word:
         values = None
     elif action.choices is not None:
         values = " ".join(map(str, action.choices))
-    elif action.metavar in ("BDF", "FILE"):
-        values = str(action.metavar)
+    elif isinstance(action.metavar, str) and action.metavar.partition("|")[0] in ("BDF", "FILE"):
+        values = action.metavar.partition("|")[0]
     return _Word(tuple(action.option_strings), (action.help or "").split(" (")[0], values, action.nargs in ("+", "*"))
 
 
 def _bash(program: str, subcommands: list[_Subcommand]) -> str:
-    lines = [f"_{program}() {{", "    local word=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD-1]}"]
-    lines += ["    if [ $COMP_CWORD = 1 ]; then"]
+    """Addresses have colons, at which readline breaks words: the word is put together from the line, and what is
+    offered begins where readline's own last word does. COMP_WORDBREAKS is the user's."""
+    lines = [f"_{program}() {{", "    local line=${COMP_LINE:0:COMP_POINT} word words previous"]
+    lines += ['    read -ra words <<< "$line"', '    [[ "$line" = *[[:space:]] ]] && words+=("")']
+    lines += ["    word=${words[${#words[@]}-1]}", "    previous=${words[${#words[@]}-2]}"]
+    lines += ["    if [ ${#words[@]} -le 2 ]; then"]
     names = " ".join(each.name for each in subcommands)
     lines += [f'        COMPREPLY=($(compgen -W "{names}" -- "$word"))', "        return", "    fi"]
-    lines += ['    case "${COMP_WORDS[1]} $previous" in']
+    lines += ['    case "${words[1]} $previous" in']
     for each in subcommands:
         for option in each.options:
             if option.values is not None:
                 patterns = " | ".join(f'"{each.name} {name}"' for name in option.names)
-                lines += [f"    {patterns}) {_bash_values(option.values)}; return ;;"]
-    lines += ["    esac", '    case "${COMP_WORDS[1]}" in']
+                lines += [f"    {patterns}) {_bash_values(program, option.values)}; return ;;"]
+    lines += ["    esac", '    case "${words[1]}" in']
     for each in subcommands:
         options = " ".join(name for option in each.options for name in option.names)
-        values = "; ".join(_bash_values(word.values, add=True) for word in each.positionals if word.values)
+        values = "; ".join(_bash_values(program, word.values, add=True) for word in each.positionals if word.values)
         lines += [f"    {each.name})", f'        COMPREPLY=($(compgen -W "{options}" -- "$word"))']
         lines += [f"        {values}"] if values else []
         lines += ["        ;;"]
-    lines += ["    esac", "}", f"complete -o nosort -F _{program} {program}"]
-    # An address has colons, at which readline breaks words unless told otherwise.
-    return "\n".join(["COMP_WORDBREAKS=${COMP_WORDBREAKS//:}", *lines])
+    lines += ["    esac", "}"]
+    return "\n".join([*_bash_devices(program), *lines, f"complete -o nosort -F _{program} {program}"])
 
 
-def _bash_values(values: str, *, add: bool = False) -> str:
+def _bash_devices(program: str) -> list[str]:
+    return [
+        f"_{program}_devices() {{",
+        f"    local names=$({_NAMES}) before found",
+        f'    [[ "$1" = 0000* ]] && names=$({_WHOLE})',
+        '    found=($(compgen -W "$names" -- "$1"))',
+        '    if [[ "$1" = *:* && "$COMP_WORDBREAKS" = *:* ]]; then',
+        '        before=${1%"${1##*:}"}',
+        '        found=("${found[@]#"$before"}")',
+        "    fi",
+        '    COMPREPLY+=("${found[@]}")',
+        "}",
+    ]
+
+
+def _bash_values(program: str, values: str, *, add: bool = False) -> str:
     into = "COMPREPLY+=" if add else "COMPREPLY="
     match values:
         case "FILE":
             return f'{into}($(compgen -f -- "$word"))'
         case "BDF":
-            return f'{into}($(compgen -W "$(ls {_PCI} 2> /dev/null)" -- "$word"))'
+            return f'_{program}_devices "$word"'
         case _:
             return f'{into}($(compgen -W "{values}" -- "$word"))'
 
@@ -130,7 +152,7 @@ def _zsh(program: str, subcommands: list[_Subcommand]) -> str:
 
 
 def _zsh_specs(word: _Word) -> Iterator[str]:
-    actions = {"FILE": "_files", "BDF": f"($(ls {_PCI} 2> /dev/null))", "": " "}
+    actions = {"FILE": "_files", "BDF": f"($({_NAMES}; {_WHOLE}))", "": " "}
     action = "" if word.values is None else actions.get(word.values, f"({word.values})")
     description = re.sub(r"([\[\]:])", r"\\\1", word.help)
     if not word.names:
@@ -164,7 +186,7 @@ def _fish_values(values: str | None, *, option: bool) -> str:
         case "FILE":
             return "-r -F" if option else "-F"
         case "BDF":
-            return f"{required}-a {_quoted(f'(ls {_PCI} 2> /dev/null)')}"
+            return f"{required}-a {_quoted(f'({_NAMES}; {_WHOLE})')}"
         case _:
             return f"{required}-a {_quoted(values)}"
 

@@ -6,9 +6,13 @@ import enum
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TextIO
 
+WIDTH = 100
+"""Columns of a line where nobody says otherwise."""
+_NARROWEST = 80
 _ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -58,19 +62,44 @@ class Output:
         """The text with the codes around it that make it look like style; without them if colour is False."""
         return f"\x1b[{style.value}m{text}\x1b[0m" if self.colour and style.value and text else text
 
-    def table(self, rows: Iterable[Sequence[str]]) -> None:
-        """Print rows of equally many cells, in columns two blanks apart. The first row is the header. Cells may be
-        painted.
+    @property
+    def width(self) -> int:
+        """Columns of a line: the terminal's, or WIDTH where there is none."""
+        return max(shutil.get_terminal_size((WIDTH, 1)).columns, _NARROWEST) if self.terminal else WIDTH
 
-        Raises ValueError if the rows differ in their number of cells.
+    @staticmethod
+    def table_width(rows: Iterable[Sequence[str]]) -> int:
+        """Columns of the longest line of table()."""
+        widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
+        return sum(widths) + 2 * (len(widths) - 1)
+
+    def table(self, rows: Iterable[Sequence[str]], *, cut: Mapping[int, int] | None = None) -> None:
+        """Rows of equally many cells as columns two blanks apart; the first row is the header. Cells may be painted.
+
+        cut: which columns may be cut for a row to fit the width, and to what width each; those named first are cut
+        first, and what does not fit even then is as long as it is.
         """
         lines = [list(row) for row in rows]
         widths = [max(map(_width, column)) for column in zip(*lines, strict=True)]
+        excess = self.table_width(lines) - self.width
+        for column, least in (cut or {}).items():
+            less = min(max(excess, 0), max(widths[column] - least, 0))
+            widths[column] -= less
+            excess -= less
         for number, row in enumerate(lines):
-            cells = [cell + " " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)]
+            fitting = [_cut(cell, width) for cell, width in zip(row, widths, strict=True)]
+            cells = [cell + " " * (width - _width(cell)) for cell, width in zip(fitting, widths, strict=True)]
             line = "  ".join(cells).rstrip()
             self.text(self.paint(line, Style.BOLD) if number == 0 else line)
 
 
 def _width(cell: str) -> int:
     return len(_ESCAPE.sub("", cell))
+
+
+def _cut(cell: str, width: int) -> str:
+    """The cell, or as much of it as fits with a mark that there is more; in the colour that it has."""
+    if _width(cell) <= width:
+        return cell
+    plain = _ESCAPE.sub("", cell)
+    return cell.replace(plain, plain[: width - 1].rstrip() + "…")

@@ -8,11 +8,11 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import NoReturn
 
 from pyvfio.commandline import completion
 from pyvfio.commandline.output import Output
+from pyvfio.version import VERSION
 
 _USAGE = 2
 _INTERRUPTED = 128 + 2
@@ -54,7 +54,7 @@ class Program:
         """name: what the program is called. description: what it is. commands: its subcommands; completion is added."""
         self.name = name
         self.parser = _Parser(prog=name, description=description)
-        self.parser.add_argument("--version", action="version", version=f"{name} {version('pyvfio')}")
+        self.parser.add_argument("--version", action="version", version=f"{name} {VERSION}")
         subparsers = self.parser.add_subparsers(required=True, metavar="COMMAND")
         for command in [*commands, completion_command(self)]:
             parser = subparsers.add_parser(
@@ -69,9 +69,12 @@ class Program:
                 parser.add_argument("--json", action="store_true", help=command.json)
             parser.set_defaults(command=command)
 
-    def main(self, arguments: Sequence[str] | None = None) -> int:
-        """Run the command that arguments ask for; return the exit status. arguments None: the process's own."""
-        options = self.parser.parse_args(arguments)
+    def main(self, arguments: Sequence[str] | None = None, **surroundings: object) -> int:
+        """Run what arguments (default: the process's own) ask for; the exit status.
+
+        surroundings: what commands find in their options besides what the command line says.
+        """
+        options = self.parser.parse_args(arguments, argparse.Namespace(**surroundings))
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="replace")
         command: Command = options.command
@@ -87,11 +90,22 @@ class Program:
         except Failure as error:
             return self._fail(str(error))
         except (OSError, ValueError) as error:
-            return self._fail(". ".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])]))
+            return self._fail(". ".join([_sentence(error), *getattr(error, "__notes__", [])]))
 
     def _fail(self, sentence: str) -> int:
         print(f"{self.name}: {sentence}", file=sys.stderr)
         return 1
+
+
+def _sentence(error: Exception) -> str:
+    """What Python itself has to say of a file, as a person would say it."""
+    path = getattr(error, "filename", None)
+    if isinstance(error, PermissionError) and path is not None:
+        more = " even for root" if os.geteuid() == 0 else ": run it as root, or as who owns it"
+        return f"there is no permission for {path}{more}"
+    if isinstance(error, FileNotFoundError) and path is not None:
+        return f"{path} is not there"
+    return f"{type(error).__name__}: {error}"
 
 
 def completion_command(program: Program) -> Command:

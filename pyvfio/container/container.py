@@ -20,8 +20,12 @@ from pyvfio.errors import InvalidArgument, NotMapped, VfioError
 from pyvfio.explain import explain, no_iommu, open_failure
 from pyvfio.kernel import Kernel, LinuxKernel
 from pyvfio.memory import Memory
+from pyvfio.reserved import firmware_claim
 from pyvfio.resource import Resource
 from pyvfio.sysfs import vfio_device
+
+# What a group that firmware claims is refused with: since Linux 6.7, and before.
+_FIRMWARE = (errno.EINVAL, errno.EPERM)
 
 
 class Container(MappingSpace):
@@ -326,7 +330,10 @@ class Container(MappingSpace):
                 try:
                     self.kernel.ioctl(self.fd, vfio.VFIO_SET_IOMMU, kind)
                 except OSError as error:
-                    raise explain(error, f"set IOMMU {kind.name}", {}, SET_IOMMU) from error
+                    operation = f"set IOMMU {kind.name}"
+                    if error.errno in _FIRMWARE and (claim := firmware_claim(self.kernel, group.number, operation)):
+                        raise claim from error
+                    raise explain(error, operation, {}, SET_IOMMU) from error
                 return kind
         raise VfioError(errno.ENODEV, "set IOMMU", {}, *SET_IOMMU[errno.ENODEV])
 
@@ -334,6 +341,8 @@ class Container(MappingSpace):
         code = error.errno or errno.EIO
         if code in (errno.EPERM, errno.EBUSY) and not group.viable:
             return group.not_viable()
+        if code in _FIRMWARE and (claim := firmware_claim(self.kernel, group.number, f"attach group {group.number}")):
+            return claim
         return explain(error, f"attach group {group.number}", {}, ATTACH)
 
     def _child_closed(self, child: Resource) -> None:

@@ -6,13 +6,14 @@ import ctypes
 import errno
 import os
 import uuid
+from contextlib import suppress
 from typing import Self
 
 from pyvfio.abi import vfio
 from pyvfio.device import Device, DeviceGroup
 from pyvfio.dma import MappingSpace
 from pyvfio.errors import DeviceBusy, DeviceNotBound, GroupBusy, GroupNotViable, VfioError, VfTokenRefused
-from pyvfio.explain import Meanings, explain, no_raw_io
+from pyvfio.explain import Meanings, explain, no_raw_io, permit
 from pyvfio.kernel import Kernel, LinuxKernel
 from pyvfio.sysfs import blocking_members, group_members
 
@@ -187,12 +188,12 @@ class Group(DeviceGroup):
                     advice="Close it there",
                 )
             case errno.ENOENT:
-                members = ", ".join(member.address for member in group_members(self.kernel, self.number))
+                names = ", ".join(member.address for member in group_members(self.kernel, self.number))
                 return DeviceNotBound(
                     code,
                     operation,
                     meaning=f"{self.path} does not exist: no member is bound to a VFIO driver",
-                    advice=f"pyvfio bind ADDRESS, one of {members}" if members else "There is no such IOMMU group",
+                    advice=f"pyvfio bind ADDRESS, one of {names}" if names else "There is no such IOMMU group",
                 )
             case errno.EPERM if "noiommu" in self.path:
                 return no_raw_io(operation)
@@ -201,13 +202,21 @@ class Group(DeviceGroup):
                     code,
                     operation,
                     meaning=f"no permission for {self.path}",
-                    advice=f"As root: chown $USER {self.path}",
+                    advice=permit(self.path, self._bound_member()),
                 )
             case errno.ENODEV:
                 meaning = "its last device was taken from the VFIO driver just now"
                 return DeviceNotBound(code, operation, meaning=meaning, advice="pyvfio list shows what is bound")
             case _:
                 return explain(error, operation, {"node": self.path})
+
+    def _bound_member(self) -> str | None:
+        """One that a VFIO driver has. Explaining a failure must not become one."""
+        with suppress(OSError):
+            return next(
+                (each.address for each in group_members(self.kernel, self.number) if each.has_vfio_driver), None
+            )
+        return None
 
     def _release(self) -> None:
         self.kernel.close(self.fd)

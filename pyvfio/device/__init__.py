@@ -1,6 +1,6 @@
 """A device and its parts: regions, interrupts, config space, features, reset, migration."""
 
-from pyvfio.device.config_space import ConfigSpace, PciCommand, PciStatus
+from pyvfio.device.config_space import ConfigSpace, PciCommand, PciStatus, no_answer
 from pyvfio.device.device import Device
 from pyvfio.device.display import Display, DrmPlaneType, GfxPlane, GfxPlaneType
 from pyvfio.device.dma_logging import DmaLogging
@@ -61,4 +61,5 @@ __all__ = [
     "Register",
     "Registers",
     "Sriov",
+    "no_answer",
 ]

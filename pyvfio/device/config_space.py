@@ -16,6 +16,8 @@ from pyvfio.errors import VfioError
 C = TypeVar("C", bound=PciCapability)
 
 _ABSENT = 0xFFFF_FFFF
+# Some bits of it are always zero; vendor and device are the kernel's word, whatever the device says.
+_NO_STATUS = 0xFFFF
 
 
 class PciCommand(enum.IntFlag):
@@ -87,7 +89,12 @@ class ConfigSpace(Registers):
         self.command &= ~PciCommand.MASTER
 
     def capabilities(self) -> Iterator[PciCapability]:
-        """The capabilities of the device, in the order of its list. Raises VfioError for a list that is damaged."""
+        """The capabilities of the device, in the order of its list.
+
+        Raises VfioError for a list that is damaged, and if the device does not answer.
+        """
+        if self.status == _NO_STATUS:
+            raise no_answer(self.region.device.address)
         if not self.status & PciStatus.CAP_LIST:
             return
         offset = self.region.read8(pci_regs.PCI_CAPABILITY_LIST) & ~3
@@ -102,8 +109,10 @@ class ConfigSpace(Registers):
     def extended_capabilities(self) -> Iterator[PciCapability]:
         """The extended capabilities of a PCI Express device, in the order of its list; none of another device.
 
-        Raises VfioError for a list that is damaged.
+        Raises VfioError for a list that is damaged, and if the device does not answer.
         """
+        if self.status == _NO_STATUS:
+            raise no_answer(self.region.device.address)
         offset = pci_regs.PCI_CFG_SPACE_SIZE
         if self.region.size <= offset:
             return
@@ -146,6 +155,18 @@ class ConfigRegion(Region):
             super()._pwrite(offset, data)
         finally:
             self.look_at_decoding()
+
+
+def no_answer(address: str) -> VfioError:
+    """What config space that reads all ones means, and what to try."""
+    return VfioError(
+        errno.EIO,
+        f"read config space of {address}",
+        meaning="the device does not answer, all of it reads as ones: it is off the bus, without power, or hangs after "
+        "a reset",
+        advice=f"As root: echo 1 > /sys/bus/pci/devices/{address}/remove; echo 1 > /sys/bus/pci/rescan. If that does "
+        "not help, cut its power, which a warm reboot does not",
+    )
 
 
 def _damaged(offset: int) -> VfioError:

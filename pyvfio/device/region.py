@@ -12,6 +12,7 @@ from pyvfio.device.open_device import DevicePart, OpenDevice
 from pyvfio.device.region_info import MmapArea, RegionFlags, RegionInfo, region_info
 from pyvfio.errors import InvalidArgument, VfioError
 from pyvfio.kernel import host_page_size, query
+from pyvfio.reserved import bar_claim
 
 
 class RegionIndex(enum.IntEnum):
@@ -162,6 +163,8 @@ class Region(DevicePart):
         if not meaning and code == errno.EIO and self.info.index <= RegionIndex.ROM:
             meaning = "the device does not answer: memory decoding is off, or it is in D3"
             advice = "config.command |= PciCommand.MEMORY"
+        if not meaning and code == errno.EBUSY and self.info.index <= RegionIndex.ROM:
+            meaning, advice = bar_claim(self.kernel, self.device.address, self.info.index)
         arguments = {"offset": offset, "size": size}
         return VfioError(code, f"{operation} {self._name}", arguments, meaning, advice)
 
@@ -211,9 +214,11 @@ class Region(DevicePart):
                 self.info.offset + area.offset,
             )
         except OSError as error:
-            raise VfioError(
-                error.errno or errno.EIO, f"map {self._name}", {"offset": area.offset, "size": area.size}
-            ) from error
+            code, meaning, advice = error.errno or errno.EIO, "", ""
+            if code == errno.EBUSY and self.info.index <= RegionIndex.ROM:
+                meaning, advice = bar_claim(self.kernel, self.device.address, self.info.index)
+            arguments = {"offset": area.offset, "size": area.size}
+            raise VfioError(code, f"map {self._name}", arguments, meaning, advice) from error
 
     def _release(self) -> None:
         mapped, self._mapped = self._mapped, {}

@@ -94,6 +94,12 @@ class FaultyKernel:
     def readlink(self, path: str) -> str:
         return self._call("readlink", self.kernel.readlink, path)
 
+    def owner(self, path: str) -> tuple[int, int]:
+        return self._call("owner", self.kernel.owner, path)
+
+    def chown(self, path: str, user: int, group: int) -> None:
+        self._call("chown", self.kernel.chown, path, user, group)
+
     def mmap(self, length: int, protection: int, flags: int, fd: int = -1, offset: int = 0, address: int = 0) -> int:
         self._before(Call("mmap"))
         self._require(fd)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from pyvfio.errors import DeviceNotBound, VfioError
+from pyvfio.errors import DeviceNotBound, InvalidArgument, VfioError
+from pyvfio.host.foreseen import require_probe, why_refused
 from pyvfio.kernel import Kernel, exists, read_text, write_text
-from pyvfio.sysfs import DEVICES, GROUPS, PciDevice, pci_device
+from pyvfio.sysfs import DEVICES, PciDevice, full_address, group_members, pci_device
 
 DRIVERS = "/sys/bus/pci/drivers"
 """The directory with a directory for each PCI driver that is loaded."""
@@ -24,15 +25,29 @@ _NO_OVERRIDE = "\n"
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """The state of a device that binding changes: enough to give the device back.
+    """What a device was before it was bound: enough to give it back. Frozen, and the same after a round trip.
 
-    address: the device. driver: the driver that it is bound to; None for none. override: the driver that its
-    driver_override names; None for none.
+    ids: which device it was, "8086:1521", so that another card in its slot is not taken for it; None: not known.
     """
 
     address: str
     driver: str | None
     override: str | None
+    ids: str | None = field(default=None, compare=False)
+
+    @classmethod
+    def from_data(cls, data: object) -> Binding:
+        """Raises ValueError for what is no binding."""
+        if not isinstance(data, dict) or not isinstance(data.get("address"), str):
+            raise ValueError(f"no address in {data!r}")
+        more = [data.get(name) for name in ("driver", "override", "ids")]
+        if not all(each is None or isinstance(each, str) for each in more):
+            raise ValueError(f"no names in {data!r}")
+        return cls(full_address(data["address"]), *more)
+
+    def is_of(self, other: Binding) -> bool:
+        """Whether both are of the same device, as far as is known: not only of the same slot."""
+        return self.address == other.address and (self.ids is None or other.ids in (None, self.ids))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +66,8 @@ def binding(kernel: Kernel, address: str) -> Binding:
     """The state of the device at an address. Raises InvalidArgument, DeviceNotBound if there is no such device."""
     device = pci_device(kernel, address)
     text = read_text(kernel, f"{DEVICES}/{device.address}/driver_override")
-    return Binding(device.address, device.driver, None if text in ("", "(null)") else text)
+    ids = f"{device.vendor_id:04x}:{device.device_id:04x}"
+    return Binding(device.address, device.driver, None if text in ("", "(null)") else text, ids)
 
 
 def bind_writes(now: Binding, driver: str) -> list[Write]:
@@ -86,6 +102,7 @@ def bind(kernel: Kernel, address: str, driver: str = "vfio-pci") -> Binding:
     now = binding(kernel, address)
     if now.driver == driver:
         return now
+    require_probe(kernel, pci_device(kernel, now.address), driver)
     require_driver(kernel, now.address, driver)
     _perform(kernel, now, bind_writes(now, driver), driver)
     return now
@@ -103,11 +120,18 @@ def unbind(kernel: Kernel, address: str) -> str | None:
 
 
 def restore(kernel: Kernel, before: Binding) -> None:
-    """Put a device back as it was, whatever it is now.
+    """Put a device back as it was, from whatever it is now.
 
-    Raises DeviceNotBound if the driver does not take it again or the device is gone, VfioError if a write fails.
+    Raises VfioError if its driver does not take it again, DeviceNotBound if another device has its address now.
     """
     now = binding(kernel, before.address)
+    if not before.is_of(now):
+        raise DeviceNotBound(
+            errno.ENODEV,
+            f"restore {before.address}",
+            meaning=f"it was {before.ids}, and {now.ids} is there now",
+            advice="Nothing was changed",
+        )
     for write in restore_writes(now, before):
         _write(kernel, now.address, write, before.driver)
 
@@ -124,14 +148,22 @@ def require_driver(kernel: Kernel, address: str, driver: str) -> None:
 
 
 def group_addresses(kernel: Kernel, address: str) -> list[str]:
-    """The addresses of every PCI function of the device's IOMMU group but bridges, which stay with their drivers.
+    """Every PCI function of the device's IOMMU group that can be bound: bridges stay with their drivers.
 
-    The device alone if it has no group. Raises InvalidArgument, DeviceNotBound.
+    Raises InvalidArgument if the group has none.
     """
     device = pci_device(kernel, address)
     if device.group is None:
         return [device.address]
-    members = (pci_device(kernel, name) for name in kernel.listdir(f"{GROUPS}/{device.group}/devices"))
+    members = group_members(kernel, device.group)
+    if all(member.is_bridge for member in members):
+        raise InvalidArgument(
+            errno.EINVAL,
+            f"bind --group {device.address}",
+            meaning=f"nothing of group {device.group} can be bound: "
+            + ", ".join(f"{member.address} is a bridge" for member in members),
+            advice="Bind the devices behind it, which are in groups of their own",
+        )
     return sorted(member.address for member in members if not member.is_bridge)
 
 
@@ -153,20 +185,17 @@ def _write(kernel: Kernel, address: str, write: Write, driver: str | None) -> No
         write_text(kernel, write.path, write.text)
     except OSError as error:
         code = error.errno or errno.EIO
-        advice = "Only root may" if code in (errno.EACCES, errno.EPERM) else ""
+        advice = "Run it as root" if code in (errno.EACCES, errno.EPERM) else ""
         raise VfioError(code, f"bind {address}: {write}", advice=advice) from error
     if write.path == PROBE and driver is not None:
-        _verify(pci_device(kernel, address), driver)
+        _verify(kernel, pci_device(kernel, address), driver)
 
 
-def _verify(device: PciDevice, driver: str) -> None:
+def _verify(kernel: Kernel, device: PciDevice, driver: str) -> None:
     if device.driver == driver:
         return
-    meaning = f"{driver} did not take it: its driver is {device.driver or 'none'}"
-    advice = "The kernel log says why"
-    if device.group is None and "vfio" in driver:
-        meaning += ", and there is no IOMMU behind it"
-        advice = "Turn the IOMMU on (intel_iommu=on), in firmware too"
+    cause, advice = why_refused(kernel, device, driver)
+    meaning = f"{driver} did not take it: " + (cause or f"its driver is {device.driver or 'none'}")
     raise DeviceNotBound(errno.ENODEV, f"bind {device.address}", meaning=meaning, advice=advice)
 
 

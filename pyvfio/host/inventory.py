@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from pyvfio.host.names import PciNames, kind, names_of_host
 from pyvfio.host.network import InterfaceUse, Network
-from pyvfio.host.pci_ids import PciIds, kind
 from pyvfio.kernel import Kernel, text_or_empty
 from pyvfio.sysfs import (
     DEVICES,
+    GroupMember,
     PciDevice,
     block_devices,
     blocking_members,
@@ -23,19 +24,18 @@ from pyvfio.sysfs import (
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A PCI function and its place on the host.
+    """kind: "Ethernet"; name: vendor and model, in full; short_name: as people call them.
 
-    device: the function. kind: a word for what it is, "Ethernet". name: vendor and model. blocked_by: the members of
-    its group that keep the group from being used. group_node, device_node: the nodes that programs open for it; None if
-    there is none, for example because no VFIO driver has it. interfaces: its network interfaces. disks: its disks and
-    partitions. override: what its driver_override names; None for nothing. is_noiommu: whether it is bound to a VFIO
-    driver although there is no IOMMU behind it, which is unsafe.
+    blocked_by: other members of its group that keep VFIO from using it. group_node and device_node: what is opened for
+    it; None while no VFIO driver has it. override: its driver_override. is_noiommu: a VFIO driver has it although there
+    is no IOMMU behind it, which is unsafe.
     """
 
     device: PciDevice
     kind: str
     name: str
-    blocked_by: tuple[PciDevice, ...]
+    short_name: str
+    blocked_by: tuple[PciDevice | GroupMember, ...]
     group_node: str | None
     device_node: str | None
     interfaces: tuple[InterfaceUse, ...]
@@ -45,37 +45,38 @@ class Entry:
 
     @property
     def viable(self) -> bool:
-        """Whether its group can be used through VFIO once it is bound to a VFIO driver itself."""
-        return self.device.group is not None and not self.blocked_by
+        """Whether VFIO can use it now, or as soon as it is bound itself."""
+        return self.device.group is not None and not self.blocked_by and not self.device.is_bridge
 
     @property
     def viability(self) -> str:
-        """The same in words, with who is in the way."""
+        """In words: what has to be done, or who is in the way."""
+        if self.device.is_bridge:
+            return "bridge"
         if self.device.group is None:
             return "no IOMMU"
-        if not self.blocked_by:
-            return "yes, without IOMMU" if self.is_noiommu else "yes"
-        names = (
-            "itself" if member.address == self.device.address else f"{member.address} {member.driver}"
-            for member in self.blocked_by
-        )
-        return f"no: {', '.join(names)}"
+        if self.blocked_by:
+            return f"no: {', '.join(f'{member.address} {member.driver}' for member in self.blocked_by)}"
+        if self.device.blocks_group:
+            return "once bound"
+        return "yes, without IOMMU" if self.is_noiommu else "yes"
 
 
 def inventory(kernel: Kernel, network: Network, devices: Iterable[PciDevice] | None = None) -> list[Entry]:
-    """The entries of devices, by default of every PCI function of the host by address. Raises OSError."""
-    names = PciIds.of_host(kernel)
-    return [_entry(kernel, network, names, device) for device in devices or pci_devices(kernel)]
+    """Of devices, by default every PCI function of the host, in order of address."""
+    names = names_of_host(kernel)
+    return [_entry(kernel, network, names, device) for device in (pci_devices(kernel) if devices is None else devices)]
 
 
-def _entry(kernel: Kernel, network: Network, names: PciIds, device: PciDevice) -> Entry:
+def _entry(kernel: Kernel, network: Network, names: PciNames, device: PciDevice) -> Entry:
     override = text_or_empty(kernel, f"{DEVICES}/{device.address}/driver_override")
     group = device.group
     return Entry(
         device,
         kind(device.class_code),
         names.name(device.vendor_id, device.device_id),
-        () if group is None else tuple(blocking_members(kernel, group)),
+        names.short_name(device.vendor_id, device.device_id),
+        () if group is None else tuple(each for each in blocking_members(kernel, group) if each != device),
         group_node(kernel, group) if device.has_vfio_driver and group is not None else None,
         character_device(kernel, device.address),
         tuple(network.use(name) for name in interfaces(kernel, device.address)),

@@ -1,9 +1,11 @@
-"""What the host uses its network interfaces for. The kernel is asked by netlink (pyroute2)."""
+"""Which network interfaces the host talks through. Asked of the kernel by netlink."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Protocol
+
+from pyvfio.host import rtnetlink
 
 _UP, _LOWER_UP = 0x1, 0x10000
 _MAIN_TABLES = (0, 254)
@@ -50,28 +52,20 @@ class LinuxNetwork:
     """The network namespace of this process in the running kernel. Holds no state: each question opens a socket."""
 
     def use(self, interface: str) -> InterfaceUse:
-        """What an interface is used for; nothing if it does not exist. Raises OSError if the question fails."""
-        # Here and not above: importing it takes longer than anything else that a command does, and few need it.
-        from pyroute2 import IPRoute
-
-        with IPRoute() as netlink:
-            indexes = netlink.link_lookup(ifname=interface)
-            if not indexes:
-                return InterfaceUse(interface, link=False)
-            (link,) = netlink.get_links(indexes[0])
-            master = link.get("master")
-            addresses = [
-                f"{address.get('address')}/{address['prefixlen']}" for address in netlink.get_addr(index=indexes[0])
-            ]
-            routes = [
-                f"{route.get('dst')}/{route['dst_len']}" if route.get("dst") else "default"
-                for route in netlink.get_routes(oif=indexes[0])
-                if route["type"] == _UNICAST and route["table"] in _MAIN_TABLES
-            ]
-            return InterfaceUse(
-                interface,
-                link=bool(link["flags"] & _UP and link["flags"] & _LOWER_UP),
-                addresses=tuple(sorted(addresses)),
-                routes=tuple(sorted(set(routes))),
-                master=netlink.get_links(master)[0].get("ifname") if master else None,
-            )
+        links = {link.name: link for link in rtnetlink.links()}
+        if interface not in links:
+            return InterfaceUse(interface, link=False)
+        link = links[interface]
+        addresses = {address.text for address in rtnetlink.addresses() if address.index == link.index}
+        routes = {
+            route.destination
+            for route in rtnetlink.routes()
+            if link.index in route.indexes and route.kind == _UNICAST and route.table in _MAIN_TABLES
+        }
+        return InterfaceUse(
+            interface,
+            link=bool(link.flags & _UP and link.flags & _LOWER_UP),
+            addresses=tuple(sorted(addresses)),
+            routes=tuple(sorted(routes)),
+            master=next((each.name for each in links.values() if each.index == link.master), None),
+        )

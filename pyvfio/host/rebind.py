@@ -4,31 +4,35 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from pyvfio.errors import DeviceNotBound, HostNeedsDevice, InvalidArgument
 from pyvfio.host import binding
 from pyvfio.host.binding import Binding, Write
+from pyvfio.host.foreseen import require_probe
 from pyvfio.host.guard import reasons_to_keep
 from pyvfio.host.network import Network
+from pyvfio.host.nodes import give_nodes
+from pyvfio.host.rules import ROOT, RuleDirectories
 from pyvfio.host.undo import UndoFile
-from pyvfio.kernel import Kernel, exists
-from pyvfio.sysfs import DEVICES, pci_device
+from pyvfio.kernel import Kernel
+from pyvfio.sysfs import pci_device
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
     """What is done to one device.
 
-    before: the state of the device before. driver: the driver that it has afterwards; None for none, or if the host
-    will choose one. writes: the writes to sysfs, in order. gone: whether the device does not exist any more, so that
-    there is nothing to restore.
+    gone: the device does not exist any more, so there is nothing to restore; replaced_by: another is in its place,
+    "10de:1b06", and is left alone.
     """
 
     before: Binding
     driver: str | None
     writes: tuple[Write, ...]
     gone: bool = False
+    replaced_by: str | None = None
 
 
 def require_expected(kernel: Kernel, addresses: Sequence[str], expected: str) -> None:
@@ -59,20 +63,12 @@ def require_not_needed(kernel: Kernel, network: Network, addresses: Sequence[str
 
 
 def plan_bind(kernel: Kernel, addresses: Sequence[str], driver: str) -> list[Change]:
-    """The changes that bind devices to driver. Nothing is written.
-
-    Raises DeviceNotBound if there is no such device or driver, InvalidArgument for a bridge.
-    """
+    """Raises DeviceNotBound if there is no such device or driver, or the driver is sure to refuse the device, and
+    InvalidArgument for a bridge; nothing is written."""
     changes = []
     for address in addresses:
         device = pci_device(kernel, address)
-        if device.is_bridge:
-            raise InvalidArgument(
-                errno.EINVAL,
-                f"bind {device.address}",
-                meaning="it is a bridge, which a group may leave to its own driver",
-                advice="Bind the devices behind it",
-            )
+        require_probe(kernel, device, driver)
         binding.require_driver(kernel, device.address, driver)
         before = binding.binding(kernel, device.address)
         changes.append(Change(before, driver, tuple(binding.bind_writes(before, driver))))
@@ -96,51 +92,78 @@ def plan_restore(kernel: Kernel, entries: Sequence[Binding]) -> list[Change]:
             now = binding.binding(kernel, entry.address)
         except DeviceNotBound:
             changes.append(Change(entry, None, (), gone=True))
-        else:
+            continue
+        if entry.is_of(now):
             changes.append(Change(now, entry.driver, tuple(binding.restore_writes(now, entry))))
+        else:
+            changes.append(Change(entry, None, (), gone=True, replaced_by=now.ids))
     return changes
 
 
-def perform(kernel: Kernel, changes: Sequence[Change], undo: UndoFile, step: Callable[[str], object]) -> None:
-    """Make the changes, or none: if one fails, the devices before it are given back too.
+def perform(
+    kernel: Kernel,
+    changes: Sequence[Change],
+    undo: UndoFile,
+    step: Callable[[str], object],
+    *,
+    around: AbstractContextManager[object] | None = None,
+    finish: Callable[[], object] = lambda: None,
+) -> None:
+    """step(address) for each change that writes anything, bind() or unbind(), then finish(). All or nothing: if one
+    fails, those before it are given back too.
 
-    step(address) makes one change: it is called for each that writes anything. undo has every device before the first
-    write, and forgets at the end the devices that are as they were. Raises what step raises; a note says which device
-    could not be given back.
+    undo knows every device before the first write, and forgets at the end those that are as they were. around: entered
+    before the first step and left after finish(), undoing what it did if one of them failed. Raises what step and
+    finish raise; a note says which device could not be given back.
     """
     changing = [change.before for change in changes if change.writes]
-    if not changing:
-        return
-    undo.remember(changing)
+    if changing:
+        undo.remember(changing)
     done: list[Binding] = []
     try:
-        for before in changing:
-            step(before.address)
-            done.append(before)
+        with around or nullcontext():
+            for before in changing:
+                step(before.address)
+                done.append(before)
+            finish()
     except OSError as error:
         for before in reversed(done):
             _give_back(kernel, before, error, undo)
         _forget_what_is_restored(kernel, undo)
         raise
-    # Not in a finally: if something else ends the process, the file has to say what is still to be restored.
-    _forget_what_is_restored(kernel, undo)
+    # Not when something else ends the process: then the file says what is still to be restored.
+    if changing:
+        _forget_what_is_restored(kernel, undo)
 
 
-def perform_restore(kernel: Kernel, entries: Sequence[Binding], undo: UndoFile) -> list[OSError]:
-    """Put every device back as entries say, the one that was changed last first; return the failures.
+def perform_restore(
+    kernel: Kernel, entries: Sequence[Binding], undo: UndoFile, rules: RuleDirectories | None = None
+) -> list[OSError]:
+    """Put every device back that can be, last touched first, and forget it; the failures of the others.
 
-    undo forgets the devices that are as they were.
+    rules: where those of the devices are, which go too.
     """
     failures: list[OSError] = []
     for entry in reversed(entries):
-        if not exists(kernel, f"{DEVICES}/{entry.address}"):
-            continue
+        removed = rules.find(entry.address) if rules else []
         try:
-            binding.restore(kernel, entry)
+            with rules.changed(removed=removed) if rules else nullcontext():
+                if not _is_gone(kernel, entry):
+                    binding.restore(kernel, entry)
+                    if removed:
+                        give_nodes(kernel, [entry.address], ROOT)
         except OSError as error:
             failures.append(error)
     _forget_what_is_restored(kernel, undo)
     return failures
+
+
+def _is_gone(kernel: Kernel, entry: Binding) -> bool:
+    """Nothing is there at its address, or another device."""
+    try:
+        return not entry.is_of(binding.binding(kernel, entry.address))
+    except DeviceNotBound:
+        return True
 
 
 def _give_back(kernel: Kernel, before: Binding, error: OSError, undo: UndoFile) -> None:
@@ -160,6 +183,6 @@ def _forget_what_is_restored(kernel: Kernel, undo: UndoFile) -> None:
 def _is_as_before(kernel: Kernel, entry: Binding) -> bool:
     """Whether a device is as entry says, or is gone, so that nothing can be done for it."""
     try:
-        return not exists(kernel, f"{DEVICES}/{entry.address}") or binding.binding(kernel, entry.address) == entry
+        return _is_gone(kernel, entry) or binding.binding(kernel, entry.address) == entry
     except OSError:
         return False

@@ -20,7 +20,7 @@ _VERSION = 1
 
 
 class UndoFile:
-    """A file with the Binding that each changed device had at first, in the order in which they were changed.
+    """{"version": 1, "devices": [{"address", "driver", "override", "ids"}]}, in the order they were touched.
 
     {"version": 1, "devices": [{"address": ..., "driver": ..., "override": ...}]}. An entry stays until forget():
     changing a device again does not change its entry. path: where the file is.
@@ -39,9 +39,9 @@ class UndoFile:
         try:
             content = json.loads(text)
             if content["version"] != _VERSION:
-                raise ValueError(f"{self.path} is of version {content['version']}, not {_VERSION}")
-            return [Binding(entry["address"], entry["driver"], entry["override"]) for entry in content["devices"]]
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
+                raise ValueError(f"it is of version {content['version']!r}, not {_VERSION}")
+            return [Binding.from_data(entry) for entry in content["devices"]]
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"{self.path} is no undo file: {error}") from error
 
     def remember(self, before: Sequence[Binding]) -> None:
@@ -51,8 +51,16 @@ class UndoFile:
         """
         with self._locked():
             known = self.read()
-            addresses = {entry.address for entry in known}
-            self._write([*known, *(entry for entry in before if entry.address not in addresses)])
+            # What was noted of a card that another has replaced in its slot is of no use any more.
+            replaced = {
+                entry.address
+                for entry in known
+                for now in before
+                if entry.address == now.address and not entry.is_of(now)
+            }
+            kept = [entry for entry in known if entry.address not in replaced]
+            addresses = {entry.address for entry in kept}
+            self._write([*kept, *(entry for entry in before if entry.address not in addresses)])
 
     def forget(self, addresses: Sequence[str]) -> None:
         """Remove the entries of devices, and the file with the last one. Raises ValueError, OSError."""

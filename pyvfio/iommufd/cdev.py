@@ -16,6 +16,7 @@ from pyvfio.iommufd.device import IommufdDevice
 from pyvfio.iommufd.iommufd import Iommufd, explain_iommufd
 from pyvfio.iommufd.object import IommufdObject
 from pyvfio.kernel import Kernel
+from pyvfio.reserved import firmware_claim
 from pyvfio.sysfs import blocking_members, character_device, group_node, is_noiommu, vfio_device
 
 
@@ -147,7 +148,7 @@ def _open_node(kernel: Kernel, node: str, address: str, *, is_noiommu: bool) -> 
     except OSError as error:
         if is_noiommu and error.errno == errno.EPERM:
             raise no_raw_io(operation) from error
-        raise open_failure(error, operation, node, "vfio-pci") from error
+        raise open_failure(error, operation, node, "vfio-pci", address) from error
 
 
 def _bind(iommufd: Iommufd, fd: int, address: str, vf_token: uuid.UUID | None) -> int:
@@ -168,6 +169,12 @@ def _bind_failure(error: OSError, kernel: Kernel, address: str, vf_token: uuid.U
     code = error.errno or errno.EIO
     operation = f"open device {address}"
     group = vfio_device(kernel, address).group
+    if (
+        code in (errno.EINVAL, errno.EPERM)
+        and group is not None
+        and (claim := firmware_claim(kernel, group, operation))
+    ):
+        return claim
     match code:
         case errno.EBUSY:
             node = "" if group is None else f" as {group_node(kernel, group)}"

@@ -1,16 +1,28 @@
 """Kernel, which every system call goes through, and what stands directly on it."""
 
 from pyvfio.kernel.eventfd import EventFd, wait_for_any
-from pyvfio.kernel.files import exists, link_name, names_in, read_text, text_or_empty, write_text
+from pyvfio.kernel.files import (
+    exists,
+    link_name,
+    linux_release,
+    names_in,
+    read_bytes,
+    read_text,
+    text_or_empty,
+    write_text,
+)
+from pyvfio.kernel.host_memory import HostMemory, host_memory, is_tight
 from pyvfio.kernel.limits import (
     DMA_ENTRY_LIMIT,
     HugePages,
     Memlock,
     dma_entry_limit,
     host_page_size,
+    huge_page_sizes,
     huge_pages,
     memlock,
     memlock_if_known,
+    pool_name,
     transparent_huge_page_size,
 )
 from pyvfio.kernel.query import Capability, chain, query
@@ -21,6 +33,7 @@ __all__ = [
     "DMA_ENTRY_LIMIT",
     "Capability",
     "EventFd",
+    "HostMemory",
     "HugePages",
     "IoctlArgument",
     "Kernel",
@@ -30,13 +43,19 @@ __all__ = [
     "chain",
     "dma_entry_limit",
     "exists",
+    "host_memory",
     "host_page_size",
+    "huge_page_sizes",
     "huge_pages",
+    "is_tight",
     "link_name",
+    "linux_release",
     "memlock",
     "memlock_if_known",
     "names_in",
+    "pool_name",
     "query",
+    "read_bytes",
     "read_text",
     "text_or_empty",
     "transparent_huge_page_size",

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import os
+import re
 
 from pyvfio.kernel.seam import Kernel
 
 
 def read_text(kernel: Kernel, path: str) -> str:
     """The file's text without the newlines at its end. Raises OSError as open and read do."""
+    return read_bytes(kernel, path).decode(errors="replace").rstrip("\n")
+
+
+def read_bytes(kernel: Kernel, path: str) -> bytes:
+    """All bytes of the file. Raises OSError as open and read do."""
     fd = kernel.open(path, os.O_RDONLY)
     try:
         parts = []
         while part := kernel.read(fd, 65536):
             parts.append(part)
-        return b"".join(parts).decode(errors="replace").rstrip("\n")
+        return b"".join(parts)
     finally:
         kernel.close(fd)
 
@@ -51,6 +57,12 @@ def names_in(kernel: Kernel, path: str) -> list[str]:
         return kernel.listdir(path)
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return []
+
+
+def linux_release(kernel: Kernel) -> tuple[int, int]:
+    """(6, 12) of "6.12.9-amd64"; (0, 0) where the kernel does not say."""
+    found = re.match(r"(\d+)\.(\d+)", text_or_empty(kernel, "/proc/sys/kernel/osrelease"))
+    return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 def text_or_empty(kernel: Kernel, path: str) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 
-from pyvfio.kernel.files import read_text
+from pyvfio.kernel.files import names_in, read_text, text_or_empty
 from pyvfio.kernel.seam import Kernel, LinuxKernel
 
 DMA_ENTRY_LIMIT = "/sys/module/vfio_iommu_type1/parameters/dma_entry_limit"
@@ -13,6 +14,11 @@ DMA_ENTRY_LIMIT = "/sys/module/vfio_iommu_type1/parameters/dma_entry_limit"
 DEFAULT_DMA_ENTRY_LIMIT = 65535
 """What the kernel sets if nobody chooses."""
 
+POOLS = "/sys/kernel/mm/hugepages"
+"""Of huge pages, a directory for each size."""
+
+_COUNTS = ("nr", "free", "resv")
+_OVERCOMMIT = "nr_overcommit_hugepages"
 _CAP_IPC_LOCK = 14
 
 
@@ -39,17 +45,19 @@ class Memlock:
 class HugePages:
     """The host's pool of huge pages of one size.
 
-    page_size: bytes of a page. total: how many pages the pool has. free: how many are free and not reserved.
+    page_size: bytes of a page. total: how many pages the pool has. free: how many are free and not reserved. more: how
+    many the kernel makes when they are asked for, if it finds that much memory in one piece then.
     """
 
     page_size: int
     total: int
     free: int
+    more: int = 0
 
     @property
     def setting(self) -> str:
         """The file that root writes the wanted number of pages to."""
-        return f"/sys/kernel/mm/hugepages/hugepages-{self.page_size >> 10}kB/nr_hugepages"
+        return f"{POOLS}/{pool_name(self.page_size)}/nr_hugepages"
 
 
 def memlock(kernel: Kernel | None = None) -> Memlock:
@@ -82,17 +90,31 @@ def host_page_size() -> int:
     return os.sysconf("SC_PAGE_SIZE")
 
 
+def pool_name(page_size: int) -> str:
+    """Of the pool of pages of that many bytes, below POOLS: "hugepages-2048kB"."""
+    return f"hugepages-{page_size >> 10}kB"
+
+
+def huge_page_sizes(kernel: Kernel | None = None) -> list[int]:
+    """The sizes of huge pages that the kernel has pools of, in bytes, smallest first."""
+    matches = (re.fullmatch(r"hugepages-(\d+)kB", name) for name in names_in(kernel or LinuxKernel(), POOLS))
+    return sorted(int(match[1]) << 10 for match in matches if match)
+
+
 def huge_pages(page_size: int, kernel: Kernel | None = None) -> HugePages:
-    """The host's pool of huge pages of page_size bytes; an empty one if the kernel has no huge pages of this size."""
+    """The host's pool of huge pages of page_size bytes; an empty one if the kernel has no huge pages of this size.
+
+    Source: Documentation/admin-guide/mm/hugetlbpage.rst in Linux.
+    """
     kernel = kernel or LinuxKernel()
-    directory = f"/sys/kernel/mm/hugepages/hugepages-{page_size >> 10}kB"
+    directory = f"{POOLS}/{pool_name(page_size)}"
     try:
-        total = int(read_text(kernel, f"{directory}/nr_hugepages"))
-        free = int(read_text(kernel, f"{directory}/free_hugepages"))
-        reserved = int(read_text(kernel, f"{directory}/resv_hugepages"))
+        total, free, reserved = (int(read_text(kernel, f"{directory}/{name}_hugepages")) for name in _COUNTS)
     except FileNotFoundError:
         return HugePages(page_size, 0, 0)
-    return HugePages(page_size, total, max(0, free - reserved))
+    limit, surplus = (text_or_empty(kernel, f"{directory}/{name}") for name in (_OVERCOMMIT, "surplus_hugepages"))
+    more = max(int(limit) - int(surplus or 0), 0) if limit else 0
+    return HugePages(page_size, total, max(0, free - reserved), more)
 
 
 def transparent_huge_page_size(kernel: Kernel | None = None) -> int | None:

@@ -12,6 +12,7 @@ import fcntl
 import os
 import select
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol, cast
 
 IoctlArgument = int | ctypes.Structure | ctypes.Array[ctypes.c_char] | ctypes.c_int32
@@ -40,6 +41,11 @@ class Kernel(Protocol):
     def ioctl(self, fd: int, request: int, argument: IoctlArgument = 0, /) -> int: ...
     def listdir(self, path: str) -> list[str]: ...
     def readlink(self, path: str) -> str: ...
+    def owner(self, path: str) -> tuple[int, int]:
+        """User and group, by number. stat(2)."""
+
+    def chown(self, path: str, user: int, group: int) -> None:
+        """-1 leaves one of them as it is."""
 
     # Memory.
     def mmap(
@@ -126,6 +132,13 @@ class LinuxKernel:
 
     def readlink(self, path: str) -> str:
         return os.readlink(path)
+
+    def owner(self, path: str) -> tuple[int, int]:
+        status = Path(path).stat()
+        return status.st_uid, status.st_gid
+
+    def chown(self, path: str, user: int, group: int) -> None:
+        os.chown(path, user, group)
 
     def mmap(self, length: int, protection: int, flags: int, fd: int = -1, offset: int = 0, address: int = 0) -> int:
         # Huge page sizes are encoded up to bit 31: ctypes takes the int as 32 bits, whatever its sign.

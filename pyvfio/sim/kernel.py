@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import errno
+import os
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Self
@@ -14,7 +15,7 @@ from pyvfio.sim.devices import VFIO_DRIVER, PciFunction
 from pyvfio.sim.iommu import Span, Version
 from pyvfio.sim.iommufd import IommufdFile
 from pyvfio.sim.machine import DmaFault, Machine
-from pyvfio.sim.process import Charges, File, Process, UserMemory, fail
+from pyvfio.sim.process import Charges, File, Process, Text, UserMemory, fail
 from pyvfio.sim.procfs import locked_by_program, open_proc
 from pyvfio.sim.vfio import ContainerState, VfioNodes
 
@@ -210,6 +211,15 @@ class SimKernel:
     def readlink(self, path: str) -> str:
         return self.machine.sysfs.readlink(path) if self.machine.sysfs.covers(path) else self._real.readlink(path)
 
+    def owner(self, path: str) -> tuple[int, int]:
+        return self.machine.sysfs.owner(path) if self.machine.sysfs.covers(path) else self._real.owner(path)
+
+    def chown(self, path: str, user: int, group: int) -> None:
+        if self.machine.sysfs.covers(path):
+            self.machine.sysfs.chown(path, user, group)
+        else:
+            self._real.chown(path, user, group)
+
     # Memory.
 
     def mmap(self, length: int, protection: int, flags: int, fd: int = -1, offset: int = 0, address: int = 0) -> int:
@@ -300,6 +310,10 @@ class SimKernel:
                 raise fail(errno.ENOENT)
             return IommufdFile(self.machine, per_process=False)
         file = self.vfio.open(path, self.process) or open_proc(self.machine, self.process, path)
+        if file is None and (function := self.machine.sysfs.function_of_disk(path)):
+            if flags & os.O_EXCL and path.removeprefix("/dev/") in function.held_disks:
+                raise fail(errno.EBUSY)
+            return Text(b"")
         if file is None and self.machine.sysfs.covers(path):
             return self.machine.sysfs.open(path, flags)
         return file

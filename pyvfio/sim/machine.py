@@ -46,6 +46,11 @@ class IommuGroup:
         return self.sysfs.viable(self.number)
 
     @property
+    def is_claimed_by_firmware(self) -> bool:
+        """Whether firmware wants memory mapped one to one for a device of the group, so that nobody may have it."""
+        return self.sysfs.is_claimed_by_firmware(self.number)
+
+    @property
     def reserved(self) -> tuple[Span, ...]:
         """Device addresses that its members do not let be mapped."""
         return tuple(span for member in self.sysfs.members(self.number) for span in member.reserved)
@@ -91,7 +96,7 @@ class Machine:
             iommu=iommu != "none",
         )
         self.pages = PageTracker(real, populate_on_pin=populate_on_pin)
-        self.dma_owners = DmaOwners(self.functions, self.sysfs)
+        self.dma_owners = DmaOwners(self.functions, self.sysfs, lambda: self.version >= (6, 7))
         self.dma_faults: list[DmaFault] = []
 
     @property

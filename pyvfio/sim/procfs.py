@@ -28,6 +28,8 @@ def open_proc(machine: Machine, process: Process, path: str) -> File | None:
             return Text(_limits(machine.real, process.charges))
         case "/proc/self/pagemap" if any(map(machine.lacks_iommu, machine.functions)):
             return Pagemap(machine)
+        case "/proc/sys/kernel/osrelease":
+            return Text(b"%d.%d.0-simulated\n" % machine.version)
         case _ if path == TAINTED:
             return Text(f"{machine.sysfs.tainted}\n".encode())
         case _:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 
 from pyvfio.abi.tainted import TAINT_USER
 from pyvfio.sim.devices import VFIO_DRIVER, PciFunction
@@ -17,6 +18,8 @@ _TYPE1 = "/sys/module/vfio_iommu_type1/parameters"
 _CORE = "/sys/module/vfio/parameters"
 _IOMMUFD = "/sys/module/iommufd/parameters"
 _VFIO = "/dev/vfio"
+# What the running kernel has of other devices must not be taken for this machine's.
+_COVERED = ("/sys/bus/", _GROUPS, "/sys/module/vfio", "/sys/module/iommufd", _VFIO, "/sys/class", "/proc/bus/")
 _CLASSES: Mapping[str, Callable[[PciFunction], tuple[str, ...]]] = {
     "/sys/class/net": lambda function: function.interfaces,
     "/sys/class/block": lambda function: function.disks,
@@ -41,6 +44,7 @@ class Sysfs:
         self._cdev = cdev
         self._noiommu_cdev = noiommu_cdev
         self._iommu = iommu
+        self._owners: dict[str, tuple[int, int]] = {}
         self.tainted = 0
         """The bits of /proc/sys/kernel/tainted."""
         self.parameters = {"dma_entry_limit": str(dma_entry_limit), "allow_unsafe_interrupts": "N"}
@@ -82,7 +86,12 @@ class Sysfs:
 
     def covers(self, path: str) -> bool:
         """Whether a path is the simulation's, not the running kernel's."""
-        return path.startswith(("/sys/bus/pci", _GROUPS, "/sys/module/vfio", "/sys/module/iommufd", _VFIO, *_CLASSES))
+        return path.startswith(_COVERED)
+
+    def function_of_disk(self, path: str) -> PciFunction | None:
+        """The function that the disk with the node at path belongs to."""
+        name = path.removeprefix("/dev/")
+        return next((each for each in self._functions.values() if name in each.disks), None)
 
     def members(self, group: int) -> list[PciFunction]:
         return [function for function in self._functions.values() if function.group == group]
@@ -94,6 +103,17 @@ class Sysfs:
     def viable(self, group: int) -> bool:
         """Whether no host driver keeps the group from being used."""
         return not any(function.in_host_hands for function in self.members(group))
+
+    def is_claimed_by_firmware(self, group: int) -> bool:
+        """Source: drivers/iommu/iommu.c, require_direct."""
+        return any(function.direct for function in self.members(group))
+
+    def _reserved_regions(self, group: int) -> str:
+        if not self.members(group):
+            raise fail(errno.ENOENT)
+        spans = [(span, "direct") for function in self.members(group) for span in function.direct]
+        spans += [(span, "reserved") for function in self.members(group) for span in function.reserved]
+        return "".join(f"{first:#018x} {last:#018x} {kind}\n" for (first, last), kind in spans)
 
     def nodes(self) -> dict[str, str]:
         """The names in /dev/vfio/devices, with the address of each device."""
@@ -121,6 +141,8 @@ class Sysfs:
             return self.modules[parent][name] + "\n"
         if parent.startswith(_GROUPS) and name == "name" and self.is_noiommu(int(parent.rpartition("/")[2])):
             return "vfio-noiommu\n"
+        if parent.startswith(_GROUPS) and name == "reserved_regions":
+            return self._reserved_regions(int(parent.rpartition("/")[2]))
         function = self._functions.get(parent.rpartition("/")[2])
         if not parent.startswith(_DEVICES) or function is None:
             raise fail(errno.ENOENT)
@@ -133,6 +155,10 @@ class Sysfs:
                 return f"{function.class_code:#08x}\n"
             case "numa_node":
                 return "-1\n"
+            case "secondary_bus_number" if function.header_type == 1:
+                return "1\n"
+            case "sriov_numvfs" if self._virtual_functions(function):
+                return f"{len(self._virtual_functions(function))}\n"
             case "driver_override":
                 return f"{function.override or '(null)'}\n"
             case _:
@@ -143,7 +169,10 @@ class Sysfs:
         parent, _, name = path.rpartition("/")
         text = text.strip()
         if path == "/sys/bus/pci/drivers_probe":
-            self._probe(self._function(text))
+            # Who asks every driver is not told of one that failed: only the driver's own bind says it.
+            function = self._function(text)
+            with suppress(OSError):
+                self._probe(function)
         elif name in self.modules.get(parent, {}):
             self.modules[parent][name] = text
         elif name == "driver_override" and parent.rpartition("/")[2] in self._functions:
@@ -169,6 +198,8 @@ class Sysfs:
             return sorted(self._drivers())
         if path in _CLASSES:
             return sorted(self._class_links(path))
+        if path == "/sys/class":
+            return sorted(each.rpartition("/")[2] for each in _CLASSES)
         if path == _GROUPS:
             return [str(group) for group in groups]
         if path == _VFIO:
@@ -180,6 +211,8 @@ class Sysfs:
             return sorted(function.address for function in self.members(int(parts[0])))
         if path == f"{_VFIO}/devices" and self.nodes():
             return sorted(self.nodes())
+        if (function := self._functions.get(path.removeprefix(f"{_DEVICES}/"))) and path.startswith(_DEVICES):
+            return sorted(self._attributes(function))
         for name, address in self._vfio_devices().items():
             if path == f"{_DEVICES}/{address}/vfio-dev":
                 return [name]
@@ -192,12 +225,50 @@ class Sysfs:
         if parent in _CLASSES and name in self._class_links(parent):
             return self._class_links(parent)[name]
         function = self._functions.get(parent.rpartition("/")[2])
-        has_group = function is not None and (function.driver == VFIO_DRIVER or not self.lacks_iommu(function))
-        if function is not None and name == "iommu_group" and has_group:
+        if function is not None and name == "iommu_group" and self._has_group(function):
             return f"../../../kernel/iommu_groups/{function.group}"
+        if function is not None and name.startswith("virtfn") and name in self._attributes(function):
+            return f"../{self._virtual_functions(function)[int(name.removeprefix('virtfn'))]}"
         if function is not None and name == "driver" and function.driver:
             return f"../../../bus/pci/drivers/{function.driver}"
         raise fail(errno.ENOENT)
+
+    def _attributes(self, function: PciFunction) -> Iterator[str]:
+        """What the directory of a function has."""
+        yield from ("vendor", "device", "class", "numa_node", "driver_override")
+        if function.header_type == 1:
+            yield "secondary_bus_number"
+        if function.driver:
+            yield "driver"
+        if self._has_group(function):
+            yield "iommu_group"
+        if function.driver == VFIO_DRIVER:
+            yield "vfio-dev"
+        if virtual := self._virtual_functions(function):
+            yield "sriov_numvfs"
+            yield from (f"virtfn{number}" for number in range(len(virtual)))
+
+    def _virtual_functions(self, function: PciFunction) -> list[str]:
+        """By address, in order."""
+        return sorted(each.address for each in self._functions.values() if each.physical_function == function.address)
+
+    def _has_group(self, function: PciFunction) -> bool:
+        return function.driver == VFIO_DRIVER or not self.lacks_iommu(function)
+
+    def owner(self, path: str) -> tuple[int, int]:
+        """Of a node of /dev/vfio: root's until somebody gives it away, and again when it has been gone."""
+        self._owners = {each: owner for each, owner in self._owners.items() if self._is_node(each)}
+        if not self._is_node(path):
+            raise fail(errno.ENOENT)
+        return self._owners.get(path, (0, 0))
+
+    def chown(self, path: str, user: int, group: int) -> None:
+        now = self.owner(path)
+        self._owners[path] = (now[0] if user == -1 else user, now[1] if group == -1 else group)
+
+    def _is_node(self, path: str) -> bool:
+        directory, _, name = path.rpartition("/")
+        return directory.startswith(_VFIO) and name in self.listdir(directory)
 
     def _class_links(self, path: str) -> dict[str, str]:
         """The links of a class of devices, by name. Host drivers make them: others' functions have none."""
@@ -220,12 +291,15 @@ class Sysfs:
         driver = function.override or driver or function.host_driver
         matches = driver != VFIO_DRIVER or function.override == VFIO_DRIVER
         if function.driver is None and driver in self._drivers() and matches:
-            if driver in function.drivers_refusing or (
-                driver == VFIO_DRIVER and self.lacks_iommu(function) and not self.allows_noiommu
-            ):
+            if driver in function.drivers_refusing or (driver == VFIO_DRIVER and not self._takes(function)):
                 raise fail(errno.EINVAL)
             function.driver = driver
             self.note_driver(function)
+
+    def _takes(self, function: PciFunction) -> bool:
+        """Whether the probe of vfio-pci succeeds. Source: drivers/vfio/pci/vfio_pci_core.c,
+        vfio_pci_core_register_device."""
+        return function.header_type == 0 and (self.allows_noiommu or not self.lacks_iommu(function))
 
 
 class Attribute(Text):

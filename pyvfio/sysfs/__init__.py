@@ -1,15 +1,20 @@
 """PCI functions and IOMMU groups as sysfs shows them."""
 
-from pyvfio.sysfs.attached import block_devices, character_device, interfaces
+from pyvfio.sysfs.attached import block_devices, character_device, device_nodes, interfaces, of_class, virtual_functions
+from pyvfio.sysfs.named import named_address, named_device
 from pyvfio.sysfs.pci import (
     DEVICES,
     GROUPS,
+    GroupMember,
     PciDevice,
     blocking_members,
+    direct_regions,
     full_address,
     group_members,
     group_node,
+    is_address,
     is_noiommu,
+    other_members,
     pci_device,
     pci_devices,
     vfio_device,
@@ -18,16 +23,25 @@ from pyvfio.sysfs.pci import (
 __all__ = [
     "DEVICES",
     "GROUPS",
+    "GroupMember",
     "PciDevice",
     "block_devices",
     "blocking_members",
     "character_device",
+    "device_nodes",
+    "direct_regions",
     "full_address",
     "group_members",
     "group_node",
     "interfaces",
+    "is_address",
     "is_noiommu",
+    "named_address",
+    "named_device",
+    "of_class",
+    "other_members",
     "pci_device",
     "pci_devices",
     "vfio_device",
+    "virtual_functions",
 ]

@@ -1,26 +1,36 @@
-"""What belongs to a PCI function on the host: network interfaces, disks, its VFIO character device."""
+"""What of the host hangs on a PCI device: its network interfaces, its disks, its nodes, its VFIO character device."""
 
 from __future__ import annotations
 
 import re
 
-from pyvfio.kernel import Kernel, exists, link_name, names_in
+from pyvfio.kernel import Kernel, exists, link_name, names_in, text_or_empty
 from pyvfio.sysfs.pci import DEVICES
 
 _PCI_ADDRESS = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
 
 
 def interfaces(kernel: Kernel, address: str, *, dependent: bool = False) -> list[str]:
-    """The names of the network interfaces of a function, sorted.
-
-    dependent: also the interfaces of its virtual functions and of the devices behind it, which go with its driver.
-    """
-    return _of_class(kernel, "net", address, dependent)
+    """The network interfaces of a function; dependent: those too that go with it when its driver goes: of its virtual
+    functions, and of whatever is behind it."""
+    return of_class(kernel, "net", address, dependent=dependent)
 
 
 def block_devices(kernel: Kernel, address: str, *, dependent: bool = False) -> list[str]:
-    """The names of the disks and partitions of a function, sorted. dependent: as for interfaces()."""
-    return _of_class(kernel, "block", address, dependent)
+    """The disks and partitions of a function; dependent: as for interfaces()."""
+    return of_class(kernel, "block", address, dependent=dependent)
+
+
+def device_nodes(kernel: Kernel, address: str, *, dependent: bool = False) -> list[str]:
+    """The nodes in /dev that drivers have made of a function, "/dev/dri/card0"; dependent: as for interfaces()."""
+    nodes = [f"/dev/nvidia{minor}" for minor in _nvidia_minors(kernel, address)]
+    for name in names_in(kernel, "/sys/class"):
+        for entry in of_class(kernel, name, address, dependent=dependent):
+            nodes += _node(kernel, f"/sys/class/{name}/{entry}")
+    usb = "/sys/bus/usb/devices"
+    for entry in _below(kernel, usb, address, dependent=dependent):
+        nodes += _node(kernel, f"{usb}/{entry}")
+    return sorted(set(nodes))
 
 
 def virtual_functions(kernel: Kernel, address: str) -> list[str]:
@@ -43,16 +53,48 @@ def character_device(kernel: Kernel, address: str) -> str | None:
     return None
 
 
-def _of_class(kernel: Kernel, name: str, address: str, dependent: bool) -> list[str]:
-    """The entries of /sys/class/NAME that belong to a function. dependent: as for interfaces()."""
+def behind(kernel: Kernel, path: str) -> str | None:
+    """The PCI function whose own the link in a class of devices leads to: not one that has a whole bus behind it, as a
+    USB controller has. None where there is none."""
+    try:
+        parts = kernel.readlink(path).split("/")
+    except OSError:
+        return None
+    places = [number for number, part in enumerate(parts) if _PCI_ADDRESS.fullmatch(part)]
+    if not places or any(part.startswith("usb") for part in parts[places[-1] :]):
+        return None
+    return parts[places[-1]]
+
+
+def of_class(kernel: Kernel, name: str, address: str, *, dependent: bool = False) -> list[str]:
+    """What a function has of a class of devices, "graphics" for example; dependent: as for interfaces()."""
+    return _below(kernel, f"/sys/class/{name}", address, dependent=dependent)
+
+
+def _below(kernel: Kernel, directory: str, address: str, *, dependent: bool) -> list[str]:
+    """Those links of a directory that lead to what is below a function."""
     addresses = {address, *(virtual_functions(kernel, address) if dependent else ())}
     found = []
-    for entry in names_in(kernel, f"/sys/class/{name}"):
+    for entry in names_in(kernel, directory):
         try:
-            path = kernel.readlink(f"/sys/class/{name}/{entry}")
+            path = kernel.readlink(f"{directory}/{entry}")
         except OSError:  # a file such as bonding_masters, or one that has just gone
             continue
         functions = [part for part in path.split("/") if _PCI_ADDRESS.fullmatch(part)]
         if addresses.intersection(functions if dependent else functions[-1:]):
             found.append(entry)
     return found
+
+
+def _node(kernel: Kernel, device: str) -> list[str]:
+    """Of a device, by its place in sysfs: its name below /dev, if it has a node."""
+    for line in text_or_empty(kernel, f"{device}/uevent").split("\n"):
+        if line.startswith("DEVNAME="):
+            return [f"/dev/{line.removeprefix('DEVNAME=')}"]
+    return []
+
+
+def _nvidia_minors(kernel: Kernel, address: str) -> list[str]:
+    """NVIDIA's own driver makes its nodes past sysfs, and says in procfs which is whose."""
+    text = text_or_empty(kernel, f"/proc/driver/nvidia/gpus/{address}/information")
+    return re.findall(r"^Device Minor:\s*(\d+)$", text, re.MULTILINE)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from pyvfio.errors import DeviceNotBound, InvalidArgument
-from pyvfio.kernel import Kernel, link_name, read_text, text_or_empty
+from pyvfio.kernel import Kernel, exists, link_name, linux_release, names_in, read_text, text_or_empty
 
 DEVICES = "/sys/bus/pci/devices"
 """The directory with a directory for each PCI function of the host."""
@@ -16,19 +17,39 @@ GROUPS = "/sys/kernel/iommu_groups"
 """The directory with a directory for each IOMMU group."""
 
 _ADDRESS = re.compile(r"(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}):([0-9a-f]{2})\.([0-7])", re.IGNORECASE)
+# Bridges to another PCI or CardBus bus: the kernel takes no such class from a function with another header type.
+_BUS_BRIDGES = (0x0604, 0x0607)
 _BRIDGE_CLASS = 0x06
-# Drivers beside vfio-pci that the core lets stay in a group in use: drivers/vfio/vfio_main.c, vfio_driver_allowed.
-_HARMLESS_DRIVERS = ("pci-stub",)
+_HEADER_TYPE = 0x0E
+# Drivers that do no DMA of their own, so that the core lets them stay in a group in use: those with driver_managed_dma
+# beside VFIO's. Before Linux 5.18 every driver of a bridge was let stay.
+_HARMLESS_DRIVERS = ("pci-stub", "pcieport")
+_ASKED_OF_BRIDGES_SINCE = (5, 18)
+
+
+@dataclass(frozen=True, slots=True)
+class GroupMember:
+    """A device of an IOMMU group that is on no PCI bus: address is its name in sysfs, "fd4a0000.codec"."""
+
+    address: str
+    driver: str | None
+
+    @property
+    def has_vfio_driver(self) -> bool:
+        return self.driver is not None and "vfio" in self.driver
+
+    @property
+    def blocks_group(self) -> bool:
+        """Whether its driver keeps its group from being used."""
+        return self.driver is not None and not self.has_vfio_driver
 
 
 @dataclass(frozen=True, slots=True)
 class PciDevice:
-    """A PCI function.
+    """One PCI function. class_code: base class, subclass, interface as 24 bits. group None: no IOMMU behind it.
 
-    address: domain:bus:device.function, "0000:03:00.0". vendor_id, device_id: as in config space. class_code: base
-    class, subclass and interface, 24 bits. driver: the driver that it is bound to; None for none. group: the number of
-    its IOMMU group; None if there is no IOMMU behind it. numa_node: the node that it is nearest to; None if the host
-    does not say.
+    is_bridge: whether there is another bus behind it, which its header type tells and not its class: a host bridge, an
+    ISA bridge and an NVSwitch have the class of bridges, and the header of devices.
     """
 
     address: str
@@ -38,6 +59,7 @@ class PciDevice:
     driver: str | None
     group: int | None
     numa_node: int | None
+    is_bridge: bool = False
 
     @property
     def has_vfio_driver(self) -> bool:
@@ -45,19 +67,14 @@ class PciDevice:
         return self.driver is not None and "vfio" in self.driver
 
     @property
-    def is_bridge(self) -> bool:
-        """Whether it is a PCI bridge of any kind."""
-        return self.class_code >> 16 == _BRIDGE_CLASS
-
-    @property
     def blocks_group(self) -> bool:
-        """Whether its driver keeps its group from being used through VFIO."""
-        return (
-            self.driver is not None
-            and not self.has_vfio_driver
-            and not self.is_bridge
-            and self.driver not in _HARMLESS_DRIVERS
-        )
+        """Whether its driver keeps its group from being used."""
+        return self.driver is not None and not self.has_vfio_driver and self.driver not in _HARMLESS_DRIVERS
+
+
+def is_address(text: str) -> bool:
+    """Whether it is a PCI address, with or without the domain."""
+    return _ADDRESS.fullmatch(text) is not None
 
 
 def full_address(address: str) -> str:
@@ -102,7 +119,27 @@ def pci_device(kernel: Kernel, address: str) -> PciDevice:
         link_name(kernel, f"{directory}/driver"),
         None if group is None else int(group),
         node if node >= 0 else None,
+        _is_bridge(kernel, directory, class_code),
     )
+
+
+def _is_bridge(kernel: Kernel, directory: str, class_code: int) -> bool:
+    """What the kernel found in the header. Config space is read only where the class leaves it open, because reading it
+    wakes a device that sleeps."""
+    if class_code >> 8 in _BUS_BRIDGES or exists(kernel, f"{directory}/secondary_bus_number"):
+        return True
+    if class_code >> 16 != _BRIDGE_CLASS:
+        return False
+    try:
+        fd = kernel.open(f"{directory}/config", os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        header = kernel.read(fd, 64)
+    finally:
+        kernel.close(fd)
+    # All ones is a device that does not answer.
+    return len(header) > _HEADER_TYPE and header[_HEADER_TYPE] != 0xFF and header[_HEADER_TYPE] & 0x7F in (1, 2)
 
 
 def vfio_device(kernel: Kernel, address: str) -> PciDevice:
@@ -118,7 +155,7 @@ def vfio_device(kernel: Kernel, address: str) -> PciDevice:
         errno.ENODEV,
         f"open device {address}",
         meaning=f"it has {missing}, so VFIO does not know it",
-        advice="Turn the IOMMU on (intel_iommu=on)" if device.group is None else f"pyvfio bind {address}",
+        advice="pyvfio doctor says why" if device.group is None else f"pyvfio bind {address}",
     )
 
 
@@ -140,9 +177,31 @@ def group_members(kernel: Kernel, number: int) -> list[PciDevice]:
     return list(_present(kernel, filter(_ADDRESS.fullmatch, names)))
 
 
-def blocking_members(kernel: Kernel, number: int) -> list[PciDevice]:
-    """The members of a group that keep it from being used through VFIO, by address."""
-    return [member for member in group_members(kernel, number) if member.blocks_group]
+def other_members(kernel: Kernel, number: int) -> list[GroupMember]:
+    """The members of an IOMMU group that are no PCI functions."""
+    directory = f"{GROUPS}/{number}/devices"
+    names = [name for name in names_in(kernel, directory) if not _ADDRESS.fullmatch(name)]
+    return [GroupMember(name, link_name(kernel, f"{directory}/{name}/driver")) for name in sorted(names)]
+
+
+def blocking_members(kernel: Kernel, number: int) -> list[PciDevice | GroupMember]:
+    """The members of a group whose host drivers keep it from being used."""
+    members: list[PciDevice | GroupMember] = [*group_members(kernel, number), *other_members(kernel, number)]
+    if (0, 0) < linux_release(kernel) < _ASKED_OF_BRIDGES_SINCE:
+        members = [member for member in members if not (isinstance(member, PciDevice) and member.is_bridge)]
+    return [member for member in members if member.blocks_group]
+
+
+def direct_regions(kernel: Kernel, number: int) -> list[str]:
+    """The addresses, "0x7ba1e000-0x7ba26fff", that firmware wants every domain of a group to map one to one.
+
+    The kernel lets nobody use such a group: RMRRs of Intel's IOMMU and IVMDs of AMD's, if they may not be relaxed.
+    Source: reserved_regions of the group in sysfs; drivers/iommu/iommu.c, require_direct (Linux 6.7), before
+    drivers/iommu/intel/iommu.c.
+    """
+    lines = text_or_empty(kernel, f"{GROUPS}/{number}/reserved_regions").splitlines()
+    regions = (line.split() for line in lines)
+    return [f"{int(words[0], 16):#x}-{int(words[1], 16):#x}" for words in regions if words[2:] == ["direct"]]
 
 
 def is_noiommu(kernel: Kernel, number: int) -> bool:

@@ -42,7 +42,9 @@ def raising(error: BaseException) -> Callable[[], int]:
     ("error", "status", "said"),
     [
         (Failure("it is broken, mend it"), 1, "tool: it is broken, mend it\n"),
-        (FileNotFoundError(2, "No such file", "x"), 1, "tool: FileNotFoundError: [Errno 2] No such file: 'x'\n"),
+        (FileNotFoundError(2, "No such file", "x"), 1, "tool: x is not there\n"),
+        (FileNotFoundError(2, "No such file"), 1, "tool: FileNotFoundError: [Errno 2] No such file\n"),
+        (OSError(5, "Input/output error", "x"), 1, "tool: OSError: [Errno 5] Input/output error: 'x'\n"),
         (ValueError("nonsense"), 1, "tool: ValueError: nonsense\n"),
         (KeyboardInterrupt(), 130, ""),
     ],
@@ -152,12 +154,47 @@ def test_data_or_text_never_both() -> None:
         assert (json.loads(written) if as_json else written.strip()) == expected
 
 
-def completed(script: str, words: list[str]) -> list[str]:
-    """What bash offers for the last word."""
-    line = " ".join(f"'{word}'" for word in words)
-    ask = f'COMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; _{words[0]}; printf "%s\\n" "${{COMPREPLY[@]}}"'
-    done = subprocess.run(["bash", "-c", f"{script}\n{ask}"], capture_output=True, text=True, check=True)
+def completed(script: str, words: list[str], preamble: str = "") -> list[str]:
+    """What bash offers for the last word, as readline would ask."""
+    line = " ".join(words)
+    ask = f'COMP_LINE=\'{line}\'; COMP_POINT={len(line)}; _{words[0]}; printf "%s\\n" "${{COMPREPLY[@]}}"'
+    done = subprocess.run(["bash", "-c", f"{preamble}\n{script}\n{ask}"], capture_output=True, text=True, check=True)
     return done.stdout.split()
+
+
+LISTING = """ls() {
+    case "$*" in
+    */pci/*) printf '%s\\n' 0000:00:03.0 0000:00:1f.2 0000:03:00.0 10000:e1:00.0 ;;
+    *) printf '%s\\n' /sys/class/net/eth1/device ;;
+    esac
+}"""
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+@pytest.mark.parametrize(
+    ("word", "offered"),
+    [
+        ("03", ["03:00.0"]),
+        ("00", ["00:03.0", "00:1f.2"]),
+        # From where readline's own last word begins.
+        ("00:1", ["1f.2"]),
+        ("00:1f.", ["1f.2"]),
+        ("0000:03:", ["00.0"]),
+        ("10000:e1:00.0", ["00.0"]),
+        ("et", ["eth1"]),
+    ],
+)
+@pytest.mark.parametrize("arguments", [["show"], ["bind", "--force", "00:03.0"], ["list"]])
+def test_bash_completes_addresses(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], word: str, offered: list[str]
+) -> None:
+    """The short ones, with the shell's word breaks as they are."""
+    assert pyvfio(["completion", "bash"]) == 0
+    script = capsys.readouterr().out
+    assert "COMP_WORDBREAKS=" not in script
+    assert completed(script, ["pyvfio", *arguments, word], LISTING) == offered
+    broken = ["10000:e1:00.0"] if word.startswith("1") else [f"{word[: word.rfind(':') + 1]}{each}" for each in offered]
+    assert completed(script, ["pyvfio", *arguments, word], f"{LISTING}\nCOMP_WORDBREAKS=' '") == broken
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")

@@ -182,7 +182,7 @@ class RealMachine(Machine):
         features = _features(kernel) | {"remapping" if remaps_interrupts else "no-remapping"}
         version = int(found[1]), int(found[2])
         edus = {**_edus(kernel), **({"mdev": mdev} if mdev else {})}
-        super().__init__(kernel, version, _iommu_model(kernel), edus, features)
+        super().__init__(kernel, version, iommu_model(kernel), edus, features)
 
     def add_virtual(self) -> Callable[[], object]:
         physical = self.edus["nvme"]
@@ -363,7 +363,7 @@ def _edus(kernel: Kernel) -> dict[str, Edu]:
     return edus
 
 
-def _iommu_model(kernel: Kernel) -> str:
+def iommu_model(kernel: Kernel) -> str:
     """By the names of /sys/class/iommu; a virtio IOMMU has none there, but groups."""
     names = kernel.listdir("/sys/class/iommu")
     prefixes = {"dmar": "intel", "ivhd": "amd"}

@@ -169,7 +169,17 @@ def test_one_container_for_both(host: Host, tmp_path: Path, capsys: pytest.Captu
 @pytest.mark.usefixtures("kernel_name")
 def test_a_plan_knows_the_hosts_limit(blocks: str, fits: bool, capsys: pytest.CaptureFixture[str]) -> None:
     limit = dma_entry_limit()
-    arguments = ["plan", "--json", "--no-measure", "--region", str(limit * 2 * MIB), "--block-size", blocks]
+    arguments = [
+        "plan",
+        "--json",
+        "--no-measure",
+        "--host-memory",
+        "unlimited",
+        "--region",
+        str(limit * 2 * MIB),
+        "--block-size",
+        blocks,
+    ]
     assert virtiomem(arguments) == (0 if fits else 1)
     plan: Any = checked("virtiomem-plan", json.loads(capsys.readouterr().out))
     mappings = next(row for row in plan["limits"] if row["limit"] == "mappings")

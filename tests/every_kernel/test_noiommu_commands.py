@@ -12,8 +12,7 @@ import pytest
 from pyvfio import Kernel
 from pyvfio.cli import main
 from pyvfio.drivers.edu import edu_addresses
-from pyvfio.host import unbind
-from pyvfio.sim import SimKernel
+from pyvfio.host import Host, unbind
 from tests.support.kernels.hardware import machine_without_iommu
 from tests.support.schemas import checked
 
@@ -23,20 +22,17 @@ Run = Callable[..., str]
 
 
 @pytest.fixture
-def kernel(kernel_name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kernel]:
+def kernel(kernel_name: str) -> Iterator[Kernel]:
     with machine_without_iommu(kernel_name) as kernel:
-        if isinstance(kernel, SimKernel):
-            for command in ("list", "show", "doctor", "bind"):
-                monkeypatch.setattr(f"pyvfio.cli.{command}.LinuxKernel", lambda: kernel)
         yield kernel
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
+def run(kernel: Kernel, capsys: pytest.CaptureFixture[str]) -> Run:
     """What a command prints."""
 
     def run(*arguments: str, statuses: tuple[int, ...] = (0,)) -> str:
-        assert main(list(arguments)) in statuses
+        assert main(list(arguments), Host(kernel)) in statuses
         return capsys.readouterr().out
 
     return run
@@ -62,7 +58,7 @@ def test_list_names_its_nodes(run: Run, address: str) -> None:
 
 
 def test_show_opens_it(run: Run, address: str) -> None:
-    shown = data(run, "show", address)
+    shown = data(run, "show", "--open", address)
     assert shown["noiommu"]
     assert {region["name"] for region in shown["vfio"]["regions"]} >= {"BAR0", "CONFIG"}
 

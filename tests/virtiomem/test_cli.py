@@ -88,7 +88,7 @@ def test_a_size_that_is_none(capsys: pytest.CaptureFixture[str], size: str) -> N
     assert "is not a size" in capsys.readouterr().err
 
 
-HOST = ["--mappings", "65535", "--memlock", "unlimited", "--no-measure"]
+HOST = ["--mappings", "65535", "--memlock", "unlimited", "--host-memory", "unlimited", "--no-measure"]
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_plan(
 
 
 def test_plan_measures_how_long_it_takes(capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["plan", "--region", "64M", *HOST[:4]]
+    arguments = ["plan", "--region", "64M", *HOST[:6]]
     assert main([*arguments, "--json"]) == 0
     planned = json.loads(capsys.readouterr().out)
     assert planned["populate_seconds"] == pytest.approx(planned["plugged_size"] / planned["populate_rate"], rel=0.01)

@@ -27,6 +27,7 @@ HOUSES = (
     House(
         "virtiomem",
         (
+            "__main__",
             "cli",
             "stand_in vhost_user",
             "trace",
@@ -41,17 +42,18 @@ HOUSES = (
     House(
         "pyvfio",
         (
+            "__main__",
             "cli testing",
             "host",
             "drivers",
             "container iommufd",
             "device",
-            "dma noiommu",
+            "dma noiommu reserved",
             "memory sysfs",
             "faults sim",
             "kernel",
             "abi_check commandline explain resource",
-            "abi errors units",
+            "abi errors units version",
         ),
     ),
     # As the kernel's own tree: drivers/vfio stands on drivers/iommu/iommufd, and both on what the machine is.
@@ -78,11 +80,11 @@ USED_ONLY_BY = {
     "pyvfio.sim": ("pyvfio.testing", "virtiomem.cli", "virtiomem.trace"),
     "pyvfio.faults": ("pyvfio.testing",),
     "pyvfio.drivers": ("pyvfio.testing", "virtiomem.stand_in"),
-    "pyvfio.host": ("pyvfio.cli", "virtiomem.stand_in"),
-    "pyvfio.noiommu": ("pyvfio.iommufd",),
+    "pyvfio.host": ("pyvfio.cli", "virtiomem.cli", "virtiomem.planner", "virtiomem.stand_in"),
+    "pyvfio.noiommu": ("pyvfio.host", "pyvfio.iommufd"),
     "pyvfio.abi_check": ("pyvfio.cli",),
     "pyvfio.commandline": ("pyvfio.cli", "virtiomem.cli"),
-    "pyvfio.cli": (),
+    "pyvfio.cli": ("pyvfio.__main__",),
     "pyvfio.testing": (),
 }
 
@@ -95,7 +97,7 @@ PUBLIC_BY_MODULE = (
     "virtiomem.vhost_user.abi",
 )
 # A package in a room that has a face of its own.
-FACES_IN_ROOMS = ("pyvfio.host.doctor",)
+FACES_IN_ROOMS = ("pyvfio.host.doctor", "pyvfio.host.inspect")
 # Who is held to that beside the two packages. tests/ is not: a test of an inside imports it.
 USERS = ("benchmarks", "examples", "tools")
 
@@ -117,8 +119,9 @@ HEADERS = ("pyvfio/abi", "virtiomem/abi.py", "virtiomem/vhost_user/abi")
 OTHER_NAMES = {
     "linux/capability.h": "CAP_IPC_LOCK CAP_SYS_ADMIN CAP_SYS_RAWIO CAP_SYS_RESOURCE",
     "Kconfig": (
-        "CONFIG_IOMMUFD_TEST CONFIG_IOMMUFD_VFIO_CONTAINER CONFIG_VFIO_DEVICE_CDEV CONFIG_VFIO_NOIOMMU "
-        "CONFIG_VFIO_PCI_VGA"
+        "CONFIG_AMD_IOMMU CONFIG_HUGETLBFS CONFIG_INTEL_IOMMU CONFIG_INTEL_IOMMU_DEFAULT_ON CONFIG_IOMMUFD_TEST "
+        "CONFIG_IOMMUFD_VFIO_CONTAINER CONFIG_VFIO CONFIG_VFIO_CONTAINER CONFIG_VFIO_DEVICE_CDEV CONFIG_VFIO_GROUP "
+        "CONFIG_VFIO_IOMMU_TYPE1 CONFIG_VFIO_NOIOMMU CONFIG_VFIO_PCI CONFIG_VFIO_PCI_VGA"
     ),
     "linux/fcntl.h": "F_SEAL_SHRINK",
     "asm-generic/resource.h": "RLIMIT_MEMLOCK RLIMIT_NOFILE",
@@ -126,8 +129,10 @@ OTHER_NAMES = {
     "drm/drm_fourcc.h": "DRM_FORMAT_*",
     "drm/drm_mode.h, and the kernel's drm_plane.h": "DRM_PLANE_TYPE_*",
     "linux/version.h": "LINUX_VERSION_CODE",
+    "systemd's hwdb": "ID_MODEL_FROM_DATABASE ID_VENDOR_FROM_DATABASE",
+    "QEMU's messages": "VFIO_MAP_DMA",
     "sysconf(3)": "SC_PAGE_SIZE",
-    "the environment": "COMP_CWORD COMP_WORDBREAKS COMP_WORDS NO_COLOR SUDO_USER XDG_RUNTIME_DIR",
+    "the environment": "COMP_LINE COMP_POINT COMP_WORDBREAKS NO_COLOR XDG_RUNTIME_DIR",
     "abi_check's example of an enumeration's end": "NAMES_NR NAMES_NUM_IRQS",
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pyvfio.commandline import Program
+from pyvfio.host import Host
 from virtiomem.cli.demo import COMMAND as DEMO
 from virtiomem.cli.plan import COMMAND as PLAN
 from virtiomem.cli.record import COMMAND as RECORD
@@ -19,7 +20,7 @@ from virtiomem.cli.stop import COMMAND as STOP
 COMMANDS = (DEMO, PLAN, RUN, SERVE, RESIZE, SHOW, STATS, STOP, RECORD, REPLAY)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command with these arguments (default: those of the process); return the exit status."""
+def main(arguments: Sequence[str] | None = None, host: Host | None = None) -> int:
+    """Run the command; the exit status. host: whose limits plan looks at, by default the one it runs on."""
     description = "Resizable memory of a guest, in step with every device that does DMA to it."
-    return Program("virtiomem", description, COMMANDS).main(arguments)
+    return Program("virtiomem", description, COMMANDS).main(arguments, host=host or Host())

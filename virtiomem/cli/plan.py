@@ -7,14 +7,16 @@ from dataclasses import replace
 
 from pyvfio.commandline import Command, Output, Style, size
 from pyvfio.errors import MemoryUnavailable
-from pyvfio.kernel import Kernel, LinuxKernel, text_or_empty
+from pyvfio.kernel import HostMemory, HugePages, Kernel, host_page_size, text_or_empty
 from pyvfio.memory import MemoryKind
+from pyvfio.sysfs import full_address, named_address
 from pyvfio.units import format_size
 from virtiomem.cli.memory import MemoryChoice, add_memory
 from virtiomem.cli.speed import PopulateSpeed, measure_populate
-from virtiomem.planner import Limit, Limits, Plan, Row, plan
+from virtiomem.planner import Limit, Limits, Plan, Row, Verdict, plan
 
 _UNLIMITED = "unlimited"
+_STYLES = {Verdict.OK: Style.GREEN, Verdict.WARN: Style.YELLOW, Verdict.FAIL: Style.RED}
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
@@ -22,8 +24,22 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plugged", type=size, metavar="SIZE", help="how much at most is plugged (default: all)")
     parser.add_argument("--block-size", type=size, metavar="SIZE", help="default: the smallest that fits")
     parser.add_argument(
-        "--devices", type=int, default=1, metavar="N", help="containers it is mapped into (default: %(default)s)"
+        "--address",
+        type=size,
+        default=0x1_0000_0000,
+        help="guest-physical, where the region begins, as of run (default: 4G)",
     )
+    parser.add_argument(
+        "--device",
+        action="append",
+        default=[],
+        metavar="BDF",
+        help="which it is mapped for: what their groups reserve counts (default: all that VFIO has); repeat for more",
+    )
+    parser.add_argument(
+        "--devices", type=int, metavar="N", help="containers it is mapped into (default: one for each --device, or one)"
+    )
+    parser.add_argument("--node", type=int, metavar="N", help="the NUMA node all memory comes from (default: any)")
     parser.add_argument(
         "--other-mappings", type=int, default=0, metavar="N", help="what else each container maps (default: none)"
     )
@@ -32,19 +48,21 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     limits.add_argument("--mappings", type=_count, metavar="N", help="of each container, or unlimited")
     limits.add_argument("--memlock", type=_size_or_unlimited, metavar="SIZE", help="RLIMIT_MEMLOCK, or unlimited")
     limits.add_argument("--huge-pages", type=int, metavar="N", help="free in the pool")
+    limits.add_argument("--host-memory", type=_size_or_unlimited, metavar="SIZE", help="available, or unlimited")
     parser.add_argument("--no-measure", action="store_true", help="do not populate a sample to tell how long it takes")
 
 
 def _run(options: argparse.Namespace, output: Output) -> int:
-    kernel = LinuxKernel()
+    kernel = options.host.kernel
     memory: MemoryChoice = options.memory
     planned = plan(
         options.region,
         limits=_limits(options, kernel),
         block_size=options.block_size,
         plugged_size=options.plugged,
-        address_spaces=options.devices,
+        address_spaces=max(len(options.device), 1) if options.devices is None else options.devices,
         other_mappings=options.other_mappings,
+        address=options.address,
     )
     speed = None
     if not options.no_measure:
@@ -53,25 +71,29 @@ def _run(options: argparse.Namespace, output: Output) -> int:
         except MemoryUnavailable:
             speed = None
     output.data(_data(planned, memory, speed))
-    rows = [(row.limit.value, _found(row), row.verdict.value, row.fix) for row in planned.rows]
+    rows = [(row.limit.value, row.found or _found(row), row.verdict, row.fix) for row in planned.rows]
     if memory.page_size is None:
-        rows.append((Limit.HUGE_PAGES.value, f"none asked for; {_transparent(kernel, memory.kind)}", "OK", ""))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        rows.append((Limit.HUGE_PAGES.value, f"none asked for; {_transparent(kernel, memory.kind)}", Verdict.OK, ""))
+    name_width, found_width = (max(len(row[column]) for row in rows) for column in (0, 1))
     for name, found, verdict, fix in rows:
-        painted = output.paint(f"{verdict:<4}", Style.GREEN if verdict == "OK" else Style.RED)
-        output.text(f"  {name:<{widths[0]}}  {found:<{widths[1]}}  {painted}  {fix}".rstrip())
+        painted = output.paint(verdict, _STYLES[verdict])
+        output.text(f"  {name:<{name_width}}  {found:<{found_width}}  {painted}")
+        if fix:
+            output.text(f"  {'':<{name_width}}  {output.paint(f'fix: {fix}', Style.BOLD)}")
+    for note in planned.notes:
+        output.text(f"  {'note':<{name_width}}  {note}")
     if speed is not None:
-        output.text(
-            f"  {'time':<{widths[0]}}  {_duration(speed.seconds(planned.plugged_size))} to populate all of it, at the "
-            f"{speed.rate / 1e9:.1f} GB/s of {format_size(speed.sample)} just now"
-        )
+        duration = _duration(speed.seconds(planned.plugged_size))
+        measured = f"{speed.rate / 1e9:.1f} GB/s of {format_size(speed.sample)} just now"
+        output.text(f"  {'time':<{name_width}}  {duration} to populate all of it, at the {measured}")
     output.text(output.paint(f"  => {planned.conclusion}", Style.BOLD))
     return 0 if planned.fits else 1
 
 
 def _limits(options: argparse.Namespace, kernel: Kernel) -> Limits:
-    """The limits of this host, or those that options give instead."""
-    limits = Limits.of_host(page_size=options.memory.page_size, kernel=kernel)
+    """This host's, unless others are given."""
+    devices = [full_address(named_address(kernel, name)) for name in options.device]
+    limits = Limits.of_host(page_size=options.memory.page_size, kernel=kernel, node=options.node, devices=devices)
     if options.mappings is not None:
         limits = replace(limits, mappings=None if options.mappings == _UNLIMITED else options.mappings)
     if options.memlock is not None:
@@ -79,7 +101,10 @@ def _limits(options: argparse.Namespace, kernel: Kernel) -> Limits:
         limits = replace(limits, memlock=replace(limits.memlock, limit=limit, charged=0, exempt=False))
     if options.huge_pages is not None and limits.huge_pages is not None:
         free = options.huge_pages
-        limits = replace(limits, huge_pages=replace(limits.huge_pages, total=free, free=free))
+        limits = replace(limits, huge_pages=HugePages(limits.huge_pages.page_size, free, free), huge_page_sizes=())
+    if options.host_memory is not None:
+        given = None if options.host_memory == _UNLIMITED else HostMemory(options.host_memory, "as said")
+        limits = replace(limits, memory=given)
     return limits
 
 
@@ -95,13 +120,22 @@ def _found(row: Row) -> str:
 def _transparent(kernel: Kernel, kind: MemoryKind) -> str:
     mode = text_or_empty(kernel, "/sys/kernel/mm/transparent_hugepage/enabled")
     chosen = mode.partition("[")[2].partition("]")[0] or "not in this kernel"
-    return f"THP is {chosen}" if kind is MemoryKind.THP else f"{kind.value} memory is of 4 KiB pages"
+    return (
+        f"THP is {chosen}"
+        if kind is MemoryKind.THP
+        else f"{kind.value} memory is of {format_size(host_page_size())} pages"
+    )
 
 
 def _duration(seconds: float) -> str:
+    """To two or three digits, in the unit that people would say it in."""
     if seconds < 1:
         return f"{seconds * 1000:.0f} ms"
-    return f"{seconds:.1f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+    for unit, length, most in (("s", 1, 100), ("min", 60, 100 * 60), ("h", 3600, 72 * 3600)):
+        if seconds < most:
+            number = seconds / length
+            return f"{number:.1f} {unit}" if number < 10 and unit != "min" else f"{number:.0f} {unit}"
+    return f"{seconds / 86400:.1f} days"
 
 
 def _data(planned: Plan, memory: MemoryChoice, speed: PopulateSpeed | None) -> dict[str, object]:
@@ -113,6 +147,7 @@ def _data(planned: Plan, memory: MemoryChoice, speed: PopulateSpeed | None) -> d
         "block_size": planned.block_size,
         "fitting_block_size": planned.fitting_block_size,
         "address_spaces": planned.address_spaces,
+        "notes": list(planned.notes),
         "memory_kind": memory.kind.value,
         "page_size": memory.page_size,
         "limits": [
@@ -121,6 +156,8 @@ def _data(planned: Plan, memory: MemoryChoice, speed: PopulateSpeed | None) -> d
                 "need": row.need,
                 "available": row.available,
                 "fits": row.fits,
+                "verdict": row.verdict.value,
+                "found": row.found or _found(row),
                 "fix": row.fix,
             }
             for row in planned.rows
@@ -144,12 +181,14 @@ COMMAND = Command(
     _run,
     _configure,
     description="Before anything is opened: whether a region of memory can be mapped for DMA block by block, against\n"
-    "every limit of this host or of the limits given, which block size would fit, and how long it takes.\n"
+    "every limit of this host or of the limits given, memory and addresses too, which block size would fit, and how\n"
+    "long it takes.\n"
     "Exit status 0 if it fits, 1 if not.",
     examples=(
         ("virtiomem plan --region 256G", "the smallest block size that fits"),
         ("virtiomem plan --region 256G --block-size 2M", "whether 2 MiB would"),
         ("virtiomem plan --region 8G --devices 2 --memory hugetlb:1G", "two containers, huge pages"),
-        ("virtiomem plan --region 1T --mappings 65535 --memlock unlimited", "another host's limits"),
+        ("virtiomem plan --region 64G --address 1000G --device 03:00.0", "whether it can be there for that device"),
+        ("virtiomem plan --region 1T --host-memory 2T --memlock unlimited", "another host's limits"),
     ),
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 from pyvfio.commandline import Command, Output, size
 from pyvfio.kernel import Kernel, LinuxKernel
 from pyvfio.sim import SimKernel
-from pyvfio.sysfs import full_address
+from pyvfio.sysfs import full_address, named_address
 from pyvfio.units import format_size
 from virtiomem.cli.memory import MemoryChoice, add_memory
 from virtiomem.cli.recording import add_record, recording
@@ -94,7 +94,8 @@ def _run(options: argparse.Namespace, output: Output) -> int:
 def _machine(options: argparse.Namespace) -> tuple[Kernel, list[str]]:
     """The kernel that options ask for, and the PCI addresses of its devices."""
     if options.device:
-        return LinuxKernel(), [full_address(device) for device in options.device]
+        kernel = LinuxKernel()
+        return kernel, [full_address(named_address(kernel, device)) for device in options.device]
     simulated = SimKernel(edu_devices=1 if options.simulate is None else options.simulate)
     return simulated, sorted(simulated.functions)
 

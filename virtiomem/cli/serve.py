@@ -12,7 +12,7 @@ from pathlib import Path
 from pyvfio.commandline import Command, Failure, Output, size
 from pyvfio.container import Container
 from pyvfio.kernel import LinuxKernel
-from pyvfio.sysfs import full_address
+from pyvfio.sysfs import full_address, named_address
 from pyvfio.units import format_size, parse_size
 from virtiomem.cli.recording import add_record, trace_file
 from virtiomem.cli.signals import ending
@@ -111,7 +111,7 @@ def _containers(devices: Sequence[str], stack: ExitStack, kernel: LinuxKernel, *
     for device in devices:
         if not containers or not one:
             containers.append(stack.enter_context(Container(kernel=kernel)))
-        containers[-1].open_device(full_address(device))
+        containers[-1].open_device(full_address(named_address(kernel, device)))
     return containers
 
 

@@ -3,6 +3,7 @@
 from virtiomem.device.answers import BusyReason, ErrorReason, NackReason, RefusalReason, ResponseType
 from virtiomem.device.blocks import BlockMap
 from virtiomem.device.config import (
+    MINIMUM_BLOCK_SIZE,
     USABLE_EXTENT,
     Config,
     Feature,
@@ -32,6 +33,7 @@ from virtiomem.device.requests import (
 from virtiomem.device.statistics import Statistics
 
 __all__ = [
+    "MINIMUM_BLOCK_SIZE",
     "REQUEST_SIZE",
     "RESPONSE_SIZE",
     "USABLE_EXTENT",

@@ -14,6 +14,8 @@ class Status(enum.StrEnum):
     """It works, but not for everything, or not safely."""
     FAIL = "FAIL"
     """VFIO, or what was asked for, cannot work."""
+    SKIP = "SKIP"
+    """It follows from what another check found, whose fix is the one for this too."""
 
 
 @dataclass(frozen=True, slots=True)

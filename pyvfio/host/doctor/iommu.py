@@ -5,23 +5,38 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pyvfio.host.doctor.check import Check, Status
+from pyvfio.host.doctor.cure import how_to_turn_on
+from pyvfio.host.doctor.surroundings import hypervisor_fix
 from pyvfio.kernel import Kernel, names_in, text_or_empty
-from pyvfio.sysfs import GROUPS, group_members, is_noiommu
+from pyvfio.sysfs import GROUPS, blocking_members, group_members, is_noiommu, pci_devices
 
-_IOMMUS = {"dmar": "Intel VT-d", "ivhd": "AMD-Vi", "smmu": "Arm SMMU", "virtio": "virtio-iommu"}
+_IOMMUS = {"dmar": "Intel VT-d", "ivhd": "AMD-Vi", "smmu": "Arm SMMU", "arm-smmu": "Arm SMMU", "virtio": "virtio-iommu"}
+_ROOM = 6
 _UNSAFE = "/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts"
 
 
 def check_iommu(kernel: Kernel) -> Check:
-    """Whether an IOMMU translates, and which kind it is. Source: /sys/class/iommu, with an entry for each unit."""
+    """Whether any IOMMU translates for PCI devices, and whose. Source: /sys/class/iommu, one entry for each unit."""
     # The one of iommufd's own tests translates nothing.
     units = [name for name in names_in(kernel, "/sys/class/iommu") if not name.startswith("iommufd_selftest")]
+    with_iommu = set(_groups(kernel)) - set(_groups_without(kernel))
+    found = "on"
     if units:
         kinds = sorted({_kind(kernel, unit) for unit in units})
-        return Check("iommu", Status.OK, f"{', '.join(kinds)}, {_count(len(units), 'unit')}")
-    if len(_groups(kernel)) > len(_groups_without(kernel)):
-        return Check("iommu", Status.OK, "on")
-    return Check("iommu", Status.FAIL, "none: no DMA can be mapped", _how_to_turn_on(kernel))
+        found = f"{', '.join(kinds)}, {_count(len(units), 'unit')}"
+    elif not with_iommu:
+        return Check("iommu", Status.FAIL, "none: no DMA can be mapped", how_to_turn_on(kernel))
+    functions = pci_devices(kernel)
+    if functions and not any(function.group in with_iommu for function in functions):
+        return Check(
+            "iommu",
+            Status.FAIL,
+            f"{found}, but no PCI function is behind it: it translates for other devices only",
+            hypervisor_fix(kernel)
+            or "no setting of this kernel puts PCI devices behind it: take other hardware, or "
+            "VFIO's unsafe mode (enable_unsafe_noiommu_mode of the module vfio)",
+        )
+    return Check("iommu", Status.OK, found)
 
 
 def _kind(kernel: Kernel, unit: str) -> str:
@@ -33,16 +48,6 @@ def _kind(kernel: Kernel, unit: str) -> str:
     except OSError:
         target = ""
     return "virtio-iommu" if "virtio" in target else unit
-
-
-def _how_to_turn_on(kernel: Kernel) -> str:
-    arguments = text_or_empty(kernel, "/proc/cmdline").split()
-    processor = text_or_empty(kernel, "/proc/cpuinfo")
-    if "GenuineIntel" in processor and "intel_iommu=on" not in arguments:
-        return "turn VT-d on in the firmware, and boot with intel_iommu=on"
-    if "iommu=off" in arguments or "amd_iommu=off" in arguments:
-        return "boot without iommu=off"
-    return "turn the IOMMU (VT-d, AMD-Vi, SMMU) on in the firmware; a virtual machine needs one from its hypervisor"
 
 
 def check_interrupt_remapping(kernel: Kernel) -> Check:
@@ -82,11 +87,11 @@ def check_groups(kernel: Kernel) -> Iterator[Check]:
         members = group_members(kernel, number)
         if len([member for member in members if not member.is_bridge]) > 1:
             shared.append(f"{number} ({len(members)} devices)")
-        blocking = [member for member in members if member.blocks_group]
+        blocking = blocking_members(kernel, number)
         if blocking and any(member.has_vfio_driver for member in members):
             names = ", ".join(f"{member.address} {member.driver}" for member in blocking)
             spoiled.append((number, names, blocking[0].address))
-    found = f"{_count(len(numbers), 'group')}, " + (f"shared: {', '.join(shared)}" if shared else "one device in each")
+    found = f"{_count(len(numbers), 'group')}, " + (f"shared: {_several(shared)}" if shared else "one device in each")
     yield Check("groups", Status.OK, found)
     for number, names, example in spoiled:
         fix = f"pyvfio bind --group {example}"
@@ -114,6 +119,12 @@ def _groups(kernel: Kernel) -> list[int]:
 def _groups_without(kernel: Kernel) -> list[int]:
     """The numbers of the groups that VFIO has made for devices without an IOMMU."""
     return [number for number in _groups(kernel) if is_noiommu(kernel, number)]
+
+
+def _several(words: list[str]) -> str:
+    """As many of them as a line has room for."""
+    more = len(words) - _ROOM
+    return ", ".join(words[:_ROOM]) + (f" and {more} more" if more > 0 else "")
 
 
 def _count(number: int, what: str) -> str:

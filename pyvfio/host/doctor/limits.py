@@ -7,10 +7,23 @@ from collections.abc import Iterator
 
 from pyvfio.host.doctor.check import Check, Status
 from pyvfio.host.doctor.needs import Needs
-from pyvfio.kernel import DMA_ENTRY_LIMIT, HugePages, Kernel, dma_entry_limit, huge_pages, memlock, names_in, read_text
-from pyvfio.units import format_size
+from pyvfio.kernel import (
+    DMA_ENTRY_LIMIT,
+    Kernel,
+    dma_entry_limit,
+    host_memory,
+    host_page_size,
+    huge_page_sizes,
+    huge_pages,
+    is_tight,
+    memlock,
+    names_in,
+    pool_name,
+    read_text,
+    transparent_huge_page_size,
+)
+from pyvfio.units import format_size, size_in_words
 
-_POOLS = "/sys/kernel/mm/hugepages"
 _NODES = "/sys/devices/system/node"
 _LITTLE = 64 << 20
 
@@ -35,70 +48,95 @@ def check_memlock(kernel: Kernel, needs: Needs) -> Check:
     return Check("memlock", Status.OK, found)
 
 
+def check_memory(kernel: Kernel, needs: Needs) -> Iterator[Check]:
+    """Memory of the host against what is to be mapped: it cannot be paged out as long. Huge pages have pools."""
+    memory = None if needs.huge_page_size else host_memory(kernel)
+    if memory is None:
+        return
+    found = f"{size_in_words(memory.available)} can be had ({memory.bound})"
+    found += f"; {format_size(needs.memory)} wanted" if needs.memory else ""
+    if needs.memory > memory.available:
+        fix = f"{size_in_words(memory.available)} at most; or {memory.way_out}"
+        yield Check("memory", Status.FAIL, found, fix)
+    elif is_tight(needs.memory, memory.available):
+        yield Check("memory", Status.WARN, f"{found}: nearly all there is", "leave some to the host: less memory")
+    else:
+        yield Check("memory", Status.OK, found)
+
+
 def check_mapping_limit(kernel: Kernel, needs: Needs) -> Check:
-    """Whether dma_entry_limit allows as many mappings as there are blocks."""
-    limit = dma_entry_limit(kernel)
+    """dma_entry_limit against the blocks that are to be mapped."""
+    limit, page = dma_entry_limit(kernel), host_page_size()
+    if needs.block_size < 1 or needs.block_size % page:
+        found = f"blocks of {format_size(needs.block_size)} are no whole pages of this kernel, {format_size(page)}"
+        return Check("mapping limit", Status.FAIL, found, f"blocks of a multiple of {format_size(page)}")
     wanted = -(-needs.memory // needs.block_size)
     blocks = f"{wanted} wanted for blocks of {format_size(needs.block_size)}"
-    reach = f"{limit * needs.block_size >> 30} GiB in blocks of {format_size(needs.block_size)}"
+    reach = f"{size_in_words(limit * needs.block_size)} in blocks of {format_size(needs.block_size)}"
     found = f"{limit} for each container; " + (blocks if needs.memory else reach)
     if wanted <= limit:
         return Check("mapping limit", Status.OK, found)
-    fitting = needs.block_size
-    while -(-needs.memory // fitting) > limit:
-        fitting *= 2
-    fix = f"blocks of {format_size(fitting)}, or as root: echo {wanted} > {DMA_ENTRY_LIMIT}"
+    fix = f"as root: echo {wanted} > {DMA_ENTRY_LIMIT}"
+    if limit:
+        fitting = needs.block_size
+        while -(-needs.memory // fitting) > limit:
+            fitting *= 2
+        fix = f"blocks of {format_size(fitting)}, or {fix}"
     return Check("mapping limit", Status.FAIL, found, fix)
 
 
 def check_huge_pages(kernel: Kernel, needs: Needs) -> Iterator[Check]:
-    """Whether the pools have the huge pages, for each page size."""
-    sizes = _sizes(kernel, _POOLS)
+    """The pools, size by size and node by node."""
+    sizes = huge_page_sizes(kernel)
     if needs.huge_page_size and needs.huge_page_size not in sizes:
         yield Check(
             f"huge pages {format_size(needs.huge_page_size)}",
             Status.FAIL,
             "this kernel has none of the size",
-            f"one of {', '.join(map(format_size, sizes)) or 'none'}",
+            f"one of {', '.join(map(format_size, sizes))}" if sizes else "a kernel with CONFIG_HUGETLBFS",
         )
     for size in sizes:
-        pool = huge_pages(size, kernel)
-        wanted = -(-needs.memory // size) if needs.huge_page_size == size else 0
-        nodes = ", ".join(f"node {node}: {free} of {total}" for node, total, free in _per_node(kernel, size))
-        found = f"{pool.free} of {pool.total} free" + (f" ({nodes})" if nodes and pool.total else "")
-        if wanted:
-            found += f"; {wanted} wanted"
-        short = wanted > pool.free
-        fix = f"as root: {_grow(pool, wanted)}" if short else ""
-        yield Check(f"huge pages {format_size(size)}", Status.FAIL if short else Status.OK, found, fix)
+        yield _check_pool(kernel, size, -(-needs.memory // size) if needs.huge_page_size == size else 0)
+
+
+def _check_pool(kernel: Kernel, size: int, wanted: int) -> Check:
+    """wanted: pages."""
+    name = f"huge pages {format_size(size)}"
+    pool = huge_pages(size, kernel)
+    nodes = ", ".join(f"node {node}: {free} of {total}" for node, total, free in _per_node(kernel, size))
+    found = f"{pool.free} of {pool.total} free" + (f" ({nodes})" if nodes and pool.total else "")
+    found += f", {pool.more} more when asked for" if pool.more else ""
+    found += f"; {wanted} wanted" if wanted else ""
+    fix = f"as root: echo {pool.total + wanted - pool.free} > {pool.setting}"
+    if wanted > pool.free + pool.more:
+        return Check(name, Status.FAIL, found, fix)
+    if wanted > pool.free:
+        found += ", of which the kernel has yet to make some, from memory in one piece"
+        return Check(name, Status.WARN, found, f"to be sure of them, {fix}")
+    return Check(name, Status.OK, found)
 
 
 def check_transparent_huge_pages(kernel: Kernel) -> Check:
-    """Whether the kernel makes ordinary memory of huge pages, which are pinned many times faster."""
+    """Ordinary memory is pinned many times faster where the kernel makes it of huge pages."""
+    pages = f"ordinary pages are of {format_size(host_page_size())}"
     try:
         mode = read_text(kernel, "/sys/kernel/mm/transparent_hugepage/enabled")
     except FileNotFoundError:
-        return Check("transparent huge pages", Status.WARN, "not in this kernel", "use hugetlb memory for speed")
+        found = f"not in this kernel; {pages}"
+        return Check("transparent huge pages", Status.WARN, found, "use hugetlb memory for speed")
     chosen = re.search(r"\[(\w+)\]", mode)
+    size = transparent_huge_page_size(kernel)
+    found = f"of {format_size(size)}, where {pages}" if size else pages
     if chosen and chosen[1] != "never":
-        return Check("transparent huge pages", Status.OK, chosen[1])
+        return Check("transparent huge pages", Status.OK, f"{chosen[1]}; {found}")
     fix = "as root: echo madvise > /sys/kernel/mm/transparent_hugepage/enabled"
-    return Check("transparent huge pages", Status.WARN, "never: pinning ordinary memory is slow", fix)
-
-
-def _grow(pool: HugePages, wanted: int) -> str:
-    return f"echo {pool.total + wanted - pool.free} > {pool.setting}"
-
-
-def _sizes(kernel: Kernel, directory: str) -> list[int]:
-    matches = (re.fullmatch(r"hugepages-(\d+)kB", name) for name in names_in(kernel, directory))
-    return sorted(int(match[1]) << 10 for match in matches if match)
+    return Check("transparent huge pages", Status.WARN, f"never: pinning ordinary memory is slow; {found}", fix)
 
 
 def _per_node(kernel: Kernel, size: int) -> Iterator[tuple[int, int, int]]:
     """The number of each NUMA node, and how many huge pages of size bytes it has in all and free."""
     for number in sorted(int(name[4:]) for name in names_in(kernel, _NODES) if re.fullmatch(r"node\d+", name)):
-        directory = f"{_NODES}/node{number}/hugepages/hugepages-{size >> 10}kB"
+        directory = f"{_NODES}/node{number}/hugepages/{pool_name(size)}"
         try:
             total, free = (int(read_text(kernel, f"{directory}/{name}_hugepages")) for name in ("nr", "free"))
         except OSError:

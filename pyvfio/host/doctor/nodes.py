@@ -1,74 +1,52 @@
-"""Checks of modules, and of the nodes that programs open."""
+"""Checks of the nodes that programs open."""
 
 from __future__ import annotations
 
 import errno
 import os
-import re
+import pwd
 from collections.abc import Iterator
+from contextlib import suppress
 
 from pyvfio.host.doctor.check import Check, Status
+from pyvfio.host.doctor.surroundings import is_container
 from pyvfio.kernel import Kernel, exists, names_in
+from pyvfio.sysfs import PciDevice, character_device, group_node, pci_devices
 
-_CONTAINER = "/dev/vfio/vfio"
-_IOMMUFD = "/dev/iommu"
-
-
-def check_modules(kernel: Kernel) -> Iterator[Check]:
-    """Whether the kernel has containers, type1 and vfio-pci, as modules that are loaded or built in."""
-    # A kernel may have iommufd alone: then only programs that need a container have a problem.
-    missing = Status.WARN if _open(kernel, _IOMMUFD) is None else Status.FAIL
-    failure = _open(kernel, _CONTAINER)
-    if failure is None:
-        yield Check("vfio", Status.OK, f"{_CONTAINER} can be opened")
-    elif failure in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
-        yield Check("vfio", missing, f"no {_CONTAINER}", "as root: modprobe vfio")
-    else:
-        fix = f"as root: chmod 0666 {_CONTAINER} (it gives no rights to devices)"
-        yield Check("vfio", Status.FAIL, f"{_CONTAINER}: {os.strerror(failure)}", fix)
-    if exists(kernel, "/sys/module/vfio_iommu_type1"):
-        yield Check("type1", Status.OK, "vfio_iommu_type1 is there")
-    else:
-        yield Check("type1", missing, "no IOMMU driver for containers", "as root: modprobe vfio_iommu_type1")
-    if exists(kernel, "/sys/bus/pci/drivers/vfio-pci"):
-        yield Check("vfio-pci", Status.OK, "the driver is there")
-    else:
-        yield Check("vfio-pci", Status.FAIL, "no driver to bind devices to", "as root: modprobe vfio-pci")
+CONTAINER = "/dev/vfio/vfio"
+IOMMUFD = "/dev/iommu"
+ABSENT = (errno.ENOENT, errno.ENODEV, errno.ENXIO)
+"""What opening a node gives that is not there, or that nothing stands behind."""
 
 
 def check_iommufd(kernel: Kernel) -> Check:
-    """Whether the kernel has iommufd, which containers do without, and whether this user may open it."""
-    failure = _open(kernel, _IOMMUFD)
+    """The newer interface. Containers do without it."""
+    failure = failure_to_open(kernel, IOMMUFD)
     devices = names_in(kernel, "/dev/vfio/devices")
     if failure is None:
         nodes = ", ".join(devices) or "none yet"
-        return Check("iommufd", Status.OK, f"{_IOMMUFD} can be opened; device nodes: {nodes}")
-    if failure in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
-        return Check("iommufd", Status.OK, "not in this kernel: containers serve")
+        return Check("iommufd", Status.OK, f"{IOMMUFD} can be opened; device nodes: {nodes}")
+    if failure in ABSENT:
+        serves = ": containers serve" if failure_to_open(kernel, CONTAINER) is None else ""
+        return Check("iommufd", Status.OK, f"not in this kernel{serves}")
     reason = os.strerror(failure)
-    return Check("iommufd", Status.WARN, f"{_IOMMUFD}: {reason}", f"a udev rule, or as root: chmod 0666 {_IOMMUFD}")
+    return Check("iommufd", Status.WARN, f"{IOMMUFD}: {reason}", f"a udev rule, or as root: chmod 0666 {IOMMUFD}")
 
 
 def check_group_nodes(kernel: Kernel) -> Iterator[Check]:
-    """Whether this user may open the groups with a member that is bound to a VFIO driver."""
-    names = [name for name in names_in(kernel, "/dev/vfio") if re.fullmatch(r"(noiommu-)?\d+", name)]
-    if not names:
+    """Whether this user may open what is bound to VFIO: the nodes that sysfs says there are, whatever is in /dev."""
+    bound = [device for device in pci_devices(kernel) if device.has_vfio_driver and device.group is not None]
+    if not bound:
         yield Check("nodes", Status.WARN, "no device is bound to a VFIO driver", "as root: pyvfio bind ADDRESS")
-    for name in sorted(names, key=lambda name: int(name.removeprefix("noiommu-"))):
-        node = f"/dev/vfio/{name}"
-        failure = _open(kernel, node)
-        if failure is None:
-            yield Check("nodes", Status.OK, f"{node} can be opened")
-        elif failure == errno.EBUSY:
-            yield Check("nodes", Status.OK, f"{node} is in use by a program")
-        else:
-            rule = f'SUBSYSTEM=="vfio", KERNEL=="{name}", OWNER="{_user()}"'
-            fix = f"as root: chown {_user()} {node}; for good, the udev rule {rule}"
-            yield Check("nodes", Status.FAIL, f"{node}: {os.strerror(failure)}", fix)
+    nodes: dict[str, PciDevice] = {}
+    for device in bound:
+        nodes.setdefault(_node(kernel, device), device)
+    for node, device in sorted(nodes.items(), key=lambda each: (len(each[0]), each[0])):
+        yield _check_node(kernel, node, device)
 
 
-def _open(kernel: Kernel, path: str) -> int | None:
-    """The errno that opening path fails with; None if it can be opened."""
+def failure_to_open(kernel: Kernel, path: str) -> int | None:
+    """The errno of opening it; None if it can be opened."""
     try:
         fd = kernel.open(path, os.O_RDWR)
     except OSError as error:
@@ -77,5 +55,42 @@ def _open(kernel: Kernel, path: str) -> int | None:
     return None
 
 
+def how_to_pass_in(kernel: Kernel, node: str) -> str:
+    """What brings a node into /dev that the kernel has."""
+    if is_container(kernel):
+        return f"pass it into this container, docker and podman: --device {node}"
+    return f"udev or devtmpfs makes it; a container has to be given it: --device {node}"
+
+
+def _node(kernel: Kernel, device: PciDevice) -> str:
+    """Of its group; its own where the kernel makes none of groups (CONFIG_VFIO_GROUP): their class in sysfs tells."""
+    assert device.group is not None
+    node, own = group_node(kernel, device.group), character_device(kernel, device.address)
+    is_made = exists(kernel, f"/sys/class/vfio/{node.rpartition('/')[2]}")
+    return own if own and not is_made and failure_to_open(kernel, node) == errno.ENOENT else node
+
+
+def _check_node(kernel: Kernel, node: str, device: PciDevice) -> Check:
+    failure = failure_to_open(kernel, node)
+    if failure is None:
+        return Check("nodes", Status.OK, f"{node} can be opened")
+    if failure == errno.EBUSY:
+        return Check("nodes", Status.OK, f"{node} is in use by a program")
+    if failure in ABSENT:
+        found = f"{device.address} is bound to {device.driver}, but {node} is not here"
+        return Check("nodes", Status.FAIL, found, how_to_pass_in(kernel, node))
+    found = f"{node}: {os.strerror(failure)}"
+    if failure == errno.EPERM or os.geteuid() == 0:
+        # Permissions do not keep root out.
+        fix = f"this container's device rules do not allow it: {how_to_pass_in(kernel, node)}"
+        if "noiommu" in node:
+            fix = "run it as root: without an IOMMU the kernel wants CAP_SYS_RAWIO"
+        return Check("nodes", Status.FAIL, found, fix)
+    return Check("nodes", Status.FAIL, found, f"as root: pyvfio bind --owner {_user()} {device.address}")
+
+
 def _user() -> str:
-    return os.environ.get("SUDO_USER") or os.environ.get("USER") or str(os.getuid())
+    """Who runs this, by name where there is one."""
+    with suppress(KeyError):
+        return pwd.getpwuid(os.getuid()).pw_name
+    return str(os.getuid())

@@ -23,6 +23,9 @@ class PciFunction:
     note what it writes. physical_function: the address of the function whose virtual function it is.
     reserved: device addresses, the first and the last of each span, that must not be mapped for it, besides those of
     the IOMMU (RMRRs). behind_iommu: whether the machine's IOMMU, if it has one, covers the function.
+    header_type: of its config space; 1 is a bridge to another bus. held_disks: the disks that somebody has open
+    exclusively. direct: device addresses, the first and the last of each span, that firmware wants mapped one to one,
+    which keeps everybody from using the group.
     is_mediated: it is a mediated device, on no PCI bus, with a UUID for an address. It has no IOMMU, and its driver
     pins memory only when it needs it.
     """
@@ -45,8 +48,11 @@ class PciFunction:
     host_vectors: int = 256
     physical_function: str | None = None
     logs_dma: bool = False
+    header_type: int = 0
+    held_disks: tuple[str, ...] = ()
+    direct: tuple[Span, ...] = ()
 
     @property
     def in_host_hands(self) -> bool:
-        """Whether its driver keeps its group from being used."""
-        return self.driver not in (None, VFIO_DRIVER, "pci-stub") and self.class_code >> 16 != 0x06
+        """Whether its driver keeps its group from being used: unless the driver says driver_managed_dma."""
+        return self.driver not in (None, VFIO_DRIVER, "pci-stub", "pcieport")

@@ -57,6 +57,12 @@ class ContainerState(File):
             raise fail(errno.EPERM)
         if not group.is_viable:
             raise fail(errno.EPERM)
+        if group.is_claimed_by_firmware:
+            # Before, the IOMMU's driver found out when it was to make a domain for the group.
+            if self._machine.version >= (6, 7):
+                raise fail(errno.EINVAL)
+            if self.iommu is not None:
+                raise fail(errno.EPERM)
         if self.iommu is not None:
             self.iommu.attach(group, process)
         self.groups.append(group)
@@ -103,6 +109,8 @@ class ContainerState(File):
         if kind not in _TYPE1_VERSIONS:
             # Known, but no kind of IOMMU; or nesting, which no IOMMU here can do.
             raise fail(errno.EINVAL)
+        if any(group.is_claimed_by_firmware for group in self.groups):
+            raise fail(errno.EPERM)
         iommu = Type1(self._machine, _TYPE1_VERSIONS[kind])
         for group in self.groups:
             iommu.attach(group, process)

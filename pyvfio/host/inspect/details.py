@@ -1,4 +1,4 @@
-"""DeviceDetails: what only an open device tells: regions, interrupts, capabilities, features."""
+"""What only the open device tells: what VFIO makes of its regions and interrupts, features, whether it can be reset."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
-from pyvfio.container import Container
 from pyvfio.device import Device, DeviceFlags, InterruptIndex, MmapArea, RegionIndex
 from pyvfio.errors import VfioError
+from pyvfio.host.inspect.opening import opened
 from pyvfio.kernel import Kernel
 
 T = TypeVar("T")
@@ -71,10 +71,9 @@ class FeatureDetails:
 
 @dataclass(frozen=True, slots=True)
 class DeviceDetails:
-    """What an open device tells.
+    """can_reset: alone, by VFIO_DEVICE_RESET. Regions of no size and interrupts of no vectors are left out.
 
-    can_reset: whether it can be reset alone, by VFIO_DEVICE_RESET. regions: those that have a size. interrupts: those
-    that have a vector. capabilities, features: all.
+    capabilities_unavailable: why there are none, where the device does not answer.
     """
 
     can_reset: bool
@@ -82,22 +81,27 @@ class DeviceDetails:
     interrupts: tuple[InterruptDetails, ...]
     capabilities: tuple[CapabilityDetails, ...]
     features: tuple[FeatureDetails, ...]
+    capabilities_unavailable: str | None = None
 
 
 def device_details(kernel: Kernel, address: str) -> DeviceDetails:
-    """Open the device at an address for a moment, and describe it.
+    """Opens the device for a moment, which resets it if it can be reset alone, and so does closing it.
 
     Raises what Container.open_device() raises: DeviceNotBound, GroupNotViable, GroupBusy, VfioError.
     """
-    with Container(kernel=kernel) as container:
-        device = container.open_device(address)
-        capabilities = [*device.config.capabilities(), *device.config.extended_capabilities()]
+    with opened(kernel, address) as device:
+        capabilities, unavailable = [], None
+        try:
+            capabilities = [*device.config.capabilities(), *device.config.extended_capabilities()]
+        except VfioError as error:
+            unavailable = str(error)
         return DeviceDetails(
             bool(device.info.flags & DeviceFlags.RESET),
             tuple(_regions(device)),
             tuple(_interrupts(device)),
             tuple(CapabilityDetails(each.name, each.id, each.extended, each.offset) for each in capabilities),
             tuple(FeatureDetails(feature.name, _flags(access)) for feature, access in device.features.all().items()),
+            unavailable,
         )
 
 

@@ -1,0 +1,109 @@
+"""The kernel's command line, read as the kernel reads it, and what it says of the IOMMU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from pyvfio.kernel import Kernel, text_or_empty
+
+Arguments = list[tuple[str, str]]
+
+
+def boot_arguments(kernel: Kernel) -> Arguments:
+    """Names and values of /proc/cmdline, in order."""
+    return list(parse(text_or_empty(kernel, "/proc/cmdline")))
+
+
+def parse(text: str) -> Iterator[tuple[str, str]]:
+    """Names with underscores, which are the same as dashes to the kernel. What follows "--" is for init.
+
+    Source: Documentation/admin-guide/kernel-parameters.rst; lib/cmdline.c, next_arg.
+    """
+    for word in _words(text):
+        if word == "--":
+            return
+        name, _, value = word.removeprefix('"').removesuffix('"' if word.startswith('"') else "").partition("=")
+        yield name.replace("-", "_"), value.removeprefix('"').removesuffix('"')
+
+
+def _words(text: str) -> Iterator[str]:
+    """Parted at blanks that are not between double quotes."""
+    word, quoted = "", False
+    for character in text:
+        if character.isspace() and not quoted:
+            if word:
+                yield word
+            word = ""
+            continue
+        quoted ^= character == '"'
+        word += character
+    if word:
+        yield word
+
+
+@dataclass(frozen=True, slots=True)
+class Vendor:
+    """Of processors. switch: the argument that is its IOMMU's; unit: what that is called; table: ACPI's of it.
+
+    config: the kernel's option for it; default_on: that which turns it on without the switch, None where none has to.
+    """
+
+    switch: str
+    unit: str
+    table: str
+    config: str
+    default_on: str | None
+
+
+INTEL = Vendor("intel_iommu", "VT-d", "DMAR", "CONFIG_INTEL_IOMMU", "CONFIG_INTEL_IOMMU_DEFAULT_ON")
+AMD = Vendor("amd_iommu", "AMD-Vi", "IVRS", "CONFIG_AMD_IOMMU", None)
+# Hygon's processors are AMD's, those of Centaur and Zhaoxin have VT-d.
+_VENDORS = {
+    "GenuineIntel": INTEL,
+    "CentaurHauls": INTEL,
+    "Shanghai": INTEL,
+    "AuthenticAMD": AMD,
+    "HygonGenuine": AMD,
+}
+
+
+def vendor(kernel: Kernel) -> Vendor | None:
+    """Of this host's processors; None where no switch of the command line is theirs."""
+    text = text_or_empty(kernel, "/proc/cpuinfo")
+    return next((each for name, each in _VENDORS.items() if name in text), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Switched:
+    """What the command line says: on, off, or nothing (None), and the argument that says so.
+
+    foreign: an argument of the other vendor's, which this processor's driver does not look at.
+    """
+
+    on: bool | None
+    by: str = ""
+    foreign: str = ""
+
+
+def switched(arguments: Arguments, vendor: Vendor) -> Switched:
+    """iommu=off is the last word wherever it stands; of the vendor's own switch the last on or off counts.
+
+    Source: arch/x86/kernel/pci-dma.c, iommu_setup; drivers/iommu/intel/iommu.c, intel_iommu_setup;
+    drivers/iommu/amd/init.c, parse_amd_iommu_options.
+    """
+    other = AMD if vendor is INTEL else INTEL
+    foreign = next((f"{name}={value}" for name, value in arguments if name == other.switch), "")
+    on, by = None, ""
+    for name, value in arguments:
+        for part in _parts(value) if name == vendor.switch else ():
+            if part.startswith("off") or (vendor is INTEL and part.startswith("on")):
+                on, by = part.startswith("on"), f"{name}={value}"
+    for name, value in arguments:
+        if name == "iommu" and any(part.startswith("off") for part in _parts(value)):
+            on, by = False, f"{name}={value}"
+    return Switched(on, by, foreign)
+
+
+def _parts(value: str) -> Iterable[str]:
+    return value.split(",")

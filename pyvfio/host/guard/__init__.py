@@ -1,0 +1,100 @@
+"""What a device must not be taken from the host for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pyvfio.container import Group
+from pyvfio.errors import GroupBusy
+from pyvfio.host.foreseen import enabled_functions
+from pyvfio.host.guard.console import console_uses
+from pyvfio.host.guard.disks import DiskUses
+from pyvfio.host.guard.programs import OpenFiles
+from pyvfio.host.network import Network
+from pyvfio.kernel import Kernel, names_in
+from pyvfio.sysfs import (
+    DEVICES,
+    PciDevice,
+    block_devices,
+    character_device,
+    device_nodes,
+    group_node,
+    interfaces,
+    pci_device,
+    virtual_functions,
+)
+
+
+def reasons_to_keep(kernel: Kernel, network: Network, device: PciDevice) -> list[str]:
+    """Why the host, or a program on it, would miss the driver of a device: one phrase each, none if nobody would.
+
+    Looked at: network interfaces with a route, an address or an established link, and those in other network
+    namespaces; disks and partitions that anybody holds (the kernel is asked by opening them exclusively, read only);
+    the display, the serial port and the keyboard of the console; nodes that a program has open; SR-IOV functions. What
+    hangs on the device's own SR-IOV functions, and what is behind a bridge, is its own.
+    """
+    if device.driver is None:
+        return []
+    reasons = list(_of_functions(kernel, device))
+    if device.has_vfio_driver:
+        return [*_open_elsewhere(kernel, device), *reasons]
+    reasons += _of_interfaces(kernel, network, device)
+    reasons += console_uses(kernel, device)
+    nodes = device_nodes(kernel, device.address, dependent=True)
+    if disks := block_devices(kernel, device.address, dependent=True):
+        uses = DiskUses(kernel)
+        reasons += [str(use) for disk in disks for use in uses.of(disk)]
+        nodes += [f"/dev/{name}" for disk in disks for name in uses.names(disk)]
+    if nodes:
+        reasons += OpenFiles(kernel).reasons(nodes)
+    return list(dict.fromkeys(reasons))
+
+
+def _of_functions(kernel: Kernel, device: PciDevice) -> Iterator[str]:
+    """A physical function takes its virtual ones with it."""
+    for address in virtual_functions(kernel, device.address):
+        function = pci_device(kernel, address)
+        if function.has_vfio_driver:
+            yield from (f"its virtual function {address}: {reason}" for reason in _open_elsewhere(kernel, function))
+    if count := enabled_functions(kernel, device.address):
+        what = f"{count} virtual functions of it are" if count > 1 else "a virtual function of it is"
+        yield f"{what} enabled (echo 0 > {DEVICES}/{device.address}/sriov_numvfs ends that)"
+
+
+def _of_interfaces(kernel: Kernel, network: Network, device: PciDevice) -> Iterator[str]:
+    for name in interfaces(kernel, device.address, dependent=True):
+        yield from network.use(name).reasons
+    # The directory is there in every network namespace, what is in it only in its own.
+    for address in (device.address, *virtual_functions(kernel, device.address)):
+        if any(not names_in(kernel, directory) for directory in _net_directories(kernel, f"{DEVICES}/{address}")):
+            owner = "its network interface" if address == device.address else f"the interface of {address}"
+            yield f"{owner} is in another network namespace"
+
+
+def _net_directories(kernel: Kernel, directory: str) -> Iterator[str]:
+    """Where the interfaces of a device are, or of the device that is made of it: virtio, for one."""
+    names = names_in(kernel, directory)
+    if "net" in names:
+        yield f"{directory}/net"
+    for name in names:
+        if name.startswith("virtio") and "net" in names_in(kernel, f"{directory}/{name}"):
+            yield f"{directory}/{name}/net"
+
+
+def _open_elsewhere(kernel: Kernel, device: PciDevice) -> list[str]:
+    """The kernel waits until a program has closed a VFIO device before it unbinds it: perhaps for ever."""
+    nodes = [] if device.group is None else [group_node(kernel, device.group)]
+    if node := character_device(kernel, device.address):
+        nodes.append(node)
+    if reasons := OpenFiles(kernel).reasons(nodes):
+        return [f"{reason}, and unbinding waits until it closes it" for reason in reasons]
+    if device.group is None:
+        return []
+    # Who is not seen in /proc, or has let go of the node itself, the kernel knows.
+    try:
+        Group(device.group, kernel=kernel).close()
+    except GroupBusy:
+        return [f"a program has group {device.group} open, and unbinding waits until it closes it"]
+    except OSError:  # no node, or none that may be opened: nobody else has it
+        return []
+    return []

@@ -1,0 +1,38 @@
+"""What of the console hangs on a device: its display, its serial port, its keyboard."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from pyvfio.host.printable import printable
+from pyvfio.kernel import Kernel, text_or_empty
+from pyvfio.sysfs import DEVICES, PciDevice, of_class
+
+_DISPLAY = 0x03
+_INPUT_DEVICES = "/proc/bus/input/devices"
+_CONSOLE_FRAMEBUFFER = "fb0"
+
+
+def console_uses(kernel: Kernel, device: PciDevice) -> Iterator[str]:
+    """One phrase for each."""
+    if device.class_code >> 16 == _DISPLAY and text_or_empty(kernel, f"{DEVICES}/{device.address}/boot_vga") == "1":
+        yield "it is the display that the machine booted with, where the console is"
+    if _CONSOLE_FRAMEBUFFER in of_class(kernel, "graphics", device.address, dependent=True):
+        yield f"{_CONSOLE_FRAMEBUFFER}, the framebuffer of the console, is on it"
+    consoles = text_or_empty(kernel, "/sys/class/tty/console/active").split()
+    for name in of_class(kernel, "tty", device.address, dependent=True):
+        if name in consoles:
+            yield f"{name} is a console of the kernel"
+    for name in _keyboards(kernel, device.address):
+        yield f"the keyboard {name} is on it"
+
+
+def _keyboards(kernel: Kernel, address: str) -> Iterator[str]:
+    """Source: Documentation/input/input.rst; a block of lines for each device."""
+    for block in text_or_empty(kernel, _INPUT_DEVICES).split("\n\n"):
+        place = re.search(r"^S: Sysfs=(.*)$", block, re.MULTILINE)
+        handlers = re.search(r"^H: Handlers=(.*)$", block, re.MULTILINE)
+        if place and handlers and f"/{address}/" in f"{place[1]}/" and "kbd" in handlers[1].split():
+            name = re.search(r'^N: Name="(.*)"$', block, re.MULTILINE)
+            yield printable(name[1]) if name else "of no name"

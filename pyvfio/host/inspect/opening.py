@@ -1,0 +1,82 @@
+"""A device opened as any other user opens it, for a look or a poke."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pyvfio.container import Container
+from pyvfio.device import Device, PciCommand, Region, RegionIndex
+from pyvfio.errors import InvalidArgument
+from pyvfio.iommufd import Ioas
+from pyvfio.kernel import Kernel, exists, text_or_empty
+from pyvfio.sysfs import DEVICES
+
+_CONTAINER = "/dev/vfio/vfio"
+
+
+@contextmanager
+def opened(kernel: Kernel, address: str) -> Iterator[Device]:
+    """The device, through a container, or through an iommufd where the kernel has no containers; closed at the end.
+
+    Opening resets it if it can be reset alone, and closing does again. Raises what Container.open_device() raises.
+    """
+    if exists(kernel, _CONTAINER) or not exists(kernel, "/dev/iommu"):
+        with Container(kernel=kernel) as container:
+            yield container.open_device(address)
+    else:
+        with Ioas(kernel=kernel) as space:
+            yield space.open_device(address)
+
+
+def reset_methods(kernel: Kernel, address: str) -> list[str] | None:
+    """How the host can reset the function, in the order it tries; none if it cannot; None where it can, and the kernel
+    does not say how.
+
+    Source: reset_method of sysfs, Linux 5.15; before it the file "reset" of a function that can be.
+    """
+    directory = f"{DEVICES}/{address}"
+    if exists(kernel, f"{directory}/reset_method"):
+        return text_or_empty(kernel, f"{directory}/reset_method").split()
+    return None if exists(kernel, f"{directory}/reset") else []
+
+
+def what_opening_does(kernel: Kernel, address: str) -> str:
+    """A sentence for whoever is about to open it. Source: vfio_pci_core.c, vfio_pci_core_enable and _disable."""
+    methods = reset_methods(kernel, address)
+    if methods == []:
+        return f"{address} has no reset of its own: opening it leaves it as it is, but for DMA, which is off"
+    how = f" ({methods[0]})" if methods else ""
+    return f"opening {address} resets it{how}, and closing it does again"
+
+
+def region_index(name: str) -> int:
+    """Of "bar0", "config", "rom", "vga", or a number. Raises InvalidArgument."""
+    if name.isdigit():
+        return int(name)
+    try:
+        return RegionIndex[name.upper()]
+    except KeyError:
+        names = ", ".join(index.name.lower() for index in RegionIndex)
+        raise InvalidArgument(22, f"region {name!r}", meaning=f"none of {names}, nor a number") from None
+
+
+def region_of(device: Device, name: str) -> Region:
+    """A region by its name, ready to be read: the device answers at its BARs. Raises InvalidArgument for an empty
+    one."""
+    region = device.region(region_index(name))
+    if not region.size:
+        there = [index.name.lower() for index in RegionIndex if index < device.info.num_regions and _has(device, index)]
+        raise InvalidArgument(22, f"region {name}", meaning="the device has none", advice=f"It has {', '.join(there)}")
+    is_bar = re.fullmatch(r"(?i)bar[0-5]|[0-5]|rom|vga", name)
+    if is_bar and not device.config.command & PciCommand.MEMORY:
+        device.config.command |= PciCommand.MEMORY | PciCommand.IO
+    return region
+
+
+def _has(device: Device, index: int) -> bool:
+    try:
+        return bool(device.region(index).size)
+    except OSError:
+        return False

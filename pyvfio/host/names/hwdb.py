@@ -1,0 +1,101 @@
+"""The hardware database of systemd, as text and as what systemd-hwdb compiles."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+
+_SIGNATURE = b"KSLPHHRH"
+# Signature, version of the tool, sizes of the file, header, node, child and value, where the root is, ...
+_HEADER = struct.Struct("<8s9Q")
+_NODE = struct.Struct("<QB7xQ")
+_CHILD = struct.Struct("<B7xQ")
+_VALUE = struct.Struct("<QQ")
+_DEEPEST = 256
+
+
+def pci_key(vendor_id: int, device_id: int | None = None) -> str:
+    """What the database has names of vendors and their models under. Source: systemd, hwdb.d."""
+    return f"pci:v{vendor_id:08X}*" if device_id is None else f"pci:v{vendor_id:08X}d{device_id:08X}*"
+
+
+def properties_of_text(text: str) -> dict[str, dict[str, str]]:
+    """Every match and its properties, of a file of hwdb.d: matches, then lines with a blank before."""
+    found: dict[str, dict[str, str]] = {}
+    matches: list[str] = []
+    has_properties = True
+    for line in text.splitlines():
+        if line.startswith("#"):
+            continue
+        if not line.startswith(" "):
+            matches = [] if has_properties else matches
+            has_properties = False
+            if line:
+                matches.append(line)
+        elif "=" in line:
+            name, _, value = line.strip().partition("=")
+            has_properties = True
+            for match in matches:
+                found.setdefault(match, {})[name] = value
+    return found
+
+
+class CompiledHwdb:
+    """hwdb.bin: a tree whose edges are characters. Source: systemd, hwdb-internal.h.
+
+    What is damaged has no properties: names are for people, and nothing depends on them.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._root = 0
+        try:
+            signature, _, _, _, self._node, self._child, self._value, root, _, _ = _HEADER.unpack_from(data)
+        except struct.error:
+            return
+        sizes = (self._node, self._child, self._value)
+        if signature == _SIGNATURE and all(
+            size >= known.size for size, known in zip(sizes, (_NODE, _CHILD, _VALUE), strict=True)
+        ):
+            self._root = root
+
+    def properties(self, match: str) -> Mapping[str, str]:
+        """Of exactly this match, as it is written in the sources."""
+        try:
+            return self._find(match.encode())
+        except (struct.error, OverflowError):
+            return {}
+
+    def _find(self, rest: bytes) -> dict[str, str]:
+        at = self._root
+        for _ in range(_DEEPEST if at else 0):
+            prefix_at, children, values = _NODE.unpack_from(self._data, at)
+            prefix = self._string(prefix_at)
+            if not rest.startswith(prefix):
+                return {}
+            rest = rest[len(prefix) :]
+            first = at + self._node
+            if not rest:
+                return self._values(first + children * self._child, values)
+            for number in range(children):
+                character, child = _CHILD.unpack_from(self._data, first + number * self._child)
+                if character == rest[0]:
+                    at, rest = child, rest[1:]
+                    break
+            else:
+                return {}
+        return {}
+
+    def _values(self, first: int, count: int) -> dict[str, str]:
+        found = {}
+        for number in range(min(count, len(self._data) // self._value)):
+            name, value = _VALUE.unpack_from(self._data, first + number * self._value)
+            # A blank before a name says that it is a property.
+            found[self._string(name).decode(errors="replace").strip()] = self._string(value).decode(errors="replace")
+        return found
+
+    def _string(self, at: int) -> bytes:
+        if at >= len(self._data):
+            return b""
+        end = self._data.find(b"\0", at)
+        return self._data[at:end] if end >= 0 else b""

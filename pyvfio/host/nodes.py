@@ -1,0 +1,68 @@
+"""The nodes that are opened for a device: its group's, and its own."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+from pyvfio.errors import VfioError
+from pyvfio.host.rules import Owner
+from pyvfio.kernel import Kernel, exists
+from pyvfio.sysfs import DEVICES, character_device, group_node, pci_device
+
+
+def nodes_of(kernel: Kernel, address: str) -> list[str]:
+    """Those of a device that are there: its group's, and its own."""
+    device = pci_device(kernel, address)
+    if not device.has_vfio_driver or device.group is None:
+        return []
+    nodes = (group_node(kernel, device.group), character_device(kernel, address))
+    return [node for node in nodes if node is not None and exists(kernel, node)]
+
+
+def give_nodes(kernel: Kernel, addresses: Sequence[str], owner: Owner) -> None:
+    """The nodes of devices to owner, all or none. Raises VfioError."""
+    before: dict[str, tuple[int, int]] = {}
+    node = ""
+    try:
+        for node in dict.fromkeys(node for address in addresses for node in nodes_of(kernel, address)):
+            before[node] = kernel.owner(node)
+            kernel.chown(node, owner.uid, owner.gid)
+    except OSError as error:
+        for given, former in before.items():
+            with suppress(OSError):
+                kernel.chown(given, *former)
+        raise VfioError(error.errno or errno.EIO, f"chown {owner} {node}") from error
+
+
+def give_nodes_script(kernel: Kernel, addresses: Sequence[str], owner: Owner) -> list[str]:
+    """What give_nodes() does, as a shell script; the devices need not be bound yet."""
+    lines = []
+    for address in addresses:
+        group = pci_device(kernel, address).group
+        lines += [] if group is None else [f"chown {owner} {group_node(kernel, group)}"]
+        lines.append(
+            f"for node in $(ls {DEVICES}/{address}/vfio-dev); do test ! -e /dev/vfio/devices/$node || "
+            f"chown {owner} /dev/vfio/devices/$node; done"
+        )
+    return list(dict.fromkeys(lines))
+
+
+def wait_for_nodes(kernel: Kernel, address: str, wait: Callable[[str], None]) -> list[str]:
+    """Every node that the kernel makes for a device, once it is there: its group's first, then its own.
+
+    None while no VFIO driver has it, and before wait(path) returned for each: wait_for_node() with its events.
+    A kernel without CONFIG_VFIO_GROUP makes none for groups: it has no class of them in sysfs either.
+    """
+    device = pci_device(kernel, address)
+    if not device.has_vfio_driver or device.group is None:
+        return []
+    own = character_device(kernel, address)
+    of_group = group_node(kernel, device.group)
+    nodes = [own] if own else []
+    if exists(kernel, of_group) or own is None or exists(kernel, "/sys/class/vfio"):
+        nodes.insert(0, of_group)
+    for node in nodes:
+        wait(node)
+    return nodes

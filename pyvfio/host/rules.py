@@ -1,0 +1,183 @@
+"""udev rules that say who may open a device's nodes, and which driver gets it at every boot.
+
+A rule goes by the device's address and what it is, never by the number of its group, which another boot may give to
+another device. Each device has a file of its own, in which what the device was before is kept too.
+"""
+
+from __future__ import annotations
+
+import grp
+import json
+import pwd
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from errno import EINVAL
+from pathlib import Path
+
+from pyvfio.errors import InvalidArgument
+from pyvfio.host.binding import Binding
+
+_PREFIX, _SUFFIX = "70-pyvfio-", ".rules"
+_BEFORE = "# before: "
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Of nodes. group None: as it is."""
+
+    user: str
+    uid: int
+    group: str | None = None
+    gid: int = -1
+
+    @classmethod
+    def parse(cls, text: str) -> Owner:
+        """ "USER" or "USER:GROUP", by name or number. Raises InvalidArgument for one that there is not."""
+        user, _, group = text.partition(":")
+        try:
+            uid = int(user) if user.isdecimal() else pwd.getpwnam(user).pw_uid
+        except KeyError:
+            raise InvalidArgument(EINVAL, f"--owner {text}", meaning=f"there is no user {user}") from None
+        if not group:
+            return cls(user, uid)
+        try:
+            gid = int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
+        except KeyError:
+            raise InvalidArgument(EINVAL, f"--owner {text}", meaning=f"there is no group {group}") from None
+        return cls(user, uid, group, gid)
+
+    def __str__(self) -> str:
+        """As chown takes it."""
+        return self.user if self.group is None else f"{self.user}:{self.group}"
+
+
+ROOT = Owner("root", 0, "root", 0)
+"""Whose nodes are unless a rule says otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A file of rules for one device, and what the device was before the first of them."""
+
+    path: Path
+    text: str
+    before: Binding
+
+
+def _reload() -> None:
+    """udev also looks by itself, but every few seconds only. Where there is none, nobody has to."""
+    program = shutil.which("udevadm")
+    if program:
+        subprocess.run([program, "control", "--reload"], check=False, capture_output=True)
+
+
+@dataclass(frozen=True, slots=True)
+class RuleDirectories:
+    """Where udev looks: until the next boot, and for good. reload: makes udev read them anew."""
+
+    until_boot: Path = Path("/run/udev/rules.d")
+    for_good: Path = Path("/etc/udev/rules.d")
+    reload: Callable[[], None] = _reload
+
+    def rule(self, before: Binding, driver: str | None, owner: Owner | None) -> Rule:
+        """driver: that is to have the device at every boot; None: the rule lasts until the next one."""
+        directory = self.until_boot if driver is None else self.for_good
+        known = next((rule.before for rule in self.find(before.address)), before)
+        return Rule(self._path(directory, before.address), _text(known, driver, owner), known)
+
+    def find(self, address: str | None = None) -> list[Rule]:
+        """Those that there are, of one device or of all."""
+        pattern = f"{_PREFIX}{address or '*'}{_SUFFIX}"
+        paths = [path for each in (self.until_boot, self.for_good) for path in sorted(each.glob(pattern))]
+        return [Rule(path, text := path.read_text(encoding="utf-8"), _before(path, text)) for path in paths]
+
+    @contextmanager
+    def changed(self, written: Sequence[Rule] = (), removed: Sequence[Rule] = ()) -> Iterator[None]:
+        """With rules written and others removed; as they were again if the block fails."""
+        former = {rule.path: _read(rule.path) for rule in (*written, *removed)}
+        try:
+            for rule in written:
+                _write(rule.path, rule.text)
+            for rule in removed:
+                rule.path.unlink(missing_ok=True)
+            if former:
+                self.reload()
+            yield
+        except BaseException:
+            for path, text in former.items():
+                _write(path, text)
+            if former:
+                self.reload()
+            raise
+
+    @staticmethod
+    def _path(directory: Path, address: str) -> Path:
+        return directory / f"{_PREFIX}{address}{_SUFFIX}"
+
+
+def writes_of(written: Sequence[Rule] = (), removed: Sequence[Rule] = ()) -> Iterator[str]:
+    """What RuleDirectories.changed() does, as a shell script."""
+    for rule in written:
+        yield f"mkdir -p {rule.path.parent}"
+        yield f"cat > {rule.path} << 'END'\n{rule.text}END"
+    for rule in removed:
+        yield f"rm {rule.path}"
+    if written or removed:
+        yield "udevadm control --reload"
+
+
+def _text(before: Binding, driver: str | None, owner: Owner | None) -> str:
+    address = before.address
+    vendor, _, device = (before.ids or "").partition(":")
+    alias = f"pci:v{vendor.upper():0>8}d{device.upper():0>8}sv"
+    lines = [
+        f"# Made by pyvfio bind; pyvfio restore {address} takes it away.",
+        f"{_BEFORE}{json.dumps(asdict(before))}",
+    ]
+    if driver is not None:
+        lines.append(
+            f'ACTION=="add", SUBSYSTEM=="pci", KERNEL=="{address}", ATTR{{modalias}}=="{alias}*", '
+            f'ATTR{{driver_override}}="{driver}", RUN{{builtin}}+="kmod load {driver}", '
+            f"RUN+=\"/bin/sh -c 'echo {address} > /sys/bus/pci/drivers_probe'\""
+        )
+    if owner is not None:
+        assign = f'OWNER="{owner.user}"' + ("" if owner.group is None else f', GROUP="{owner.group}"')
+        member = f'TEST=="/sys/kernel/iommu_groups/%k/devices/{address}"'
+        is_it = f'PROGRAM=="/bin/grep -q ^{alias} /sys/bus/pci/devices/{address}/modalias"'
+        lines.append(f'SUBSYSTEM=="vfio", {member}, {is_it}, {assign}')
+        lines.append(f'SUBSYSTEM=="vfio-dev", KERNELS=="{address}", ATTRS{{modalias}}=="{alias}*", {assign}')
+    return "\n".join(lines) + "\n"
+
+
+def _before(path: Path, text: str) -> Binding:
+    """Raises ValueError for a file that is none of ours."""
+    for line in text.split("\n"):
+        if line.startswith(_BEFORE):
+            return Binding.from_data(json.loads(line.removeprefix(_BEFORE)))
+    raise ValueError(f"{path} does not say what the device was before: it is not of pyvfio bind")
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+
+
+def _write(path: Path, text: str | None) -> None:
+    """The whole file or none; None: there is no file."""
+    if text is None:
+        path.unlink(missing_ok=True)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f".{path.name}.new")
+    try:
+        new.write_text(text, encoding="utf-8")
+        new.chmod(0o644)
+        new.replace(path)
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise

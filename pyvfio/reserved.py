@@ -1,0 +1,57 @@
+"""What the host keeps of a device or its group, whatever driver has it: firmware's memory, a boot framebuffer's BAR."""
+
+from __future__ import annotations
+
+import errno
+import re
+
+from pyvfio.errors import VfioError
+from pyvfio.kernel import Kernel, text_or_empty
+from pyvfio.sysfs import DEVICES, direct_regions
+
+
+def firmware_claim(kernel: Kernel, group: int, operation: str, more: str = "") -> VfioError | None:
+    """Why the kernel lets nobody have a group that firmware claims memory for; None for other groups.
+
+    more: what else can be done. Source: sysfs, reserved_regions; drivers/iommu/iommu.c, require_direct.
+    """
+    regions = direct_regions(kernel, group)
+    if not regions:
+        return None
+    return VfioError(
+        errno.EINVAL,
+        operation,
+        meaning=f"firmware claims {', '.join(regions)} for group {group} (an RMRR or IVMD: direct in its "
+        "reserved_regions), so the kernel lets neither VFIO nor iommufd have it",
+        advice=f"Look in the firmware's setup for what makes it do so (USB legacy, shared memory of a NIC){more}",
+    )
+
+
+def bar_claim(kernel: Kernel, address: str, index: int) -> tuple[str, str]:
+    """What EBUSY means at a BAR of a PCI function, and advice: who has reserved its addresses, where root can see it.
+
+    Source: drivers/vfio/pci/vfio_pci_core.c, pci_request_selected_regions; /proc/iomem.
+    """
+    names = ", ".join(_holders(kernel, address, index)) or "something else on the host"
+    advice = (
+        "/proc/iomem says who. A boot framebuffer is freed by the kernel parameter initcall_blacklist=sysfb_init, or "
+        "until the next boot as root: echo 0 > /sys/class/vtconsole/vtcon1/bind; "
+        "echo efi-framebuffer.0 > /sys/bus/platform/drivers/efi-framebuffer/unbind (or simple-framebuffer)"
+    )
+    return f"{names} has reserved addresses of this BAR", advice
+
+
+def _holders(kernel: Kernel, address: str, index: int) -> list[str]:
+    """Names in /proc/iomem of what lies within a BAR. Others than root see no addresses."""
+    lines = text_or_empty(kernel, f"{DEVICES}/{address}/resource").split("\n")
+    if index >= len(lines) or len(words := lines[index].split()) != 3:
+        return []
+    first, last = int(words[0], 16), int(words[1], 16)
+    names = []
+    for line in text_or_empty(kernel, "/proc/iomem").split("\n"):
+        if found := re.fullmatch(r" *([0-9a-f]+)-([0-9a-f]+) : (.*)", line):
+            inside = first <= int(found[1], 16) and int(found[2], 16) <= last
+            # The function's own entry has its address for a name.
+            if last and inside and found[3] not in (address, "vfio-pci", "vfio"):
+                names.append(found[3])
+    return names

@@ -1,0 +1,37 @@
+"""The devices that people name: by address, or by the network interface that a driver has made of one."""
+
+from __future__ import annotations
+
+import errno
+
+from pyvfio.errors import DeviceNotBound, InvalidArgument
+from pyvfio.kernel import Kernel, names_in
+from pyvfio.sysfs.attached import behind
+from pyvfio.sysfs.pci import PciDevice, is_address, pci_device
+
+_NET = "/sys/class/net"
+
+
+def named_device(kernel: Kernel, name: str) -> PciDevice:
+    """The function at an address (0000:03:00.0, 03:00.0) or with a network interface of this name (eth1).
+
+    Raises InvalidArgument for what is neither, DeviceNotBound for what is not there or no PCI function's.
+    """
+    return pci_device(kernel, named_address(kernel, name))
+
+
+def named_address(kernel: Kernel, name: str) -> str:
+    """As named_device(); an address is not looked for."""
+    if is_address(name):
+        return name
+    if name not in names_in(kernel, _NET):
+        raise InvalidArgument(
+            errno.EINVAL,
+            f"PCI device {name!r}",
+            meaning="it is no PCI address, and there is no network interface of that name here",
+            advice="Write 0000:03:00.0, 03:00.0 or eth1; pyvfio list shows all",
+        )
+    address = behind(kernel, f"{_NET}/{name}")
+    if address is None:
+        raise DeviceNotBound(errno.ENODEV, f"PCI device {name!r}", meaning="the interface is not a PCI function's own")
+    return address

@@ -1,0 +1,342 @@
+"""A host laid out as a directory tree, on which the real commands run.
+
+fake_host.pci("0000:03:00.0", "8086:1521", 0x020000, driver="igb", group=12)
+fake_host.driver("vfio-pci")
+assert "igb -> vfio-pci" in fake_host.run("bind", "03:00.0").out
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from pyvfio.cli import main as pyvfio
+from pyvfio.host import Host, InterfaceUse, RuleDirectories, Uevent
+from pyvfio.kernel import LinuxKernel
+from virtiomem.cli import main as virtiomem
+
+_OURS = ("/sys", "/proc", "/dev", "/run", "/etc", "/usr", "/lib", "/boot", "/var")
+# What a tree says nothing of is the running process's own.
+_PROCESS = ("/proc/self/status", "/proc/self/limits", "/proc/self/pagemap")
+_DEVICES = "/sys/bus/pci/devices"
+_DRIVERS = "/sys/bus/pci/drivers"
+_PROGRAMS = {"pyvfio": pyvfio, "virtiomem": virtiomem}
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """A command that has ended. said: all that a user reads."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def said(self) -> str:
+        return self.out + self.err
+
+
+@dataclass(slots=True)
+class Driver:
+    """takes: addresses that it takes when none is prescribed. refuses: whose probe fails, and with which errno."""
+
+    takes: set[str] = field(default_factory=set)
+    refuses: dict[str, int] = field(default_factory=dict)
+
+
+class FakeHost:
+    """Laid out with file(), link(), pci() and the others; anything may be added or taken away by its path.
+
+    errors: paths whose open() fails, and with which errno. exclusive: nodes of disks that somebody uses: opening them
+    exclusively fails. interfaces: what of interfaces is used. owners: of nodes, where not root.
+    """
+
+    def __init__(self, root: Path, capture: pytest.CaptureFixture[str]) -> None:
+        self.root = root / "host"
+        self.drivers: dict[str, Driver] = {}
+        self.errors: dict[str, int] = {}
+        self.exclusive: set[str] = set()
+        self.interfaces: dict[str, InterfaceUse] = {}
+        self.owners: dict[str, tuple[int, int]] = {}
+        self.has_groups = True
+        """Whether VFIO makes nodes for groups."""
+        self.kernel = TreeKernel(self)
+        self.undo_file = root / "undo.json"
+        self.rules = RuleDirectories(root / "run", root / "etc", reload=lambda: None)
+        self._capture = capture
+        for name in ("sys/kernel/iommu_groups", "sys/class/iommu", "sys/class/net", "sys/class/block", "dev/vfio"):
+            (self.root / name).mkdir(parents=True)
+        self.file("/proc/swaps", "Filename Type Size Used Priority\n")
+        self.file("/proc/self/mountinfo", "22 1 0:25 / / rw - tmpfs tmpfs rw\n")
+        self.file("/proc/cmdline", "quiet\n")
+        self.file("/sys/bus/pci/drivers_probe", "")
+        self.file("/dev/vfio/vfio", "")
+
+    def run(self, *arguments: str, program: str = "pyvfio") -> Ran:
+        """The command itself, on this host."""
+        host = Host(self.kernel, self, uevents=_no_events, undo_file=self.undo_file, rules=self.rules)
+        try:
+            status = _PROGRAMS[program](list(arguments), host)
+        except SystemExit as end:
+            status = int(end.code or 0)
+        captured = self._capture.readouterr()
+        return Ran(status, captured.out, captured.err)
+
+    def use(self, interface: str) -> InterfaceUse:
+        """See Network."""
+        return self.interfaces.get(interface, InterfaceUse(interface, link=False))
+
+    # Laying out.
+
+    def at(self, path: str) -> Path:
+        """Where a path of the host is."""
+        return Path(f"{self.root}{path}")
+
+    def file(self, path: str, text: str) -> None:
+        self.at(path).parent.mkdir(parents=True, exist_ok=True)
+        self.at(path).write_text(text)
+
+    def link(self, path: str, target: str) -> None:
+        """target: a path of the host."""
+        at = self.at(path)
+        at.parent.mkdir(parents=True, exist_ok=True)
+        at.unlink(missing_ok=True)
+        at.symlink_to(os.path.relpath(f"/{target}", f"/{Path(path).parent}"))
+
+    def pci(
+        self,
+        address: str,
+        ids: str = "1234:11e8",
+        class_code: int = 0x00FF00,
+        *,
+        driver: str | None = None,
+        group: int | None = None,
+        below: str = "pci0000:00",
+        header_type: int = 0,
+        **files: str,
+    ) -> str:
+        """A function, and the driver that has it; files: more of its attributes. Returns its place in /sys/devices."""
+        place = f"/sys/devices/{below}/{address}"
+        vendor, device = ids.split(":")
+        standard = {
+            "vendor": f"0x{vendor}",
+            "device": f"0x{device}",
+            "class": f"{class_code:#08x}",
+            "driver_override": "(null)",
+            "numa_node": "-1",
+        }
+        for name, text in {**standard, **files}.items():
+            self.file(f"{place}/{name}", f"{text}\n")
+        config = bytearray(64)
+        config[:4] = int(vendor, 16).to_bytes(2, "little") + int(device, 16).to_bytes(2, "little")
+        config[0x0E] = header_type
+        self.at(f"{place}/config").write_bytes(config)
+        self.link(f"{_DEVICES}/{address}", place)
+        if group is not None:
+            self.group(group, address)
+        if driver is not None:
+            self.driver(driver).takes.add(address)
+            self.give(address, driver)
+        return place
+
+    def group(self, number: int, *members: str, reserved: str = "") -> None:
+        """Put members into an IOMMU group. reserved: lines of its reserved_regions, beside that of the interrupts."""
+        directory = f"/sys/kernel/iommu_groups/{number}"
+        for address in members:
+            place = self.at(f"{_DEVICES}/{address}").resolve().relative_to(self.root.resolve())
+            self.link(f"/{place}/iommu_group", directory)
+            self.link(f"{directory}/devices/{address}", f"/{place}")
+        self.file(f"{directory}/reserved_regions", reserved + "0x00000000fee00000 0x00000000feefffff msi\n")
+
+    def driver(self, name: str) -> Driver:
+        """A driver of PCI devices that is loaded."""
+        if name not in self.drivers:
+            self.drivers[name] = Driver()
+            for attribute in ("bind", "unbind", "new_id"):
+                self.file(f"{_DRIVERS}/{name}/{attribute}", "")
+        return self.drivers[name]
+
+    def net(self, name: str, place: str) -> None:
+        """An interface of the function at place."""
+        self.file(f"{place}/net/{name}/ifindex", "2\n")
+        self.link(f"/sys/class/net/{name}", f"{place}/net/{name}")
+
+    def disk(self, name: str, place: str, number: str, *, holders: tuple[str, ...] = (), in_use: bool = False) -> None:
+        """A disk or partition below place. in_use: something of the kernel's has it open."""
+        self.file(f"{place}/{name}/dev", f"{number}\n")
+        self.at(f"{place}/{name}/holders").mkdir(exist_ok=True)
+        for holder in holders:
+            self.file(f"{place}/{name}/holders/{holder}", "")
+        self.link(f"/sys/class/block/{name}", f"{place}/{name}")
+        self.file(f"/dev/{name}", "")
+        if in_use:
+            self.exclusive.add(f"/dev/{name}")
+
+    def node(self, subsystem: str, name: str, place: str, node: str) -> None:
+        """A device that a driver has made of the function at place; node: of it, below /dev."""
+        self.file(f"{place}/{subsystem}/{name}/uevent", f"MAJOR=1\nMINOR=1\nDEVNAME={node}\n")
+        self.link(f"/sys/class/{subsystem}/{name}", f"{place}/{subsystem}/{name}")
+
+    def process(self, pid: int, name: str, *nodes: str, mounts: str = "") -> None:
+        """A program with nodes open. mounts: a mountinfo, of a mount namespace that nobody else is in."""
+        self.file(f"/proc/{pid}/comm", f"{name}\n")
+        links = {f"fd/{number}": node for number, node in enumerate(nodes)}
+        if mounts:
+            self.file(f"/proc/{pid}/mountinfo", mounts)
+            links["ns/mnt"] = f"mnt:[{pid}]"
+        for path, target in links.items():
+            at = self.at(f"/proc/{pid}/{path}")
+            at.parent.mkdir(parents=True, exist_ok=True)
+            at.symlink_to(target)
+
+    # What the kernel's driver core does.
+
+    def driver_of(self, address: str) -> str | None:
+        link = self.at(f"{_DEVICES}/{address}/driver")
+        return link.readlink().name if link.is_symlink() else None
+
+    def override_of(self, address: str) -> str | None:
+        text = self.at(f"{_DEVICES}/{address}/driver_override").read_text().strip()
+        return None if text == "(null)" else text
+
+    def give(self, address: str, driver: str) -> None:
+        """A probe that succeeded."""
+        device = f"{_DEVICES}/{address}"
+        place = f"/{self.at(device).resolve().relative_to(self.root.resolve())}"
+        self.link(f"{place}/driver", f"{_DRIVERS}/{driver}")
+        group = self.at(f"{place}/iommu_group")
+        if "vfio" in driver and group.is_symlink() and self.has_groups:
+            self.file(f"/dev/vfio/{group.readlink().name}", "")
+
+    def take(self, address: str) -> None:
+        """The driver lets go of it, and with the last member of its group goes the group's node."""
+        self.at(f"{_DEVICES}/{address}/driver").unlink()
+        group = self.at(f"{_DEVICES}/{address}/iommu_group")
+        if group.is_symlink():
+            members = (group / "devices").iterdir()
+            if not any("vfio" in (self.driver_of(member.name) or "") for member in members):
+                self.at(f"/dev/vfio/{group.readlink().name}").unlink(missing_ok=True)
+                self.owners.pop(f"/dev/vfio/{group.readlink().name}", None)
+        for node in self.at(f"{_DEVICES}/{address}/vfio-dev").glob("*"):
+            self.owners.pop(f"/dev/vfio/devices/{node.name}", None)
+
+    def probe(self, address: str, driver: str | None = None) -> None:
+        """Raises OSError as the driver's probe does; no driver matching is no error."""
+        prescribed = self.override_of(address)
+        names = [prescribed or driver] if prescribed or driver else sorted(self.drivers)
+        for name in names:
+            if name not in self.drivers or (not prescribed and address not in self.drivers[name].takes):
+                continue
+            code = self.drivers[name].refuses.get(address, 0)
+            if name == "vfio-pci" and not self.at(f"{_DEVICES}/{address}/iommu_group").is_symlink():
+                code = code or errno.EINVAL
+            if code:
+                raise OSError(code, os.strerror(code))
+            self.give(address, name)
+            return
+
+
+class TreeKernel(LinuxKernel):
+    """The running kernel, with the files of a host and what its driver core does."""
+
+    def __init__(self, host: FakeHost) -> None:
+        super().__init__()
+        self._host = host
+        self._opened: dict[int, str] = {}
+        self.writes: list[tuple[str, str]] = []
+        """Path and text of each, in order."""
+        self.refused_writes = 0
+        """The errno of opening a file of sysfs to write to it."""
+
+    def open(self, path: str, flags: int) -> int:
+        if code := self._host.errors.get(path):
+            raise OSError(code, os.strerror(code), path)
+        if flags & os.O_ACCMODE == os.O_WRONLY and path.startswith("/sys/") and (code := self.refused_writes):
+            raise OSError(code, os.strerror(code), path)
+        if flags & os.O_EXCL and path in self._host.exclusive:
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), path)
+        fd = super().open(self._at(path), flags & ~os.O_EXCL)
+        self._opened[fd] = path
+        return fd
+
+    def close(self, fd: int) -> None:
+        self._opened.pop(fd, None)
+        super().close(fd)
+
+    def write(self, fd: int, data: bytes) -> int:
+        path = self._opened.get(fd)
+        if path is None or not path.startswith("/sys/"):
+            return super().write(fd, data)
+        self.writes.append((path, data.decode().strip()))
+        self._store(path, data.decode().strip())
+        return len(data)
+
+    def listdir(self, path: str) -> list[str]:
+        return super().listdir(self._at(path))
+
+    def readlink(self, path: str) -> str:
+        return super().readlink(self._at(path))
+
+    def owner(self, path: str) -> tuple[int, int]:
+        super().owner(self._at(path))
+        return self._host.owners.get(path, (0, 0))
+
+    def chown(self, path: str, user: int, group: int) -> None:
+        if code := self._host.errors.get(path):
+            raise OSError(code, os.strerror(code), path)
+        now = self.owner(path)
+        self._host.owners[path] = (now[0] if user == -1 else user, now[1] if group == -1 else group)
+
+    def _at(self, path: str) -> str:
+        is_ours = path.startswith(tuple(f"{each}/" for each in _OURS)) or path in _OURS
+        at = self._host.at(path)
+        return str(at) if is_ours and (path not in _PROCESS or at.exists()) else path
+
+    def _store(self, path: str, text: str) -> None:
+        directory, _, name = path.rpartition("/")
+        driver = directory.rpartition("/")[2]
+        if path == "/sys/bus/pci/drivers_probe":
+            self._require(self._host.at(f"{_DEVICES}/{text}").exists())
+            if self._host.driver_of(text) is None:
+                # The kernel says nothing of a probe that failed here, only to who writes to the driver's own bind.
+                try:
+                    self._host.probe(text)
+                except OSError:
+                    return
+        elif directory.startswith(_DRIVERS) and name == "unbind":
+            self._require(self._host.driver_of(text) == driver)
+            self._host.take(text)
+        elif directory.startswith(_DRIVERS) and name == "bind":
+            self._require(self._host.driver_of(text) is None)
+            self._host.probe(text, driver)
+        else:
+            self._host.at(path).write_text(f"{text or '(null)'}\n" if name == "driver_override" else f"{text}\n")
+
+    @staticmethod
+    def _require(condition: bool) -> None:
+        if not condition:
+            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+
+
+class _Silence:
+    """Events of a kernel where nothing happens any more."""
+
+    def next(self, timeout: float | None = None) -> Uevent | None:  # noqa: ARG002
+        return None
+
+
+def _no_events() -> AbstractContextManager[_Silence]:
+    return nullcontext(_Silence())
+
+
+@pytest.fixture
+def fake_host(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> FakeHost:
+    """Without a single device; vfio-pci is loaded."""
+    host = FakeHost(tmp_path, capsys)
+    host.driver("vfio-pci")
+    return host
