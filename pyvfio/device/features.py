@@ -110,7 +110,7 @@ class Features:
 
         exit_low_power() and closing the device close the event.
         """
-        event = EventFd(self.device.kernel, f"wakeup of {self.device.address}")
+        event = EventFd(self.device.kernel, f"wakeup of {self.device.address}", is_owned=True)
         data = vfio.vfio_device_low_power_entry_with_wakeup(wakeup_eventfd=event.fileno())
         try:
             self._enter_low_power(Feature.LOW_POWER_ENTRY_WITH_WAKEUP, bytes(data))

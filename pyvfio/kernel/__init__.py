@@ -15,11 +15,13 @@ from pyvfio.kernel.limits import (
 )
 from pyvfio.kernel.query import Capability, chain, query
 from pyvfio.kernel.seam import IoctlArgument, Kernel, LinuxKernel
+from pyvfio.kernel.timeouts import Deadline
 from pyvfio.kernel.waitable import Waitable
 
 __all__ = [
     "DMA_ENTRY_LIMIT",
     "Capability",
+    "Deadline",
     "EventFd",
     "HugePages",
     "IoctlArgument",

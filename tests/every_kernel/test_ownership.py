@@ -96,12 +96,13 @@ def test_a_forked_child_leaves_faults_and_events_alone(mock_ioas: Ioas, mock_dev
     mock_ioas.iommufd.close()
 
 
-def test_what_is_dropped_open_is_told(kernel: Kernel) -> None:
+def test_what_is_dropped_open_is_told_and_closed(kernel: Kernel) -> None:
     opened = [Container(kernel=kernel)]
     fd = opened[0].fd
     with pytest.warns(ResourceWarning, match="was never closed"):
         opened.clear()
-    kernel.close(fd)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        kernel.close(fd)
 
 
 def test_closing_twice_is_once(mode: Mode, testbed: Testbed) -> None:

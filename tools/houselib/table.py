@@ -51,7 +51,7 @@ HOUSES = (
             "faults sim",
             "kernel",
             "abi_check commandline explain resource",
-            "abi errors units",
+            "abi errors lifetime units",
         ),
     ),
     # As the kernel's own tree: drivers/vfio stands on drivers/iommu/iommufd, and both on what the machine is.
@@ -143,6 +143,7 @@ NOT_PRIVATE = (
     ("pyvfio/commandline/completion.py", "_SubParsersAction", "argparse gives no other way to ask for subcommands"),
     ("pyvfio/commandline/completion.py", "_actions", "argparse gives no other way to ask for options"),
     ("pyvfio/commandline/completion.py", "_choices_actions", "argparse gives no other way to ask for help texts"),
+    ("pyvfio/lifetime.py", "_getframe", "Python gives no other way to see who was interrupted that costs no import"),
     ("pyvfio/sim/process/user.py", "_b_needsfree_", "ctypes says nowhere else whether a buffer is its own"),
 )
 
