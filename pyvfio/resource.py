@@ -221,7 +221,12 @@ class Resource:
             packages = {
                 kind.__module__.partition(".")[0] for each in outermost._family() for kind in type(each).__mro__
             }
-            drop(outermost._spokesman or outermost, outermost.close, warn=not self._inherited, packages=packages - {"builtins"})
+            drop(
+                outermost._spokesman or outermost,
+                outermost.close,
+                warn=not self._inherited,
+                packages=packages - {"builtins"},
+            )
 
 
 def collected(kind: type[R], matches: Callable[[R], bool]) -> bool:

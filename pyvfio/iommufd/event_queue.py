@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 from pyvfio.iommufd.iommufd import Iommufd
 from pyvfio.iommufd.object import IommufdObject
-from pyvfio.kernel import EventFd, Kernel, Waitable
+from pyvfio.kernel import EventFd, Kernel, Stream
 
 E = TypeVar("E")
 
@@ -74,8 +74,8 @@ class EventQueue(IommufdObject, Generic[E]):
         super()._release()
 
 
-class _Reader(Waitable[tuple[E, ...]]):
-    """The descriptor of a queue. Closing cannot make it readable, so threads wait for an eventfd beside it too."""
+class _Reader(Stream[tuple[E, ...]]):
+    """The descriptor of a queue."""
 
     def __init__(
         self,
@@ -86,10 +86,9 @@ class _Reader(Waitable[tuple[E, ...]]):
         parsed: Callable[[bytes], tuple[E, ...]],
         closing: EventFd,
     ) -> None:
-        super().__init__(kernel, name, fd, is_owned=True)
+        super().__init__(kernel, name, fd, closing, is_owned=True)
         self._size = size
         self._parsed = parsed
-        self._closing = closing
 
     def write(self, data: bytes) -> int:
         """Write to the descriptor, which stays open meanwhile."""
@@ -105,15 +104,3 @@ class _Reader(Waitable[tuple[E, ...]]):
 
     def _take(self, fd: int) -> tuple[E, ...]:
         return self._parsed(self.kernel.read(fd, self._size))
-
-    def _awaited(self) -> list[int]:
-        return [self._fd, self._closing.fileno()]
-
-    def _wake(self) -> None:
-        self._closing.signal()
-
-    def _close_descriptors(self) -> None:
-        try:
-            super()._close_descriptors()
-        finally:
-            self._closing.close()

@@ -1,6 +1,6 @@
 """Kernel, which every system call goes through, and what stands directly on it."""
 
-from pyvfio.kernel.eventfd import EventFd, wait_for_any
+from pyvfio.kernel.eventfd import EventFd, Stream, wait_for_any
 from pyvfio.kernel.files import exists, link_name, names_in, read_text, text_or_empty, write_text
 from pyvfio.kernel.limits import (
     DMA_ENTRY_LIMIT,
@@ -28,6 +28,7 @@ __all__ = [
     "Kernel",
     "LinuxKernel",
     "Memlock",
+    "Stream",
     "Waitable",
     "chain",
     "dma_entry_limit",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
+import struct
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 
@@ -12,7 +12,10 @@ from pyvfio.errors import ClosedError, InvalidArgument
 from pyvfio.explain import explain
 from pyvfio.kernel.seam import Kernel
 from pyvfio.kernel.timeouts import Deadline
-from pyvfio.kernel.waitable import Waitable
+from pyvfio.kernel.waitable import T, Waitable
+
+# In the processor's byte order.
+_COUNT = struct.Struct("=Q")
 
 
 class EventFd(Waitable[int]):
@@ -42,16 +45,38 @@ class EventFd(Waitable[int]):
     def _wake(self) -> None:
         # EAGAIN: the counter is as high as it can be, and readable.
         with suppress(BlockingIOError):
-            self.kernel.write(self._fd, (1).to_bytes(8, sys.byteorder))
+            self.kernel.write(self._fd, _COUNT.pack(1))
 
     def _take(self, fd: int) -> int:
         try:
-            return int.from_bytes(self.kernel.read(fd, 8), sys.byteorder)
+            (count,) = _COUNT.unpack(self.kernel.read(fd, _COUNT.size))
         except BlockingIOError:
             return 0
+        return int(count)
 
     def __repr__(self) -> str:
         return f"<EventFd {self.name}{' closed' if self._closed else ''}>"
+
+
+class Stream(Waitable[T]):
+    """A Waitable whose descriptor closing cannot make readable: threads wait for an eventfd beside it, too."""
+
+    def __init__(self, kernel: Kernel, name: str, fd: int, closing: EventFd, *, is_owned: bool = False) -> None:
+        """Take fd and closing over: both are closed with this object. is_owned: as for Waitable."""
+        self._closing = closing
+        super().__init__(kernel, name, fd, is_owned=is_owned)
+
+    def _awaited(self) -> list[int]:
+        return [self._fd, self._closing.fileno()]
+
+    def _wake(self) -> None:
+        self._closing.signal()
+
+    def _close_descriptors(self) -> None:
+        try:
+            super()._close_descriptors()
+        finally:
+            self._closing.close()
 
 
 def wait_for_any(events: Mapping[int, EventFd], timeout: float | None) -> dict[int, int]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import errno
+import os
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Self
 
 from pyvfio.abi import mman
 from pyvfio.kernel import IoctlArgument, LinuxKernel
+from pyvfio.lifetime import inherited_lock
 from pyvfio.sim.devices import VFIO_DRIVER, PciFunction
 from pyvfio.sim.iommu import Span, Version
 from pyvfio.sim.iommufd import IommufdFile
@@ -72,7 +74,8 @@ class SimKernel:
         self.process = Process(Charges(memlock, ipc_lock, lambda: locked_by_program(self._real)))
         self._pages = self.machine.pages
         self._host_huge_pages = host_huge_pages
-        self._lock = threading.RLock()
+        self._running_lock = threading.RLock()
+        self._forked_from = os.getpid()
         for number in range(3, 3 + edu_devices):
             self.add(PciFunction(f"0000:00:{number:02x}.0", group=number, driver=VFIO_DRIVER))
 
@@ -286,6 +289,11 @@ class SimKernel:
 
     def poll(self, fds: Sequence[int], timeout: float | None) -> list[int]:
         return self._real.poll(fds, timeout)
+
+    @property
+    def _lock(self) -> threading.RLock:
+        # What a thread was about to do when this process forked, its copy here never does.
+        return self._running_lock if self._forked_from == os.getpid() else inherited_lock()
 
     # What a process has open; called with the lock held.
 

@@ -121,7 +121,7 @@ OTHER_NAMES = {
         "CONFIG_VFIO_PCI_VGA"
     ),
     "linux/fcntl.h": "F_SEAL_SHRINK",
-    "asm-generic/resource.h": "RLIMIT_MEMLOCK RLIMIT_NOFILE",
+    "asm-generic/resource.h": "RLIMIT_MEMLOCK",
     "linux/virtio_config.h, status bits": "DEVICE_NEEDS_RESET",
     "drm/drm_fourcc.h": "DRM_FORMAT_*",
     "drm/drm_mode.h, and the kernel's drm_plane.h": "DRM_PLANE_TYPE_*",
