@@ -224,14 +224,20 @@ class Interrupts(DevicePart):
     def unmask_event(self) -> EventFd:
         """An eventfd that unmasks INTx when it is signalled, without a call of this library. disable() closes it.
 
+        It is the same one at each call, until it is closed; a new one then.
         Raises VfioError (ENOTTY) for MSI and MSI-X.
         """
         with self._lock:
             self.require_open()
             if self._unmask is None or self._unmask.closed:
+                flags = vfio.VFIO_IRQ_SET_DATA_EVENTFD | vfio.VFIO_IRQ_SET_ACTION_UNMASK
+                if self._unmask is not None:
+                    # The kernel keeps the one before, whoever has closed it, and takes no second one.
+                    self._set(flags, 0, 1, [_DETACH])
+                    self._unmask = None
                 event = EventFd(self.kernel, f"unmask of {self.name}", is_owned=True)
                 try:
-                    self._set(vfio.VFIO_IRQ_SET_DATA_EVENTFD | vfio.VFIO_IRQ_SET_ACTION_UNMASK, 0, 1, [event.fileno()])
+                    self._set(flags, 0, 1, [event.fileno()])
                 except BaseException:
                     event.close()
                     raise
