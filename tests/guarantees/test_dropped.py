@@ -37,8 +37,9 @@ PATIENCE = 10.0
 
 @pytest.fixture(autouse=True)
 def collector() -> Iterator[None]:
-    """It runs when a test says so, and not before."""
-    gc.collect()
+    """It runs when a test says so, and not before. What tests before have left goes first, finalizers and all."""
+    while gc.collect():
+        pass
     gc.disable()
     yield
     gc.enable()

@@ -313,6 +313,33 @@ def test_a_signal_handler_signals_and_closes_what_its_thread_is_about_to_use() -
     assert output(source) == "1\nclosed\n"
 
 
+def test_a_wait_goes_on_after_a_signal_handler_and_ends_with_one_that_raises() -> None:
+    source = """
+    import signal, threading
+    from pyvfio import EventFd, LinuxKernel
+    from pyvfio.kernel import wait_for_any
+    seen = []
+    def handler(*_):
+        seen.append(0)
+        if len(seen) % 5 == 0:
+            raise KeyboardInterrupt
+    signal.signal(signal.SIGALRM, handler)
+    with EventFd(LinuxKernel()) as event:
+        for wait in (event.wait, lambda timeout: wait_for_any({0: event}, timeout)):
+            for timeout in (None, 60):
+                seen.clear()
+                signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
+                try:
+                    wait(timeout)
+                except KeyboardInterrupt:
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+                    print(len(seen))
+        event.signal()
+        print(event.wait())
+    """
+    assert output(source) == "5\n5\n5\n5\n1\n"
+
+
 def test_closing_a_fault_queue_in_a_signal_handler_of_who_waits_for_it_ends_the_wait() -> None:
     source = """
     import signal
