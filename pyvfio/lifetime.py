@@ -26,9 +26,10 @@ class _Waiting:
 
     def __init__(self) -> None:
         self.releases: deque[Callable[[], object]] = deque()
-        self.renew_locks()
+        self.begin_process()
 
-    def renew_locks(self) -> None:
+    def begin_process(self) -> None:
+        self.process = os.getpid()
         # turn: held by the thread that releases. thread: held while a thread is there for it.
         self.turn = threading.RLock()
         self.thread = threading.Lock()
@@ -70,12 +71,15 @@ class _Waiting:
 
 _waiting = _Waiting()
 # A thread that held a lock when the process forked is not there in the child to give it back.
-os.register_at_fork(after_in_child=_waiting.renew_locks)
+os.register_at_fork(after_in_child=_waiting.begin_process)
 
 
-def inherited_lock() -> threading.RLock:
-    """The lock of all objects that a forked child has from its parent: no thread of the parent's can have held it."""
-    return _waiting.inherited
+def lock_of(process: int, lock: threading.RLock) -> threading.RLock:
+    """The lock to take for what a process made with lock: in a forked child another one, for all that is its parent's.
+
+    No thread of the parent's can have held that.
+    """
+    return lock if process == _waiting.process else _waiting.inherited
 
 
 def drop(

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from pyvfio.errors import ClosedError
-from pyvfio.lifetime import are_waiting, collect, drop, inherited_lock
+from pyvfio.lifetime import are_waiting, collect, drop, lock_of
 
 R = TypeVar("R", bound="Resource")
 
@@ -163,7 +163,7 @@ class Resource:
     @property
     def _lock(self) -> threading.RLock:
         """The lock of this object and its children."""
-        return inherited_lock() if self._inherited else self._living_lock
+        return lock_of(self._process, self._living_lock)
 
     @property
     def _upper_lock(self) -> threading.RLock:

@@ -12,7 +12,7 @@ from pyvfio.abi import iommufd, vfio
 from pyvfio.faults.rules import Before, Call, Fault, Hold, Rule, ShortUnmap, Vanish
 from pyvfio.faults.vanished import OpenDevices
 from pyvfio.kernel import IoctlArgument, Kernel
-from pyvfio.lifetime import inherited_lock
+from pyvfio.lifetime import lock_of
 
 T = TypeVar("T")
 
@@ -29,7 +29,7 @@ class FaultyKernel:
         self.kernel = kernel
         self.calls: list[Call] = []
         self._running_lock = threading.RLock()
-        self._forked_from = os.getpid()
+        self._made_by = os.getpid()
         self._devices = OpenDevices(kernel)
         self._rules: list[tuple[Rule, list[int]]] = []
         self.arm(*rules)
@@ -145,7 +145,7 @@ class FaultyKernel:
 
     @property
     def _lock(self) -> threading.RLock:
-        return self._running_lock if self._forked_from == os.getpid() else inherited_lock()
+        return lock_of(self._made_by, self._running_lock)
 
     def _call(self, name: str, function: Callable[..., T], *arguments: object) -> T:
         self._before(Call(name))

@@ -16,7 +16,7 @@ from pyvfio.errors import ClosedError, InvalidArgument
 from pyvfio.explain import explain
 from pyvfio.kernel.seam import Kernel
 from pyvfio.kernel.timeouts import Deadline
-from pyvfio.lifetime import drop, inherited_lock
+from pyvfio.lifetime import drop, lock_of
 
 if TYPE_CHECKING:
     import asyncio
@@ -160,7 +160,7 @@ class Waitable(ABC, Generic[T]):
 
     @property
     def _lock(self) -> threading.RLock:
-        return self._living_lock if self._process == os.getpid() else inherited_lock()
+        return lock_of(self._process, self._living_lock)
 
     @contextmanager
     def _watched_by(self, loop: asyncio.AbstractEventLoop, fire: Callable[[], object]) -> Iterator[None]:

@@ -11,7 +11,7 @@ from typing import Self
 
 from pyvfio.abi import mman
 from pyvfio.kernel import IoctlArgument, LinuxKernel
-from pyvfio.lifetime import inherited_lock
+from pyvfio.lifetime import lock_of
 from pyvfio.sim.devices import VFIO_DRIVER, PciFunction
 from pyvfio.sim.iommu import Span, Version
 from pyvfio.sim.iommufd import IommufdFile
@@ -75,7 +75,7 @@ class SimKernel:
         self._pages = self.machine.pages
         self._host_huge_pages = host_huge_pages
         self._running_lock = threading.RLock()
-        self._forked_from = os.getpid()
+        self._made_by = os.getpid()
         for number in range(3, 3 + edu_devices):
             self.add(PciFunction(f"0000:00:{number:02x}.0", group=number, driver=VFIO_DRIVER))
 
@@ -293,7 +293,7 @@ class SimKernel:
     @property
     def _lock(self) -> threading.RLock:
         # What a thread was about to do when this process forked, its copy here never does.
-        return self._running_lock if self._forked_from == os.getpid() else inherited_lock()
+        return lock_of(self._made_by, self._running_lock)
 
     # What a process has open; called with the lock held.
 
