@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 from collections.abc import Mapping
 
 from pyvfio.errors import NoIommuError, VfioError
@@ -18,8 +19,6 @@ _ANYWHERE: Meanings = {
     errno.ENODEV: ("the device is gone", "Close it; it may come back under a new node"),
     errno.EIO: ("the device or its IOMMU does not respond", "The kernel's log may say more: dmesg"),
     errno.EINTR: ("a signal came first", "Try again"),
-    errno.EMFILE: ("this process has as many files open as it may", "Raise RLIMIT_NOFILE: ulimit -n"),
-    errno.ENFILE: ("the system has as many files open as it may", "Raise fs.file-max"),
 }
 
 
@@ -36,8 +35,22 @@ def explain(
     """
     code = error.errno or errno.EIO
     unknown = (f"the kernel refused ({os.strerror(code)})", "The kernel's log may say more: dmesg")
-    meaning, advice = {**_ANYWHERE, **(meanings or {})}.get(code, unknown)
+    meaning, advice = no_descriptor(code) or {**_ANYWHERE, **(meanings or {})}.get(code, unknown)
     return VfioError(code, operation, arguments, meaning, advice)
+
+
+def no_descriptor(code: int) -> tuple[str, str] | None:
+    """The meaning of an errno that says that no file can be opened, and what to do about it; None for another one."""
+    if code == errno.ENFILE:
+        return "the system has as many files open as it may", "As root: raise fs.file-max"
+    if code != errno.EMFILE:
+        return None
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = "without limit" if hard == resource.RLIM_INFINITY else f"up to {hard}"
+    return (
+        f"this process may have {soft} files open, and has them; each eventfd is one",
+        f"Raise RLIMIT_NOFILE, {most} without root: ulimit -n NUMBER, or LimitNOFILE= of the service",
+    )
 
 
 def open_failure(error: OSError, operation: str, path: str, module: str, address: str | None = None) -> VfioError:
@@ -46,7 +59,9 @@ def open_failure(error: OSError, operation: str, path: str, module: str, address
     address: of the device that the node is of, if it is of one.
     """
     code = error.errno or errno.EIO
-    meaning, advice = _OPEN.get(code, (f"{path} cannot be opened ({os.strerror(code)})", "Look at dmesg"))
+    meaning, advice = no_descriptor(code) or _OPEN.get(
+        code, (f"{path} cannot be opened ({os.strerror(code)})", "Look at dmesg")
+    )
     return VfioError(
         code,
         operation,
@@ -108,7 +123,5 @@ _OPEN = {
     errno.ENXIO: (_MISSING, "As root: modprobe {module}"),
     errno.EACCES: (_PERMISSION, "{permit}"),
     errno.EPERM: (_PERMISSION, "{permit}"),
-    errno.EMFILE: ("this process has as many files open as it may", "Raise RLIMIT_NOFILE: ulimit -n"),
-    errno.ENFILE: ("the system has as many files open as it may", "Raise fs.file-max"),
     errno.ENOMEM: ("no memory left to open {path}", "Free memory, or raise the limit of this memory cgroup"),
 }

@@ -21,6 +21,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from pyvfio.errors import InvalidArgument, MemlockExceeded, MemoryUnavailable, VfioError
+from pyvfio.explain import explain
 from pyvfio.kernel import host_page_size, memlock
 from pyvfio.memory import Memory
 from pyvfio.resource import Resource
@@ -67,10 +68,30 @@ def joined(runs: Iterable[PhysicalRun]) -> tuple[PhysicalRun, ...]:
     return tuple(whole)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Locked:
+    """What a Memory knows of pages that a device may have the addresses of. A MemoryUser.
+
+    offset: where in the memory they begin, in bytes. page_size: bytes of a page. frames: the address of each.
+    """
+
+    offset: int
+    page_size: int
+    frames: tuple[int, ...]
+
+    def iova_of(self, memory: Memory, offset: int, size: int) -> int | None:  # noqa: ARG002 (it is of one memory)
+        """The physical address of the first of these bytes that is locked; None if none is."""
+        first = max(offset, self.offset)
+        if first >= min(offset + size, self.offset + len(self.frames) * self.page_size):
+            return None
+        page, rest = divmod(first - self.offset, self.page_size)
+        return self.frames[page] + rest
+
+
 class UnsafePhysicalMemory(Resource):
     """Huge pages that stay locked until close(), and their physical addresses. UNSAFE: see pyvfio.noiommu.
 
-    Stop the device before close(), and keep the memory open until then.
+    Stop the device before close(). The memory keeps its pages until then: it can be neither discarded nor detached.
     memory: the memory. kernel: the kernel that it is of. offset, size: the part of the memory that is locked, in bytes.
     """
 
@@ -109,7 +130,8 @@ class UnsafePhysicalMemory(Resource):
         except OSError as error:
             raise self._lock_failure(error) from error
         try:
-            self._frames = tuple(self._look_up())
+            self._locked = _Locked(offset, memory.page_size, tuple(self._look_up()))
+            memory.hold(self._locked)
             super().__init__()
         except BaseException:
             self.kernel.munlock(memory.address + offset, self.size)
@@ -122,20 +144,23 @@ class UnsafePhysicalMemory(Resource):
         if not 0 <= within < self.size:
             raise InvalidArgument(errno.EINVAL, "physical address", {"offset": offset}, "outside what is locked")
         page, rest = divmod(within, self.memory.page_size)
-        return self._frames[page] + rest
+        return self._locked.frames[page] + rest
 
     def runs(self) -> tuple[PhysicalRun, ...]:
         """The physical addresses of all that is locked, ascending by offset. Raises ClosedError."""
         self.require_open()
         size = self.memory.page_size
         return joined(
-            PhysicalRun(self.offset + index * size, address, size) for index, address in enumerate(self._frames)
+            PhysicalRun(self.offset + index * size, address, size) for index, address in enumerate(self._locked.frames)
         )
 
     def _look_up(self) -> Iterator[int]:
         """The physical address of each page. Raises MemoryUnavailable, VfioError."""
         page = host_page_size()
-        fd = self.kernel.open("/proc/self/pagemap", os.O_RDONLY)
+        try:
+            fd = self.kernel.open("/proc/self/pagemap", os.O_RDONLY)
+        except OSError as error:
+            raise explain(error, "look up physical addresses", {"file": "/proc/self/pagemap"}) from error
         try:
             for offset in range(self.offset, self.offset + self.size, self.memory.page_size):
                 data = self.kernel.pread(fd, 8, (self.memory.address + offset) // page * 8)
@@ -162,9 +187,12 @@ class UnsafePhysicalMemory(Resource):
 
     def _release(self) -> None:
         address, size = self.memory.address + self.offset, self.size
-        self._view.release()
-        if not self._inherited:
-            self.kernel.munlock(address, size)
+        try:
+            if not self._inherited:
+                self.kernel.munlock(address, size)
+        finally:
+            self._view.release()
+            self.memory.release(self._locked)
 
     def __repr__(self) -> str:
         return f"<UnsafePhysicalMemory {self.size:#_x}{' closed' if getattr(self, '_closed', True) else ''}>"

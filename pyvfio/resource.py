@@ -6,44 +6,68 @@ import errno
 import functools
 import os
 import threading
-import warnings
+import weakref
+from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from pyvfio.errors import ClosedError
+from pyvfio.lifetime import are_waiting, collect, drop, lock_of
+
+R = TypeVar("R", bound="Resource")
+
+_exclusive: dict[int, weakref.ref[Resource]] = {}
+"""What this process has open and can be open only once, by id()."""
 
 
 class Resource:
     """Owned by whoever opened it, until close().
 
-    close() is idempotent, closes children first (newest first), and runs to its end even when a step fails; the first
-    failure is raised then. Use after close raises ClosedError. So does use in a forked child: there, close() only gives
-    up the child's copies and changes nothing that the parent process still uses.
+    close() is idempotent, closes children first (newest first), and runs to its end even when a step fails or Ctrl-C
+    comes; the first failure is raised then. Use after close raises ClosedError. So does use in a forked child: there,
+    close() only gives up the child's copies and changes nothing that the parent process still uses, and it waits for no
+    lock that a thread of the parent held at the fork.
 
-    A resource and its children share one lock. A child made with own_lock has another one, shared with its own
-    children: it may get another parent, and work in it does not wait for its parent's work. A thread takes a parent's
-    lock before a child's, and holds the locks of no two resources of which neither is above the other.
+    A parent refers to its children and they to it, so they are dropped as a whole, if nothing outside refers to any of
+    them. That is a ResourceWarning for the outermost one, which closes them all. A child that is not kept while its
+    parent is stays open: it is the parent's.
+
+    A resource and its children share one lock. A child whose class has _has_own_lock has another one, shared with its
+    own children: it may get another parent, and work in it does not wait for its parent's work. A thread takes a
+    parent's lock before a child's, and holds the locks of no two resources of which neither is above the other; the
+    lock of a Memory comes after all others, and nothing is called under it that takes one of them.
     """
 
-    def __init__(self, parent: Resource | None = None, *, own_lock: bool = False) -> None:
+    _has_own_lock = False
+    """Whether an object of this class does not share its parent's lock."""
+    _is_exclusive = False
+    """Whether what an object of this class stands for can be open only once in the whole system."""
+
+    def __init__(self, parent: Resource | None = None) -> None:
         """parent: the resource that closes this one when it is closed itself; None for none.
 
         Raises ClosedError if the parent is closed; nothing has to be closed then.
         """
-        self._lock: threading.RLock = threading.RLock() if parent is None or own_lock else parent._lock
+        self._living_lock: threading.RLock = (
+            threading.RLock() if self._has_own_lock or parent is None else parent._living_lock
+        )
         self._parent = parent
+        self._spokesman: Resource | None = None
         self._children: list[Resource] = []
         self._needed: list[Resource] = []
         self._process = os.getpid()
         self._closing = False
+        self._is_dropped = False
         # _closed comes last: an object that could not be opened has none, and is not missed.
         if parent is None:
             self._closed = False
-            return
-        with parent._lock:
-            parent.require_open()
-            parent._children.append(self)
-            self._closed = False
+        else:
+            with parent._lock:
+                parent.require_open()
+                parent._children.append(self)
+                self._closed = False
+        if self._is_exclusive:
+            _exclusive[id(self)] = weakref.ref(self)
 
     @property
     def closed(self) -> bool:
@@ -65,7 +89,7 @@ class Resource:
     def close(self) -> None:
         """Close the children and then this object. Does nothing for an object that is closed.
 
-        Raises the first OSError of any step, after the last step.
+        Raises the first OSError of any step, after the last step, or KeyboardInterrupt if that came meanwhile.
         """
         # Another thread may give this object another parent while this one waits for the locks.
         while not self._close_below(self._parent):
@@ -73,7 +97,7 @@ class Resource:
 
     def _close_below(self, parent: Resource | None) -> bool:
         """Close the object if parent is its parent; whether it is."""
-        failures: list[OSError] = []
+        failures: list[BaseException] = []
         with (parent or self)._lock, self._lock:
             if self._parent is not parent:
                 return False
@@ -90,6 +114,7 @@ class Resource:
             finally:
                 self._closing = False
             self._closed = True
+            _exclusive.pop(id(self), None)
             for above in (parent, *self._needed):
                 if above is not None and self in above._children:
                     above._children.remove(self)
@@ -97,11 +122,13 @@ class Resource:
             if parent is not None:
                 _attempt(functools.partial(parent._child_closed, self), failures)
         if failures:
-            raise failures[0]
+            # A KeyboardInterrupt is for the whole program.
+            raise next((each for each in failures if not isinstance(each, Exception)), failures[0])
         return True
 
     def _need(self, other: Resource) -> None:
-        """Be closed before other too, as its children are. Both share one lock."""
+        """Be closed before other too, as its children are. The caller holds the lock of this object, which is that of
+        other or of other's parent."""
         other.require_open()
         other._children.append(self)
         self._needed.append(other)
@@ -127,6 +154,21 @@ class Resource:
         if self._parent is not None:
             self._parent._children.remove(self)
             self._parent = None
+
+    def _speak_for_parent(self) -> None:
+        """Be named when the parent is dropped open: the program knows this object, which made its own parent."""
+        if self._parent is not None:
+            self._parent._spokesman = self
+
+    @property
+    def _lock(self) -> threading.RLock:
+        """The lock of this object and its children."""
+        return lock_of(self._process, self._living_lock)
+
+    @property
+    def _upper_lock(self) -> threading.RLock:
+        """The lock of the parent, which is this object's own unless its class has _has_own_lock."""
+        return (self._parent or self)._lock
 
     def _lock_of(self, child: Resource) -> threading.RLock:
         """The lock that a child, present or future, shares with its own children. To be taken after self._lock."""
@@ -156,14 +198,63 @@ class Resource:
     ) -> None:
         self.close()
 
+    @property
+    def outermost(self) -> Resource:
+        """The object that closes this one when it is closed or dropped: the one above all above it, or itself."""
+        place = self
+        while place._parent is not None:
+            place = place._parent
+        return place
+
+    def _family(self) -> Iterator[Resource]:
+        yield self
+        for child in self._children:
+            yield from child._family()
+
     def __del__(self) -> None:
-        if not getattr(self, "_closed", True) and not self._inherited:
-            warnings.warn(f"{self!r} was never closed", ResourceWarning, source=self, stacklevel=2)
+        if getattr(self, "_closed", True):
+            return
+        # All of the family are dropped with this one, and Python begins with any of them.
+        outermost = self.outermost
+        if not outermost._is_dropped:
+            outermost._is_dropped = True
+            packages = {
+                kind.__module__.partition(".")[0] for each in outermost._family() for kind in type(each).__mro__
+            }
+            drop(
+                outermost._spokesman or outermost,
+                outermost.close,
+                warn=not self._inherited,
+                packages=packages - {"builtins"},
+            )
 
 
-def _attempt(step: object, failures: list[OSError]) -> None:
-    assert callable(step)
+def collected(kind: type[R], matches: Callable[[R], bool]) -> bool:
+    """Whether something of ours that was dropped may have been in the way until now. It is released then.
+
+    kind, matches: what would be in the way. The collector runs only if such an object is open in this process, or
+    something that was dropped is yet to be released. For callers that hold no lock.
+    """
+    if not are_waiting() and opened(kind, matches) is None:
+        return False
+    collect()
+    return True
+
+
+def opened(kind: type[R], matches: Callable[[R], bool]) -> R | None:
+    """The object of a kind that this process has open and for which matches() is true; None if there is none.
+
+    kind: a class whose objects stand for what can be open only once in the whole system.
+    """
+    for reference in list(_exclusive.values()):
+        each = reference()
+        if isinstance(each, kind) and not each.closed and not each._inherited and matches(each):
+            return each
+    return None
+
+
+def _attempt(step: Callable[[], object], failures: list[BaseException]) -> None:
     try:
         step()
-    except OSError as error:
+    except BaseException as error:
         failures.append(error)

@@ -15,6 +15,7 @@ from pyvfio.dma import MappingSpace
 from pyvfio.errors import DeviceBusy, DeviceNotBound, GroupBusy, GroupNotViable, VfioError, VfTokenRefused
 from pyvfio.explain import Meanings, explain, no_raw_io, permit
 from pyvfio.kernel import Kernel, LinuxKernel
+from pyvfio.resource import Resource, collected, opened
 from pyvfio.sysfs import blocking_members, group_members
 
 
@@ -25,6 +26,9 @@ class Group(DeviceGroup):
     kernel: the kernel that the group was opened in. number: as in /sys/kernel/iommu_groups. fd: the descriptor. path:
     the node that it was opened from. is_noiommu: whether there is no IOMMU behind its devices: see pyvfio.noiommu.
     """
+
+    # The group can move, and its devices do not wait for what the container maps.
+    _has_own_lock = True
 
     def __init__(
         self,
@@ -49,8 +53,7 @@ class Group(DeviceGroup):
         except OSError as error:
             raise self._open_failure(error) from error
         try:
-            # A lock of its own: the group can move, and its devices do not wait for what the container maps.
-            super().__init__(container, own_lock=True)
+            super().__init__(container)
         except BaseException:
             self.kernel.close(self.fd)
             raise
@@ -165,28 +168,51 @@ class Group(DeviceGroup):
 
     def _open(self) -> int:
         try:
-            return self.kernel.open(self.path, os.O_RDWR)
+            return self._open_node()
         except FileNotFoundError as error:
             with_iommu, self.path = self.path, f"/dev/vfio/noiommu-{self.number}"
             try:
-                fd = self.kernel.open(self.path, os.O_RDWR)
+                fd = self._open_node()
             except FileNotFoundError:
                 self.path = with_iommu
                 raise error from None
             self.is_noiommu = True
             return fd
 
+    def _open_node(self) -> int:
+        try:
+            return self.kernel.open(self.path, os.O_RDWR)
+        except OSError as error:
+            if error.errno != errno.EBUSY or not collected(Resource, self._is_in_the_way):
+                raise
+            return self.kernel.open(self.path, os.O_RDWR)
+
+    def _is_in_the_way(self, other: Resource) -> bool:
+        """Whether an open object keeps this group from being opened: the group itself, or a device by its node."""
+        if isinstance(other, Group):
+            return other.number == self.number
+        return isinstance(other, Device) and other.group is None and self._has_member(other.address)
+
+    def _has_member(self, address: str) -> bool:
+        return any(member.address == address for member in group_members(self.kernel, self.number))
+
+    def _busy(self, operation: str) -> GroupBusy:
+        holder = opened(Resource, self._is_in_the_way)
+        if holder is None:
+            meaning = "it is open already, in another process or through a descriptor that no object here owns"
+            return GroupBusy(errno.EBUSY, operation, meaning=meaning, advice="Close it there")
+        above = holder.outermost
+        owner = "" if above is holder else f" of {above!r}"
+        meaning = f"this process has it open already: {holder!r}{owner}"
+        advice = "Close that. If no name is left for it, a traceback or the last result of a REPL may refer to it"
+        return GroupBusy(errno.EBUSY, operation, meaning=meaning, advice=advice)
+
     def _open_failure(self, error: OSError) -> VfioError:
         code = error.errno or errno.EIO
         operation = f"open group {self.number}"
         match code:
             case errno.EBUSY:
-                return GroupBusy(
-                    code,
-                    operation,
-                    meaning="it is open already, here or in another process",
-                    advice="Close it there",
-                )
+                return self._busy(operation)
             case errno.ENOENT:
                 names = ", ".join(member.address for member in group_members(self.kernel, self.number))
                 return DeviceNotBound(

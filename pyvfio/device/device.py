@@ -45,10 +45,12 @@ class Device(OpenDevice):
         address: the device's name in sysfs. Raises VfioError if fd is no VFIO device, ClosedError if parent is closed.
         """
         self.features = Features(self)
+        self._config: ConfigRegion | None = None
         super().__init__(fd, address, kernel=kernel, group=group, parent=parent)
 
     def region(self, index: int) -> Region:
-        """The region with this index, for PCI a RegionIndex or a number beyond: the same object at each call.
+        """The region with this index, for PCI a RegionIndex or a number beyond: the same object at each call, until it
+        is closed; a new one then.
 
         Raises VfioError if the device has no such region.
         """
@@ -57,7 +59,8 @@ class Device(OpenDevice):
         return self.part(Region, index)
 
     def interrupts(self, index: InterruptIndex | int) -> Interrupts:
-        """The interrupts with this index, not enabled yet: the same object at each call.
+        """The interrupts with this index, not enabled yet: the same object at each call, until it is closed; a new one
+        then.
 
         Raises VfioError if the device has no such index.
         """
@@ -122,7 +125,12 @@ class Device(OpenDevice):
     def _config_region(self) -> ConfigRegion:
         if not self.info.flags & DeviceFlags.PCI:
             raise VfioError(errno.EINVAL, f"config space of {self.address}", meaning="it is no PCI device")
-        return self.part(ConfigRegion, RegionIndex.CONFIG)
+        # Not the one that region() hands out, which the program may close.
+        with self._lock:
+            self.require_open()
+            if self._config is None or self._config.closed:
+                self._config = ConfigRegion(self, RegionIndex.CONFIG)
+            return self._config
 
     def _release(self) -> None:
         try:

@@ -13,6 +13,7 @@ from pyvfio.abi import vfio
 from pyvfio.device.open_device import OpenDevice
 from pyvfio.device.region_info import MmapArea
 from pyvfio.errors import FeatureUnsupported, InvalidArgument, VfioError
+from pyvfio.explain import no_descriptor
 from pyvfio.kernel import EventFd
 
 S = TypeVar("S", bound=ctypes.Structure)
@@ -110,7 +111,7 @@ class Features:
 
         exit_low_power() and closing the device close the event.
         """
-        event = EventFd(self.device.kernel, f"wakeup of {self.device.address}")
+        event = EventFd(self.device.kernel, f"wakeup of {self.device.address}", is_owned=True)
         data = vfio.vfio_device_low_power_entry_with_wakeup(wakeup_eventfd=event.fileno())
         try:
             self._enter_low_power(Feature.LOW_POWER_ENTRY_WITH_WAKEUP, bytes(data))
@@ -192,4 +193,4 @@ class Features:
                 raise FeatureUnsupported(
                     errno.ENOTTY, operation, meaning="the device, its driver or this kernel does not have it"
                 ) from error
-            raise VfioError(error.errno or errno.EIO, operation) from error
+            raise VfioError(error.errno or errno.EIO, operation, {}, *no_descriptor(error.errno or 0) or ()) from error

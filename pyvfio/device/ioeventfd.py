@@ -46,7 +46,7 @@ class IoEventFd(Resource):
             raise InvalidArgument(
                 errno.EINVAL, self._operation, self._arguments, "widths are 1, 2, 4 and 8 bytes, and value must fit"
             )
-        self.event = EventFd(self.kernel, f"ioeventfd at {offset:#x} of region {region.index}")
+        self.event = EventFd(self.kernel, f"ioeventfd at {offset:#x} of region {region.index}", is_owned=True)
         try:
             self._set(self.event.fileno())
             try:

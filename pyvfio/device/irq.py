@@ -93,7 +93,7 @@ class Interrupts(DevicePart):
         """Enable the first count vectors. A failure leaves none enabled.
 
         Raises InvalidArgument for more than info.count or if some are enabled, VfioError if the host cannot provide
-        them.
+        them, or if this process may not open a file for each.
         Source: VFIO_DEVICE_SET_IRQS; drivers/vfio/pci/vfio_pci_intrs.c, vfio_msi_enable.
         """
         operation = f"enable {self.name}"
@@ -180,17 +180,21 @@ class Interrupts(DevicePart):
     def wait(self, timeout: float | None = None, vector: int = 0) -> int:
         """Wait until the vector fires; return how often it has fired, or 0 after timeout seconds.
 
-        Raises InvalidArgument if the vector is not enabled, ClosedError if it is disabled meanwhile.
+        timeout: None or infinity to wait for ever, zero or less not to wait. Raises InvalidArgument if the vector is
+        not enabled, ClosedError if it is disabled meanwhile.
         """
         return self._enabled_vector(vector).wait(timeout)
 
     def wait_any(self, timeout: float | None = None) -> dict[int, int]:
         """Wait until an enabled vector fires; return how often each has fired that did. Empty after timeout seconds.
 
-        Raises InvalidArgument if none is enabled, ClosedError if one is disabled meanwhile.
+        timeout: None or infinity to wait for ever, zero or less not to wait. Raises InvalidArgument if none is enabled,
+        ClosedError if one is disabled meanwhile.
         """
-        self._enabled_vector(next(iter(self._vectors), 0))
-        return wait_for_any(dict(self._vectors), timeout)
+        with self._lock:
+            self._enabled_vector(next(iter(self._vectors), 0))
+            vectors = self._vectors.copy()
+        return wait_for_any(vectors, timeout)
 
     async def wait_async(self, vector: int = 0) -> int:
         """Wait in the running asyncio loop until the vector fires; return how often it has fired.
@@ -220,14 +224,20 @@ class Interrupts(DevicePart):
     def unmask_event(self) -> EventFd:
         """An eventfd that unmasks INTx when it is signalled, without a call of this library. disable() closes it.
 
+        It is the same one at each call, until it is closed; a new one then.
         Raises VfioError (ENOTTY) for MSI and MSI-X.
         """
         with self._lock:
             self.require_open()
-            if self._unmask is None:
-                event = EventFd(self.kernel, f"unmask of {self.name}")
+            if self._unmask is None or self._unmask.closed:
+                flags = vfio.VFIO_IRQ_SET_DATA_EVENTFD | vfio.VFIO_IRQ_SET_ACTION_UNMASK
+                if self._unmask is not None:
+                    # The kernel keeps the one before, whoever has closed it, and takes no second one.
+                    self._set(flags, 0, 1, [_DETACH])
+                    self._unmask = None
+                event = EventFd(self.kernel, f"unmask of {self.name}", is_owned=True)
                 try:
-                    self._set(vfio.VFIO_IRQ_SET_DATA_EVENTFD | vfio.VFIO_IRQ_SET_ACTION_UNMASK, 0, 1, [event.fileno()])
+                    self._set(flags, 0, 1, [event.fileno()])
                 except BaseException:
                     event.close()
                     raise
@@ -240,7 +250,7 @@ class Interrupts(DevicePart):
         return f"interrupts {self.info.index} of {self.device.address}"
 
     def _event(self, vector: int) -> EventFd:
-        return EventFd(self.kernel, f"vector {vector} of {self.name}")
+        return EventFd(self.kernel, f"vector {vector} of {self.name}", is_owned=True)
 
     def _enabled_vector(self, vector: int) -> EventFd:
         self.require_open()

@@ -65,6 +65,7 @@ class DeviceGroup(Resource, ABC):
     fd: int
     number: int
     is_noiommu: bool
+    _is_exclusive = True
 
     @abstractmethod
     def siblings(self) -> Sequence[DeviceGroup]:
@@ -79,6 +80,8 @@ class OpenDevice(Resource):
     is_decoding: whether the BARs answer, as far as this process set the device's command register and power state.
     is_asleep: whether this process let the host suspend the device, see Features.enter_low_power.
     """
+
+    _is_exclusive = True
 
     def __init__(
         self,
@@ -121,14 +124,14 @@ class OpenDevice(Resource):
         return self.is_decoding and not self.is_asleep
 
     def part(self, kind: type[P], index: int) -> P:
-        """The part of this kind with this index: made at the first call, the same object at each later call.
+        """The part of this kind with this index: the same object at each call, until it is closed; a new one then.
 
         Raises ClosedError, and what kind's constructor raises.
         """
         with self._lock:
             self.require_open()
             found = self._parts.get((kind, index))
-            if not isinstance(found, kind):
+            if not isinstance(found, kind) or found.closed:
                 found = self._parts[kind, index] = kind(self, index)
             return found
 
@@ -144,6 +147,10 @@ class OpenDevice(Resource):
             }.get(error.errno or 0, "")
             raise VfioError(error.errno or errno.EIO, f"open device {self.address}", meaning=meaning) from error
         return device_info(info, data)
+
+    def _child_closed(self, child: Resource) -> None:
+        if isinstance(child, DevicePart) and self._parts.get((type(child), child.index)) is child:
+            del self._parts[type(child), child.index]
 
     def _release(self) -> None:
         self.kernel.close(self.fd)

@@ -12,6 +12,7 @@ from pyvfio.abi import iommufd, vfio
 from pyvfio.faults.rules import Before, Call, Fault, Hold, Rule, ShortUnmap, Vanish
 from pyvfio.faults.vanished import OpenDevices
 from pyvfio.kernel import IoctlArgument, Kernel
+from pyvfio.lifetime import lock_of
 
 T = TypeVar("T")
 
@@ -27,7 +28,8 @@ class FaultyKernel:
     def __init__(self, kernel: Kernel, *rules: Rule) -> None:
         self.kernel = kernel
         self.calls: list[Call] = []
-        self._lock = threading.Lock()
+        self._running_lock = threading.RLock()
+        self._made_by = os.getpid()
         self._devices = OpenDevices(kernel)
         self._rules: list[tuple[Rule, list[int]]] = []
         self.arm(*rules)
@@ -146,6 +148,10 @@ class FaultyKernel:
 
     def poll(self, fds: Sequence[int], timeout: float | None) -> list[int]:
         return self._call("poll", self.kernel.poll, fds, timeout)
+
+    @property
+    def _lock(self) -> threading.RLock:
+        return lock_of(self._made_by, self._running_lock)
 
     def _call(self, name: str, function: Callable[..., T], *arguments: object) -> T:
         self._before(Call(name))

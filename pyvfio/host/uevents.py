@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import select
 import socket
 import time
 from collections.abc import Mapping
@@ -11,8 +10,8 @@ from dataclasses import dataclass
 from typing import Protocol, Self
 
 from pyvfio.errors import VfioError
-from pyvfio.kernel import Kernel, exists
-from pyvfio.resource import Resource
+from pyvfio.explain import explain
+from pyvfio.kernel import EventFd, Kernel, LinuxKernel, Stream, exists
 
 _NETLINK_KOBJECT_UEVENT = 15
 _FROM_KERNEL = 1
@@ -59,37 +58,36 @@ class Uevents(Protocol):
         """Wait for the next event; None after timeout seconds."""
 
 
-class LinuxUevents(Resource):
-    """The events of the running kernel in this process's network namespace."""
+class LinuxUevents(Stream[Uevent | None]):
+    """The events of the running kernel in this process's network namespace, until close()."""
 
     # A plain netlink socket: these messages are text without netlink attributes, and pyroute2's socket keeps back
     # messages that have arrived while its descriptor says that there is nothing to read (0.9.7).
     def __init__(self) -> None:
-        """Raises OSError if the kernel gives no such socket."""
-        self._socket = socket.socket(
-            socket.AF_NETLINK, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, _NETLINK_KOBJECT_UEVENT
-        )
+        """Raises VfioError if the kernel gives no such socket."""
+        kernel = LinuxKernel()
+        closing = EventFd(kernel, "end of uevents", is_owned=True)
         try:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
-            self._socket.bind((0, _FROM_KERNEL))
-        except OSError:
-            self._socket.close()
-            raise
-        super().__init__()
+            self._socket = _netlink()
+        except OSError as error:
+            closing.close()
+            raise explain(error, "listen to uevents") from error
+        super().__init__(kernel, "uevents", self._socket.fileno(), closing)
 
     def next(self, timeout: float | None = None) -> Uevent | None:
         """Wait for the next event; None after timeout seconds.
 
-        Raises VfioError (ENOBUFS) once if more events have come than could be kept; call it again then.
+        timeout: None or infinity to wait for ever, zero or less not to wait. Raises VfioError (ENOBUFS) once if more
+        events have come than could be kept; call it again then. Raises ClosedError, also if it is closed meanwhile.
         """
-        self.require_open()
-        end = None if timeout is None else time.monotonic() + timeout
+        return self.wait(timeout)
+
+    def _take(self, fd: int) -> Uevent | None:  # noqa: ARG002 (the socket's)
         while True:
-            left = None if end is None else max(0.0, end - time.monotonic())
-            if not select.select([self._socket], [], [], left)[0]:
-                return None
             try:
                 message, (sender, _) = self._socket.recvfrom(_LARGEST)
+            except BlockingIOError:
+                return None
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
@@ -97,11 +95,27 @@ class LinuxUevents(Resource):
             if sender == 0:
                 return Uevent.parse(message)
 
-    def _release(self) -> None:
-        self._socket.close()
+    def _close_descriptors(self) -> None:
+        try:
+            self._socket.close()
+        finally:
+            self._closing.close()
 
     def __repr__(self) -> str:
         return f"<LinuxUevents{' closed' if self.closed else ''}>"
+
+
+def _netlink() -> socket.socket:
+    """A socket that gets the kernel's uevents. Raises OSError."""
+    kind = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+    opened = socket.socket(socket.AF_NETLINK, kind, _NETLINK_KOBJECT_UEVENT)
+    try:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+        opened.bind((0, _FROM_KERNEL))
+    except BaseException:
+        opened.close()
+        raise
+    return opened
 
 
 def wait_for_node(kernel: Kernel, path: str, events: Uevents, timeout: float) -> None:

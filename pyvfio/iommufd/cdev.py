@@ -9,7 +9,7 @@ import uuid
 from typing import Self
 
 from pyvfio.abi import vfio
-from pyvfio.device import Device
+from pyvfio.device import Device, DeviceGroup
 from pyvfio.errors import DeviceBusy, DeviceNotBound, InvalidArgument, VfioError, VfTokenRefused
 from pyvfio.explain import no_raw_io, not_asked_for, open_failure
 from pyvfio.iommufd.device import IommufdDevice
@@ -17,6 +17,7 @@ from pyvfio.iommufd.iommufd import Iommufd, explain_iommufd
 from pyvfio.iommufd.object import IommufdObject
 from pyvfio.kernel import Kernel
 from pyvfio.reserved import firmware_claim
+from pyvfio.resource import Resource, collected
 from pyvfio.sysfs import blocking_members, character_device, group_node, is_noiommu, vfio_device
 
 
@@ -44,6 +45,9 @@ def cdev_node(kernel: Kernel, address: str) -> str:
 
 class CdevDevice(Device, IommufdDevice):
     """A Device that is bound to an iommufd. It needs no group, and can move between address spaces while it is open."""
+
+    # Its parts do not wait for what an address space maps.
+    _has_own_lock = True
 
     def __init__(
         self,
@@ -158,10 +162,25 @@ def _bind(iommufd: Iommufd, fd: int, address: str, vf_token: uuid.UUID | None) -
     if vf_token:
         bind.flags, bind.token_uuid_ptr = vfio.VFIO_DEVICE_BIND_FLAG_TOKEN, ctypes.addressof(token)
     try:
-        iommufd.kernel.ioctl(fd, vfio.VFIO_DEVICE_BIND_IOMMUFD, bind)
+        try:
+            iommufd.kernel.ioctl(fd, vfio.VFIO_DEVICE_BIND_IOMMUFD, bind)
+        except OSError as error:
+            # EINVAL: the device is open, among others. EBUSY: its group is.
+            if error.errno not in (errno.EBUSY, errno.EINVAL) or not collected(
+                Resource, lambda other: _is_in_the_way(other, iommufd.kernel, address)
+            ):
+                raise
+            iommufd.kernel.ioctl(fd, vfio.VFIO_DEVICE_BIND_IOMMUFD, bind)
     except OSError as error:
         raise _bind_failure(error, iommufd.kernel, address, vf_token) from error
     return bind.out_devid
+
+
+def _is_in_the_way(other: Resource, kernel: Kernel, address: str) -> bool:
+    """Whether an open object keeps the device from being bound: the device itself, or its group."""
+    if isinstance(other, DeviceGroup):
+        return other.number == vfio_device(kernel, address).group
+    return isinstance(other, Device) and other.address == address
 
 
 def _bind_failure(error: OSError, kernel: Kernel, address: str, vf_token: uuid.UUID | None) -> VfioError:

@@ -67,7 +67,10 @@ class IommufdDevice(IommufdObject):
             raise InvalidArgument(errno.EINVAL, operation, arguments, meaning, "Open both with one Iommufd")
         if pasid is not None and not 0 < pasid <= _LAST_PASID:
             raise InvalidArgument(errno.EINVAL, operation, arguments, f"a PASID is from 1 to {_LAST_PASID:#x}")
-        with self._lock:
+        # The record of attachments is the iommufd's.
+        with self._upper_lock:
+            self.require_open()
+            target.require_open()
             try:
                 self._attach_ioctl(target.id, pasid)
             except OSError as error:
@@ -82,8 +85,8 @@ class IommufdDevice(IommufdObject):
         the device: stop the device itself first, because memory is no longer pinned once the last device is detached.
         Raises VfioError. Source: VFIO_DEVICE_DETACH_IOMMUFD_PT.
         """
-        self.require_open()
-        with self._lock:
+        with self._upper_lock:
+            self.require_open()
             if self.iommufd.attachments.target(self, pasid) is None:
                 return
             try:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from pyvfio.iommufd.iommufd import Iommufd
 from pyvfio.iommufd.object import IommufdObject
-from pyvfio.kernel import EventFd, Kernel, Waitable
+from pyvfio.kernel import EventFd, Kernel, Stream
 
 E = TypeVar("E")
 
@@ -23,7 +24,7 @@ class EventQueue(IommufdObject, Generic[E]):
         """size: how many bytes are read at a time."""
         super().__init__(parent)
         with self._allocation():
-            closing = EventFd(self.kernel, "end of an event queue")
+            closing = EventFd(self.kernel, "end of an event queue", is_owned=True)
             try:
                 self.id, fd = self._allocate()
             except BaseException:
@@ -50,7 +51,10 @@ class EventQueue(IommufdObject, Generic[E]):
         return self._reader.pending()
 
     def wait(self, timeout: float | None = None) -> tuple[E, ...]:
-        """Wait until the queue holds an event, and take what it holds; nothing after timeout seconds."""
+        """Wait until the queue holds an event, and take what it holds; nothing after timeout seconds.
+
+        timeout: None or infinity to wait for ever, zero or less not to wait.
+        """
         self.require_open()
         return self._reader.wait(timeout)
 
@@ -70,8 +74,8 @@ class EventQueue(IommufdObject, Generic[E]):
         super()._release()
 
 
-class _Reader(Waitable[tuple[E, ...]]):
-    """The descriptor of a queue. Closing cannot make it readable, so threads wait for an eventfd beside it too."""
+class _Reader(Stream[tuple[E, ...]]):
+    """The descriptor of a queue."""
 
     def __init__(
         self,
@@ -82,10 +86,9 @@ class _Reader(Waitable[tuple[E, ...]]):
         parsed: Callable[[bytes], tuple[E, ...]],
         closing: EventFd,
     ) -> None:
-        super().__init__(kernel, name, fd)
+        super().__init__(kernel, name, fd, closing, is_owned=True)
         self._size = size
         self._parsed = parsed
-        self._closing = closing
 
     def write(self, data: bytes) -> int:
         """Write to the descriptor, which stays open meanwhile."""
@@ -94,20 +97,10 @@ class _Reader(Waitable[tuple[E, ...]]):
 
     def close(self) -> None:
         super().close()
-        # The iommufd destroys no object that is open anywhere.
-        self._left.wait()
+        # The iommufd destroys no object that is open anywhere. Who waits holds no lock, and leaves at once; but in this
+        # thread it is what a signal handler has interrupted.
+        if threading.get_ident() not in self._users:
+            self._left.wait()
 
     def _take(self, fd: int) -> tuple[E, ...]:
         return self._parsed(self.kernel.read(fd, self._size))
-
-    def _awaited(self) -> list[int]:
-        return [self._fd, self._closing.fileno()]
-
-    def _wake(self) -> None:
-        self._closing.signal()
-
-    def _close_descriptors(self) -> None:
-        try:
-            super()._close_descriptors()
-        finally:
-            self._closing.close()

@@ -33,7 +33,8 @@ class Ioas(Translation, MappingSpace):
     mapped is pinned for it, and physical_range() says where it lies. There is no mapping limit. What is mapped while no
     device is attached is pinned when the first one is. Pinned memory is charged to the user, for all processes of the
     user together, once for each map_dma even if it is copied to other address spaces. Safe from several threads: the
-    iommufd and all of its objects share one lock.
+    iommufd and all of its objects share one lock, but each device has another one for itself and its parts: register
+    accesses and interrupts do not wait for a long map_dma(), only attaching and closing a device does.
 
     iommufd: the iommufd that the address space belongs to.
     """
@@ -50,6 +51,8 @@ class Ioas(Translation, MappingSpace):
         self._changes_known = 0
         self._maps_files: bool | None = None
         super().__init__(iommufd or Iommufd(kernel=kernel))
+        if self._owns_iommufd:
+            self._speak_for_parent()
         with self._allocation():
             argument = abi.iommu_ioas_alloc()
             self.iommufd.call(abi.IOMMU_IOAS_ALLOC, argument, "allocate address space")

@@ -1,6 +1,6 @@
 """Kernel, which every system call goes through, and what stands directly on it."""
 
-from pyvfio.kernel.eventfd import EventFd, wait_for_any
+from pyvfio.kernel.eventfd import EventFd, Stream, wait_for_any
 from pyvfio.kernel.files import (
     exists,
     link_name,
@@ -27,11 +27,13 @@ from pyvfio.kernel.limits import (
 )
 from pyvfio.kernel.query import Capability, chain, query
 from pyvfio.kernel.seam import IoctlArgument, Kernel, LinuxKernel
+from pyvfio.kernel.timeouts import Deadline
 from pyvfio.kernel.waitable import Waitable
 
 __all__ = [
     "DMA_ENTRY_LIMIT",
     "Capability",
+    "Deadline",
     "EventFd",
     "HostMemory",
     "HugePages",
@@ -39,6 +41,7 @@ __all__ = [
     "Kernel",
     "LinuxKernel",
     "Memlock",
+    "Stream",
     "Waitable",
     "chain",
     "dma_entry_limit",

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+from pyvfio.explain import explain, no_descriptor
 from pyvfio.kernel.seam import Kernel
 
 
@@ -15,7 +18,8 @@ def read_text(kernel: Kernel, path: str) -> str:
 
 def read_bytes(kernel: Kernel, path: str) -> bytes:
     """All bytes of the file. Raises OSError as open and read do."""
-    fd = kernel.open(path, os.O_RDONLY)
+    with _file_of(path):
+        fd = kernel.open(path, os.O_RDONLY)
     try:
         parts = []
         while part := kernel.read(fd, 65536):
@@ -27,7 +31,8 @@ def read_bytes(kernel: Kernel, path: str) -> bytes:
 
 def write_text(kernel: Kernel, path: str, text: str) -> None:
     """Write text with one call, as attributes of sysfs require. Raises OSError as open and write do."""
-    fd = kernel.open(path, os.O_WRONLY)
+    with _file_of(path):
+        fd = kernel.open(path, os.O_WRONLY)
     try:
         kernel.write(fd, text.encode())
     finally:
@@ -46,7 +51,8 @@ def exists(kernel: Kernel, path: str) -> bool:
     """Whether there is a file at path. Raises OSError if its directory may not be read."""
     directory, _, name = path.rpartition("/")
     try:
-        return name in kernel.listdir(directory)
+        with _file_of(directory):
+            return name in kernel.listdir(directory)
     except (FileNotFoundError, NotADirectoryError):
         return False
 
@@ -54,7 +60,8 @@ def exists(kernel: Kernel, path: str) -> bool:
 def names_in(kernel: Kernel, path: str) -> list[str]:
     """The names in a directory, sorted; none if there is no such directory or if it may not be read."""
     try:
-        return kernel.listdir(path)
+        with _file_of(path):
+            return kernel.listdir(path)
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return []
 
@@ -66,8 +73,24 @@ def linux_release(kernel: Kernel) -> tuple[int, int]:
 
 
 def text_or_empty(kernel: Kernel, path: str) -> str:
-    """The file's text as read_text() returns it; "" if the file cannot be read."""
+    """The file's text as read_text() returns it; "" if the file cannot be read.
+
+    Raises VfioError if this process may open no more files: that says nothing of the file.
+    """
     try:
         return read_text(kernel, path)
-    except OSError:
+    except OSError as error:
+        if no_descriptor(error.errno or 0):
+            raise
         return ""
+
+
+@contextmanager
+def _file_of(path: str) -> Iterator[None]:
+    """Say of a failure within the block, which opens a file, that no file could be opened, if that was the cause."""
+    try:
+        yield
+    except OSError as error:
+        if no_descriptor(error.errno or 0):
+            raise explain(error, "open", {"file": path}) from error
+        raise

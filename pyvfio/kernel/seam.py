@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, cast
 
+from pyvfio.kernel.timeouts import Deadline
+
 IoctlArgument = int | ctypes.Structure | ctypes.Array[ctypes.c_char] | ctypes.c_int32
 """What an ioctl takes: a number, or an object that the call reads and writes in place."""
 
@@ -72,8 +74,13 @@ class Kernel(Protocol):
     def poll(self, fds: Sequence[int], timeout: float | None) -> list[int]:
         """Wait until one of fds is readable; return those that are, or none after timeout seconds.
 
-        timeout None: wait for ever.
+        timeout: as Deadline takes it: None or infinity to wait for ever, zero or less not to wait.
         """
+
+
+# poll(2) takes its milliseconds as an int: 24 days.
+_LONGEST_POLL = 1 << 20
+"""How many seconds one system call waits at most."""
 
 
 class _Ioctl(Protocol):
@@ -186,7 +193,12 @@ class LinuxKernel:
         poller = select.poll()
         for fd in fds:
             poller.register(fd, select.POLLIN)
-        return [fd for fd, _ in poller.poll(None if timeout is None else timeout * 1000)]
+        deadline = Deadline(timeout)
+        while True:
+            left = deadline.left
+            ready = poller.poll(None if left is None else min(left, _LONGEST_POLL) * 1000)
+            if ready or deadline.has_passed:
+                return [fd for fd, _ in ready]
 
     def _check(self, result: int) -> None:
         if result != 0:

@@ -4,46 +4,58 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import threading
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Generic, TypeVar
+from contextlib import contextmanager, suppress
+from types import TracebackType
+from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 from pyvfio.errors import ClosedError, InvalidArgument
+from pyvfio.explain import explain
 from pyvfio.kernel.seam import Kernel
+from pyvfio.kernel.timeouts import Deadline
+from pyvfio.lifetime import drop, lock_of
 
 if TYPE_CHECKING:
     import asyncio
 
 T = TypeVar("T")
 
-_PATIENCE = 5.0
-"""How many seconds another thread's event loop has to let go of a descriptor that is about to be closed."""
-
 
 class Waitable(ABC, Generic[T]):
     """A descriptor that is readable while there is something to take: a T, which is false if there is nothing.
 
-    Whoever makes it closes it. Safe from several threads: close() wakes every thread that waits, with ClosedError.
+    Whoever makes it closes it. Safe from several threads and from signal handlers: close() wakes every thread and task
+    that waits, with ClosedError, and waits for none of them. Dropped open it is closed, with a ResourceWarning.
     kernel: the kernel that the descriptor is of. name: what it stands for, for messages.
     """
 
-    def __init__(self, kernel: Kernel, name: str, fd: int) -> None:
-        """Take fd over: it is closed with this object."""
+    def __init__(self, kernel: Kernel, name: str, fd: int, *, is_owned: bool = False) -> None:
+        """Take fd over: it is closed with this object. is_owned: another object closes this one, so that the program is
+        not told when both are dropped."""
         self.kernel = kernel
         self.name = name
         self._fd = fd
+        self._is_owned = is_owned
         self._process = os.getpid()
-        self._lock = threading.Lock()
-        self._users = 1
-        self._closed = False
+        # A signal handler may come in while its thread holds it.
+        self._living_lock = threading.RLock()
+        self._users: list[int] = []
         self._left = threading.Event()
+        self._descriptors_left = [fd]
         self._watch: _Watch | None = None
+        self._closed = False
+
+    @property
+    def closed(self) -> bool:
+        """Whether close() has been called."""
+        return self._closed
 
     def fileno(self) -> int:
-        """The descriptor, for select and event loops: it is readable while there is something, which pending() takes.
+        """The descriptor, for poll, epoll and event loops: it is readable while there is something, which pending()
+        takes. select.select() takes no descriptor above 1023. Have a loop of your own let go of it before close().
 
         Raises ClosedError.
         """
@@ -59,17 +71,17 @@ class Waitable(ABC, Generic[T]):
     def wait(self, timeout: float | None = None) -> T:
         """Wait until there is something, or until timeout seconds have passed; take and return it.
 
-        timeout None: wait for ever. Raises ClosedError, also if it is closed meanwhile.
+        timeout: None or infinity to wait for ever, zero or less not to wait. Raises ClosedError, also if it is closed
+        meanwhile, and InvalidArgument for a timeout that is no number.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = Deadline(timeout)
         with self.in_use() as fd:
             while True:
-                left = None if deadline is None else max(deadline - time.monotonic(), 0)
-                is_readable = self.kernel.poll(self._awaited(), left)
+                self.kernel.poll(self._awaited(), deadline.left)
                 if self._closed:
                     raise self._closed_error()
                 # Another thread may have taken it first.
-                if (taken := self._take(fd)) or (not is_readable and timeout is not None):
+                if (taken := self._take(fd)) or deadline.has_passed:
                     return taken
 
     async def wait_async(self) -> T:
@@ -83,27 +95,27 @@ class Waitable(ABC, Generic[T]):
 
         while True:
             readable = asyncio.Event()
-            with self._watched_by(_Watch(asyncio.get_running_loop(), self._fd, readable.set)):
+            with self._watched_by(asyncio.get_running_loop(), readable.set):
                 await readable.wait()
             if taken := self.pending():
                 return taken
 
     def close(self) -> None:
-        """Wake every thread that waits. The last one of them closes the descriptor."""
+        """Wake every thread and task that waits. The last thread of them closes the descriptor."""
         with self._lock:
             if self._closed:
                 return
             self._closed = True
-            is_forked = self._process != os.getpid()
-            if is_forked:
-                # A fork takes the count along, but not the threads that wait.
-                self._users = 1
-            if self._users > 1:
+            watch = self._watch
+            if self._process != os.getpid():
+                # A fork takes the users along, but not the threads that wait.
+                self._users, watch = [], None
+            if self._users:
                 self._wake()
-            watch = None if is_forked else self._watch
+            else:
+                self._close_once()
         if watch is not None:
-            watch.end()
-        self._leave()
+            watch.wake()
 
     @abstractmethod
     def _take(self, fd: int) -> T:
@@ -123,66 +135,95 @@ class Waitable(ABC, Generic[T]):
     @contextmanager
     def in_use(self) -> Iterator[int]:
         """The descriptor, which is not closed before the block is left. Raises ClosedError."""
+        thread = threading.get_ident()
         with self._lock:
+            # Before the look: a signal handler that closes it in between leaves the descriptor to us.
+            self._users.append(thread)
+        try:
             if self._closed:
                 raise self._closed_error()
-            self._users += 1
-        try:
             yield self._fd
         finally:
-            self._leave()
+            with self._lock:
+                self._users.remove(thread)
+                if self._closed and not self._users:
+                    self._close_once()
 
-    def _leave(self) -> None:
-        with self._lock:
-            self._users -= 1
-            is_last = not self._users
-        if is_last:
-            self._close_descriptors()
-            self._left.set()
+    def _close_once(self) -> None:
+        # pop() and not a look: a signal handler may come between the two.
+        with suppress(IndexError):
+            self._descriptors_left.pop()
+            try:
+                self._close_descriptors()
+            finally:
+                self._left.set()
+
+    @property
+    def _lock(self) -> threading.RLock:
+        return lock_of(self._process, self._living_lock)
 
     @contextmanager
-    def _watched_by(self, watch: _Watch) -> Iterator[None]:
+    def _watched_by(self, loop: asyncio.AbstractEventLoop, fire: Callable[[], object]) -> Iterator[None]:
         with self._lock:
             if self._closed:
                 raise self._closed_error()
             if self._watch is not None:
                 raise InvalidArgument(errno.EBUSY, f"wait for {self.name}", meaning="a task waits for it already")
-            self._watch = watch
+            watch = self._watch = _Watch(loop, self._fd, fire)
         try:
-            watch.begin()
             yield
         finally:
-            watch.end()
             self._watch = None
+            watch.end()
 
     def _closed_error(self) -> ClosedError:
         return ClosedError(errno.EBADF, f"wait for {self.name}", meaning="it is closed")
 
+    def __enter__(self) -> Self:
+        if self._closed:
+            raise self._closed_error()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if not getattr(self, "_closed", True):
+            drop(self, self.close, warn=not self._is_owned and self._process == os.getpid())
+
 
 class _Watch:
-    """An event loop that waits for a descriptor. It calls fire when the descriptor is readable or to be closed."""
+    """An event loop that calls fire when a descriptor is readable, through a descriptor of its own.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, fd: int, fire: Callable[[], None]) -> None:
+    So whoever closes the descriptor neither waits for the loop, which may be busy or wait for a lock of his, nor takes
+    away under it what it has registered.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, fd: int, fire: Callable[[], object]) -> None:
+        """Raises VfioError if the process may open no more files."""
         self._loop = loop
-        self._fd = fd
         self._fire = fire
-        self._thread = threading.get_ident()
-        self._ended = threading.Event()
+        try:
+            self._epoll = select.epoll()
+        except OSError as error:
+            raise explain(error, "wait in an event loop") from error
+        try:
+            self._epoll.register(fd, select.EPOLLIN)
+            loop.add_reader(self._epoll.fileno(), fire)
+        except BaseException:
+            self._epoll.close()
+            raise
 
-    def begin(self) -> None:
-        self._loop.add_reader(self._fd, self._fire)
+    def wake(self) -> None:
+        """Have the loop call fire, in its own thread. Can be called in any thread."""
+        # A loop that is closed calls nothing any more.
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._fire)
 
     def end(self) -> None:
-        """Have the loop let go of the descriptor, and wait until it has. Can be called in any thread."""
-        if threading.get_ident() == self._thread or self._loop.is_closed():
-            self._let_go()
-        else:
-            self._loop.call_soon_threadsafe(self._let_go)
-            self._ended.wait(_PATIENCE)
-
-    def _let_go(self) -> None:
-        if not self._ended.is_set():
-            if not self._loop.is_closed():
-                self._loop.remove_reader(self._fd)
-                self._fire()
-            self._ended.set()
+        """Have the loop let go. Called in the loop's thread, or when the loop does not run any more."""
+        if not self._loop.is_closed():
+            self._loop.remove_reader(self._epoll.fileno())
+        self._epoll.close()

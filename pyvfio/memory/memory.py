@@ -6,12 +6,16 @@ import ctypes
 import enum
 import errno
 import weakref
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Protocol, Self
 
 from pyvfio.abi import mman
 from pyvfio.errors import InvalidArgument, MemoryUnavailable, StillMapped, VfioError
+from pyvfio.explain import no_descriptor
 from pyvfio.kernel import Kernel, LinuxKernel, host_page_size, huge_pages, transparent_huge_page_size
+from pyvfio.lifetime import drop
 from pyvfio.resource import Resource
 
 HUGE_PAGE_SIZE = 2 << 20
@@ -71,7 +75,7 @@ class Memory(Resource):
 
         page_size: bytes of a huge page, for hugetlb kinds; None for 2 MiB. kernel: None for the running one.
         Raises InvalidArgument for a size that is not a multiple of the page size, MemoryUnavailable if the kernel
-        refuses. A failure leaves nothing reserved.
+        refuses, VfioError if this process may open no more files. A failure leaves nothing reserved.
         """
         return cls(kernel or LinuxKernel(), kind, size, page_size)
 
@@ -114,6 +118,10 @@ class Memory(Resource):
         Source: MADV_POPULATE_WRITE, Linux 5.14; mm/madvise.c, madvise_populate.
         """
         self.check_range("populate", offset, size)
+        with self._held("populate"):
+            self._populate_all(offset, size, threads)
+
+    def _populate_all(self, offset: int, size: int, threads: int) -> None:
         step = -(-size // max(threads, 1) // HUGE_PAGE_SIZE) * HUGE_PAGE_SIZE or size
         parts = [(start, min(step, offset + size - start)) for start in range(offset, offset + size, step)]
         try:
@@ -160,8 +168,9 @@ class Memory(Resource):
         Raises InvalidArgument. Source: mincore(2).
         """
         self.check_range("resident", offset, size, unit=host_page_size())
-        # The other bits of an entry are reserved.
-        entries = self.kernel.mincore(self.address + offset, size).translate(_LOWEST_BITS)
+        with self._held("resident"):
+            # The other bits of an entry are reserved.
+            entries = self.kernel.mincore(self.address + offset, size).translate(_LOWEST_BITS)
         return entries.count(1) * host_page_size()
 
     def buffer(self, offset: int = 0, size: int | None = None) -> memoryview:
@@ -172,21 +181,30 @@ class Memory(Resource):
         """
         size = self.size - offset if size is None else size
         self.check_range("buffer", offset, size, unit=1)
-        array = (ctypes.c_ubyte * size).from_address(self.address + offset)
-        hold = object()
-        self._holds.append(hold)
-        weakref.finalize(array, self._drop, hold).atexit = False
+        hold = self._hold("buffer")
+        try:
+            array = (ctypes.c_ubyte * size).from_address(self.address + offset)
+            weakref.finalize(array, self._drop, hold).atexit = False
+        except BaseException:
+            self._drop(hold)
+            raise
         return memoryview(array).cast("B")
 
     def read(self, offset: int, size: int) -> bytes:
         """A copy of size bytes from offset on, of any alignment. Raises InvalidArgument."""
-        with self.buffer(offset, size) as view:
-            return bytes(view)
+        self.check_range("read", offset, size, unit=1)
+        with self._lock:
+            self._require_pages("read")
+            return ctypes.string_at(self.address + offset, size)
 
     def write(self, offset: int, data: bytes) -> None:
         """Write data to the memory from offset on, of any alignment. Raises InvalidArgument."""
-        with self.buffer(offset, len(data)) as view:
-            view[:] = data
+        # A buffer of wider items has more bytes than items.
+        content = bytes(data)
+        self.check_range("write", offset, len(content), unit=1)
+        with self._lock:
+            self._require_pages("write")
+            ctypes.memmove(self.address + offset, content, len(content))
 
     def hold(self, user: MemoryUser) -> None:
         """Keep the pages until release(user), even if the memory is closed before. Address spaces call it.
@@ -280,6 +298,8 @@ class Memory(Resource):
         """The kernel's refusal to give memory, in words."""
         code = error.errno or errno.EIO
         arguments = {"offset": offset, "size": size} if operation != "allocate memory" else {"size": size}
+        if no_file := no_descriptor(code):
+            return VfioError(code, operation, arguments, *no_file)
         if not self.kind.is_hugetlb:
             meaning = "the host, or this process's memory cgroup, has no memory left for it"
             return MemoryUnavailable(code, operation, arguments, meaning if code == errno.ENOMEM else "")
@@ -298,9 +318,42 @@ class Memory(Resource):
             f"As root: echo {pool.total + max(needed - pool.free, 1)} > {pool.setting}",
         )
 
+    def _require_pages(self, operation: str) -> None:  # noqa: ARG002 (for SharedMemory)
+        """Raise ClosedError if there are no pages for operation. They stay while the caller has the lock."""
+        self.require_open()
+
+    def _hold(self, operation: str) -> object:
+        """Keep the pages for operation, without the lock, until _drop() of the result. Raises what _require_pages
+        raises."""
+        with self._lock:
+            self._require_pages(operation)
+            hold = object()
+            self._holds.append(hold)
+            return hold
+
+    @contextmanager
+    def _held(self, operation: str) -> Iterator[None]:
+        """Keep the pages within the block: closing the memory in another thread gives them back after it."""
+        hold = self._hold(operation)
+        try:
+            yield
+        finally:
+            self._holds.remove(hold)
+            self._unheld()
+
     def _drop(self, hold: object) -> None:
-        """Note that a buffer() is gone."""
+        """Note that a buffer() is gone. Python calls it wherever it likes."""
         self._holds.remove(hold)
+        if self._is_kept_by_holds:
+            drop(self, self._unheld, warn=False)
+
+    @property
+    def _is_kept_by_holds(self) -> bool:
+        """Whether there is something to do when the last buffer() is gone."""
+        return self._closed
+
+    def _unheld(self) -> None:
+        """Do what waited for the last buffer()."""
         self._free_if_unused()
 
     def _release(self) -> None:

@@ -16,6 +16,10 @@ class SharedMemory(Memory):
     Its address stays the same whichever file is attached. Without a file there is nothing to populate, to touch or to
     discard. The owner of the file must not shorten it: touching a page that is gone kills the process (SIGBUS). A file
     with F_SEAL_SHRINK cannot be shortened.
+
+    A buffer() does not keep the file attached, because a peer that goes must be let go: a view that outlives detach()
+    reads zeros from then on, and what is written to it nobody sees. It never comes to be a view of another file: none
+    is attached before it is released.
     """
 
     def __init__(self, size: int, *, page_size: int | None = None, kernel: Kernel | None = None) -> None:
@@ -24,6 +28,7 @@ class SharedMemory(Memory):
         page_size: bytes of a page of the files that will be attached; None for the host's page size. kernel: None for
         the running one. Raises InvalidArgument for a size that is not a multiple of it, MemoryUnavailable.
         """
+        self._shows_zeros = False
         page_size = page_size or host_page_size()
         kind = MemoryKind.MEMFD if page_size == host_page_size() else MemoryKind.HUGETLB
         super().__init__(kernel or LinuxKernel(), kind, size, page_size if kind.is_hugetlb else None)
@@ -37,11 +42,19 @@ class SharedMemory(Memory):
         """Have the pages of the file fd, from offset on, in place of those of the file before.
 
         offset: bytes, a multiple of the file's page size. The memory takes fd over. Raises StillMapped while some of
-        the memory is mapped for DMA, with nothing changed; VfioError if the kernel refuses: then nothing is attached,
-        and fd is still the caller's.
+        the memory is mapped for DMA, and VfioError (EBUSY) while there is a buffer() of a file before; nothing has
+        changed then. Raises VfioError if the kernel refuses: then nothing is attached, and fd is still the caller's.
         """
-        self.detach()
         with self._lock:
+            self.require_open()
+            if self._holds:
+                raise VfioError(
+                    errno.EBUSY,
+                    "attach memory",
+                    meaning=f"{len(self._holds)} buffers of what was attached before are in use",
+                    advice="Release them first: they would come to show the new file",
+                )
+            self.detach()
             flags = mman.MAP_SHARED | mman.MAP_FIXED | mman.MAP_NORESERVE
             try:
                 self.kernel.mmap(self.size, mman.PROT_READ | mman.PROT_WRITE, flags, fd, offset, self.address)
@@ -54,7 +67,7 @@ class SharedMemory(Memory):
             self._file_offset = offset
 
     def detach(self) -> None:
-        """Have no pages any more, and close the file. Without a file this does nothing.
+        """Have no pages any more, and close the file. Without a file this does nothing. Each buffer() reads zeros then.
 
         Raises StillMapped, with nothing changed, while some of the memory is mapped for DMA.
         """
@@ -74,20 +87,38 @@ class SharedMemory(Memory):
         return self._map_aligned(mman.PROT_NONE, flags, self.page_size)
 
     def _reserve(self, address: int) -> None:
-        """Keep the address space, without pages. Raises OSError."""
+        """Keep the address space, without a file: with zeros while somebody has a view, else empty. Raises OSError."""
         flags = mman.MAP_PRIVATE | mman.MAP_ANONYMOUS | mman.MAP_NORESERVE | mman.MAP_FIXED
-        self.kernel.mmap(self.size, mman.PROT_NONE, flags, address=address)
+        protection = mman.PROT_READ | mman.PROT_WRITE if self._holds else mman.PROT_NONE
+        self.kernel.mmap(self.size, protection, flags, address=address)
+        self._shows_zeros = protection != mman.PROT_NONE
+
+    def _require_pages(self, operation: str) -> None:
+        super()._require_pages(operation)
+        if self.fd is None:
+            raise MemoryUnavailable(errno.ENXIO, operation, {}, "no file is attached to the memory")
+
+    @property
+    def _is_kept_by_holds(self) -> bool:
+        return self._closed or self._shows_zeros
+
+    def _unheld(self) -> None:
+        with self._lock:
+            if self._shows_zeros and not self._holds and not self._closed:
+                self._reserve(self.address)
+        super()._unheld()
 
     def populate(self, offset: int, size: int, *, threads: int = 1) -> None:
         """Have the host give every page of the range, without changing what the memory holds.
 
         As Memory.populate, and raises MemoryUnavailable (ENXIO) too if no file is attached.
         """
-        if self.fd is None:
-            raise MemoryUnavailable(
-                errno.ENXIO, "populate", {"offset": offset, "size": size}, "no file is attached to the memory"
-            )
         super().populate(offset, size, threads=threads)
+
+    def resident(self, offset: int, size: int) -> int:
+        """How many bytes of the range have a page in memory: none if no file is attached. As Memory.resident."""
+        self.check_range("resident", offset, size, unit=host_page_size())
+        return 0 if self.fd is None else super().resident(offset, size)
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "attached" if self.attached else "detached"

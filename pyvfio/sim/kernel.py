@@ -11,6 +11,7 @@ from typing import Self
 
 from pyvfio.abi import mman
 from pyvfio.kernel import IoctlArgument, LinuxKernel
+from pyvfio.lifetime import lock_of
 from pyvfio.sim.devices import VFIO_DRIVER, PciFunction
 from pyvfio.sim.iommu import Span, Version
 from pyvfio.sim.iommufd import IommufdFile
@@ -73,7 +74,8 @@ class SimKernel:
         self.process = Process(Charges(memlock, ipc_lock, lambda: locked_by_program(self._real)))
         self._pages = self.machine.pages
         self._host_huge_pages = host_huge_pages
-        self._lock = threading.RLock()
+        self._running_lock = threading.RLock()
+        self._made_by = os.getpid()
         for number in range(3, 3 + edu_devices):
             self.add(PciFunction(f"0000:00:{number:02x}.0", group=number, driver=VFIO_DRIVER))
 
@@ -296,6 +298,11 @@ class SimKernel:
 
     def poll(self, fds: Sequence[int], timeout: float | None) -> list[int]:
         return self._real.poll(fds, timeout)
+
+    @property
+    def _lock(self) -> threading.RLock:
+        # What a thread was about to do when this process forked, its copy here never does.
+        return lock_of(self._made_by, self._running_lock)
 
     # What a process has open; called with the lock held.
 

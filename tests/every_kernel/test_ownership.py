@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 import warnings
@@ -96,12 +97,36 @@ def test_a_forked_child_leaves_faults_and_events_alone(mock_ioas: Ioas, mock_dev
     mock_ioas.iommufd.close()
 
 
-def test_what_is_dropped_open_is_told(kernel: Kernel) -> None:
+def test_what_is_dropped_open_is_told_and_closed(kernel: Kernel) -> None:
     opened = [Container(kernel=kernel)]
     fd = opened[0].fd
     with pytest.warns(ResourceWarning, match="was never closed"):
         opened.clear()
-    kernel.close(fd)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        kernel.close(fd)
+
+
+def test_what_was_dropped_with_its_device_is_opened_again(mode: Mode, testbed: Testbed, memory: Memory) -> None:
+    before = mode.charged(testbed.kernel)
+
+    def cell() -> None:
+        space = mode.open(testbed.kernel)
+        device = space.open_device(testbed.devices[0])
+        device.interrupts(InterruptIndex.MSI).enable()
+        device.region(0).read32(0)
+        space.map_dma(IOVA, memory, 0, BLOCK)
+
+    gc.collect()
+    gc.disable()
+    try:
+        cell()
+        with pytest.warns(ResourceWarning, match="was never closed"):
+            cell()
+        with pytest.warns(ResourceWarning, match="was never closed"):
+            gc.collect()
+    finally:
+        gc.enable()
+    assert mode.charged(testbed.kernel) == before
 
 
 def test_closing_twice_is_once(mode: Mode, testbed: Testbed) -> None:

@@ -53,7 +53,7 @@ HOUSES = (
             "faults sim",
             "kernel",
             "abi_check commandline explain resource",
-            "abi errors units version",
+            "abi errors lifetime units version",
         ),
     ),
     # As the kernel's own tree: drivers/vfio stands on drivers/iommu/iommufd, and both on what the machine is.
@@ -124,7 +124,7 @@ OTHER_NAMES = {
         "CONFIG_VFIO_IOMMU_TYPE1 CONFIG_VFIO_NOIOMMU CONFIG_VFIO_PCI CONFIG_VFIO_PCI_VGA"
     ),
     "linux/fcntl.h": "F_SEAL_SHRINK",
-    "asm-generic/resource.h": "RLIMIT_MEMLOCK RLIMIT_NOFILE",
+    "asm-generic/resource.h": "RLIMIT_MEMLOCK",
     "linux/virtio_config.h, status bits": "DEVICE_NEEDS_RESET",
     "drm/drm_fourcc.h": "DRM_FORMAT_*",
     "drm/drm_mode.h, and the kernel's drm_plane.h": "DRM_PLANE_TYPE_*",
@@ -148,6 +148,7 @@ NOT_PRIVATE = (
     ("pyvfio/commandline/completion.py", "_SubParsersAction", "argparse gives no other way to ask for subcommands"),
     ("pyvfio/commandline/completion.py", "_actions", "argparse gives no other way to ask for options"),
     ("pyvfio/commandline/completion.py", "_choices_actions", "argparse gives no other way to ask for help texts"),
+    ("pyvfio/lifetime.py", "_getframe", "Python gives no other way to see who was interrupted that costs no import"),
     ("pyvfio/sim/process/user.py", "_b_needsfree_", "ctypes says nowhere else whether a buffer is its own"),
 )
 

@@ -42,7 +42,7 @@ class EventLoop(Resource):
         self._sources = [*sources]
         self._kernel = kernel or LinuxKernel()
         self._clock = clock
-        self._stop = EventFd(self._kernel, "stop")
+        self._stop = EventFd(self._kernel, "stop", is_owned=True)
         super().__init__()
 
     def add(self, source: Source) -> None:

@@ -52,7 +52,7 @@ class ConfigChanges(Events):
     def __init__(self, forward: Events | None = None, *, kernel: Kernel | None = None) -> None:
         """forward: gets every event, too. kernel: the one that fd is of (default: Linux)."""
         self._forward = forward or Events()
-        self.fd = EventFd(kernel or LinuxKernel(), "config change")
+        self.fd = EventFd(kernel or LinuxKernel(), "config change", is_owned=True)
 
     def close(self) -> None:
         """Close fd. Closing twice is harmless. Close the device first."""
