@@ -24,5 +24,9 @@ COMMANDS = (LIST, SHOW, DOCTOR, BIND, UNBIND, RESTORE, WATCH, PEEK, POKE, DUMP, 
 
 
 def main(arguments: Sequence[str] | None = None, host: Host | None = None) -> int:
-    """Run the command; the exit status. host: what it looks at and changes, by default the one it runs on."""
+    """Run the command; return the exit status.
+
+    arguments: those of the command line; None for the process's own. host: the host that it looks at and changes; None
+    for the one that it runs on.
+    """
     return Program("pyvfio", "VFIO devices of this host.", COMMANDS).main(arguments, host=host or Host())

@@ -70,9 +70,9 @@ class Program:
             parser.set_defaults(command=command)
 
     def main(self, arguments: Sequence[str] | None = None, **surroundings: object) -> int:
-        """Run what arguments (default: the process's own) ask for; the exit status.
+        """Run the command that arguments ask for; return the exit status.
 
-        surroundings: what commands find in their options besides what the command line says.
+        arguments None: the process's own. surroundings: what commands find in their options besides what arguments say.
         """
         options = self.parser.parse_args(arguments, argparse.Namespace(**surroundings))
         if isinstance(sys.stdout, io.TextIOWrapper):
@@ -98,7 +98,7 @@ class Program:
 
 
 def _sentence(error: Exception) -> str:
-    """What Python itself has to say of a file, as a person would say it."""
+    """The words for an error that Python raised itself, with the file that it is about."""
     path = getattr(error, "filename", None)
     if isinstance(error, PermissionError) and path is not None:
         more = " even for root" if os.geteuid() == 0 else ": run it as root, or as who owns it"

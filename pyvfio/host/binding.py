@@ -25,9 +25,11 @@ _NO_OVERRIDE = "\n"
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """What a device was before it was bound: enough to give it back. Frozen, and the same after a round trip.
+    """The state of a device that binding changes: enough to give the device back.
 
-    ids: which device it was, "8086:1521", so that another card in its slot is not taken for it; None: not known.
+    address: the device. driver: the driver that it is bound to; None for none. override: the driver that its
+    driver_override names; None for none. ids: what the device is, "8086:1521", so that another card in its slot is not
+    taken for it; None if it is not known. Bindings that differ only in ids are equal.
     """
 
     address: str
@@ -37,7 +39,7 @@ class Binding:
 
     @classmethod
     def from_data(cls, data: object) -> Binding:
-        """Raises ValueError for what is no binding."""
+        """The binding that asdict() made data of. Raises ValueError for data that is no binding."""
         if not isinstance(data, dict) or not isinstance(data.get("address"), str):
             raise ValueError(f"no address in {data!r}")
         more = [data.get(name) for name in ("driver", "override", "ids")]
@@ -46,7 +48,7 @@ class Binding:
         return cls(full_address(data["address"]), *more)
 
     def is_of(self, other: Binding) -> bool:
-        """Whether both are of the same device, as far as is known: not only of the same slot."""
+        """Whether both are of the same device, not only of the same slot. What is not known counts as equal."""
         return self.address == other.address and (self.ids is None or other.ids in (None, self.ids))
 
 
@@ -120,9 +122,10 @@ def unbind(kernel: Kernel, address: str) -> str | None:
 
 
 def restore(kernel: Kernel, before: Binding) -> None:
-    """Put a device back as it was, from whatever it is now.
+    """Put a device back as it was, whatever it is now.
 
-    Raises VfioError if its driver does not take it again, DeviceNotBound if another device has its address now.
+    Raises DeviceNotBound if the driver does not take it again, or if the device is gone or another one has its address;
+    VfioError if a write fails.
     """
     now = binding(kernel, before.address)
     if not before.is_of(now):
@@ -148,9 +151,9 @@ def require_driver(kernel: Kernel, address: str, driver: str) -> None:
 
 
 def group_addresses(kernel: Kernel, address: str) -> list[str]:
-    """Every PCI function of the device's IOMMU group that can be bound: bridges stay with their drivers.
+    """The addresses of every PCI function of the device's IOMMU group but bridges, which stay with their drivers.
 
-    Raises InvalidArgument if the group has none.
+    The device alone if it has no group. Raises InvalidArgument, also for a group of bridges only, DeviceNotBound.
     """
     device = pci_device(kernel, address)
     if device.group is None:

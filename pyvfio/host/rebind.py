@@ -24,8 +24,10 @@ from pyvfio.sysfs import pci_device
 class Change:
     """What is done to one device.
 
-    gone: the device does not exist any more, so there is nothing to restore; replaced_by: another is in its place,
-    "10de:1b06", and is left alone.
+    before: the state of the device before. driver: the driver that it has afterwards; None for none, or if the host
+    will choose one. writes: the writes to sysfs, in order. gone: whether the device does not exist any more, so that
+    there is nothing to restore. replaced_by: what the device is that has its address now, "10de:1b06", and that is left
+    alone; None for none.
     """
 
     before: Binding
@@ -63,8 +65,11 @@ def require_not_needed(kernel: Kernel, network: Network, addresses: Sequence[str
 
 
 def plan_bind(kernel: Kernel, addresses: Sequence[str], driver: str) -> list[Change]:
-    """Raises DeviceNotBound if there is no such device or driver, or the driver is sure to refuse the device, and
-    InvalidArgument for a bridge; nothing is written."""
+    """The changes that bind devices to driver. Nothing is written.
+
+    Raises DeviceNotBound if there is no such device or driver, or if the driver is sure to refuse the device,
+    InvalidArgument for a bridge.
+    """
     changes = []
     for address in addresses:
         device = pci_device(kernel, address)
@@ -109,12 +114,12 @@ def perform(
     around: AbstractContextManager[object] | None = None,
     finish: Callable[[], object] = lambda: None,
 ) -> None:
-    """step(address) for each change that writes anything, bind() or unbind(), then finish(). All or nothing: if one
-    fails, those before it are given back too.
+    """Make the changes, or none: if one fails, the devices before it are given back too.
 
-    undo knows every device before the first write, and forgets at the end those that are as they were. around: entered
-    before the first step and left after finish(), undoing what it did if one of them failed. Raises what step and
-    finish raise; a note says which device could not be given back.
+    step(address) makes one change: it is called for each that writes anything. finish() is called after the last, also
+    if nothing was written. around is entered before the first step and left after finish(); it has to undo what it did
+    if it is left with an exception. undo has every device before the first write, and forgets at the end the devices
+    that are as they were. Raises what step, around and finish raise; a note says which device could not be given back.
     """
     changing = [change.before for change in changes if change.writes]
     if changing:
@@ -131,7 +136,7 @@ def perform(
             _give_back(kernel, before, error, undo)
         _forget_what_is_restored(kernel, undo)
         raise
-    # Not when something else ends the process: then the file says what is still to be restored.
+    # Not in a finally: if something else ends the process, the file has to say what is still to be restored.
     if changing:
         _forget_what_is_restored(kernel, undo)
 
@@ -139,9 +144,10 @@ def perform(
 def perform_restore(
     kernel: Kernel, entries: Sequence[Binding], undo: UndoFile, rules: RuleDirectories | None = None
 ) -> list[OSError]:
-    """Put every device back that can be, last touched first, and forget it; the failures of the others.
+    """Put every device back as entries say, the one that was changed last first; return the failures.
 
-    rules: where those of the devices are, which go too.
+    undo forgets the devices that are as they were. rules: the directories from which the udev rules of the devices are
+    removed; None for none.
     """
     failures: list[OSError] = []
     for entry in reversed(entries):
@@ -159,7 +165,7 @@ def perform_restore(
 
 
 def _is_gone(kernel: Kernel, entry: Binding) -> bool:
-    """Nothing is there at its address, or another device."""
+    """Whether nothing is at its address, or another device."""
     try:
         return not entry.is_of(binding.binding(kernel, entry.address))
     except DeviceNotBound:

@@ -20,10 +20,11 @@ _VERSION = 1
 
 
 class UndoFile:
-    """{"version": 1, "devices": [{"address", "driver", "override", "ids"}]}, in the order they were touched.
+    """A file with the Binding that each changed device had at first, in the order in which they were changed.
 
-    {"version": 1, "devices": [{"address": ..., "driver": ..., "override": ...}]}. An entry stays until forget():
-    changing a device again does not change its entry. path: where the file is.
+    {"version": 1, "devices": [{"address": ..., "driver": ..., "override": ..., "ids": ...}]}. An entry stays until
+    forget(), or until another device has its address: changing a device again does not change its entry. path: where
+    the file is.
     """
 
     def __init__(self, path: Path = DEFAULT) -> None:
@@ -47,6 +48,7 @@ class UndoFile:
     def remember(self, before: Sequence[Binding]) -> None:
         """Add an entry for each device that has none yet. They are on disk when this returns.
 
+        An entry of a device that another one has replaced in its slot gives way to the other's.
         Raises ValueError for a file that is no undo file, OSError.
         """
         with self._locked():

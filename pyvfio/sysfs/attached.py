@@ -1,4 +1,4 @@
-"""What of the host hangs on a PCI device: its network interfaces, its disks, its nodes, its VFIO character device."""
+"""What belongs to a PCI function on the host: network interfaces, disks, nodes, its VFIO character device."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ _PCI_ADDRESS = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
 
 
 def interfaces(kernel: Kernel, address: str, *, dependent: bool = False) -> list[str]:
-    """The network interfaces of a function; dependent: those too that go with it when its driver goes: of its virtual
-    functions, and of whatever is behind it."""
+    """The names of the network interfaces of a function, sorted.
+
+    dependent: also the interfaces of its virtual functions and of the devices behind it, which go with its driver.
+    """
     return of_class(kernel, "net", address, dependent=dependent)
 
 
 def block_devices(kernel: Kernel, address: str, *, dependent: bool = False) -> list[str]:
-    """The disks and partitions of a function; dependent: as for interfaces()."""
+    """The names of the disks and partitions of a function, sorted. dependent: as for interfaces()."""
     return of_class(kernel, "block", address, dependent=dependent)
 
 
 def device_nodes(kernel: Kernel, address: str, *, dependent: bool = False) -> list[str]:
-    """The nodes in /dev that drivers have made of a function, "/dev/dri/card0"; dependent: as for interfaces()."""
+    """The nodes that drivers have made of a function, "/dev/dri/card0", sorted. dependent: as for interfaces()."""
     nodes = [f"/dev/nvidia{minor}" for minor in _nvidia_minors(kernel, address)]
     for name in names_in(kernel, "/sys/class"):
         for entry in of_class(kernel, name, address, dependent=dependent):
@@ -67,12 +69,12 @@ def behind(kernel: Kernel, path: str) -> str | None:
 
 
 def of_class(kernel: Kernel, name: str, address: str, *, dependent: bool = False) -> list[str]:
-    """What a function has of a class of devices, "graphics" for example; dependent: as for interfaces()."""
+    """The entries of /sys/class/NAME that belong to a function, sorted. dependent: as for interfaces()."""
     return _below(kernel, f"/sys/class/{name}", address, dependent=dependent)
 
 
 def _below(kernel: Kernel, directory: str, address: str, *, dependent: bool) -> list[str]:
-    """Those links of a directory that lead to what is below a function."""
+    """The links in a directory that lead to what is below a function, sorted. dependent: as for interfaces()."""
     addresses = {address, *(virtual_functions(kernel, address) if dependent else ())}
     found = []
     for entry in names_in(kernel, directory):

@@ -29,7 +29,10 @@ _ASKED_OF_BRIDGES_SINCE = (5, 18)
 
 @dataclass(frozen=True, slots=True)
 class GroupMember:
-    """A device of an IOMMU group that is on no PCI bus: address is its name in sysfs, "fd4a0000.codec"."""
+    """A device of an IOMMU group that is on no PCI bus.
+
+    address: its name in sysfs, "fd4a0000.codec". driver: the driver that it is bound to; None for none.
+    """
 
     address: str
     driver: str | None
@@ -40,16 +43,19 @@ class GroupMember:
 
     @property
     def blocks_group(self) -> bool:
-        """Whether its driver keeps its group from being used."""
+        """Whether its driver keeps its group from being used through VFIO."""
         return self.driver is not None and not self.has_vfio_driver
 
 
 @dataclass(frozen=True, slots=True)
 class PciDevice:
-    """One PCI function. class_code: base class, subclass, interface as 24 bits. group None: no IOMMU behind it.
+    """A PCI function.
 
-    is_bridge: whether there is another bus behind it, which its header type tells and not its class: a host bridge, an
-    ISA bridge and an NVSwitch have the class of bridges, and the header of devices.
+    address: domain:bus:device.function, "0000:03:00.0". vendor_id, device_id: as in config space. class_code: base
+    class, subclass and interface, 24 bits. driver: the driver that it is bound to; None for none. group: the number of
+    its IOMMU group; None if there is no IOMMU behind it. numa_node: the node that it is nearest to; None if the host
+    does not say. is_bridge: whether there is another bus behind it. Its header type tells that, and not its class: a
+    host bridge, an ISA bridge and an NVSwitch have the class of bridges, and the header of devices.
     """
 
     address: str
@@ -68,7 +74,7 @@ class PciDevice:
 
     @property
     def blocks_group(self) -> bool:
-        """Whether its driver keeps its group from being used."""
+        """Whether its driver keeps its group from being used through VFIO."""
         return self.driver is not None and not self.has_vfio_driver and self.driver not in _HARMLESS_DRIVERS
 
 
@@ -185,7 +191,7 @@ def other_members(kernel: Kernel, number: int) -> list[GroupMember]:
 
 
 def blocking_members(kernel: Kernel, number: int) -> list[PciDevice | GroupMember]:
-    """The members of a group whose host drivers keep it from being used."""
+    """The members of a group that keep it from being used through VFIO: PCI functions by address, then the others."""
     members: list[PciDevice | GroupMember] = [*group_members(kernel, number), *other_members(kernel, number)]
     if (0, 0) < linux_release(kernel) < _ASKED_OF_BRIDGES_SINCE:
         members = [member for member in members if not (isinstance(member, PciDevice) and member.is_bridge)]

@@ -21,6 +21,9 @@ COMMANDS = (DEMO, PLAN, RUN, SERVE, RESIZE, SHOW, STATS, STOP, RECORD, REPLAY)
 
 
 def main(arguments: Sequence[str] | None = None, host: Host | None = None) -> int:
-    """Run the command; the exit status. host: whose limits plan looks at, by default the one it runs on."""
+    """Run the command with these arguments (default: those of the process); return the exit status.
+
+    host: the host whose limits plan looks at; None for the one that it runs on.
+    """
     description = "Resizable memory of a guest, in step with every device that does DMA to it."
     return Program("virtiomem", description, COMMANDS).main(arguments, host=host or Host())

@@ -1,4 +1,4 @@
-"""What a device must not be taken from the host for."""
+"""Why a device should stay with its driver."""
 
 from __future__ import annotations
 
@@ -26,12 +26,13 @@ from pyvfio.sysfs import (
 
 
 def reasons_to_keep(kernel: Kernel, network: Network, device: PciDevice) -> list[str]:
-    """Why the host, or a program on it, would miss the driver of a device: one phrase each, none if nobody would.
+    """Why the host or a program would miss the driver of a device: a phrase for each reason, none if nobody would.
 
-    Looked at: network interfaces with a route, an address or an established link, and those in other network
-    namespaces; disks and partitions that anybody holds (the kernel is asked by opening them exclusively, read only);
-    the display, the serial port and the keyboard of the console; nodes that a program has open; SR-IOV functions. What
-    hangs on the device's own SR-IOV functions, and what is behind a bridge, is its own.
+    Reasons are network interfaces with a route, an address or an established link, or in another network namespace;
+    disks and partitions that anybody holds (the kernel is asked, by opening them exclusively and read only); the
+    display, the serial port and the keyboard of the console; nodes that a program has open; and virtual functions of
+    the device. Interfaces, disks and nodes of the device's virtual functions, and of the devices behind a bridge, count
+    as its own. Raises OSError.
     """
     if device.driver is None:
         return []
@@ -82,7 +83,8 @@ def _net_directories(kernel: Kernel, directory: str) -> Iterator[str]:
 
 
 def _open_elsewhere(kernel: Kernel, device: PciDevice) -> list[str]:
-    """The kernel waits until a program has closed a VFIO device before it unbinds it: perhaps for ever."""
+    """The reasons to keep a device that is bound to a VFIO driver: programs that have it open."""
+    # Before the kernel unbinds it, it waits until the program has closed it: perhaps for ever.
     nodes = [] if device.group is None else [group_node(kernel, device.group)]
     if node := character_device(kernel, device.address):
         nodes.append(node)

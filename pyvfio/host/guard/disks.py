@@ -1,4 +1,4 @@
-"""Which disks the host lives on: what holds them, and what for.
+"""Which disks the host uses: what holds them, and what for.
 
 Whether a disk or partition is held the kernel is asked: opened exclusively and read only it answers EBUSY then, whoever
 it is. Mounts, swap and what is built of disks (LVM, md, dm-crypt, btrfs, ZFS, bcachefs) only give it a name.
@@ -29,7 +29,10 @@ _BCACHEFS_MAGIC = (0x1018, bytes.fromhex("c68573f666ce90a9d96a60cf803df7ef"))
 
 @dataclass(frozen=True, slots=True)
 class DiskUse:
-    """disk: the block device asked about; use: what for, "is mounted on /", "is swap", "is part of md0"."""
+    """What a disk is used for.
+
+    disk: the block device that was asked about. use: "is mounted on /", "is swap", "is part of md0".
+    """
 
     disk: str
     use: str
@@ -47,10 +50,13 @@ class _Mount:
 
 
 class DiskUses:
-    """A snapshot of what the host has mounted."""
+    """What the host had mounted when this object was made."""
 
     def __init__(self, kernel: Kernel) -> None:
-        """Source: proc(5), /proc/self/mountinfo and /proc/swaps; sysfs, /sys/class/block/*/holders, /sys/fs/btrfs."""
+        """Read what is mounted. Raises OSError if it cannot be read.
+
+        Source: /proc/self/mountinfo and /proc/swaps, proc(5); /sys/class/block/*/holders; /sys/fs/btrfs.
+        """
         self._kernel = kernel
         self._mounts: dict[str, list[str]] = {}
         self._pools: dict[str, None] = {}

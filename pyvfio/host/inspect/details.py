@@ -71,9 +71,11 @@ class FeatureDetails:
 
 @dataclass(frozen=True, slots=True)
 class DeviceDetails:
-    """can_reset: alone, by VFIO_DEVICE_RESET. Regions of no size and interrupts of no vectors are left out.
+    """What an open device tells.
 
-    capabilities_unavailable: why there are none, where the device does not answer.
+    can_reset: whether it can be reset alone, by VFIO_DEVICE_RESET. regions: those that have a size. interrupts: those
+    that have a vector. capabilities, features: all. capabilities_unavailable: why there are no capabilities, for
+    example because the device does not answer; None if they could be read.
     """
 
     can_reset: bool
