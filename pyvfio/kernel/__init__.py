@@ -1,5 +1,7 @@
 """Kernel, which every system call goes through, and what stands directly on it."""
 
+from pyvfio.kernel.barrier import has_memory_barrier, is_strongly_ordered, memory_barrier
+from pyvfio.kernel.buffers import octets_of
 from pyvfio.kernel.eventfd import EventFd, wait_for_any
 from pyvfio.kernel.files import exists, link_name, names_in, read_text, text_or_empty, write_text
 from pyvfio.kernel.limits import (
@@ -8,6 +10,7 @@ from pyvfio.kernel.limits import (
     Memlock,
     dma_entry_limit,
     host_page_size,
+    huge_page_sizes,
     huge_pages,
     memlock,
     memlock_if_known,
@@ -16,6 +19,7 @@ from pyvfio.kernel.limits import (
 from pyvfio.kernel.query import Capability, chain, query
 from pyvfio.kernel.seam import IoctlArgument, Kernel, LinuxKernel
 from pyvfio.kernel.waitable import Waitable
+from pyvfio.kernel.window import Window, WindowReleased
 
 __all__ = [
     "DMA_ENTRY_LIMIT",
@@ -27,15 +31,22 @@ __all__ = [
     "LinuxKernel",
     "Memlock",
     "Waitable",
+    "Window",
+    "WindowReleased",
     "chain",
     "dma_entry_limit",
     "exists",
+    "has_memory_barrier",
     "host_page_size",
+    "huge_page_sizes",
     "huge_pages",
+    "is_strongly_ordered",
     "link_name",
     "memlock",
     "memlock_if_known",
+    "memory_barrier",
     "names_in",
+    "octets_of",
     "query",
     "read_text",
     "text_or_empty",

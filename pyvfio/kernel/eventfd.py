@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import struct
 from contextlib import ExitStack
 
 from pyvfio.kernel.seam import Kernel
 from pyvfio.kernel.waitable import Waitable
+
+# In the processor's byte order.
+_COUNT = struct.Struct("=Q")
 
 
 class EventFd(Waitable[int]):
@@ -26,13 +30,14 @@ class EventFd(Waitable[int]):
             self._wake()
 
     def _wake(self) -> None:
-        self.kernel.write(self._fd, (1).to_bytes(8, "little"))
+        self.kernel.write(self._fd, _COUNT.pack(1))
 
     def _take(self, fd: int) -> int:
         try:
-            return int.from_bytes(self.kernel.read(fd, 8), "little")
+            (count,) = _COUNT.unpack(self.kernel.read(fd, _COUNT.size))
         except BlockingIOError:
             return 0
+        return int(count)
 
     def __repr__(self) -> str:
         return f"<EventFd {self.name}{' closed' if self._closed else ''}>"

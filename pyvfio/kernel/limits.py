@@ -95,6 +95,15 @@ def huge_pages(page_size: int, kernel: Kernel | None = None) -> HugePages:
     return HugePages(page_size, total, max(0, free - reserved))
 
 
+def huge_page_sizes(kernel: Kernel | None = None) -> tuple[int, ...]:
+    """The sizes of the huge pages that this machine has, in bytes, ascending; none of a kernel without huge pages."""
+    try:
+        names = (kernel or LinuxKernel()).listdir("/sys/kernel/mm/hugepages")
+    except FileNotFoundError:
+        return ()
+    return tuple(sorted(int(name.removeprefix("hugepages-").removesuffix("kB")) << 10 for name in names))
+
+
 def transparent_huge_page_size(kernel: Kernel | None = None) -> int | None:
     """The bytes of a transparent huge page; None for a kernel that has none."""
     try:

@@ -7,12 +7,23 @@ import enum
 import errno
 import weakref
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from pyvfio.abi import mman
 from pyvfio.errors import InvalidArgument, MemoryUnavailable, StillMapped, VfioError
-from pyvfio.kernel import Kernel, LinuxKernel, host_page_size, huge_pages, transparent_huge_page_size
+from pyvfio.kernel import (
+    Kernel,
+    LinuxKernel,
+    host_page_size,
+    huge_page_sizes,
+    huge_pages,
+    octets_of,
+    transparent_huge_page_size,
+)
 from pyvfio.resource import Resource
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 HUGE_PAGE_SIZE = 2 << 20
 """Bytes of a huge page of hugetlb memory, unless another size is asked for."""
@@ -114,7 +125,8 @@ class Memory(Resource):
         Source: MADV_POPULATE_WRITE, Linux 5.14; mm/madvise.c, madvise_populate.
         """
         self.check_range("populate", offset, size)
-        step = -(-size // max(threads, 1) // HUGE_PAGE_SIZE) * HUGE_PAGE_SIZE or size
+        unit = max(HUGE_PAGE_SIZE, self.page_size)
+        step = -(-size // max(threads, 1) // unit) * unit or size
         parts = [(start, min(step, offset + size - start)) for start in range(offset, offset + size, step)]
         try:
             if len(parts) == 1:
@@ -183,10 +195,14 @@ class Memory(Resource):
         with self.buffer(offset, size) as view:
             return bytes(view)
 
-    def write(self, offset: int, data: bytes) -> None:
-        """Write data to the memory from offset on, of any alignment. Raises InvalidArgument."""
-        with self.buffer(offset, len(data)) as view:
-            view[:] = data
+    def write(self, offset: int, data: ReadableBuffer) -> None:
+        """Write the bytes of data to the memory from offset on, of any alignment. Raises InvalidArgument.
+
+        data: bytes, or any other contiguous buffer, whatever its items are.
+        """
+        octets = octets_of(data)
+        with self.buffer(offset, len(octets)) as view:
+            view[:] = octets
 
     def hold(self, user: MemoryUser) -> None:
         """Keep the pages until release(user), even if the memory is closed before. Address spaces call it.
@@ -286,10 +302,14 @@ class Memory(Resource):
         needed = size // self.page_size
         meaning = f"{needed} huge pages of {self.page_size >> 10} KiB needed"
         try:
+            sizes = huge_page_sizes(self.kernel)
             pool = huge_pages(self.page_size, self.kernel)
         except OSError:
             # Explaining a failure must not become one.
             return MemoryUnavailable(code, operation, arguments, meaning)
+        if self.page_size not in sizes:
+            there = ", ".join(f"{size >> 10} KiB" for size in sizes) or "none"
+            return MemoryUnavailable(code, operation, arguments, f"{meaning}; the sizes that this host has: {there}")
         return MemoryUnavailable(
             code,
             operation,

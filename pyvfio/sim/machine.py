@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -55,7 +56,8 @@ class Machine:
     """The hardware and the kernel of one machine; its processes are SimKernels, which also say what the options mean.
 
     real: the running kernel, which does all that is not VFIO's. functions: by PCI address. pages: memory, and what of
-    it is pinned. has_iommufd: there is /dev/iommu. dma_owners: who has which group. dma_faults: transfers that the
+    it is pinned. lock: held for each call of any process; changed: tells whoever waits in a call that a device was
+    closed. has_iommufd: there is /dev/iommu. dma_owners: who has which group. dma_faults: transfers that the
     IOMMU stopped, the oldest first.
     """
 
@@ -74,6 +76,8 @@ class Machine:
         iommufd_test: bool,
     ) -> None:
         self.real = real
+        self.lock = threading.RLock()
+        self.changed = threading.Condition(self.lock)
         self.version = version
         self.iommu = iommu
         self.iommu_model = iommu_model(iommu, version)
