@@ -24,6 +24,7 @@ from pyvfio import (
     MemoryKind,
     Register,
     Registers,
+    memory_barrier,
 )
 
 SPACE = Container  # or Ioas: the same through /dev/iommu and the device's own node
@@ -95,12 +96,13 @@ class Nvme:
         command = struct.pack("<BBHI16xQQIII12x", opcode, 0, 1, namespace, data, more, cdw10, cdw11, cdw12)
         self.memory.write(SUBMISSIONS[queue] + 64 * self.tails[queue], command)
         self.tails[queue] = (self.tails[queue] + 1) % DEPTH
-        self.bar.write32(0x1000 + 8 * queue, self.tails[queue])
+        self.bar.write32(0x1000 + 8 * queue, self.tails[queue])  # comes after all that we wrote to memory
 
         place = COMPLETIONS[queue] + 16 * self.heads[queue]
-        while (status := struct.unpack("<14xH", self.memory.read(place, 16))[0]) & 1 != self.phases[queue]:
+        while (status := struct.unpack("<H", self.memory.read(place + 14, 2))[0]) & 1 != self.phases[queue]:
             if not self.interrupts.wait(timeout=10, vector=queue):
                 raise TimeoutError(f"command {opcode:#04x} has not completed")
+        memory_barrier()  # what the controller wrote before the phase, such as our data, is read after it
         self.heads[queue] = (self.heads[queue] + 1) % DEPTH
         self.phases[queue] ^= not self.heads[queue]  # it turns over each time round
         self.bar.write32(0x1004 + 8 * queue, self.heads[queue])

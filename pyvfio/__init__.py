@@ -99,7 +99,7 @@ from pyvfio.iommufd import (
     VtdStage1,
     VtdStage1Flags,
 )
-from pyvfio.kernel import EventFd, Kernel, LinuxKernel
+from pyvfio.kernel import EventFd, Kernel, LinuxKernel, memory_barrier
 from pyvfio.memory import Memory, MemoryKind, SharedMemory
 from pyvfio.version import VERSION
 
@@ -215,4 +215,5 @@ __all__ = [
     "VtdInvalidation",
     "VtdStage1",
     "VtdStage1Flags",
+    "memory_barrier",
 ]

@@ -10,7 +10,7 @@ from pyvfio.abi import vfio
 from pyvfio.container.meanings import GET_INFO
 from pyvfio.dma import END, IovaRange
 from pyvfio.explain import explain
-from pyvfio.kernel import Kernel, chain, query
+from pyvfio.kernel import Kernel, chain, host_page_size, query
 
 # What iommufd answers, which has no limit of its own: drivers/iommu/iommufd/vfio_compat.c.
 _NO_MAPPING_LIMIT = 0xFFFF_FFFF
@@ -65,7 +65,7 @@ def iommu_info(kernel: Kernel, fd: int) -> IommuInfo:
                 migration = capability.read(vfio.vfio_iommu_type1_info_cap_migration)
                 dirty_page_size = migration.pgsize_bitmap & -migration.pgsize_bitmap
                 largest_dirty_bitmap = migration.max_dirty_bitmap_size
-    page_sizes = info.iova_pgsizes if info.flags & vfio.VFIO_IOMMU_INFO_PGSIZES else 4096
+    page_sizes = info.iova_pgsizes if info.flags & vfio.VFIO_IOMMU_INFO_PGSIZES else host_page_size()
     return IommuInfo(
         tuple(1 << bit for bit in range(64) if page_sizes >> bit & 1),
         tuple(ranges) or (IovaRange(0, _LAST),),

@@ -144,17 +144,49 @@ class ConfigRegion(Region):
     def look_at_decoding(self) -> None:
         """Read whether the BARs answer (memory decoding is on, and the device is in D0) and note it in the OpenDevice.
 
-        Raises VfioError.
+        Where that cannot be read they are taken to be silent: each access is the kernel's then, which answers it
+        or says why not.
         """
-        config = ConfigSpace(self)
-        power = config.find(PowerManagement)
-        self.device.is_decoding = bool(config.command & PciCommand.MEMORY) and not (power and power.state)
+        try:
+            power = self._power_management()
+            is_decoding = bool(ConfigSpace(self).command & PciCommand.MEMORY) and not (power and power.state)
+        except VfioError:
+            is_decoding = False
+        self.device.answering.is_decoding = is_decoding
 
-    def _pwrite(self, offset: int, data: bytes) -> None:
+    def _pwrite(self, offset: int, data: memoryview) -> None:
+        if self._may_silence(offset, data):
+            # First, so that no other thread touches a mapping that is gone already.
+            self.device.answering.is_decoding = False
         try:
             super()._pwrite(offset, data)
         finally:
             self.look_at_decoding()
+
+    def _may_silence(self, offset: int, data: memoryview) -> bool:
+        """Whether writing data at offset may switch memory decoding off, or take the device out of D0."""
+        try:
+            power = self._power_management()
+        except VfioError:
+            return True
+        command = _byte_for(pci_regs.PCI_COMMAND, offset, data)
+        state = None if power is None else _byte_for(power.offset + pci_regs.PCI_PM_CTRL, offset, data)
+        leaves_memory = command is None or command & PciCommand.MEMORY
+        return not leaves_memory or bool(state and state & pci_regs.PCI_PM_CTRL_STATE_MASK)
+
+    def _power_management(self) -> PowerManagement | None:
+        """The capability, None for a device without it. Where it is does not change. Raises VfioError."""
+        if not self._is_power_known:
+            self._power, self._is_power_known = ConfigSpace(self).find(PowerManagement), True
+        return self._power
+
+    _power: PowerManagement | None = None
+    _is_power_known = False
+
+
+def _byte_for(register: int, offset: int, data: memoryview) -> int | None:
+    """What writing data at offset puts into the byte of a register; None if it leaves that as it is."""
+    return data[register - offset] if offset <= register < offset + len(data) else None
 
 
 def no_answer(address: str) -> VfioError:

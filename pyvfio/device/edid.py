@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+from typing import TYPE_CHECKING
 
 from pyvfio.abi import vfio
 from pyvfio.abi.types import offset_of
@@ -11,6 +12,10 @@ from pyvfio.device.open_device import OpenDevice
 from pyvfio.device.region import Region, RegionIndex
 from pyvfio.device.region_info import RegionType
 from pyvfio.errors import InvalidArgument, VfioError
+from pyvfio.kernel import octets_of
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 _EDID = RegionType(vfio.VFIO_REGION_TYPE_GFX, vfio.VFIO_REGION_SUBTYPE_GFX_EDID)
 _HEAD = vfio.vfio_region_gfx_edid
@@ -42,18 +47,20 @@ class Edid:
         head = self._head()
         return self._region.read(head.edid_offset, head.edid_size) if head.edid_size else b""
 
-    def connect(self, data: bytes) -> None:
+    def connect(self, data: ReadableBuffer) -> None:
         """Plug in a monitor that describes itself with data, an EDID. The monitor before it is taken away first.
 
         Raises InvalidArgument for an EDID of no bytes or more than max_size; nothing has changed then.
         """
-        if not 0 < len(data) <= self.max_size:
+        octets = octets_of(data)
+        if not 0 < len(octets) <= self.max_size:
             meaning = f"an EDID has 1 to {self.max_size} bytes here"
-            raise InvalidArgument(errno.EINVAL, f"EDID of {self._region.device.address}", {"size": len(data)}, meaning)
+            arguments = {"size": len(octets)}
+            raise InvalidArgument(errno.EINVAL, f"EDID of {self._region.device.address}", arguments, meaning)
         offset = self._head().edid_offset
         self.disconnect()
-        self._region.write(offset, data)
-        self._region.write32(offset_of(_HEAD, "edid_size"), len(data))
+        self._region.write(offset, octets)
+        self._region.write32(offset_of(_HEAD, "edid_size"), len(octets))
         self._region.write32(_LINK, vfio.VFIO_DEVICE_GFX_LINK_STATE_UP)
 
     def disconnect(self) -> None:

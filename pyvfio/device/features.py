@@ -7,14 +7,17 @@ import enum
 import errno
 import os
 import uuid
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from pyvfio.abi import vfio
 from pyvfio.device.open_device import OpenDevice
 from pyvfio.device.region_info import MmapArea
 from pyvfio.errors import FeatureUnsupported, InvalidArgument, VfioError
 from pyvfio.explain import no_descriptor
-from pyvfio.kernel import EventFd
+from pyvfio.kernel import EventFd, octets_of
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 S = TypeVar("S", bound=ctypes.Structure)
 
@@ -61,7 +64,7 @@ class Features:
     @property
     def is_asleep(self) -> bool:
         """Whether this process let the host suspend the device: its mapped BARs must not be touched then."""
-        return self.device.is_asleep
+        return self.device.answering.is_asleep
 
     def probe(self, feature: Feature | int) -> FeatureAccess:
         """Which operations the device has for a feature; none if it does not have the feature. Changes nothing.
@@ -124,7 +127,7 @@ class Features:
     def exit_low_power(self) -> None:
         """Wake the device. Does nothing to a device that is awake."""
         self.set(Feature.LOW_POWER_EXIT)
-        self.device.is_asleep = False
+        self.device.answering.is_asleep = False
         self.release()
 
     def set_bus_master(self, enabled: bool) -> None:
@@ -149,9 +152,9 @@ class Features:
         payload = data or bytes(ctypes.sizeof(struct))
         return struct.from_buffer_copy(self._call(feature, vfio.VFIO_DEVICE_FEATURE_GET, payload))
 
-    def set(self, feature: Feature | int, data: bytes = b"") -> bytes:
+    def set(self, feature: Feature | int, data: ReadableBuffer = b"") -> bytes:
         """Set a feature. data: the bytes of its struct; return the bytes of the struct after the call."""
-        return self._call(feature, vfio.VFIO_DEVICE_FEATURE_SET, data)
+        return self._call(feature, vfio.VFIO_DEVICE_FEATURE_SET, bytes(octets_of(data)))
 
     def release(self) -> None:
         """Close the wakeup event, if there is one. Closing the device calls it."""
@@ -160,13 +163,13 @@ class Features:
             self._wakeup = None
 
     def _enter_low_power(self, feature: Feature, data: bytes) -> None:
-        was_asleep = self.device.is_asleep
+        was_asleep = self.device.answering.is_asleep
         # First, so that nobody touches a mapping that is gone already.
-        self.device.is_asleep = True
+        self.device.answering.is_asleep = True
         try:
             self.set(feature, data)
         except BaseException:
-            self.device.is_asleep = was_asleep
+            self.device.answering.is_asleep = was_asleep
             raise
 
     def _call(self, feature: Feature | int, operation: int, data: bytes) -> bytes:

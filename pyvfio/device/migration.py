@@ -6,12 +6,17 @@ import enum
 import errno
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pyvfio.abi import vfio
 from pyvfio.device.features import Feature, Features
 from pyvfio.device.open_device import OpenDevice
 from pyvfio.errors import FeatureUnsupported, VfioError
+from pyvfio.kernel import octets_of
 from pyvfio.resource import Resource
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 _CHUNK = 1 << 20
 
@@ -92,10 +97,10 @@ class MigrationStream(Resource):
             parts.append(part)
         return b"".join(parts)
 
-    def write(self, data: bytes) -> None:
-        """Write all of data. Raises VfioError for a state that the device does not take."""
+    def write(self, data: ReadableBuffer) -> None:
+        """Write all bytes of data. Raises VfioError for a state that the device does not take."""
         self.require_open()
-        view = memoryview(data)
+        view = octets_of(data)
         try:
             while view:
                 view = view[self.kernel.write(self.fd, bytes(view[:_CHUNK])) :]

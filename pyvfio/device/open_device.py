@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from pyvfio.abi import vfio
+from pyvfio.device.answering import Answering
 from pyvfio.errors import VfioError
 from pyvfio.kernel import Capability, Kernel, LinuxKernel, chain, query
 from pyvfio.resource import Resource
@@ -77,8 +78,7 @@ class OpenDevice(Resource):
 
     kernel: the kernel that the device was opened in. fd: its descriptor. address: its name in sysfs. group: the group
     that it was opened through; None for a device of /dev/vfio/devices. info: what VFIO_DEVICE_GET_INFO says.
-    is_decoding: whether the BARs answer, as far as this process set the device's command register and power state.
-    is_asleep: whether this process let the host suspend the device, see Features.enter_low_power.
+    answering: whether the BARs answer, and the windows onto them.
     """
 
     _is_exclusive = True
@@ -103,8 +103,7 @@ class OpenDevice(Resource):
         self.group = group
         self.fd = fd
         self.address = address
-        self.is_decoding = True
-        self.is_asleep = False
+        self.answering = Answering()
         self._parts: dict[tuple[type[DevicePart], int], DevicePart] = {}
         try:
             self.info = self._ask_info()
@@ -121,7 +120,7 @@ class OpenDevice(Resource):
     @property
     def answers_memory(self) -> bool:
         """Whether the BARs may be touched through a mapping, as far as this process set the device's state."""
-        return self.is_decoding and not self.is_asleep
+        return bool(self.answering)
 
     def part(self, kind: type[P], index: int) -> P:
         """The part of this kind with this index: the same object at each call, until it is closed; a new one then.

@@ -1,7 +1,7 @@
 """What every kind of address space has: mappings, device addresses, dirty pages, and reasons to refuse a mapping."""
 
 from pyvfio.dma.address_space import Access, AddressSpace, IovaRange, MappedRun
-from pyvfio.dma.dirty import DirtyBitmap, DirtyTracking, bitmap_size, bits_of, stretches
+from pyvfio.dma.dirty import DirtyBitmap, DirtyTracking, bitmap_of, bitmap_size, bits_of, stretches
 from pyvfio.dma.iova import Fit, IovaAllocator
 from pyvfio.dma.mapping_space import END, DmaCalls, MapCall, MappingSpace
 from pyvfio.dma.refusals import check_map_arguments, map_failure
@@ -19,6 +19,7 @@ __all__ = [
     "MapCall",
     "MappedRun",
     "MappingSpace",
+    "bitmap_of",
     "bitmap_size",
     "bits_of",
     "check_map_arguments",

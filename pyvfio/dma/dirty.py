@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import sys
 from abc import ABC, abstractmethod
+from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -114,7 +116,21 @@ def bitmap_size(size: int, page_size: int) -> int:
 
 def bits_of(data: bytes, size: int, page_size: int) -> int:
     """The bitmap that the kernel wrote to data, as a number, without the bits beyond size bytes of memory."""
-    return int.from_bytes(data, "little") & ((1 << size // page_size) - 1)
+    return int.from_bytes(words_in_order(data), "little") & ((1 << size // page_size) - 1)
+
+
+def bitmap_of(bits: int) -> bytes:
+    """A bitmap as the kernel reads it: whole words of 64 bits in the processor's byte order."""
+    return words_in_order(bits.to_bytes(-(-bits.bit_length() // _WORD) * 8, "little"))
+
+
+def words_in_order(data: bytes, byteorder: str = sys.byteorder) -> bytes:
+    """Words of 64 bits in the processor's byte order as little endian ones, and back."""
+    if byteorder == "little":
+        return data
+    words = array("Q", data)
+    words.byteswap()
+    return words.tobytes()
 
 
 def stretches(runs: Iterable[MappedRun], largest: int) -> Iterator[tuple[int, int]]:
@@ -138,7 +154,7 @@ def stretches(runs: Iterable[MappedRun], largest: int) -> Iterator[tuple[int, in
 def _runs_of_ones(bits: int) -> Iterator[tuple[int, int]]:
     """The first and the last of each run of bits that are set."""
     # Word by word: in most words all bits are alike.
-    words = memoryview(bits.to_bytes(-(-bits.bit_length() // _WORD) * 8 + 8, "little")).cast("Q")
+    words = memoryview(bitmap_of(bits) + bytes(8)).cast("Q")
     first: int | None = None
     for index, word in enumerate(words):
         if word == (0 if first is None else _FULL):

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from pyvfio.dma.address_space import IovaRange
 from pyvfio.errors import InvalidArgument, OutsideIovaRanges
+from pyvfio.kernel import host_page_size
 
 
 class Fit(enum.Enum):
@@ -24,12 +25,13 @@ class IovaAllocator:
     """Gives out addresses from the iova_ranges of an address space, and takes them back. Addresses and sizes are bytes.
 
     It knows what it has given out, and not what is mapped: reserve() what others map. Not safe from several threads.
-    page_size: the unit of every address and size. fit: which of the holes that have room it uses.
+    page_size: the unit of every address and size; None for the host's page size. fit: which of the holes that have room
+    it uses.
     """
 
-    def __init__(self, ranges: Iterable[IovaRange], *, page_size: int = 4096, fit: Fit = Fit.FIRST) -> None:
+    def __init__(self, ranges: Iterable[IovaRange], *, page_size: int | None = None, fit: Fit = Fit.FIRST) -> None:
         """ranges: the addresses to give out; what is not a whole page at an end of a range is never used."""
-        self.page_size = page_size
+        page_size = self.page_size = page_size or host_page_size()
         self.fit = fit
         whole = (
             (-(-valid.start // page_size) * page_size, (valid.last + 1) // page_size * page_size) for valid in ranges

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from pyvfio.abi import iommufd_test as abi
+from pyvfio.dma import bitmap_of
 from pyvfio.errors import VfioError
 from pyvfio.explain import Meanings
 from pyvfio.iommufd import FaultPermission, HwPageTable, IommufdDevice, NestedPageTable, Translation
@@ -142,7 +143,7 @@ class MockDevice(IommufdDevice):
         tracks dirty pages. Source: IOMMU_TEST_OP_DIRTY.
         """
         count = pages.bit_length()
-        buffer = ctypes.create_string_buffer(pages.to_bytes(-(-count // 64) * 8, "little"))
+        buffer = ctypes.create_string_buffer(bitmap_of(pages))
         command = abi.iommu_test_cmd(op=abi.IOMMU_TEST_OP_DIRTY, id=table.id)
         dirty = command.dirty
         dirty.iova, dirty.length, dirty.page_size = iova, count * page_size, page_size

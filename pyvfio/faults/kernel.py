@@ -11,7 +11,7 @@ from typing import TypeVar
 from pyvfio.abi import iommufd, vfio
 from pyvfio.faults.rules import Before, Call, Fault, Hold, Rule, ShortUnmap, Vanish
 from pyvfio.faults.vanished import OpenDevices
-from pyvfio.kernel import IoctlArgument, Kernel
+from pyvfio.kernel import IoctlArgument, Kernel, Window
 from pyvfio.lifetime import lock_of
 
 T = TypeVar("T")
@@ -134,14 +134,9 @@ class FaultyKernel:
     def fallocate(self, fd: int, mode: int, offset: int, length: int) -> None:
         self._call("fallocate", self.kernel.fallocate, fd, mode, offset, length)
 
-    def load(self, address: int, width: int) -> int:
-        if self._devices.any_gone and self._devices.is_window_of_gone(address):
-            return (1 << 8 * width) - 1
-        return self.kernel.load(address, width)
-
-    def store(self, address: int, width: int, value: int) -> None:
-        if not (self._devices.any_gone and self._devices.is_window_of_gone(address)):
-            self.kernel.store(address, width, value)
+    def window(self, address: int, length: int, *, writable: bool = True) -> Window:
+        window = self.kernel.window(address, length, writable=writable)
+        return self._devices.window(address, window)
 
     def eventfd(self, initial: int, flags: int) -> int:
         return self._call("eventfd", self.kernel.eventfd, initial, flags)

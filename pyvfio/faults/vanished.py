@@ -3,11 +3,37 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, field
 
 from pyvfio.abi import vfio
-from pyvfio.kernel import IoctlArgument, Kernel
+from pyvfio.kernel import IoctlArgument, Kernel, Window
 
 _NODES = "/dev/vfio/devices/"
+
+
+@dataclass(frozen=True, slots=True)
+class _DeviceWindow:
+    """A window onto registers of a device, which read as ones when it is among those that are gone."""
+
+    window: Window
+    gone: Container[str]
+    device: str
+    views: Mapping[int, memoryview[int]] = field(default_factory=dict)
+
+    @property
+    def released(self) -> bool:
+        return self.window.released
+
+    def load(self, offset: int, width: int) -> int:
+        return (1 << 8 * width) - 1 if self.device in self.gone else self.window.load(offset, width)
+
+    def store(self, offset: int, width: int, value: int) -> None:
+        if self.device not in self.gone:
+            self.window.store(offset, width, value)
+
+    def release(self) -> None:
+        self.window.release()
 
 
 class OpenDevices:
@@ -18,10 +44,6 @@ class OpenDevices:
         self._addresses: dict[int, str] = {}
         self._windows: dict[int, tuple[int, str]] = {}
         self._gone: set[str] = set()
-
-    @property
-    def any_gone(self) -> bool:
-        return bool(self._gone)
 
     def vanish(self, address: str) -> None:
         self._gone.add(address)
@@ -53,11 +75,12 @@ class OpenDevices:
     def is_gone(self, fd: int) -> bool:
         return self._addresses.get(fd) in self._gone
 
-    def is_window_of_gone(self, address: int) -> bool:
-        """Whether an address lies in mapped registers of a device that is gone."""
-        return any(
-            start <= address < start + size and device in self._gone for start, (size, device) in self._windows.items()
-        )
+    def window(self, address: int, window: Window) -> Window:
+        """What a program gets that asked for this window: another one, if it is of a device's registers."""
+        for start, (size, device) in self._windows.items():
+            if start <= address < start + size:
+                return _DeviceWindow(window, self._gone, device)
+        return window
 
     def _address_of_node(self, node: str) -> str:
         devices = "/sys/bus/pci/devices"

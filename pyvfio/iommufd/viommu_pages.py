@@ -9,7 +9,7 @@ from pyvfio.abi import mman
 from pyvfio.errors import InvalidArgument
 from pyvfio.explain import Meanings
 from pyvfio.iommufd.iommufd import explain_iommufd
-from pyvfio.kernel import host_page_size
+from pyvfio.kernel import WindowReleased, host_page_size, is_strongly_ordered, memory_barrier
 from pyvfio.resource import Resource
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ class ViommuPages(Resource):
             self._address = self.kernel.mmap(size, protection, mman.MAP_SHARED, viommu.iommufd.fd, offset)
         except OSError as error:
             raise explain_iommufd(error, operation, arguments, _MEANINGS) from error
+        self._window = self.kernel.window(self._address, size)
         super().__init__(viommu)
 
     def read_register(self, offset: int, width: int) -> int:
@@ -47,7 +48,15 @@ class ViommuPages(Resource):
 
         Raises InvalidArgument where there is no such register.
         """
-        return self.kernel.load(self._place(offset, width), width)
+        self._check_place(offset, width)
+        try:
+            value = self._window.load(offset, width)
+        except WindowReleased:
+            self.require_open()
+            raise
+        if not is_strongly_ordered:
+            memory_barrier()
+        return value
 
     def write_register(self, offset: int, width: int, value: int) -> None:
         """Write the register at offset by one access of width bytes: 1, 2, 4 or 8. offset is a multiple of width.
@@ -57,17 +66,24 @@ class ViommuPages(Resource):
         if not 0 <= value < 1 << 8 * width:
             meaning = "the value is too wide"
             raise InvalidArgument(errno.EINVAL, f"write {8 * width} bits", {"offset": offset, "value": value}, meaning)
-        self.kernel.store(self._place(offset, width), width, value)
+        self._check_place(offset, width)
+        if not is_strongly_ordered:
+            memory_barrier()
+        try:
+            self._window.store(offset, width, value)
+        except WindowReleased:
+            self.require_open()
+            raise
 
-    def _place(self, offset: int, width: int) -> int:
-        """The address in this process of the register. Raises ClosedError, InvalidArgument."""
+    def _check_place(self, offset: int, width: int) -> None:
+        """Raises ClosedError, InvalidArgument for what is no register."""
         self.require_open()
         if width not in (1, 2, 4, 8) or offset % width or not 0 <= offset <= self.size - width:
             meaning = f"no register there: there are {self.size:#_x} bytes"
             raise InvalidArgument(errno.EINVAL, f"pages of {self.viommu.name}", {"offset": offset}, meaning)
-        return self._address + offset
 
     def _release(self) -> None:
+        self._window.release()
         self.kernel.munmap(self._address, self.size)
 
     def __repr__(self) -> str:

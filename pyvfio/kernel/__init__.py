@@ -1,5 +1,7 @@
 """Kernel, which every system call goes through, and what stands directly on it."""
 
+from pyvfio.kernel.barrier import has_memory_barrier, is_strongly_ordered, memory_barrier
+from pyvfio.kernel.buffers import octets_of
 from pyvfio.kernel.eventfd import EventFd, Stream, wait_for_any
 from pyvfio.kernel.files import (
     exists,
@@ -29,6 +31,7 @@ from pyvfio.kernel.query import Capability, chain, query
 from pyvfio.kernel.seam import IoctlArgument, Kernel, LinuxKernel
 from pyvfio.kernel.timeouts import Deadline
 from pyvfio.kernel.waitable import Waitable
+from pyvfio.kernel.window import Window, WindowReleased
 
 __all__ = [
     "DMA_ENTRY_LIMIT",
@@ -43,19 +46,25 @@ __all__ = [
     "Memlock",
     "Stream",
     "Waitable",
+    "Window",
+    "WindowReleased",
     "chain",
     "dma_entry_limit",
     "exists",
+    "has_memory_barrier",
     "host_memory",
     "host_page_size",
     "huge_page_sizes",
     "huge_pages",
+    "is_strongly_ordered",
     "is_tight",
     "link_name",
     "linux_release",
     "memlock",
     "memlock_if_known",
+    "memory_barrier",
     "names_in",
+    "octets_of",
     "pool_name",
     "query",
     "read_bytes",

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import fcntl
 import os
 import select
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Any, Protocol
 
 from pyvfio.kernel.timeouts import Deadline
+from pyvfio.kernel.window import LinuxWindow, Window
 
 IoctlArgument = int | ctypes.Structure | ctypes.Array[ctypes.c_char] | ctypes.c_int32
 """What an ioctl takes: a number, or an object that the call reads and writes in place."""
@@ -40,7 +40,9 @@ class Kernel(Protocol):
     def write(self, fd: int, data: bytes) -> int: ...
     def pread(self, fd: int, size: int, offset: int) -> bytes: ...
     def pwrite(self, fd: int, data: bytes, offset: int) -> int: ...
-    def ioctl(self, fd: int, request: int, argument: IoctlArgument = 0, /) -> int: ...
+    def ioctl(self, fd: int, request: int, argument: IoctlArgument = 0, /) -> int:
+        """argument is read and written in place, whether the call succeeds or fails. Other threads run meanwhile."""
+
     def listdir(self, path: str) -> list[str]: ...
     def readlink(self, path: str) -> str: ...
     def owner(self, path: str) -> tuple[int, int]:
@@ -62,12 +64,11 @@ class Kernel(Protocol):
     def ftruncate(self, fd: int, length: int) -> None: ...
     def fallocate(self, fd: int, mode: int, offset: int, length: int) -> None: ...
 
-    # Device registers in mapped memory.
-    def load(self, address: int, width: int) -> int:
-        """Read width bytes (1, 2, 4 or 8) at address with one access."""
+    def window(self, address: int, length: int, *, writable: bool = True) -> Window:
+        """length bytes that are mapped at address, as numbers. Release it before they are unmapped.
 
-    def store(self, address: int, width: int, value: int) -> None:
-        """Write width bytes (1, 2, 4 or 8) at address with one access."""
+        address is a multiple of 8. writable: whether they are mapped to be written.
+        """
 
     # Events.
     def eventfd(self, initial: int, flags: int) -> int: ...
@@ -83,19 +84,18 @@ _LONGEST_POLL = 1 << 20
 """How many seconds one system call waits at most."""
 
 
-class _Ioctl(Protocol):
-    def __call__(self, fd: int, request: int, argument: IoctlArgument = 0, /) -> int: ...
-
-
 class LinuxKernel:
     """The running Linux kernel. Holds no state: a program can have any number of them, and use one in any thread."""
 
     def __init__(self) -> None:
-        # Not wrapped in a method: plugging memory makes an ioctl for each block, and a frame is a tenth of its cost.
-        self.ioctl = cast(_Ioctl, fcntl.ioctl)
         self._libc = ctypes.CDLL(None, use_errno=True)
-        self._libc.mmap.restype = ctypes.c_void_p
-        self._libc.mmap.argtypes = [
+        # Without argtypes, which take longer than the rest of the call: a number is a C int, as requests and what an
+        # ioctl takes by value are.
+        self._ioctl = self._libc.ioctl
+        # Where off_t has 32 bits, these have the 64 that the offset of a region needs.
+        self._mmap = _first_of(self._libc, "mmap64", "mmap")
+        self._mmap.restype = ctypes.c_void_p
+        self._mmap.argtypes = [
             ctypes.c_void_p,
             ctypes.c_size_t,
             ctypes.c_int,
@@ -107,7 +107,8 @@ class LinuxKernel:
         self._libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
         self._libc.mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p]
         self._libc.mlock.argtypes = self._libc.munlock.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
-        self._libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+        self._fallocate = _first_of(self._libc, "fallocate64", "fallocate")
+        self._fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 
     @property
     def name(self) -> str:
@@ -134,6 +135,15 @@ class LinuxKernel:
     def pwrite(self, fd: int, data: bytes, offset: int) -> int:
         return os.pwrite(fd, data, offset)
 
+    def ioctl(self, fd: int, request: int, argument: IoctlArgument = 0, /) -> int:
+        # Not fcntl.ioctl: it hands the kernel a copy of what has up to 1,024 bytes, and from Python 3.14 on brings it
+        # back after a success only, while some calls fail and say how much room they need; and it holds the
+        # interpreter's lock for what has more. A number it cuts to 32 bits, so that an address cannot be passed.
+        result: int = self._ioctl(fd, request, argument if isinstance(argument, int) else ctypes.byref(argument))
+        if result < 0:
+            raise self._error()
+        return result
+
     def listdir(self, path: str) -> list[str]:
         return sorted(os.listdir(path))
 
@@ -149,7 +159,7 @@ class LinuxKernel:
 
     def mmap(self, length: int, protection: int, flags: int, fd: int = -1, offset: int = 0, address: int = 0) -> int:
         # Huge page sizes are encoded up to bit 31: ctypes takes the int as 32 bits, whatever its sign.
-        result = self._libc.mmap(address or None, length, protection, flags, fd, offset)
+        result = self._mmap(address or None, length, protection, flags, fd, offset)
         if result is None or result == ctypes.c_void_p(-1).value:
             raise self._error()
         return int(result)
@@ -178,13 +188,10 @@ class LinuxKernel:
         os.ftruncate(fd, length)
 
     def fallocate(self, fd: int, mode: int, offset: int, length: int) -> None:
-        self._check(self._libc.fallocate(fd, mode, offset, length))
+        self._check(self._fallocate(fd, mode, offset, length))
 
-    def load(self, address: int, width: int) -> int:
-        return int(_REGISTER[width].from_address(address).value)
-
-    def store(self, address: int, width: int, value: int) -> None:
-        _REGISTER[width].from_address(address).value = value
+    def window(self, address: int, length: int, *, writable: bool = True) -> Window:
+        return LinuxWindow(address, length, writable=writable)
 
     def eventfd(self, initial: int, flags: int) -> int:
         return os.eventfd(initial, flags)
@@ -210,10 +217,6 @@ class LinuxKernel:
         return OSError(code, os.strerror(code))
 
 
-# ctypes moves a simple type of these widths in one load or store; slices of a buffer would move bytes.
-_REGISTER: dict[int, type[ctypes.c_uint8 | ctypes.c_uint16 | ctypes.c_uint32 | ctypes.c_uint64]] = {
-    1: ctypes.c_uint8,
-    2: ctypes.c_uint16,
-    4: ctypes.c_uint32,
-    8: ctypes.c_uint64,
-}
+def _first_of(libc: ctypes.CDLL, *names: str) -> Any:
+    """The first function of these names that a C library has."""
+    return next(getattr(libc, name) for name in names if hasattr(libc, name))

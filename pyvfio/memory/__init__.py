@@ -1,6 +1,7 @@
 """Memory that devices can reach."""
 
-from pyvfio.memory.memory import HUGE_PAGE_SIZE, Memory, MemoryKind, MemoryUser
+from pyvfio.memory.kinds import HUGE_PAGE_SIZE, MemoryKind
+from pyvfio.memory.memory import Memory, MemoryUser
 from pyvfio.memory.shared import SharedMemory
 
 __all__ = [

@@ -3,45 +3,33 @@
 from __future__ import annotations
 
 import ctypes
-import enum
 import errno
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from pyvfio.abi import mman
 from pyvfio.errors import InvalidArgument, MemoryUnavailable, StillMapped, VfioError
 from pyvfio.explain import no_descriptor
-from pyvfio.kernel import Kernel, LinuxKernel, host_page_size, huge_pages, transparent_huge_page_size
+from pyvfio.kernel import (
+    Kernel,
+    LinuxKernel,
+    host_page_size,
+    huge_page_sizes,
+    huge_pages,
+    octets_of,
+    transparent_huge_page_size,
+)
 from pyvfio.lifetime import drop
+from pyvfio.memory.kinds import HUGE_PAGE_SIZE, MemoryKind, page_size_of
 from pyvfio.resource import Resource
 
-HUGE_PAGE_SIZE = 2 << 20
-"""Bytes of a huge page of hugetlb memory, unless another size is asked for."""
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 _LOWEST_BITS = bytes(entry & 1 for entry in range(256))
-
-
-class MemoryKind(enum.Enum):
-    """What the pages of memory are. MEMFD and HUGETLB can be shared; the others are private to this process."""
-
-    ANONYMOUS = "anon"
-    """Pages of the host's page size, never transparent huge pages."""
-    THP = "thp"
-    """Transparent huge pages where the kernel has some, in memory that is aligned for them."""
-    MEMFD = "memfd"
-    """A file in memory, which can be shared by its descriptor."""
-    HUGETLB = "hugetlb"
-    """A memfd of huge pages from the host's pool."""
-    HUGETLB_ANONYMOUS = "hugetlb-anon"
-    """Huge pages from the host's pool, without a file."""
-
-    @property
-    def is_hugetlb(self) -> bool:
-        """Whether the pages come from the host's pool of huge pages."""
-        return self in (MemoryKind.HUGETLB, MemoryKind.HUGETLB_ANONYMOUS)
 
 
 class MemoryUser(Protocol):
@@ -89,7 +77,7 @@ class Memory(Resource):
         self.kernel = kernel
         self.kind = kind
         self.size = size
-        self.page_size = _page_size(kind, page_size)
+        self.page_size = page_size_of(kind, page_size)
         self.fd: int | None = None
         # Where in the file the memory begins.
         self._file_offset = 0
@@ -122,7 +110,8 @@ class Memory(Resource):
             self._populate_all(offset, size, threads)
 
     def _populate_all(self, offset: int, size: int, threads: int) -> None:
-        step = -(-size // max(threads, 1) // HUGE_PAGE_SIZE) * HUGE_PAGE_SIZE or size
+        unit = max(HUGE_PAGE_SIZE, self.page_size)
+        step = -(-size // max(threads, 1) // unit) * unit or size
         parts = [(start, min(step, offset + size - start)) for start in range(offset, offset + size, step)]
         try:
             if len(parts) == 1:
@@ -197,10 +186,12 @@ class Memory(Resource):
             self._require_pages("read")
             return ctypes.string_at(self.address + offset, size)
 
-    def write(self, offset: int, data: bytes) -> None:
-        """Write data to the memory from offset on, of any alignment. Raises InvalidArgument."""
-        # A buffer of wider items has more bytes than items.
-        content = bytes(data)
+    def write(self, offset: int, data: ReadableBuffer) -> None:
+        """Write the bytes of data to the memory from offset on, of any alignment. Raises InvalidArgument.
+
+        data: bytes, or any other contiguous buffer, whatever its items are.
+        """
+        content = bytes(octets_of(data))
         self.check_range("write", offset, len(content), unit=1)
         with self._lock:
             self._require_pages("write")
@@ -306,10 +297,14 @@ class Memory(Resource):
         needed = size // self.page_size
         meaning = f"{needed} huge pages of {self.page_size >> 10} KiB needed"
         try:
+            sizes = huge_page_sizes(self.kernel)
             pool = huge_pages(self.page_size, self.kernel)
         except OSError:
             # Explaining a failure must not become one.
             return MemoryUnavailable(code, operation, arguments, meaning)
+        if self.page_size not in sizes:
+            there = ", ".join(f"{size >> 10} KiB" for size in sizes) or "none"
+            return MemoryUnavailable(code, operation, arguments, f"{meaning}; the sizes that this host has: {there}")
         return MemoryUnavailable(
             code,
             operation,
@@ -374,23 +369,3 @@ class Memory(Resource):
 
     def __repr__(self) -> str:
         return f"<Memory {self.kind.value} {self.size:#_x}{' closed' if self._closed else ''}>"
-
-
-def _page_size(kind: MemoryKind, page_size: int | None) -> int:
-    """The page size of memory of this kind, in bytes. Raises InvalidArgument for one that the kind does not have."""
-    if not kind.is_hugetlb:
-        if page_size not in (None, host_page_size()):
-            raise InvalidArgument(
-                errno.EINVAL, "allocate memory", {"page size": page_size}, f"{kind.value} has no huge pages"
-            )
-        return host_page_size()
-    page_size = page_size or HUGE_PAGE_SIZE
-    if page_size & (page_size - 1) or page_size <= host_page_size():
-        raise InvalidArgument(
-            errno.EINVAL,
-            "allocate memory",
-            {"page size": page_size},
-            "not a size of huge pages",
-            "2M and 1G are",
-        )
-    return page_size

@@ -7,7 +7,8 @@ import errno
 from pyvfio.abi import mman
 from pyvfio.errors import MemoryUnavailable, StillMapped, VfioError
 from pyvfio.kernel import Kernel, LinuxKernel, host_page_size
-from pyvfio.memory.memory import Memory, MemoryKind
+from pyvfio.memory.kinds import MemoryKind
+from pyvfio.memory.memory import Memory
 
 
 class SharedMemory(Memory):

@@ -5,18 +5,20 @@ from __future__ import annotations
 import copy
 import errno
 import os
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Self
 
 from pyvfio.abi import mman
-from pyvfio.kernel import IoctlArgument, LinuxKernel
-from pyvfio.lifetime import lock_of
+from pyvfio.errors import VfioError
+from pyvfio.kernel import IoctlArgument, LinuxKernel, Window, host_page_size
 from pyvfio.sim.devices import VFIO_DRIVER, PciFunction
 from pyvfio.sim.iommu import Span, Version
 from pyvfio.sim.iommufd import IommufdFile
 from pyvfio.sim.machine import DmaFault, Machine
-from pyvfio.sim.process import Charges, File, Process, Text, UserMemory, fail
+from pyvfio.sim.mm import PAGE
+from pyvfio.sim.process import Charges, File, Process, RegisterWindow, Text, UserMemory, fail
 from pyvfio.sim.procfs import locked_by_program, open_proc
 from pyvfio.sim.vfio import ContainerState, VfioNodes
 
@@ -36,7 +38,8 @@ class SimKernel:
     iommufd: there are /dev/iommu and, from Linux 6.6 on, nodes of devices; iommufd_container: iommufd provides
     /dev/vfio/vfio. iommufd_test: iommufd has its test devices (CONFIG_IOMMUFD_TEST), those of Linux 7.3 whatever the
     version: pyvfio.drivers.iommufd_mock.
-    Descriptors and memory are real; the running kernel does what is not VFIO's.
+    Descriptors and memory are real; the running kernel does what is not VFIO's. So the simulated machine's processor is
+    the host's: little endian, with pages of 4 KiB. Raises VfioError (ENOSYS) on another.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class SimKernel:
         iommu_tracks_dirty: bool = False,
         iommufd_test: bool = False,
     ) -> None:
+        _require_such_a_host()
         self._real = LinuxKernel()
         self.machine = Machine(
             self._real,
@@ -74,8 +78,6 @@ class SimKernel:
         self.process = Process(Charges(memlock, ipc_lock, lambda: locked_by_program(self._real)))
         self._pages = self.machine.pages
         self._host_huge_pages = host_huge_pages
-        self._running_lock = threading.RLock()
-        self._made_by = os.getpid()
         for number in range(3, 3 + edu_devices):
             self.add(PciFunction(f"0000:00:{number:02x}.0", group=number, driver=VFIO_DRIVER))
 
@@ -276,20 +278,15 @@ class SimKernel:
                 self._pages.punching(fd, offset, length)
             self._real.fallocate(fd, mode, offset, length)
 
-    def load(self, address: int, width: int) -> int:
+    def window(self, address: int, length: int, *, writable: bool = True) -> Window:
         with self._lock:
             area, offset = self.process.area(address) or (None, 0)
-            if area is not None and area.registers is not None:
-                return area.registers.load(offset, width)
-        return self._real.load(address, width)
-
-    def store(self, address: int, width: int, value: int) -> None:
-        with self._lock:
-            area, offset = self.process.area(address) or (None, 0)
-            if area is not None and area.registers is not None:
-                area.registers.store(offset, width, value)
-                return
-        self._real.store(address, width, value)
+            if area is None or area.registers is None:
+                return self._real.window(address, length, writable=writable)
+            start = address - offset
+            return RegisterWindow(
+                self._lock, area.registers, offset, length, lambda: self.process.areas.get(start) is area
+            )
 
     # Events.
 
@@ -301,8 +298,7 @@ class SimKernel:
 
     @property
     def _lock(self) -> threading.RLock:
-        # What a thread was about to do when this process forked, its copy here never does.
-        return lock_of(self._made_by, self._running_lock)
+        return self.machine.lock
 
     # What a process has open; called with the lock held.
 
@@ -328,7 +324,7 @@ class SimKernel:
     def _map_file(self, file: File, length: int, protection: int, flags: int, offset: int) -> int:
         area = file.mmap(length, protection, flags, offset)
         if area.registers is not None:
-            # Only load and store may touch them.
+            # Only a window may touch them.
             start = self._real.mmap(length, mman.PROT_NONE, mman.MAP_PRIVATE | mman.MAP_ANONYMOUS)
         else:
             start = self._real.mmap(length, protection, flags, area.pages)
@@ -341,3 +337,11 @@ class SimKernel:
         if file is not None:
             process.share(other, self.process.files[fd])
         return other
+
+
+def _require_such_a_host() -> None:
+    """Raises VfioError where memory that is real would not be the simulated machine's."""
+    if sys.byteorder != "little" or host_page_size() != PAGE:
+        what = f"{sys.byteorder} endian, with pages of {host_page_size() >> 10} KiB"
+        meaning = f"this host is {what}; the simulated machine is little endian, with pages of 4 KiB"
+        raise VfioError(errno.ENOSYS, "simulate a kernel", meaning=meaning)

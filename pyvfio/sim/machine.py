@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pyvfio.kernel import LinuxKernel
+from pyvfio.lifetime import lock_of
 from pyvfio.sim.devices import PciFunction
 from pyvfio.sim.dma_owners import DmaOwners
 from pyvfio.sim.iommu import Span, Version, iommu_model
@@ -79,6 +82,9 @@ class Machine:
         iommufd_test: bool,
     ) -> None:
         self.real = real
+        self._made_by = os.getpid()
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self.version = version
         self.iommu = iommu
         self.iommu_model = iommu_model(iommu, version)
@@ -98,6 +104,18 @@ class Machine:
         self.pages = PageTracker(real, populate_on_pin=populate_on_pin)
         self.dma_owners = DmaOwners(self.functions, self.sysfs, lambda: self.version >= (6, 7))
         self.dma_faults: list[DmaFault] = []
+
+    @property
+    def lock(self) -> threading.RLock:
+        """Held for each call of any process."""
+        # What a thread was about to do when this process forked, its copy here never does.
+        return lock_of(self._made_by, self._lock)
+
+    @property
+    def changed(self) -> threading.Condition:
+        """Tells whoever waits in a call that a device was closed. In a forked child nobody does."""
+        lock = self.lock
+        return self._changed if lock is self._lock else threading.Condition(lock)
 
     @property
     def page_sizes(self) -> int:

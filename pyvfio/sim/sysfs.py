@@ -45,6 +45,8 @@ class Sysfs:
         self._noiommu_cdev = noiommu_cdev
         self._iommu = iommu
         self._owners: dict[str, tuple[int, int]] = {}
+        self.release_device: Callable[[str], None] = _release_nothing
+        """Called with the address of a function that VFIO's driver is taken off; returns when nobody has it open."""
         self.tainted = 0
         """The bits of /proc/sys/kernel/tainted."""
         self.parameters = {"dma_entry_limit": str(dma_entry_limit), "allow_unsafe_interrupts": "N"}
@@ -177,10 +179,15 @@ class Sysfs:
             self.modules[parent][name] = text
         elif name == "driver_override" and parent.rpartition("/")[2] in self._functions:
             self._functions[parent.rpartition("/")[2]].override = text or None
+        elif name == "remove" and parent.rpartition("/")[2] in self._functions and parent.startswith(_DEVICES):
+            if text == "1":
+                function = self._function(parent.rpartition("/")[2])
+                self._unbind(function)
+                del self._functions[function.address]
         elif name in ("bind", "unbind") and parent.rpartition("/")[2] in self._drivers():
             driver, function = parent.rpartition("/")[2], self._function(text)
             if name == "unbind" and function.driver == driver:
-                function.driver = None
+                self._unbind(function)
             elif name == "bind" and function.driver is None:
                 self._probe(function, driver)
             else:
@@ -287,6 +294,12 @@ class Sysfs:
     def _drivers(self) -> set[str]:
         return {VFIO_DRIVER} | {function.host_driver for function in self._functions.values() if function.host_driver}
 
+    def _unbind(self, function: PciFunction) -> None:
+        """Take its driver off a function. VFIO's waits until nobody has the device open."""
+        if function.driver == VFIO_DRIVER:
+            self.release_device(function.address)
+        function.driver = None
+
     def _probe(self, function: PciFunction, driver: str | None = None) -> None:
         driver = function.override or driver or function.host_driver
         matches = driver != VFIO_DRIVER or function.override == VFIO_DRIVER
@@ -313,6 +326,11 @@ class Attribute(Text):
     def write(self, data: bytes) -> int:
         self._sysfs.write(self._path, data.decode())
         return len(data)
+
+
+def _release_nothing(address: str) -> None:
+    """Of a machine whose devices nobody can open."""
+    del address
 
 
 def _is_on(parameter: str) -> bool:

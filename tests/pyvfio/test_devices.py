@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import struct
+import threading
+from array import array
 from collections.abc import Iterator
 
 import pytest
@@ -33,7 +35,7 @@ from pyvfio.abi import vfio
 from pyvfio.device.open_device import device_info
 from pyvfio.drivers.edu import Edu
 from pyvfio.faults import Fault, FaultyKernel
-from pyvfio.kernel import chain
+from pyvfio.kernel import chain, write_text
 from pyvfio.sim import PciFunction, SimKernel
 from pyvfio.sim.devices import PlainDevice
 from pyvfio.sim.devices.plain import IDS, ROM
@@ -141,6 +143,76 @@ def test_an_iommufd_knows_what_it_holds_of_a_bus(kernel: SimKernel) -> None:
         neighbour.region(0).write32(0, 0x5678)
         device.hot_reset()
         assert neighbour.region(0).read32(0) == 0
+
+
+@pytest.mark.parametrize("driver", [None, "pcieport"])
+def test_a_bus_is_not_reset_under_another_driver_or_none(driver: str | None) -> None:
+    """Even where its group is held: only VFIO's driver says that a function is out of use."""
+    kernel = SimKernel()
+    kernel.add(PciFunction(ADDRESSES[0], 7, *IDS, driver="vfio-pci", model=PlainDevice))
+    # A bridge is no hindrance to its group; a function without a driver is none either.
+    class_code = 0x060400 if driver else 0x040300
+    kernel.add(PciFunction(ADDRESSES[1], 7, class_code=class_code, driver=driver, model=PlainDevice))
+    with Container(kernel=kernel) as container:
+        device = container.open_device(ADDRESSES[0])
+        device.region(0).write32(0, 0x1234)
+        with pytest.raises(VfioError, match="not every function it would reset") as caught:
+            device.hot_reset()
+        assert caught.value.errno == errno.EINVAL
+        assert device.region(0).read32(0) == 0x1234
+
+
+def test_a_failed_config_write_says_so_and_not_what_came_after(kernel: SimKernel) -> None:
+    faulty = FaultyKernel(kernel)
+    with Container(kernel=faulty) as container:
+        device = container.open_device(ADDRESSES[0])
+        config = device.config
+        assert device.region(0).read32(0) == 0
+        faulty.arm(Fault(name="pwrite", errno=errno.EACCES), Fault(name="pread", errno=errno.EIO))
+        with pytest.raises(VfioError, match=r"^write region 7") as caught:
+            config.region.write16(4, 0)
+        assert caught.value.errno == errno.EACCES
+        # What it is now is not known: the kernel makes the accesses, until the device is known to answer.
+        assert not device.answers_memory
+        faulty.arm()
+        assert device.region(0).read32(0) == 0
+        config.enable_bus_master()
+        assert device.answers_memory
+
+
+def test_what_takes_bytes_takes_those_of_any_buffer(device: Device) -> None:
+    numbers = array("I", [*b"abcdefgh"])
+    region = device.region(RegionIndex.VGA + 1)
+    region.write(0x10, numbers)
+    assert region.read(0x10, 32) == numbers.tobytes()
+    with pytest.raises(InvalidArgument, match="outside the region"):
+        region.write(region.size - 8, numbers)
+    migration = device.migration()
+    stream = migration.enter(MigrationState.STOP_COPY)
+    assert stream is not None
+    state = array("I", stream.read_all())
+    migration.enter(MigrationState.STOP)
+    stream = migration.enter(MigrationState.RESUMING)
+    assert stream is not None
+    stream.write(state)
+    migration.enter(MigrationState.STOP)
+    assert migration.state == MigrationState.STOP
+
+
+def test_a_removed_device_is_waited_for_and_gone(kernel: SimKernel, container: Container, device: Device) -> None:
+    request = device.interrupts(InterruptIndex.REQ)
+    request.enable()
+    remove = f"/sys/bus/pci/devices/{ADDRESSES[0]}/remove"
+    root = threading.Thread(target=write_text, args=(kernel, remove, "1"))
+    root.start()
+    assert request.wait(timeout=10)
+    with pytest.raises(VfioError, match="no such device of group 7"):
+        container.groups[0].open_device(ADDRESSES[0])
+    assert ADDRESSES[0] in kernel.functions
+    container.close()
+    root.join(10)
+    assert not root.is_alive()
+    assert ADDRESSES[0] not in kernel.functions
 
 
 def test_a_state_that_is_none_stops_the_device_for_good(device: Device) -> None:

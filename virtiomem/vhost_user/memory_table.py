@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pyvfio.errors import VfioError
-from pyvfio.kernel import Kernel
+from pyvfio.kernel import Kernel, Window
 from pyvfio.memory import SharedMemory
 from virtiomem.vhost_user.abi.vhost_user import VhostUserMemoryRegion
 from virtiomem.vhost_user.errors import FrontEndError, QueueBroken
-from virtiomem.vhost_user.window import Window
+from virtiomem.vhost_user.window import GuestWindow
 
 _END = 1 << 64
 
@@ -31,7 +31,7 @@ class GuestRegion:
     """A part of the guest's memory that the front end shares.
 
     guest_address: where the guest sees it. size: bytes. user_address: where the front end has it. memory, offset: what
-    it is mapped into here, and from which byte of that. file: where the front end keeps it.
+    it is mapped into here, and from which byte of that. file: where the front end keeps it. window: onto all of memory.
     """
 
     guest_address: int
@@ -40,6 +40,12 @@ class GuestRegion:
     memory: SharedMemory
     offset: int
     file: FileRange
+    window: Window
+
+    def close(self) -> None:
+        """Unmap it. No window may be used any more."""
+        self.window.release()
+        self.memory.close()
 
     def describes(self, entry: VhostUserMemoryRegion) -> bool:
         """Whether entry, of a message, is about this region."""
@@ -80,29 +86,29 @@ class MemoryTable:
         if region is None:
             raise _refused(entry, "there is no such region")
         self.regions = tuple(other for other in self.regions if other is not region)
-        region.memory.close()
+        region.close()
 
     def close(self) -> None:
         """Unmap all regions. No window may be used any more. Closing twice is harmless."""
         regions, self.regions = self.regions, ()
         for region in regions:
-            region.memory.close()
+            region.close()
 
-    def at_user_address(self, address: int, size: int) -> Window:
+    def at_user_address(self, address: int, size: int) -> GuestWindow:
         """A window of size bytes at an address of the front end. Raises QueueBroken unless one region has them all."""
         for region in self.regions:
             if region.user_address <= address and address + size <= region.user_address + region.size:
                 return self._window(region, address - region.user_address, size)
         raise _outside(address, size)
 
-    def at(self, address: int, size: int) -> Window:
+    def at(self, address: int, size: int) -> GuestWindow:
         """A window of size bytes at an address of the guest. Raises QueueBroken unless one region has them all."""
         for region in self.regions:
             if region.guest_address <= address and address + size <= region.guest_address + region.size:
                 return self._window(region, address - region.guest_address, size)
         raise _outside(address, size)
 
-    def pieces(self, address: int, size: int) -> Iterator[Window]:
+    def pieces(self, address: int, size: int) -> Iterator[GuestWindow]:
         """Windows of size bytes in all at an address of the guest, which may lie in several adjacent regions.
 
         Raises QueueBroken at the first byte that is not in the guest's memory.
@@ -117,8 +123,8 @@ class MemoryTable:
             yield self._window(region, address - region.guest_address, part)
             address, size = address + part, size - part
 
-    def _window(self, region: GuestRegion, offset: int, size: int) -> Window:
-        return Window(self._kernel, region.memory.address + region.offset + offset, size)
+    def _window(self, region: GuestRegion, offset: int, size: int) -> GuestWindow:
+        return GuestWindow(region.window, region.offset + offset, size)
 
     def _check(self, entry: VhostUserMemoryRegion, fd: int) -> None:
         end, user_end = entry.guest_phys_addr + entry.memory_size, entry.userspace_addr + entry.memory_size
@@ -145,7 +151,8 @@ class MemoryTable:
             raise
         status = os.fstat(fd)
         file = FileRange(status.st_dev, status.st_ino, entry.mmap_offset)
-        return GuestRegion(entry.guest_phys_addr, entry.memory_size, entry.userspace_addr, memory, within, file)
+        window = self._kernel.window(memory.address, size)
+        return GuestRegion(entry.guest_phys_addr, entry.memory_size, entry.userspace_addr, memory, within, file, window)
 
 
 def _refused(entry: VhostUserMemoryRegion, meaning: str) -> FrontEndError:

@@ -6,6 +6,7 @@ import ctypes
 from dataclasses import dataclass
 
 from pyvfio.abi.types import offset_of
+from pyvfio.kernel import memory_barrier
 from virtiomem.vhost_user.abi.virtio_ring import (
     VRING_DESC_ALIGN_SIZE,
     VRING_DESC_F_INDIRECT,
@@ -23,7 +24,7 @@ from virtiomem.vhost_user.abi.virtio_ring import (
 from virtiomem.vhost_user.chain import Chain, broken
 from virtiomem.vhost_user.memory_table import MemoryTable
 from virtiomem.vhost_user.virtqueue import DESCRIPTOR_SIZE, RingFeatures, RingLayout, indirect_table, is_passed
-from virtiomem.vhost_user.window import Window
+from virtiomem.vhost_user.window import GuestWindow
 
 _FLAGS = offset_of(vring_packed_desc, "flags")
 _EVENT_SIZE = ctypes.sizeof(vring_packed_desc_event)
@@ -89,6 +90,8 @@ class PackedQueue:
         flags = self._ring.load(DESCRIPTOR_SIZE * self._next_avail.index + _FLAGS, 2)
         if bool(flags & _AVAIL) != self._next_avail.wrapped or bool(flags & _USED) == self._next_avail.wrapped:
             return None
+        # The driver made the rest of the chain before these flags: read it after them.
+        memory_barrier()
         chain = self._chain()
         self._next_avail.advance(chain.slots)
         return chain
@@ -98,6 +101,8 @@ class PackedQueue:
         offset = DESCRIPTOR_SIZE * position.index
         used = vring_packed_desc(len=written, id=chain.id)
         self._ring.write(offset, bytes(used)[:_FLAGS])
+        # The answer and the rest of the descriptor are there before its flags say so.
+        memory_barrier()
         flags = (_AVAIL | _USED if position.wrapped else 0) | (VRING_DESC_F_WRITE if written else 0)
         self._ring.store(offset + _FLAGS, 2, flags)
         position.advance(chain.slots)
@@ -107,11 +112,16 @@ class PackedQueue:
         pushed, self._pushed = self._pushed, 0
         if not pushed:
             return False
+        # Look whether the driver wants a call after it can see the flags, as it looks at them after it wanted one:
+        # otherwise both may miss the other's store. Processors with ordered stores need this one too.
+        memory_barrier()
         flags = self._driver.load(_EVENT_FLAGS, 2) & 0x3
         if flags == VRING_PACKED_EVENT_FLAG_DISABLE:
             return False
         if flags != VRING_PACKED_EVENT_FLAG_DESC or not self._features.event_idx:
             return True
+        # The driver wrote the event before the flags that refer to it.
+        memory_barrier()
         event = self._driver.load(0, 2)
         new = self._next_used.index
         # The wrap counter is made part of the index: an event of the other round lies a ring's size before.
@@ -123,9 +133,12 @@ class PackedQueue:
     def enable_kicks(self) -> None:
         if self._features.event_idx:
             self._device.store(0, 2, self._next_avail.encoded)
+            memory_barrier()
             self._device.store(_EVENT_FLAGS, 2, VRING_PACKED_EVENT_FLAG_DESC)
         else:
             self._device.store(_EVENT_FLAGS, 2, VRING_PACKED_EVENT_FLAG_ENABLE)
+        # Look for more after the driver can see that a kick is wanted.
+        memory_barrier()
 
     def _chain(self) -> Chain:
         """Read the chain that begins at the next available descriptor. Raises QueueBroken."""
@@ -155,5 +168,5 @@ class PackedQueue:
             chain.add(entry.addr, entry.len, writable=bool(entry.flags & VRING_DESC_F_WRITE))
 
 
-def _descriptor(table: Window, index: int) -> vring_packed_desc:
+def _descriptor(table: GuestWindow, index: int) -> vring_packed_desc:
     return vring_packed_desc.from_buffer_copy(table.read(DESCRIPTOR_SIZE * index, DESCRIPTOR_SIZE))

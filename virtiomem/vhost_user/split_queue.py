@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pyvfio.abi.types import offset_of
+from pyvfio.kernel import memory_barrier
 from virtiomem.vhost_user.abi.virtio_ring import (
     VRING_AVAIL_ALIGN_SIZE,
     VRING_AVAIL_F_NO_INTERRUPT,
@@ -57,6 +58,8 @@ class SplitQueue:
             return None
         if available > self._size:
             raise broken(f"{available} chains available in a ring of {self._size}")
+        # The driver wrote the entry and its descriptors before the index: read them after it [2.7.13].
+        memory_barrier()
         head = self._avail.load(_AVAIL_RING + _ENTRY * (self._next_avail % self._size), 2)
         chain = self._chain(head)
         self._next_avail = (self._next_avail + 1) & 0xFFFF
@@ -66,12 +69,17 @@ class SplitQueue:
         element = bytes(vring_used_elem(id=chain.id, len=written))
         self._used.write(_USED_RING + _ELEMENT * (self._next_used % self._size), element)
         self._next_used = (self._next_used + 1) & 0xFFFF
+        # The answer and the element are there before the index says so [2.7.8].
+        memory_barrier()
         self._used.store(_USED_IDX, 2, self._next_used)
 
     def must_notify(self) -> bool:
         old, self._notified = self._notified, self._next_used
         if old == self._next_used:
             return False
+        # Look whether the driver wants a call after it can see the index, as it looks at the index after it wanted one:
+        # otherwise both may miss the other's store. Processors with ordered stores need this one too [2.7.7.2].
+        memory_barrier()
         if self._features.event_idx:
             event = self._avail.load(_AVAIL_RING + _ENTRY * self._size, 2)
             return is_passed(event, old, self._next_used)
@@ -80,6 +88,8 @@ class SplitQueue:
     def enable_kicks(self) -> None:
         if self._features.event_idx:
             self._used.store(_USED_RING + _ELEMENT * self._size, 2, self._next_avail)
+            # Look for more after the driver can see that a kick is wanted [2.7.10].
+            memory_barrier()
 
     def _chain(self, head: int) -> Chain:
         chain = Chain(self._memory, head, self._size)

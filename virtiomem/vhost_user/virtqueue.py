@@ -9,7 +9,7 @@ from typing import Protocol
 from virtiomem.vhost_user.abi.virtio_ring import vring_desc
 from virtiomem.vhost_user.chain import Chain, broken
 from virtiomem.vhost_user.memory_table import MemoryTable
-from virtiomem.vhost_user.window import Window
+from virtiomem.vhost_user.window import GuestWindow
 
 DESCRIPTOR_SIZE = ctypes.sizeof(vring_desc)
 
@@ -62,7 +62,7 @@ class Virtqueue(Protocol):
         """Ask the driver to kick for what it makes available from now on. Pop once more: it may just have done so."""
 
 
-def indirect_table(memory: MemoryTable, address: int, size: int, features: RingFeatures) -> Window:
+def indirect_table(memory: MemoryTable, address: int, size: int, features: RingFeatures) -> GuestWindow:
     """The table of size bytes at address that an indirect descriptor points to. Raises QueueBroken."""
     if not features.indirect:
         raise broken("an indirect descriptor, which was not negotiated")

@@ -124,6 +124,11 @@ class SimConfig:
     def answers_memory(self) -> bool:
         return bool(self.command & pci_regs.PCI_COMMAND_MEMORY) and not self._power_state
 
+    def wake(self) -> None:
+        """Bring the function to D0."""
+        if self._power:
+            self._data[self._power + pci_regs.PCI_PM_CTRL] &= ~pci_regs.PCI_PM_CTRL_STATE_MASK & 0xFF
+
     @property
     def _power_state(self) -> int:
         return self._data[self._power + pci_regs.PCI_PM_CTRL] & pci_regs.PCI_PM_CTRL_STATE_MASK if self._power else 0

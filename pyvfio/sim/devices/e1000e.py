@@ -38,7 +38,8 @@ def _at_reset() -> dict[int, int]:
 
 @dataclass(slots=True)
 class E1000e:
-    """A register keeps what is written to it. Setting a cause sends the message of its vector, unless it is masked."""
+    """A register keeps what is written to it. Setting a cause sends the message of its vector, unless it is masked.
+    Reading the register of causes clears it; so does writing ones."""
 
     bus: Bus
     config: SimConfig = field(
@@ -98,6 +99,8 @@ class E1000e:
         if offset == _ICS:
             self.registers[_ICR] = self.registers.get(_ICR, 0) | value
             self._send(value & mask)
+        elif offset == _ICR:
+            self.registers[_ICR] = self.registers.get(_ICR, 0) & ~value
         elif offset in (_IMS, _IMC):
             self.registers[_IMS] = mask | value if offset == _IMS else mask & ~value
         else:

@@ -21,6 +21,28 @@ def hold_eventfd(fd: int) -> int:
     return os.dup(fd)
 
 
+class HeldEventfds:
+    """The eventfds that a device holds, each by one descriptor, however often: what the kernel holds takes none."""
+
+    def __init__(self) -> None:
+        self._uses: dict[int, int] = {}
+
+    def hold(self, fd: int) -> int:
+        """A descriptor of our own of the eventfd that fd is of: the same one at each call. Raises as hold_eventfd."""
+        held = next((held for held in self._uses if is_same_eventfd(fd, held)), None)
+        if held is None:
+            held = hold_eventfd(fd)
+        self._uses[held] = self._uses.get(held, 0) + 1
+        return held
+
+    def drop(self, held: int) -> None:
+        """What hold() returned is not needed any more."""
+        self._uses[held] -= 1
+        if not self._uses[held]:
+            del self._uses[held]
+            os.close(held)
+
+
 def is_same_eventfd(fd: int, held: int) -> bool:
     """Whether both are descriptors of one eventfd."""
     return _identity(fd) == _identity(held) is not None

@@ -45,6 +45,7 @@ class CdevState(DeviceFile):
             self._device.closed()
             self._bound.unbind()
             self._ownership.unblock_group(self._address)
+            self._ownership.device_closed()
 
     def _bind(self, user: UserMemory) -> int:
         # Since the struct has a token, what is not known of it must be zero.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,7 +14,7 @@ from pyvfio.abi import mman, vfio
 from pyvfio.sim.devices import Bus, Model, PciFunction, Screen, SimConfig, SimRegion
 from pyvfio.sim.iommufd import FunctionDevice, IommufdContext
 from pyvfio.sim.machine import DmaFault, Machine
-from pyvfio.sim.process import UserMemory, VmArea, fail, hold_eventfd, is_same_eventfd
+from pyvfio.sim.process import FatalSignal, HeldEventfds, UserMemory, VmArea, fail, is_same_eventfd
 from pyvfio.sim.vfio.display import dma_buf, query_plane
 from pyvfio.sim.vfio.features import FeatureState, VfToken
 from pyvfio.sim.vfio.interrupts import InterruptState
@@ -39,17 +40,25 @@ class Opener(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _MappedRegion:
-    """A part of a region, from start on, in a program's memory."""
+    """A part of a region, from start on, in a program's memory. answers: whether the region does; an access is a SIGBUS
+    while it does not. Source: drivers/vfio/pci/vfio_pci_core.c, vfio_pci_mmap_fault."""
 
     model: Model
     region: int
     start: int
+    answers: Callable[[], bool]
 
     def load(self, offset: int, width: int) -> int:
+        self._require_answer()
         return self.model.load(self.region, self.start + offset, width)
 
     def store(self, offset: int, width: int, value: int) -> None:
+        self._require_answer()
         self.model.store(self.region, self.start + offset, width, value)
+
+    def _require_answer(self) -> None:
+        if not self.answers():
+            raise FatalSignal(signal.SIGBUS, "memory decoding is off, or the device is not in D0")
 
 
 class DeviceState:
@@ -68,6 +77,7 @@ class DeviceState:
         self.translate: Translate = _no_translation
         self._machine = machine
         self._ioeventfds: dict[tuple[int, int, int, int], int] = {}
+        self._held = HeldEventfds()
         self.model = function.model(Bus(self._dma_read, self._dma_write, self._interrupt))
         config = self.model.config
         config.place_bars({index: region.size for index, region in self.model.regions.items() if index < 6})
@@ -130,7 +140,7 @@ class DeviceState:
             b"\xff" * width
             if self._is_msix_table(index, start)
             else self.model.load(index, start, width).to_bytes(width, "little")
-            for start, width in _pieces(offset, size)
+            for start, width in self._pieces(offset, size)
         )
 
     def pwrite(self, data: bytes, position: int) -> int:
@@ -143,7 +153,7 @@ class DeviceState:
         if not region.flags & vfio.VFIO_REGION_INFO_FLAG_WRITE:
             raise fail(errno.EINVAL)
         written = 0
-        for start, width in _pieces(offset, min(len(data), region.size - offset)):
+        for start, width in self._pieces(offset, min(len(data), region.size - offset)):
             if not self._is_msix_table(index, start):
                 self.model.store(index, start, width, int.from_bytes(data[written : written + width], "little"))
             written += width
@@ -158,7 +168,7 @@ class DeviceState:
         is_inside = any(start <= offset and offset + size <= start + _whole_pages(length) for start, length in areas)
         if not is_mappable or not is_inside or offset % 4096:
             raise fail(errno.EINVAL)
-        return VmArea(size, _MappedRegion(self.model, index, offset))
+        return VmArea(size, _MappedRegion(self.model, index, offset, lambda: self._answers_mapped(index)))
 
     def opened(self) -> None:
         """It has one more descriptor."""
@@ -171,10 +181,12 @@ class DeviceState:
             self.interrupts.release()
             self.features.release()
             for held in self._ioeventfds.values():
-                os.close(held)
+                self._held.drop(held)
 
     def reset(self) -> None:
-        """Reset the function. Config space is as it was, since the kernel saves and restores it."""
+        """Reset the function. Config space is as it was, since the kernel saves and restores it; but it is in D0, which
+        the kernel brings it to first. Source: drivers/vfio/pci/vfio_pci_core.c, vfio_pci_ioctl_reset."""
+        self.config.wake()
         self.model.reset()
         if self.features.migration is not None:
             self.features.migration.reset()
@@ -259,13 +271,13 @@ class DeviceState:
         if argument.fd < 0:
             if key not in self._ioeventfds:
                 raise fail(errno.ENODEV)
-            os.close(self._ioeventfds.pop(key))
+            self._held.drop(self._ioeventfds.pop(key))
             return 0
         if key in self._ioeventfds:
             raise fail(errno.EEXIST)
         if len(self._ioeventfds) >= _MOST_IOEVENTFDS:
             raise fail(errno.ENOSPC)
-        self._ioeventfds[key] = hold_eventfd(argument.fd)
+        self._ioeventfds[key] = self._held.hold(argument.fd)
         return 0
 
     def _interrupt(self, vector: int, asserted: bool) -> None:
@@ -298,6 +310,25 @@ class DeviceState:
             self._machine.dma_faults.append(DmaFault(self.address, iova, size, is_write))
         return parts
 
+    def _answers_mapped(self, index: int) -> bool:
+        """Whether a program may touch its mapping of a region."""
+        is_bar = index <= vfio.VFIO_PCI_ROM_REGION_INDEX
+        return not is_bar or (self.config.answers_memory and not self.features.is_asleep)
+
+    def _pieces(self, offset: int, size: int) -> list[tuple[int, int]]:
+        """Offset and width of the accesses that a read or write is made of: as wide as alignment and size allow.
+
+        Of 8 bytes where Linux 6.12 makes one, 6.1 makes two of 4. Source: vfio_pci_core_do_io_rw.
+        """
+        widths = (8, 4, 2, 1) if self._machine.version >= (6, 12) else (4, 2, 1)
+        pieces = []
+        end = offset + size
+        while offset < end:
+            width = next(width for width in widths if not offset % width and offset + width <= end)
+            pieces.append((offset, width))
+            offset += width
+        return pieces
+
     def _is_msix_table(self, index: int, offset: int) -> bool:
         table = self.model.msix_table
         return table is not None and table[0] == index and table[1] <= offset < table[1] + table[2]
@@ -316,17 +347,6 @@ class DeviceState:
         if index <= vfio.VFIO_PCI_ROM_REGION_INDEX and not self.config.answers_memory:
             raise fail(errno.EIO)
         return index, offset, region
-
-
-def _pieces(offset: int, size: int) -> list[tuple[int, int]]:
-    """Offset and width of the accesses that a read or write is made of: as wide as alignment and size allow."""
-    pieces = []
-    end = offset + size
-    while offset < end:
-        width = next(width for width in (8, 4, 2, 1) if not offset % width and offset + width <= end)
-        pieces.append((offset, width))
-        offset += width
-    return pieces
 
 
 def _whole_pages(size: int) -> int:

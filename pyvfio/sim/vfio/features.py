@@ -150,6 +150,11 @@ class FeatureState:
             raise
         user.write(struct.pack("<Ii", state, -1 if stream is None else user.process.install(stream)), _HEAD)
 
+    @property
+    def is_asleep(self) -> bool:
+        """Whether the program lets the host suspend the device."""
+        return self._is_asleep
+
     def _sleep(self, data: bytes) -> None:
         wakeup = None
         if data:

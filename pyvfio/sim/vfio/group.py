@@ -96,7 +96,7 @@ class GroupState(File):
         function = self._machine.functions.get(address)
         if function is None or function.group != self.number or function.driver != VFIO_DRIVER:
             raise fail(errno.ENODEV)
-        if function.is_mediated and name != address:
+        if (function.is_mediated and name != address) or self._ownership.is_leaving(address):
             raise fail(errno.ENODEV)
         device = self._ownership.opened_device(address) or self._ownership.new_device(function)
         self._ownership.check_vf_token(function, device, _vf_token(options))
@@ -142,6 +142,7 @@ class GroupDeviceFile(DeviceFile):
     def release(self) -> None:
         device = self._device
         device.closed()
+        self._ownership.device_closed()
         if not device.opens and device.opened_in is not None:
             device.opened_in.dismiss(device)
         self._group.device_closed()

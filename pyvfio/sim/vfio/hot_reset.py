@@ -49,14 +49,14 @@ def hot_reset(machine: Machine, ownership: Ownership, device: DeviceState, user:
     if device.iommufd is not None:
         # The iommufd says what is held: no descriptors.
         owners = [_devid(machine, ownership, device, function) for function in affected]
-        if count or vfio.VFIO_PCI_DEVID_NOT_OWNED in owners:
+        if count or vfio.VFIO_PCI_DEVID_NOT_OWNED in owners or not _all_in_vfio(affected):
             raise fail(errno.EINVAL)
         return _reset(ownership, affected)
     if not 0 < count <= len(affected):
         raise fail(errno.EINVAL)
     fds = struct.unpack(f"<{count}i", user.read(4 * count, _INFO.size))
     groups = {_group_of(ownership, user.process, fd) for fd in fds}
-    if any(function.group not in groups for function in affected):
+    if any(function.group not in groups for function in affected) or not _all_in_vfio(affected):
         raise fail(errno.EINVAL)
     return _reset(ownership, affected)
 
@@ -90,6 +90,11 @@ def _reset(ownership: Ownership, affected: list[PciFunction]) -> int:
         if opened := ownership.opened_device(function.address):
             opened.reset()
     return 0
+
+
+def _all_in_vfio(affected: list[PciFunction]) -> bool:
+    """Whether a VFIO driver has each, which says that it is out of use. Source: vfio_pci_dev_set_resettable."""
+    return all(function.driver == VFIO_DRIVER for function in affected)
 
 
 def _affected(machine: Machine, device: DeviceState) -> list[PciFunction]:

@@ -102,6 +102,11 @@ class InterruptState:
             self._masked = False
             self._fire_intx()
 
+    def request(self) -> None:
+        """Ask the program to close the device, if it wants to be asked. Source: vfio_pci_core_request."""
+        if vfio.VFIO_PCI_REQ_IRQ_INDEX in self._single:
+            os.eventfd_write(self._single[vfio.VFIO_PCI_REQ_IRQ_INDEX], 1)
+
     def release(self) -> None:
         """The last descriptor of the device is closed."""
         self._disable()

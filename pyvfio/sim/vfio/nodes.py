@@ -19,6 +19,7 @@ class VfioNodes:
 
     def __init__(self, machine: Machine, *, iommufd_container: bool) -> None:
         self.ownership = Ownership(machine)
+        machine.sysfs.release_device = self.ownership.release_device
         self._machine = machine
         self._iommufd_container = iommufd_container
 

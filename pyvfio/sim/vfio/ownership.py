@@ -11,6 +11,8 @@ from pyvfio.sim.process import File, fail
 from pyvfio.sim.vfio.device import DeviceState
 from pyvfio.sim.vfio.features import VfToken
 
+_SECONDS_BETWEEN_REQUESTS = 10
+
 
 class Ownership:
     """The open groups and devices of one machine. Raises OSError as the kernel's core does."""
@@ -24,6 +26,7 @@ class Ownership:
         self._groups: dict[int, File] = {}
         self._nodes: Counter[int] = Counter()
         self._vf_tokens: dict[str, VfToken] = {}
+        self._leaving: Counter[str] = Counter()
 
     def opened_device(self, address: str) -> DeviceState | None:
         """None if nobody has it open."""
@@ -74,6 +77,28 @@ class Ownership:
         if self.opened_device(device.address):
             raise fail(errno.EINVAL)
         self._devices[device.address] = device
+
+    def release_device(self, address: str) -> None:
+        """Its driver is to let go of a device: ask the program that has it open to close it, and wait until it has.
+
+        The program is asked again every ten seconds. Meanwhile nobody opens the device anew. Called with the machine's
+        lock held, which is let go while it waits. Source: drivers/vfio/vfio_main.c, vfio_unregister_group_dev.
+        """
+        self._leaving[address] += 1
+        try:
+            while device := self.opened_device(address):
+                device.interrupts.request()
+                self._machine.changed.wait(_SECONDS_BETWEEN_REQUESTS)
+        finally:
+            self._leaving[address] -= 1
+
+    def is_leaving(self, address: str) -> bool:
+        """Whether the driver of a device is being taken off."""
+        return self._leaving[address] > 0
+
+    def device_closed(self) -> None:
+        """The last descriptor of a device may have been closed."""
+        self._machine.changed.notify_all()
 
     def check_vf_token(self, function: PciFunction, device: DeviceState, token: bytes | None) -> None:
         """Let a program that knows a token open the device, or set the token of a physical function.

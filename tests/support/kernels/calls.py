@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ from unittest import mock
 
 from pyvfio.abi import vfio
 from pyvfio.abi.names import FdKind, ioctl_name
-from pyvfio.kernel import IoctlArgument
+from pyvfio.kernel import IoctlArgument, LinuxKernel
 
 _KINDS = {
     "/dev/vfio/vfio": FdKind.CONTAINER,
@@ -31,10 +30,10 @@ _FEATURES = {
 def recorded() -> Iterator[set[str]]:
     """The names of the ioctls that are made meanwhile, and of the features that are got or set by them."""
     names: set[str] = set()
-    ioctl = fcntl.ioctl
+    ioctl = LinuxKernel.ioctl
 
-    def record(fd: int, request: int, argument: IoctlArgument = 0, /) -> int:
-        result = ioctl(fd, request, argument)
+    def record(kernel: LinuxKernel, fd: int, request: int, argument: IoctlArgument = 0, /) -> int:
+        result = ioctl(kernel, fd, request, argument)
         names.add(name := ioctl_name(_kind(fd), request))
         if name == "VFIO_DEVICE_FEATURE" and not isinstance(argument, int):
             flags = int.from_bytes(ctypes.string_at(ctypes.addressof(argument), 8)[4:], "little")
@@ -42,7 +41,7 @@ def recorded() -> Iterator[set[str]]:
                 names.add(_FEATURES.get(flags & vfio.VFIO_DEVICE_FEATURE_MASK, ""))
         return result
 
-    with mock.patch("fcntl.ioctl", record):
+    with mock.patch.object(LinuxKernel, "ioctl", record):
         yield names
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from pyvfio import Kernel, Memory, MemoryKind
+from pyvfio.sim import SimKernel
 
 MEBIBYTE = 1 << 20
 IOVA = 0x1_0000_0000
@@ -28,6 +30,14 @@ class Testbed:
 
     kernel: Kernel
     devices: list[str]
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """Of the Linux that it is, or that it answers like."""
+        if isinstance(self.kernel, SimKernel):
+            return self.kernel.version
+        major, minor, *_ = os.uname().release.split(".")
+        return int(major), int(minor)
 
 
 def populated(kernel: Kernel, kind: MemoryKind, size: int) -> Memory:

@@ -1,0 +1,72 @@
+"""Answering: whether a device answers accesses to its memory, and the windows onto it, there while it does."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Final
+
+from pyvfio.kernel import Window
+
+
+class Answering:
+    """Whether the BARs of a device may be touched through a mapping, as far as this process set the device's state.
+
+    A mapped access to a BAR that does not answer ends the process (SIGBUS). So all windows are released before what may
+    stop the device from answering is done, and no new one is made until the device is known to answer. Safe from
+    several threads.
+    lock: held while a window is made, used for the first time or released; nobody waits for anything else with it held.
+    """
+
+    def __init__(self) -> None:
+        self.lock: Final = threading.RLock()
+        self._is_decoding = True
+        self._is_asleep = False
+        self._windows: list[Window] = []
+
+    def __bool__(self) -> bool:
+        return self._is_decoding and not self._is_asleep
+
+    @property
+    def is_decoding(self) -> bool:
+        """Whether memory decoding is on and the device in D0."""
+        return self._is_decoding
+
+    @is_decoding.setter
+    def is_decoding(self, value: bool) -> None:
+        with self.lock:
+            self._is_decoding = value
+            self._release_if_silent()
+
+    @property
+    def is_asleep(self) -> bool:
+        """Whether this process let the host suspend the device."""
+        return self._is_asleep
+
+    @is_asleep.setter
+    def is_asleep(self, value: bool) -> None:
+        with self.lock:
+            self._is_asleep = value
+            self._release_if_silent()
+
+    def window(self, make: Callable[[], Window]) -> Window | None:
+        """A window that make() makes; None if the device does not answer. Raises what make() raises."""
+        with self.lock:
+            if not self:
+                return None
+            window = make()
+            self._windows.append(window)
+            return window
+
+    def release(self, window: Window) -> None:
+        """Release a window that is not needed any more."""
+        with self.lock:
+            window.release()
+            if window in self._windows:
+                self._windows.remove(window)
+
+    def _release_if_silent(self) -> None:
+        if not self:
+            for window in self._windows:
+                window.release()
+            self._windows = []
