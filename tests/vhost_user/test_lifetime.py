@@ -160,7 +160,6 @@ def test_another_machine_starts_with_nothing_plugged(bench: Bench) -> None:
     assert ask(started(first, "split"), PLUG, REGION_ADDRESS, 4) == ACK
     first.close()
     second = FrontEnd(bench)
-    second.region.bytes[:5] = b"dirty"
     driver = started(second, "split")
     assert (bench.device.plugged_size, bench.device.config.requested_size) == (0, REGION_SIZE)
     assert second.region.resident() == 0
