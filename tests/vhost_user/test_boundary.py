@@ -18,14 +18,13 @@ from pathlib import Path
 import pytest
 
 from pyvfio import LinuxKernel
-from tests.support.vhost_user.driver import NEXT, REQUEST, USUAL, WRITE, Buffer, ask, started
 from tests.support.vhost_user.driver import INDIRECT as INDIRECT_FLAG
+from tests.support.vhost_user.driver import NEXT, REQUEST, USUAL, WRITE, Buffer, ask, started
 from tests.support.vhost_user.front_end import (
     BLOCK,
     FEATURES,
     INDIRECT,
     MIB,
-    RAM_SIZE,
     RAM_USER_ADDRESS,
     REGION_ADDRESS,
     REGION_SIZE,
@@ -312,7 +311,7 @@ def test_reset_device_forgets_what_was_negotiated_and_disables_the_ring(bench: B
 
 
 @pytest.mark.parametrize("request_", [Request.RESET_OWNER, Request.SET_STATUS])
-def test_what_stops_a_device_disables_its_ring(bench: Bench, front_end: FrontEnd, request_: Request) -> None:
+def test_what_stops_a_device_disables_its_ring(front_end: FrontEnd, request_: Request) -> None:
     driver = started(front_end, "split")
     front_end.send(request_, u64(0) if request_ == Request.SET_STATUS else b"")
     extra = Shared(2 * MIB)
@@ -337,7 +336,7 @@ def test_a_driver_that_lacks_what_it_takes_is_refused_by_name(
     assert ask(started(front_end, "split"), PLUG, REGION_ADDRESS, 1) == ACK
 
 
-def test_a_ring_that_runs_runs_on_when_other_features_are_refused(bench: Bench, front_end: FrontEnd) -> None:
+def test_a_ring_that_runs_runs_on_when_other_features_are_refused(front_end: FrontEnd) -> None:
     driver = started(front_end, "split")
     assert not front_end.acknowledged(Request.SET_FEATURES, u64(FEATURES & ~2))
     assert ask(driver, PLUG, REGION_ADDRESS, 1) == ACK

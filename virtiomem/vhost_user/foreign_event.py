@@ -139,5 +139,5 @@ def _unavailable(code: int) -> VfioError:
         code,
         "io_setup",
         meaning="guests cannot be called without asynchronous reads of Linux",
-        advice="The kernel needs CONFIG_AIO and room below fs.aio-max-nr, and a sandbox must let io_setup and io_submit by",
+        advice="The kernel needs CONFIG_AIO and room below fs.aio-max-nr; a sandbox must allow io_setup and io_submit",
     )

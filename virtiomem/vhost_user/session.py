@@ -260,7 +260,7 @@ class Session:
             raise message.error(f"{count} regions")
         message.require_size(size + count * ctypes.sizeof(VhostUserMemoryRegion))
         message.require_fds(count)
-        entries = (VhostUserMemoryRegion * count).from_buffer_copy(message.payload, size)
+        entries = list((VhostUserMemoryRegion * count).from_buffer_copy(message.payload, size))
         self._vring.halt()
         try:
             self._table.replace(entries, [message.take_fd() for _ in entries])
