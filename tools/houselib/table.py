@@ -117,11 +117,11 @@ HEADERS = ("pyvfio/abi", "virtiomem/abi.py", "virtiomem/vhost_user/abi")
 OTHER_NAMES = {
     "linux/capability.h": "CAP_IPC_LOCK CAP_SYS_ADMIN CAP_SYS_RAWIO CAP_SYS_RESOURCE",
     "Kconfig": (
-        "CONFIG_IOMMUFD_TEST CONFIG_IOMMUFD_VFIO_CONTAINER CONFIG_VFIO_DEVICE_CDEV CONFIG_VFIO_NOIOMMU "
+        "CONFIG_AIO CONFIG_IOMMUFD_TEST CONFIG_IOMMUFD_VFIO_CONTAINER CONFIG_VFIO_DEVICE_CDEV CONFIG_VFIO_NOIOMMU "
         "CONFIG_VFIO_PCI_VGA"
     ),
-    "linux/fcntl.h": "F_SEAL_SHRINK",
-    "asm-generic/resource.h": "RLIMIT_MEMLOCK RLIMIT_NOFILE",
+    "linux/fcntl.h": "F_SEAL_SHRINK O_NONBLOCK",
+    "asm-generic/resource.h": "RLIMIT_MEMLOCK",
     "linux/virtio_config.h, status bits": "DEVICE_NEEDS_RESET",
     "drm/drm_fourcc.h": "DRM_FORMAT_*",
     "drm/drm_mode.h, and the kernel's drm_plane.h": "DRM_PLANE_TYPE_*",

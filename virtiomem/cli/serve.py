@@ -18,7 +18,7 @@ from pyvfio.units import format_size, parse_size
 from virtiomem.cli.recording import add_record, trace_file
 from virtiomem.cli.signals import ending
 from virtiomem.cli.telling import telling
-from virtiomem.control import ControlServer, places
+from virtiomem.control import ControlServer, check_name, places
 from virtiomem.discard import DiscardCoordination
 from virtiomem.planner import Limits, plan
 from virtiomem.serving import EventLoop
@@ -145,6 +145,7 @@ def _regions(
     following = 0x1_0000_0000
     for number, (path, own) in enumerate(options.vhost_user):
         name = own.get("name", options.name if len(options.vhost_user) == 1 else f"{options.name}-{number}")
+        check_name(name)
         sizes = {key: parse_size(own[key]) for key in _SIZES if key in own}
         region_size = sizes.get("region", options.region)
         if region_size is None:

@@ -102,6 +102,6 @@ class DeviceStatus:
         return asdict(self)
 
 
-def _shown(value: object) -> object:
+def _shown(value: Any) -> Any:
     """value, which has come from outside, as it may be shown on a terminal."""
     return printable(value) if isinstance(value, str) else value

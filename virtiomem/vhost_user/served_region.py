@@ -168,35 +168,42 @@ class _Guest(FrontEndEvents, Events):
         self._state = "no front end"
         # As the log does: no guest fills what the host reads.
         self._throttle = Throttle(_INTERVAL, time.monotonic)
-        self.waiting_for: str | None = None
+        self._refusal: str | None = None
+        self._in_the_way: str | None = None
         self._until_change = False
 
     @property
     def state(self) -> str:
         return f"vhost-user: {self._state}"
 
+    @property
+    def waiting_for(self) -> str | None:
+        return self._refusal or self._in_the_way
+
     def connected(self) -> None:
+        self._refusal = None
         self._become("a front end, no driver", "a front end has connected")
 
     def disconnected(self, reason: str) -> None:
         self._become("no front end", f"the front end has left: {reason}")
 
     def attached(self, size: int) -> None:
-        self.waiting_for = None
+        self._in_the_way = None
         self._lines.say(f"{format_size(size)} of the front end's memory are the region")
 
     def started(self, features: int) -> None:
+        self._refusal = None
         self._become("its driver runs", f"the guest's driver runs, features {features:#_x}")
 
     def stopped(self) -> None:
         self._become("a front end, no driver", "the guest's driver has stopped")
 
     def driver_refused(self, error: FeaturesRefused) -> None:
-        self.waiting_for, self._until_change = error.meaning, False
+        self._refusal = error.meaning
         self._become("its driver was refused", f"the guest's driver was refused: {error.meaning}")
 
     def refused(self, operation: str, error: VfioError) -> None:
-        self.waiting_for, self._until_change = str(error), False
+        self._in_the_way, self._until_change = str(error), False
         self._lines.say(f"{operation} refused: {error}")
         self._changed()
 
@@ -206,11 +213,11 @@ class _Guest(FrontEndEvents, Events):
     def config_changed(self, config: Config) -> None:
         self._say(f"asks the guest for {format_size(config.requested_size)}")
         if self._until_change:
-            self.waiting_for, self._until_change = None, False
+            self._in_the_way, self._until_change = None, False
         self._changed()
 
     def size_changed(self, plugged_size: int) -> None:
-        self.waiting_for = None
+        self._in_the_way = None
         self._say(f"{format_size(plugged_size)} plugged")
         self._changed()
 
@@ -218,8 +225,8 @@ class _Guest(FrontEndEvents, Events):
         cause = str(error.__cause__ or error)
         if self._throttle.passes(error.reason):
             self._say(f"{request.type.name} answered {error.reason.response.name}: {cause}")
-        if request.type is not RequestType.STATE and cause != self.waiting_for:
-            self.waiting_for = cause
+        if request.type is not RequestType.STATE and cause != self._in_the_way:
+            self._in_the_way = cause
             self._until_change = isinstance(error.reason, NackReason)
             self._changed()
 
