@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.vhost_user.driver import ANSWER, REQUEST, USUAL, SplitDriver
+from tests.support.vhost_user.driver import ANSWER, NEXT, REQUEST, USUAL, SplitDriver
 from tests.support.vhost_user.front_end import (
     ALL,
     BLOCK,
@@ -122,10 +122,14 @@ class Hostile:
         self._actions: tuple[tuple[int, Callable[[], None]], ...] = (
             (40, self._any_message),
             (12, self._likely_message),
+            (6, self._odd_event),
+            (3, self._odd_channel),
+            (3, self._odd_memory),
             (6, self._start),
             (6, self._rings),
             (3, self._events_that_block),
-            (2, self._flood),
+            (2, self._ask_and_do_not_listen),
+            (1, self._flood),
             (1, self._stall),
             (1, self._read_nothing),
             (2, self._vanish),
@@ -197,6 +201,31 @@ class Hostile:
         )
         self._send(self._chance.choice(list(Request)), payload, self._some_fds(len(entries)))
 
+    def _odd_event(self) -> None:
+        request = self._chance.choice((Request.SET_VRING_KICK, Request.SET_VRING_CALL, Request.SET_VRING_ERR))
+        self._send(request, u64(0), (self._chance.choice(self._fds),))
+
+    def _odd_channel(self) -> None:
+        self._send(Request.SET_BACKEND_REQ_FD, b"", (self._chance.choice(self._fds),))
+
+    def _odd_memory(self) -> None:
+        entries = [region(number << 32, 1 << self._chance.randint(12, 40), number << 42) for number in range(2)]
+        self._send(Request.SET_MEM_TABLE, table(*entries), tuple(self._chance.choices(self._fds, k=2)))
+
+    def _ask_and_do_not_listen(self) -> None:
+        """A driver's valid request, to which the answer comes with an event that is full, and that waits."""
+        self._ram.bytes[:0x6000] = bytes(0x6000)
+        self._start()
+        self._events_that_block()
+        self._ram.bytes[REQUEST : REQUEST + REQUEST_SIZE] = bytes(GuestRequest(STATE, REGION_ADDRESS + REGION_SIZE, 1))
+        for number, buffer in enumerate(USUAL):
+            flags = buffer.flags | (NEXT if not number else 0)
+            struct.pack_into("<QIHH", self._ram.bytes, 16 * number, buffer.address, buffer.size, flags, 1)
+        struct.pack_into("<HH", self._ram.bytes, 0x1000, 0, 1)
+        with suppress(BlockingIOError):
+            os.eventfd_write(self._events[0], 1)
+        self._send(Request.GET_STATUS)
+
     def _start(self) -> None:
         """As QEMU does, with a region that it may have."""
         self._connect()
@@ -231,8 +260,9 @@ class Hostile:
 
     def _flood(self) -> None:
         one = bytes(VhostUserHeader(request=int(Request.SET_OWNER), flags=1, size=0))
-        self._socket.sendall(one * 200)
-        self.count += 200
+        self._socket.sendall(one * 2000)
+        # Or there would be little else among those that are counted.
+        self.count += 1
 
     def _stall(self) -> None:
         self._socket.sendall(bytes(VhostUserHeader(request=int(Request.SET_FEATURES), flags=1, size=8)) + b"xx")

@@ -49,8 +49,8 @@ def accepted_features(features: int, offered: Feature) -> Feature:
     if unknown := accepted & ~int(offered):
         raise _features_refused(features, f"{unknown:#x} was not offered")
     if offered & Feature.UNPLUGGED_INACCESSIBLE & ~accepted:
-        meaning = "the driver does not accept VIRTIO_MEM_F_UNPLUGGED_INACCESSIBLE: it may read memory that has no pages"
-        raise _features_refused(features, f"{meaning}. Linux 6.1 accepts it")
+        meaning = "the driver may read unplugged memory, for which there may be no pages: it does not accept"
+        raise _features_refused(features, f"{meaning} VIRTIO_MEM_F_UNPLUGGED_INACCESSIBLE, as Linux 6.1 does")
     return Feature(accepted)
 
 

@@ -1,8 +1,12 @@
 """linux/aio_abi.h: what an asynchronous read is asked with."""
 
 import ctypes
+from typing import Annotated
 
-from pyvfio.abi.types import struct, u16, u32, u64
+from pyvfio.abi.types import s32, struct, u16, u32, u64
+
+s16 = Annotated[int, ctypes.c_int16]
+s64 = Annotated[int, ctypes.c_int64]
 
 IOCB_CMD_PREAD = 0
 IOCB_FLAG_RESFD = 1 << 0
@@ -17,13 +21,13 @@ class iocb(ctypes.Structure):
 
     aio_data: u64
     aio_key: u32
-    aio_rw_flags: u32
+    aio_rw_flags: s32
     aio_lio_opcode: u16
-    aio_reqprio: u16
+    aio_reqprio: s16
     aio_fildes: u32
     aio_buf: u64
     aio_nbytes: u64
-    aio_offset: u64
+    aio_offset: s64
     aio_reserved2: u64
     aio_flags: u32
     aio_resfd: u32
