@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from pyvfio.abi import mman
 from pyvfio.errors import MemoryUnavailable, StillMapped, VfioError
@@ -32,6 +34,7 @@ class SharedMemory(Memory):
         self._shows_zeros = False
         page_size = page_size or host_page_size()
         kind = MemoryKind.MEMFD if page_size == host_page_size() else MemoryKind.HUGETLB
+        self._keeps_pages = False
         super().__init__(kernel or LinuxKernel(), kind, size, page_size if kind.is_hugetlb else None)
 
     @property
@@ -82,6 +85,22 @@ class SharedMemory(Memory):
                 self._reserve(self.address)
                 fd, self.fd = self.fd, None
                 self.kernel.close(fd)
+
+    @contextmanager
+    def pages_kept(self) -> Iterator[None]:
+        """For the length of a with block discard() leaves the pages to the file: they are its owner's to give back."""
+        self._keeps_pages = True
+        try:
+            yield
+        finally:
+            self._keeps_pages = False
+
+    def discard(self, offset: int, size: int) -> None:
+        """As Memory.discard, but that nothing is given back within pages_kept()."""
+        if self._keeps_pages:
+            self.check_range("discard", offset, size)
+        else:
+            super().discard(offset, size)
 
     def _map(self) -> int:
         flags = mman.MAP_PRIVATE | mman.MAP_ANONYMOUS | mman.MAP_NORESERVE

@@ -25,6 +25,7 @@ VIRTIO = (
     VIRTIO_MEM,
     Mirror("linux/virtio_ring.h", "virtiomem.vhost_user.abi.virtio_ring", complete=False),
     Mirror("linux/virtio_config.h", "virtiomem.vhost_user.abi.virtio_config", complete=False),
+    Mirror("linux/aio_abi.h", "virtiomem.vhost_user.abi.aio_abi", complete=False),
     Mirror("linux/vhost_types.h", "virtiomem.vhost_user.abi.vhost_types", complete=False),
 )
 

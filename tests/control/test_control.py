@@ -244,7 +244,7 @@ def test_the_directory_must_be_its_owners_alone(tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize("name", ["", "a/b", "../x", ".hidden"])
 def test_a_name_that_is_no_files(name: str) -> None:
-    with pytest.raises(VfioError, match="names a file"):
+    with pytest.raises(VfioError, match="name "):
         places.socket_path(name)
 
 

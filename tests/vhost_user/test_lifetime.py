@@ -15,6 +15,7 @@ from tests.support.vhost_user.driver import ask, restarted, started
 from tests.support.vhost_user.front_end import (
     ALL,
     BLOCK,
+    FEATURES,
     MIB,
     REGION_ADDRESS,
     REGION_SIZE,
@@ -160,7 +161,6 @@ def test_another_machine_starts_with_nothing_plugged(bench: Bench) -> None:
     assert ask(started(first, "split"), PLUG, REGION_ADDRESS, 4) == ACK
     first.close()
     second = FrontEnd(bench)
-    second.region.bytes[:5] = b"dirty"
     driver = started(second, "split")
     assert (bench.device.plugged_size, bench.device.config.requested_size) == (0, REGION_SIZE)
     assert second.region.resident() == 0
@@ -332,6 +332,34 @@ def test_refusals_are_said_once_an_interval_and_shown(tmp_path: Path) -> None:
         assert ask(driver, PLUG, REGION_ADDRESS, 3) == ACK
         assert waiting_for() is None
         front_end.close()
+
+
+def test_a_driver_that_was_refused_is_shown_as_refused(tmp_path: Path) -> None:
+    told: list[str] = []
+    options = ServedRegionOptions(str(tmp_path / "socket"), "vm0", REGION_ADDRESS, REGION_SIZE, BLOCK)
+    with ServedRegion(
+        options, [], kernel=LinuxKernel(), coordination=DiscardCoordination(), changed=list, say=told.append
+    ) as served:
+        front_end = FrontEnd(Turns(options.path, served))
+        front_end.connect()
+        front_end.start(FEATURES & ~2)
+        guest = served.managed.guest
+        assert guest.state == "vhost-user: its driver was refused"
+        assert "VIRTIO_MEM_F_UNPLUGGED_INACCESSIBLE" in str(guest.waiting_for)
+        assert "VIRTIO_MEM_F_UNPLUGGED_INACCESSIBLE" in told[-1] + told[-2]
+        front_end.stop()
+        front_end.close()
+
+
+def test_a_front_end_that_comes_and_goes_does_not_fill_what_the_host_reads(tmp_path: Path) -> None:
+    told: list[str] = []
+    options = ServedRegionOptions(str(tmp_path / "socket"), "vm0", REGION_ADDRESS, REGION_SIZE, BLOCK)
+    with ServedRegion(
+        options, [], kernel=LinuxKernel(), coordination=DiscardCoordination(), changed=list, say=told.append
+    ) as served:
+        for _ in range(200):
+            FrontEnd(Turns(options.path, served)).close()
+    assert len(told) < 100
 
 
 class Turns:

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.support.schemas import checked
-from tests.support.vhost_user.front_end import BLOCK, MIB, Elsewhere, FrontEnd, Request, u64
+from tests.support.vhost_user.front_end import BLOCK, MIB, Elsewhere, FrontEnd, Request, table, u64
 from tests.support.vhost_user.process import serving
 from virtiomem.cli import main
 from virtiomem.control import ControlClient
+from virtiomem.device import Feature
 
 GIB = 1 << 30
 
@@ -27,7 +28,7 @@ def requested(path: Path) -> int:
         front_end.close()
 
 
-def test_two_devices_for_two_front_ends(tmp_path: Path) -> None:
+def test_two_devices_for_two_front_ends(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     common = ["--region", "1G", "--block-size", "2M", "--name", "vm7"]
     with serving(
@@ -43,6 +44,8 @@ def test_two_devices_for_two_front_ends(tmp_path: Path) -> None:
                 ("far", 5 * GIB, 1),
             ]
             assert devices[0].guest == "vhost-user: no front end"
+            assert main(["show", "--device", "far", "--socket", str(tmp_path / "control")]) == 0
+            assert "far  vhost-user memory on NUMA node 1, vhost-user: no front end" in capsys.readouterr().out
         assert (requested(one), requested(two)) == (2 * BLOCK, 4 * MIB)
         front_end = FrontEnd(Elsewhere(str(two)))
         assert not front_end.number(Request.GET_FEATURES) & 1 << 34
@@ -61,6 +64,30 @@ def test_two_devices_for_two_front_ends(tmp_path: Path) -> None:
     assert [*tmp_path.iterdir()] == []
 
 
+def test_suspend_that_keeps_memory_is_offered_by_option(tmp_path: Path) -> None:
+    one = str(tmp_path / "one")
+    with serving(tmp_path, "--vhost-user", one, "--region", "1G", "--persistent-suspend"):
+        front_end = FrontEnd(Elsewhere(one))
+        assert front_end.number(Request.GET_FEATURES) & int(Feature.PERSISTENT_SUSPEND)
+        front_end.close()
+
+
+def test_memory_that_holds_pages_is_taken_by_option(tmp_path: Path) -> None:
+    for option, left in ((), b"guest"), (("--discard",), bytes(5)):
+        one = str(tmp_path / "one")
+        with serving(tmp_path, "--vhost-user", one, "--region", "32M", "--block-size", "2M", *option):
+            front_end = FrontEnd(Elsewhere(one))
+            front_end.region.bytes[:5] = b"guest"
+            front_end.connect()
+            assert front_end.acknowledged(Request.SET_MEM_TABLE, *shared(front_end)) is bool(option)
+            assert front_end.region.bytes[:5] == left
+            front_end.close()
+
+
+def shared(front_end: FrontEnd) -> tuple[bytes, list[int]]:
+    return table(*front_end.regions()), [front_end.ram.fd, front_end.region.fd]
+
+
 def test_the_stop_command_ends_it(tmp_path: Path) -> None:
     with serving(tmp_path, "--vhost-user", str(tmp_path / "one"), "--region", "1G") as process:
         with ControlClient(tmp_path / "control") as client:
@@ -75,9 +102,17 @@ def test_the_stop_command_ends_it(tmp_path: Path) -> None:
         (["--vhost-user", "a", "--vhost-user", "a", "--region", "1G"], "a is there twice"),
         (["--vhost-user", "a,name=x", "--vhost-user", "b,name=x", "--region", "1G"], "x is there twice"),
         (
-            ["--device", "03:00.0", "--vhost-user", "a", "--vhost-user", "b,address=4G", "--region", "1G"],
-            "overlap at 0x100000000",
+            ["--vhost-user", "a", "--vhost-user", "b,address=4608M", "--region", "1G"],
+            "vm0-0 and vm0-1 overlap at 0x120000000",
         ),
+        (
+            ["--vhost-user", "a", "--vhost-user", "b,address=4G", "--region", "1G", "--block-size", "2M"],
+            "fits at address=0x140000000",
+        ),
+        (["--vhost-user", "a", "--region", "1G", "--address", "0"], "cannot be at address 0"),
+        (["--vhost-user", "a,address=0", "--region", "1G"], "cannot be at address 0"),
+        (["--vhost-user", "a", "--region", "1G", "--block-size", "2M", "--address", "0x100100000"], "would fit"),
+        (["--vhost-user", "a,name=x\ny", "--region", "1G"], "can be printed"),
         (["--vhost-user", "a", "--region", "3M", "--block-size", "2M"], "would fit"),
         (["--vhost-user", "/nowhere/a", "--region", "1G"], "No such file"),
     ],

@@ -42,7 +42,7 @@ def _run(options: argparse.Namespace, output: Output) -> int:
         output.text(f"{status.name}: asked for {format_size(status.requested_size)}, "
                     f"{format_size(status.plugged_size)} plugged so far")  # fmt: skip
     elif not output.json:
-        raise Failure(f"{status.name} is not there yet: {progress.line(status)}")
+        raise Failure(f"{status.name} is not there yet: {progress.line(status)} ({status.guest})")
     return 0 if reached or options.no_wait else 1
 
 

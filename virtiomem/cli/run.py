@@ -15,6 +15,7 @@ from pyvfio.units import format_size
 from virtiomem.cli.memory import MemoryChoice, add_memory
 from virtiomem.cli.recording import add_record, recording
 from virtiomem.cli.signals import ending
+from virtiomem.cli.telling import telling
 from virtiomem.control import ControlServer, MetricsPort, places
 from virtiomem.planner import Limits, plan
 from virtiomem.serving import EventLoop
@@ -48,46 +49,45 @@ def _run(options: argparse.Namespace, output: Output) -> int:
     if options.socket is None:
         places.make_directory()
     socket = options.socket or places.socket_path(options.name)
-    with ExitStack() as stack:
-        loop = stack.enter_context(EventLoop([], kernel=LinuxKernel()))
-        control = stack.enter_context(ControlServer(str(socket), loop.stop))
-        manager = stack.enter_context(
-            Manager(
-                ManagerOptions(
-                    kernel=kernel,
-                    name=options.name,
-                    devices=devices,
-                    memory_kind=memory.kind,
-                    page_size=memory.page_size,
-                    region_size=options.region,
-                    block_size=block_size,
-                    address=options.address,
-                    requested_size=options.requested,
-                    one_container=options.one_container,
-                    exercise=options.exercise,
-                    record=stack.enter_context(recording(options)),
-                ),
-                control.changed,
+    with EventLoop([], kernel=LinuxKernel()) as loop, ending(loop) as reason, telling(output) as told:
+        with ExitStack() as stack:
+            control = stack.enter_context(ControlServer(str(socket), loop.stop))
+            manager = stack.enter_context(
+                Manager(
+                    ManagerOptions(
+                        kernel=kernel,
+                        name=options.name,
+                        devices=devices,
+                        memory_kind=memory.kind,
+                        page_size=memory.page_size,
+                        region_size=options.region,
+                        block_size=block_size,
+                        address=options.address,
+                        requested_size=options.requested,
+                        one_container=options.one_container,
+                        exercise=options.exercise,
+                        record=stack.enter_context(recording(options)),
+                    ),
+                    control.changed,
+                )
             )
-        )
-        control.manage(manager.managed)
-        stack.callback(control.forget, options.name)
-        metrics = None if options.metrics is None else MetricsPort(options.metrics, control.metrics)
-        if metrics is not None:
-            stack.enter_context(metrics)
-        reason = stack.enter_context(ending(loop))
-        url = None if metrics is None else metrics.url
-        output.record(
-            {"event": "ready", "socket": str(socket), "metrics": url, "pid": os.getpid(), "devices": list(devices)}
-        )
-        output.text(f"{options.name}: {format_size(options.region)} of {memory} memory at {options.address:#x}, "
-                    f"blocks of {format_size(block_size)}, {kernel.name} kernel")  # fmt: skip
-        output.text(f"mapped into {spaces} address space{'' if spaces == 1 else 's'}: {', '.join(devices) or 'none'}")
-        output.text(f"control socket {socket}" + (f", metrics {url}" if url else ""))
-        output.text("ready: virtiomem show, resize, stats, stop; Ctrl-C ends it")
-        loop.run()
-    output.record({"event": "stopped", "reason": reason[-1]})
-    output.text(f"stopped by {reason[-1]}: nothing is plugged, mapped or listening any more")
+            control.manage(manager.managed)
+            stack.callback(control.forget, options.name)
+            metrics = None if options.metrics is None else MetricsPort(options.metrics, control.metrics)
+            if metrics is not None:
+                stack.enter_context(metrics)
+            url = None if metrics is None else metrics.url
+            told.record(
+                {"event": "ready", "socket": str(socket), "metrics": url, "pid": os.getpid(), "devices": list(devices)}
+            )
+            told.text(f"{options.name}: {format_size(options.region)} of {memory} memory at {options.address:#x}, "
+                        f"blocks of {format_size(block_size)}, {kernel.name} kernel")  # fmt: skip
+            told.text(f"mapped into {spaces} address space{'' if spaces == 1 else 's'}: {', '.join(devices) or 'none'}")
+            told.text(f"control socket {socket}" + (f", metrics {url}" if url else ""))
+            told.text("ready: virtiomem show, resize, stats, stop; Ctrl-C ends it")
+            loop.run()
+        told.record({"event": "stopped", "reason": reason[-1]})
+        told.text(f"stopped by {reason[-1]}: nothing is plugged, mapped or listening any more")
     return 0
 
 

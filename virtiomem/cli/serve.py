@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,13 +17,14 @@ from pyvfio.sysfs import full_address, named_address
 from pyvfio.units import format_size, parse_size
 from virtiomem.cli.recording import add_record, trace_file
 from virtiomem.cli.signals import ending
-from virtiomem.control import ControlServer, places
+from virtiomem.cli.telling import telling
+from virtiomem.control import ControlServer, check_name, places
 from virtiomem.discard import DiscardCoordination
 from virtiomem.planner import Limits, plan
 from virtiomem.serving import EventLoop
 from virtiomem.vhost_user import ServedRegion, ServedRegionOptions
 
-_SIZES = ("region", "block-size", "requested", "address", "page-size")
+_SIZES = ("region", "block-size", "requested", "address", "page-size", "file-offset")
 _PROPERTIES = (*_SIZES, "name", "node", "ring", "record")
 
 
@@ -42,6 +44,20 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--requested", type=size, default=0, metavar="SIZE", help="to begin with (default: nothing)")
     parser.add_argument("--address", type=size, help="guest-physical (default: 4G, and then one after the other)")
     parser.add_argument("--page-size", type=size, metavar="SIZE", help="of the front end's memory, for huge pages")
+    parser.add_argument(
+        "--file-offset",
+        type=size,
+        metavar="SIZE",
+        help="where the region begins in the one file that has all memory of the guest (default: a file of its own)",
+    )
+    parser.add_argument(
+        "--discard",
+        action="store_true",
+        help="discard what is in memory that comes here for the first time, instead of refusing it",
+    )
+    parser.add_argument(
+        "--persistent-suspend", action="store_true", help="offer that blocks stay plugged over suspend to RAM"
+    )
     add_record(parser)
     parser.add_argument("--device", action="append", default=[], metavar="BDF", help="bound to VFIO; repeat for more")
     parser.add_argument("--one-container", action="store_true", help="all devices in one address space")
@@ -55,55 +71,59 @@ def _run(options: argparse.Namespace, output: Output) -> int:
     if options.socket is None:
         places.make_directory()
     socket = options.socket or places.socket_path(options.name)
-    with ExitStack() as stack:
-        regions = _regions(options, spaces, kernel, stack)
-        loop = stack.enter_context(EventLoop([], kernel=kernel))
-        control = stack.enter_context(ControlServer(str(socket), loop.stop))
-        coordination = DiscardCoordination()
-        containers = _containers(options.device, stack, kernel, one=options.one_container)
-        for region in regions:
-            served = stack.enter_context(
-                ServedRegion(
-                    region,
-                    containers,
-                    kernel=kernel,
-                    coordination=coordination,
-                    changed=control.changed,
-                    say=lambda line: _say(output, line),
+    _raise_descriptor_limit()
+    with EventLoop([], kernel=kernel) as loop, ending(loop) as reason, telling(output) as told:
+        with ExitStack() as stack:
+            regions = _regions(options, spaces, kernel, stack)
+            control = stack.enter_context(ControlServer(str(socket), loop.stop))
+            coordination = DiscardCoordination()
+            containers = _containers(options.device, stack, kernel, one=options.one_container)
+            for region in regions:
+                served = stack.enter_context(
+                    ServedRegion(
+                        region,
+                        containers,
+                        kernel=kernel,
+                        coordination=coordination,
+                        changed=control.changed,
+                        say=told.text,
+                    )
                 )
-            )
-            control.manage(served.managed)
-            stack.callback(control.forget, region.name)
-            loop.add(served.source)
-        reason = stack.enter_context(ending(loop))
-        output.record(
-            {
-                "event": "ready",
-                "socket": str(socket),
-                "pid": os.getpid(),
-                "vhost_user": [region.path for region in regions],
-                "devices": list(options.device),
-            }
-        )
-        for region in regions:
-            output.text(
-                f"{region.name}: {format_size(region.region_size)} at {region.address:#x}, "
-                f"blocks of {format_size(region.block_size)}, for a front end at {region.path}"
-            )
-        output.text(
-            f"mapped into {spaces} address space{'' if spaces == 1 else 's'}: {', '.join(options.device) or 'none'}"
-        )
-        output.text(f"ready: virtiomem show, resize, stats, stop at {socket}; Ctrl-C ends it")
-        loop.run()
-    output.record({"event": "stopped", "reason": reason[-1]})
-    output.text(f"stopped by {reason[-1]}: nothing is plugged, mapped or listening any more")
+                control.manage(served.managed)
+                stack.callback(control.forget, region.name)
+                loop.add(served.source)
+            _say_ready(told, regions, options.device, spaces, socket)
+            loop.run()
+        told.record({"event": "stopped", "reason": reason[-1]})
+        told.text(f"stopped by {reason[-1]}: nothing is plugged, mapped or listening any more")
     return 0
 
 
-def _say(output: Output, line: str) -> None:
-    # The reader may have gone. The guest's memory must outlive that.
-    with suppress(OSError):
-        output.text(line)
+def _say_ready(
+    output: Output, regions: Sequence[ServedRegionOptions], devices: Sequence[str], spaces: int, socket: Path
+) -> None:
+    output.record(
+        {
+            "event": "ready",
+            "socket": str(socket),
+            "pid": os.getpid(),
+            "vhost_user": [region.path for region in regions],
+            "devices": list(devices),
+        }
+    )
+    for region in regions:
+        output.text(
+            f"{region.name}: {format_size(region.region_size)} at {region.address:#x}, "
+            f"blocks of {format_size(region.block_size)}, for a front end at {region.path}"
+        )
+    output.text(f"mapped into {spaces} address space{'' if spaces == 1 else 's'}: {', '.join(devices) or 'none'}")
+    output.text(f"ready: virtiomem show, resize, stats, stop at {socket}; Ctrl-C ends it")
+
+
+def _raise_descriptor_limit() -> None:
+    """Have as many descriptors as the host lets us: each front end may send a file for each part of its memory."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _containers(devices: Sequence[str], stack: ExitStack, kernel: LinuxKernel, *, one: bool) -> list[Container]:
@@ -122,9 +142,10 @@ def _regions(
     if options.record and len(options.vhost_user) > 1:
         raise Failure("each device has a trace of its own: say SOCKET,record=FILE instead of --record")
     regions: list[ServedRegionOptions] = []
-    following = options.address or 0x1_0000_0000
+    following = 0x1_0000_0000
     for number, (path, own) in enumerate(options.vhost_user):
         name = own.get("name", options.name if len(options.vhost_user) == 1 else f"{options.name}-{number}")
+        check_name(name)
         sizes = {key: parse_size(own[key]) for key in _SIZES if key in own}
         region_size = sizes.get("region", options.region)
         if region_size is None:
@@ -133,7 +154,13 @@ def _regions(
         limits = Limits.of_host(page_size=page_size, kernel=kernel)
         block_size = sizes.get("block-size", options.block_size)
         block_size = block_size or plan(region_size, limits=limits, address_spaces=spaces).block_size
-        address = sizes.get("address", -(-following // block_size) * block_size)
+        # What somebody asks for is not rounded to something else.
+        given = sizes.get("address", None if number else options.address)
+        address = _rounded(following, block_size) if given is None else given
+        if not address:
+            raise Failure(
+                f"{name} cannot be at address 0: a guest boots from the memory there. Without --address it is at 4G"
+            )
         following = address + region_size
         record = own.get("record", options.record)
         regions.append(
@@ -147,25 +174,33 @@ def _regions(
                 page_size=page_size,
                 node_id=int(own["node"]) if "node" in own else None,
                 packed=own.get("ring") != "split",
+                file_offset=sizes.get("file-offset", options.file_offset),
+                discard=options.discard,
+                persistent_suspend=options.persistent_suspend,
                 record=files.enter_context(trace_file(record)),
             )
         )
-    _check_distinct(regions, mapped=bool(options.device))
+    _check_distinct(regions)
     return regions
 
 
-def _check_distinct(regions: Sequence[ServedRegionOptions], *, mapped: bool) -> None:
+def _rounded(address: int, block_size: int) -> int:
+    return -(-address // block_size) * block_size
+
+
+def _check_distinct(regions: Sequence[ServedRegionOptions]) -> None:
     for key in ("name", "path"):
         values = [str(getattr(region, key)) for region in regions]
         if twice := {value for value in values if values.count(value) > 1}:
             raise Failure(f"every device has a {key} of its own, and {', '.join(sorted(twice))} is there twice")
     ordered = sorted(regions, key=lambda region: region.address)
     for left, right in pairwise(ordered):
-        # Regions of different virtual machines may overlap, unless the same container maps both of them.
-        if mapped and right.address < left.address + left.region_size:
+        if right.address < left.address + left.region_size:
+            behind = max(region.address + region.region_size for region in regions)
             raise Failure(
-                f"{left.name} and {right.name} overlap at {right.address:#x}: regions that are mapped into the same "
-                "devices have addresses of their own. Say address=… for each"
+                f"{left.name} and {right.name} overlap at {right.address:#x}: regions of one server have addresses of "
+                f"their own. {right.name} fits at address={_rounded(behind, right.block_size):#x}; a guest with "
+                "nothing to do with the other's may as well have a server of its own"
             )
 
 

@@ -17,7 +17,8 @@ _MOST_RANGES = 20
 
 def status_lines(output: Output, status: DeviceStatus) -> Iterator[str]:
     """The lines of virtiomem show about a device."""
-    yield f"{output.paint(status.name, Style.BOLD)}  {status.memory_kind} memory, {status.guest}"
+    node = "" if status.node_id is None else f" on NUMA node {status.node_id}"
+    yield f"{output.paint(status.name, Style.BOLD)}  {status.memory_kind} memory{node}, {status.guest}"
     sizes = {
         "total": status.region_size,
         "block": status.block_size,

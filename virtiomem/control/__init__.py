@@ -4,6 +4,7 @@ from virtiomem.control import places
 from virtiomem.control.client import ControlClient, ControlRefused
 from virtiomem.control.managed import Guest, ManagedDevice
 from virtiomem.control.metrics_port import MetricsPort
+from virtiomem.control.protocol import check_name
 from virtiomem.control.server import ControlServer
 from virtiomem.control.status import DeviceStatus, SpaceStatus
 
@@ -16,5 +17,6 @@ __all__ = [
     "ManagedDevice",
     "MetricsPort",
     "SpaceStatus",
+    "check_name",
     "places",
 ]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from collections.abc import Sequence
 from pathlib import Path
 
 from pyvfio.errors import VfioError
 from pyvfio.resource import Resource
-from virtiomem.control.protocol import ProtocolError, line_of, read_object
+from virtiomem.control.peer import peer_user
+from virtiomem.control.protocol import LARGEST_ANSWER, ProtocolError, line_of, printable, read_object
 from virtiomem.control.status import DeviceStatus
 
 
@@ -40,6 +42,10 @@ class ControlClient(Resource):
                 "no manager runs there" if nobody else "",
                 "Start one: virtiomem run" if nobody else "",
             ) from error
+        if (owner := peer_user(self._socket)) not in (os.geteuid(), 0):
+            self._socket.close()
+            meaning = f"user {owner} serves it, and may say what they like"
+            raise VfioError(errno.EPERM, "connect to the manager", {"socket": str(path)}, meaning)
         self._answers = self._socket.makefile("rb")
         super().__init__()
 
@@ -83,7 +89,7 @@ class ControlClient(Resource):
         self.require_open()
         try:
             self._socket.sendall(line_of({"command": command, **arguments}))
-            answer = read_object(self._answers)
+            answer = read_object(self._answers, LARGEST_ANSWER)
         except OSError as error:
             raise VfioError(error.errno or errno.EIO, f"ask for {command}", {"socket": str(self.path)}) from error
         except ProtocolError as error:
@@ -92,7 +98,7 @@ class ControlClient(Resource):
             raise VfioError(errno.EPIPE, f"ask for {command}", {"socket": str(self.path)}, "the manager has ended")
         if not answer.get("ok"):
             code = getattr(errno, str(answer.get("errno")), errno.EIO)
-            raise ControlRefused(code, str(answer.get("error")))
+            raise ControlRefused(code, printable(str(answer.get("error"))))
         result = answer.get("result")
         return result if isinstance(result, dict) else {}
 

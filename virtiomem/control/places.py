@@ -8,6 +8,8 @@ import stat
 from pathlib import Path
 
 from pyvfio.errors import InvalidArgument, VfioError
+from virtiomem.control.protocol import check_name
+from virtiomem.serving import is_served
 
 _SUFFIX = ".sock"
 
@@ -24,7 +26,8 @@ def directory() -> Path:
 
 def socket_path(name: str) -> Path:
     """Where the socket of the manager called name is. Raises InvalidArgument for a name that no file may have."""
-    if not name or "/" in name or name.startswith("."):
+    check_name(name)
+    if "/" in name or name.startswith("."):
         raise InvalidArgument(
             errno.EINVAL, f"name {name!r}", meaning="it names a file, so it has no / and no leading ."
         )
@@ -32,8 +35,8 @@ def socket_path(name: str) -> Path:
 
 
 def running() -> list[str]:
-    """The names of this user's managers that have a socket."""
-    return sorted(path.name.removesuffix(_SUFFIX) for path in directory().glob(f"*{_SUFFIX}"))
+    """The names of this user's managers that run. A socket that one has left behind when it was killed is none."""
+    return sorted(path.name.removesuffix(_SUFFIX) for path in directory().glob(f"*{_SUFFIX}") if is_served(path))
 
 
 def make_directory() -> None:

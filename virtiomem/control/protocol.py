@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import json
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
+from pyvfio.errors import InvalidArgument
+
+LONGEST_NAME = 64
+"""Characters of a device's name."""
+LARGEST_ANSWER = 64 << 20
+"""Bytes of a line that a client takes."""
 LARGEST_REQUEST = 64 << 10
 """Bytes of a line. The connection of a client that sends a longer one is closed."""
+
+
+_LIMIT: Final = 1 << 64
 
 
 class ProtocolError(ValueError):
@@ -38,10 +48,12 @@ def line_of(value: dict[str, object]) -> bytes:
 
 
 def integer(request: dict[str, object], key: str, default: int | None = None) -> int:
-    """The whole number that request has as key (default: as given). Raises ProtocolError if it is none."""
+    """The whole number that request has as key (default: as given). Raises ProtocolError if it is none of 64 bits."""
     value = request.get(key, default)
     if not isinstance(value, int) or isinstance(value, bool):
         raise ProtocolError(f"{key} must be a whole number")
+    if not -_LIMIT < value < _LIMIT:
+        raise ProtocolError(f"{key} must be a whole number of 64 bits")
     return value
 
 
@@ -50,4 +62,26 @@ def seconds(request: dict[str, object], key: str, largest: float) -> float:
     value = request.get(key, 0)
     if not isinstance(value, int | float) or isinstance(value, bool) or not value >= 0:
         raise ProtocolError(f"{key} must be seconds")
-    return min(float(value), largest)
+    # Before it is made a float, which not every whole number can be.
+    return float(min(value, largest))
+
+
+def printable(text: str) -> str:
+    """text with an escape in place of every character that a terminal would not print."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
+def shortened(value: object) -> str:
+    """value as a message may repeat it: printable, and not longer than a name."""
+    text = ascii(value)
+    return text if len(text) <= LONGEST_NAME else f"{text[:LONGEST_NAME]}…"
+
+
+def check_name(name: str) -> None:
+    """Raises InvalidArgument unless name can be a device's: not too long, and printable wherever it is shown."""
+    if not name or len(name) > LONGEST_NAME or not name.isprintable():
+        raise InvalidArgument(
+            errno.EINVAL,
+            f"name {shortened(name)}",
+            meaning=f"a name has from 1 to {LONGEST_NAME} characters, all of which can be printed",
+        )

@@ -11,12 +11,24 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import BinaryIO
 
+from pyvfio.errors import InvalidArgument
 from pyvfio.resource import Resource
 from virtiomem.control.managed import ManagedDevice
 from virtiomem.control.metrics import metrics
-from virtiomem.control.protocol import LARGEST_REQUEST, ProtocolError, integer, line_of, read_object, seconds
+from virtiomem.control.peer import peer_user
+from virtiomem.control.protocol import (
+    LARGEST_REQUEST,
+    ProtocolError,
+    check_name,
+    integer,
+    line_of,
+    read_object,
+    seconds,
+    shortened,
+)
 from virtiomem.control.statistics import statistics_data
 from virtiomem.control.status import DeviceStatus
 from virtiomem.serving import Listener
@@ -25,6 +37,10 @@ _LONGEST_WAIT = 60.0
 _MOST_CLIENTS = 64
 _PATIENCE = 10.0
 """Seconds after which the connection of a client that does not read its answer is closed."""
+_PARTING = 1.0
+"""Seconds that clients have at the end for the answers that are on the way to them."""
+_PAUSE_CHECK = 100
+"""Milliseconds between two looks whether somebody is let in again."""
 
 
 class ControlServer(Resource):
@@ -43,7 +59,7 @@ class ControlServer(Resource):
         self._revision = 0
         self._ending = False
         self._change = threading.Condition()
-        self._clients: dict[socket.socket, threading.Thread] = {}
+        self._clients: dict[socket.socket, _Client] = {}
         self._clients_lock = threading.Lock()
         self._listener = Listener(path)
         self._wake, self._woken = socket.socketpair()
@@ -52,7 +68,13 @@ class ControlServer(Resource):
         self._thread.start()
 
     def manage(self, managed: ManagedDevice) -> None:
-        """Show a device and take resizes for it, until forget(). The device stays the caller's."""
+        """Show a device and take resizes for it, until forget(). The device stays the caller's.
+
+        Raises InvalidArgument for a name that another device has, is too long or cannot be printed.
+        """
+        check_name(managed.name)
+        if managed.name in self._devices:
+            raise InvalidArgument(errno.EEXIST, "manage", {"name": managed.name}, "another device has that name")
         self._devices = {**self._devices, managed.name: managed}
         self.changed()
 
@@ -75,18 +97,44 @@ class ControlServer(Resource):
             self._change.notify_all()
 
     def _accept(self) -> None:
-        poller = _poller(self._listener.fileno(), self._woken.fileno())
-        while self._woken.fileno() not in [fd for fd, _ in poller.poll()]:
-            client = self._listener.accept()
-            if client is None:
-                continue
-            with self._clients_lock:
-                if len(self._clients) >= _MOST_CLIENTS or not _may_connect(client):
-                    client.close()
-                    continue
-                thread = threading.Thread(target=self._serve, args=(client,), daemon=True)
-                self._clients[client] = thread
+        while True:
+            # Without a descriptor left nobody is let in for a while, and the pause ends without anybody who connects.
+            poller = _poller(self._woken.fileno(), *self._listener.descriptors)
+            ready = [fd for fd, _ in poller.poll(None if self._listener.pause_end is None else _PAUSE_CHECK)]
+            if self._woken.fileno() in ready:
+                return
+            if ready and (client := self._listener.accept()) is not None:
+                self._admit(client)
+
+    def _admit(self, client: socket.socket) -> None:
+        """Serve client in a thread of its own. The one that has asked nothing for longest makes room, if none is."""
+        if not _may_connect(client):
+            client.close()
+            return
+        with self._clients_lock:
+            if len(self._clients) >= _MOST_CLIENTS:
+                self._send_idlest_away()
+            if len(self._clients) >= _MOST_CLIENTS:
+                client.close()
+                return
+            thread = threading.Thread(target=self._serve, args=(client,), daemon=True)
+            self._clients[client] = _Client(thread, time.monotonic())
+        try:
             thread.start()
+        except RuntimeError:
+            # No thread is left.
+            with self._clients_lock:
+                self._clients.pop(client, None)
+            client.close()
+
+    def _send_idlest_away(self) -> None:
+        idle = {client: state.idle_since for client, state in self._clients.items() if state.idle_since is not None}
+        if idle:
+            client = min(idle, key=lambda client: idle[client])
+            # Its thread closes it.
+            del self._clients[client]
+            with suppress(OSError):
+                client.shutdown(socket.SHUT_RDWR)
 
     def _serve(self, client: socket.socket) -> None:
         try:
@@ -104,9 +152,18 @@ class ControlServer(Resource):
         """Answer requests until the client has no more, or breaks the protocol."""
         try:
             while (request := read_object(requests, LARGEST_REQUEST)) is not None:
-                client.sendall(line_of(self._answer(request)))
+                self._set_idle(client, since=None)
+                answer = line_of(self._answer(request))
+                # From here on it is the client who takes its time.
+                self._set_idle(client, since=time.monotonic())
+                client.sendall(answer)
         except ProtocolError as error:
             client.sendall(line_of(_refusal(error, "EPROTO")))
+
+    def _set_idle(self, client: socket.socket, *, since: float | None) -> None:
+        with self._clients_lock:
+            if client in self._clients:
+                self._clients[client].idle_since = since
 
     def _answer(self, request: dict[str, object]) -> dict[str, object]:
         try:
@@ -136,7 +193,9 @@ class ControlServer(Resource):
                 self._stop()
                 return {}
             case other:
-                raise ProtocolError(f"there is no command {other!r}: show, resize, stats, metrics and stop there are")
+                raise ProtocolError(
+                    f"there is no command {shortened(other)}: show, resize, stats, metrics and stop there are"
+                )
 
     def _show(self, after: int, timeout: float) -> dict[str, object]:
         with self._change:
@@ -166,16 +225,31 @@ class ControlServer(Resource):
             self._ending = True
             self._change.notify_all()
         with self._clients_lock:
-            clients = dict(self._clients)
-        for client, thread in clients.items():
+            clients = {client: state.thread for client, state in self._clients.items()}
+        for client in clients:
             with suppress(OSError):  # the client has gone meanwhile
                 client.shutdown(socket.SHUT_RD)
-            thread.join()
+        # Whoever is being answered gets the answer, if it reads: for all of them together there is this long.
+        deadline = time.monotonic() + _PARTING
+        for client, thread in clients.items():
+            thread.join(max(deadline - time.monotonic(), 0.0))
+            if thread.is_alive():
+                with suppress(OSError):
+                    client.shutdown(socket.SHUT_RDWR)
+                thread.join()
         self._wake.close()
         self._woken.close()
 
     def __repr__(self) -> str:
         return f"<ControlServer {self.path}>"
+
+
+@dataclass(slots=True)
+class _Client:
+    """thread: what serves it. idle_since: since when it is the client's turn to ask, or to read; None if it is ours."""
+
+    thread: threading.Thread
+    idle_since: float | None
 
 
 def _poller(*fds: int) -> select.poll:
@@ -187,9 +261,10 @@ def _poller(*fds: int) -> select.poll:
 
 def _may_connect(client: socket.socket) -> bool:
     """Whether the peer is this process's user or root, whatever the mode of the socket's file has become."""
-    credentials = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    _, user, _ = struct.unpack("3i", credentials)
-    return user in (os.geteuid(), 0)
+    try:
+        return peer_user(client) in (os.geteuid(), 0)
+    except OSError:
+        return False
 
 
 def _refusal(error: Exception, code: str) -> dict[str, object]:

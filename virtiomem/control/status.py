@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from virtiomem.control.managed import ManagedDevice
+from virtiomem.control.protocol import printable
 from virtiomem.device import Feature
 from virtiomem.runs import Run
 
@@ -88,12 +89,19 @@ class DeviceStatus:
     @classmethod
     def from_data(cls, data: Mapping[str, object]) -> Self:
         """The status that data() has made data from. Raises TypeError or KeyError for anything else."""
-        fields: dict[str, Any] = dict(data)
+        fields: dict[str, Any] = {key: _shown(value) for key, value in data.items()}
         fields["plugged"] = tuple(Run(**run) for run in fields["plugged"])
-        fields["address_spaces"] = tuple(SpaceStatus(**space) for space in fields["address_spaces"])
-        fields["divergences"] = tuple(fields["divergences"])
+        fields["address_spaces"] = tuple(
+            SpaceStatus(**{key: _shown(value) for key, value in space.items()}) for space in fields["address_spaces"]
+        )
+        fields["divergences"] = tuple(map(_shown, fields["divergences"]))
         return cls(**fields)
 
     def data(self) -> dict[str, object]:
         """The status as JSON values."""
         return asdict(self)
+
+
+def _shown(value: Any) -> Any:
+    """value, which has come from outside, as it may be shown on a terminal."""
+    return printable(value) if isinstance(value, str) else value

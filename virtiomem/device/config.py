@@ -49,7 +49,8 @@ def accepted_features(features: int, offered: Feature) -> Feature:
     if unknown := accepted & ~int(offered):
         raise _features_refused(features, f"{unknown:#x} was not offered")
     if offered & Feature.UNPLUGGED_INACCESSIBLE & ~accepted:
-        raise _features_refused(features, "the driver may read unplugged memory, for which there may be no pages")
+        meaning = "the driver may read unplugged memory, for which there may be no pages: it does not accept"
+        raise _features_refused(features, f"{meaning} VIRTIO_MEM_F_UNPLUGGED_INACCESSIBLE, as Linux 6.1 does")
     return Feature(accepted)
 
 

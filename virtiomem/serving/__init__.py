@@ -1,9 +1,10 @@
 """Unix sockets, and the loop that waits for whatever is served."""
 
 from virtiomem.serving.event_loop import EventLoop
-from virtiomem.serving.unix_socket import Listener
+from virtiomem.serving.unix_socket import Listener, is_served
 
 __all__ = [
     "EventLoop",
     "Listener",
+    "is_served",
 ]

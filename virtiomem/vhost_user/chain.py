@@ -26,6 +26,11 @@ class Chain:
     _writable: list[tuple[int, int]] = field(default_factory=list)
 
     @property
+    def buffers(self) -> int:
+        """How many there are."""
+        return self._count
+
+    @property
     def writable_size(self) -> int:
         """How many bytes there are for the answer."""
         return sum(size for _, size in self._writable)

@@ -87,11 +87,14 @@ class Connection:
                 return False
             except ConnectionError as error:
                 raise EOFError("the front end has gone") from error
+            except OSError as error:
+                raise FrontEndError(error.errno or errno.EIO, "vhost-user message") from error
             for level, kind, content in ancillary:
                 if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                     self._fds += struct.unpack(f"{len(content) // 4}i", content[: len(content) // 4 * 4])
             if flags & socket.MSG_CTRUNC or len(self._fds) > _MOST_FDS:
-                raise FrontEndError(errno.EMFILE, "vhost-user message", meaning="too many descriptors came with it")
+                meaning = "too many descriptors came with it, or this process has none left"
+                raise FrontEndError(errno.EMFILE, "vhost-user message", meaning=meaning)
             if not data:
                 raise EOFError("the front end has gone")
             self._data += data
@@ -104,7 +107,7 @@ class Connection:
             sent = self._socket.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
         except BlockingIOError:
             sent = 0
-        except ConnectionError as error:
+        except OSError as error:
             raise EOFError("the front end has gone") from error
         if sent < len(data):
             raise FrontEndError(errno.EAGAIN, "vhost-user reply", meaning="the front end does not read its replies")

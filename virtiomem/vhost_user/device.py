@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import errno
-import os
-from collections.abc import Sequence
+import logging
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
 
-from pyvfio.errors import VfioError
+from pyvfio.errors import InvalidArgument
+from pyvfio.kernel import EventFd
 from pyvfio.memory import SharedMemory
 from pyvfio.resource import Resource
 from virtiomem.device import VirtioMem
 from virtiomem.serving import Listener
 from virtiomem.vhost_user.errors import FrontEndError
 from virtiomem.vhost_user.events import ConfigChanges, FrontEndEvents
-from virtiomem.vhost_user.memory_table import FileRange, GuestRegion
+from virtiomem.vhost_user.foreign_event import Signals
+from virtiomem.vhost_user.region_memory import RegionMemory, free_address
 from virtiomem.vhost_user.session import Session
+
+_log = logging.getLogger(__package__)
 
 
 class VhostUserDevice(Resource):
@@ -22,7 +28,10 @@ class VhostUserDevice(Resource):
 
     When a front end goes, or breaks the protocol, blocks, memory, mappings and requested size stay as they are. If it
     comes back with the same memory, all goes on. Other memory means another machine: the device goes through a system
-    reset, and starts with nothing plugged.
+    reset, and starts with nothing plugged; what is in the memory of before stays in it. While the memory that is
+    attached is not the connected guest's, every request of that guest is answered BUSY.
+
+    Whatever a front end sends ends its own session at most.
 
     path: the socket's. device: what is served.
     """
@@ -36,13 +45,30 @@ class VhostUserDevice(Resource):
         events: FrontEndEvents | None = None,
         *,
         packed: bool = True,
+        file_offset: int | None = None,
+        discard: bool = False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Listen at path, a socket that only its owner may connect to.
 
         memory: the device's, all of which is its region. changes: the device's events. device, memory and changes stay
-        the caller's. events: who is told of what happens. packed: offer packed rings, too. Raises VfioError if the
-        socket cannot be made.
+        the caller's. events: who is told of what happens. packed: offer packed rings, too.
+
+        Only memory that is proved to be the region is taken: a file of its own, of its size, that holds nothing.
+        file_offset: where the region begins, in bytes, in the one file that has all of the guest's memory. discard:
+        discard what is in memory that comes for the first time, instead of refusing it. clock: the device's.
+
+        Raises InvalidArgument for a region at address 0, where the memory is that the guest boots from, and VfioError
+        if the socket cannot be made.
         """
+        if not device.section.offset_within_address_space:
+            raise InvalidArgument(
+                errno.EINVAL,
+                "serve the device",
+                {"address": 0},
+                "the memory that a guest boots from begins there",
+                f"Choose an address where the guest has no memory, such as {free_address([]):#x}",
+            )
         self.path = path
         self.device = device
         self._memory = memory
@@ -50,9 +76,15 @@ class VhostUserDevice(Resource):
         self._events = events or FrontEndEvents()
         self._packed = packed
         self._session: Session | None = None
-        self._file: FileRange | None = None
-        self._listener = Listener(path)
-        super().__init__()
+        self._region_memory = RegionMemory(device, memory, self._events, file_offset=file_offset, discard=discard)
+        with ExitStack() as stack:
+            self._signals = stack.enter_context(Signals(memory.kernel))
+            self._more = EventFd(memory.kernel, "work left over")
+            stack.callback(self._more.close)
+            self._listener = Listener(path, clock)
+            stack.callback(self._listener.close)
+            super().__init__()
+            self._stack = stack.pop_all()
 
     @property
     def connected(self) -> bool:
@@ -67,7 +99,7 @@ class VhostUserDevice(Resource):
         """
         if self.closed:
             return []
-        source = [self._listener.fileno()] if self._session is None else self._session.descriptors
+        source = self._listener.descriptors if self._session is None else self._session.descriptors
         return [self._changes.fd.fileno(), *source]
 
     def ready(self, fd: int) -> None:
@@ -76,76 +108,61 @@ class VhostUserDevice(Resource):
             if self._changes.fd.pending() and self._session is not None:
                 self._session.config_changed()
         elif self._session is None:
-            if endpoint := self._listener.accept():
-                self._session = Session(
-                    endpoint, self.device, self, self._memory.kernel, self._events, packed=self._packed
-                )
-                self._events.connected()
+            self._connect()
         else:
             try:
                 self._session.ready(fd)
             except (EOFError, FrontEndError) as error:
                 self._disconnect(str(error))
+            except Exception as error:
+                # A fault of ours. It costs this front end its session, and nobody else anything.
+                _log.exception("%s: handling a front end failed", self.device.name)
+                self._disconnect(f"{type(error).__name__} in this server: {error}")
 
     @property
     def next_event_time(self) -> float | None:
-        """When, by the device's clock, flush_events() has something to deliver; None if no event waits."""
-        return self.device.next_event_time
+        """When, by the device's clock, flush_events() has something to deliver, or somebody is let in again.
+
+        None if nothing waits.
+        """
+        pause_end = self._listener.pause_end if self._session is None else None
+        times = [due for due in (self.device.next_event_time, pause_end) if due is not None]
+        return min(times) if times else None
 
     def flush_events(self) -> None:
         """Deliver the device's event that was held back, if its time has come."""
         self.device.flush_events()
 
-    def attach(self, regions: Sequence[GuestRegion]) -> None:
-        """The front end shares these regions now: take the memory at the region's addresses, if it is other memory.
-
-        If none is shared there, or not any more, everything stays as it is. Raises VfioError if a shared region is not
-        just the device's region, or if listeners do not let go of the memory before; blocks stay as they were then. It
-        is also raised if the memory cannot be mapped: nothing is attached then, and plugging is BUSY.
-        """
-        section = self.device.section
-        end = section.offset_within_address_space + section.size
-        for region in regions:
-            region_end = region.guest_address + region.size
-            if region.guest_address < end and section.offset_within_address_space < region_end:
-                if (region.guest_address, region_end) != (section.offset_within_address_space, end):
-                    raise _not_ours(region)
-                if region.file != self._file:
-                    self._attach(region)
-
-    def _attach(self, region: GuestRegion) -> None:
-        self.device.system_reset()
-        self._file = None
-        assert region.memory.fd is not None
-        fd = os.dup(region.memory.fd)
-        try:
-            self._memory.attach(fd, region.file.offset)
-        except VfioError:
-            os.close(fd)
-            raise
-        self._memory.discard(0, self._memory.size)
-        self._file = region.file
-        self._events.attached(region.size)
+    def _connect(self) -> None:
+        endpoint = self._listener.accept()
+        if endpoint is None:
+            return
+        self._region_memory.forget()
+        self._session = Session(
+            endpoint,
+            self.device,
+            self._region_memory,
+            self._memory.kernel,
+            self._signals,
+            self._more,
+            self._events,
+            packed=self._packed,
+        )
+        self._events.connected()
 
     def _disconnect(self, reason: str) -> None:
         session, self._session = self._session, None
         if session is not None:
-            session.close()
+            try:
+                session.close()
+            except OSError as error:
+                # What came from the front end is closed whatever it says to that.
+                _log.warning("%s: closing what a front end sent: %s", self.device.name, error)
             self._events.disconnected(reason)
 
     def _release(self) -> None:
-        self._listener.close()
-        self._disconnect("closed")
+        with self._stack:
+            self._disconnect("closed")
 
     def __repr__(self) -> str:
         return f"<VhostUserDevice {self.path}>"
-
-
-def _not_ours(region: GuestRegion) -> VfioError:
-    return VfioError(
-        errno.EINVAL,
-        "attach memory",
-        {"guest address": region.guest_address, "size": region.size},
-        "the device's region is not just this, and would be discarded with it",
-        "Give the region a memory backend of its own, at the device's address and of its size",
-    )

@@ -6,7 +6,7 @@ from typing import Self
 
 from pyvfio.errors import VfioError
 from pyvfio.kernel import EventFd, Kernel, LinuxKernel
-from virtiomem.device import Config, Events, ProtocolViolation, Request, RequestRefused
+from virtiomem.device import Config, Events, FeaturesRefused, ProtocolViolation, Request, RequestRefused
 
 
 class FrontEndEvents:
@@ -38,6 +38,15 @@ class FrontEndEvents:
 
     def told_of_change(self) -> None:
         """The guest has been told that the config space has changed."""
+
+    def driver_refused(self, error: FeaturesRefused) -> None:
+        """The device cannot work with the features that the guest's driver accepted. The front end hears of it, too."""
+
+    def request_refused(self, request: Request, error: RequestRefused) -> None:
+        """request was answered BUSY without the device: the memory that is attached is not this guest's.
+
+        What the device itself refuses its own events tell.
+        """
 
     def refused(self, operation: str, error: VfioError) -> None:
         """The device cannot do what the front end asked for. operation: the message's name."""

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from pyvfio.errors import VfioError
-from pyvfio.kernel import Kernel, Window
+from pyvfio.kernel import Kernel, Window, host_page_size
 from pyvfio.memory import SharedMemory
+from pyvfio.units import format_size
 from virtiomem.vhost_user.abi.vhost_user import VhostUserMemoryRegion
 from virtiomem.vhost_user.errors import FrontEndError, QueueBroken
 from virtiomem.vhost_user.window import GuestWindow
 
-_END = 1 << 64
+_END: Final = 1 << 64
+_MOST_BYTES: Final = 1 << 44
+"""Bytes of a guest's memory. No front end can have this process run out of addresses."""
+_LARGEST_PAGE: Final = 1 << 34
+"""Bytes of a page. Linux has none that is larger; a file system may say what it likes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +31,10 @@ class FileRange:
     device: int
     inode: int
     offset: int
+
+    def is_in(self, other: FileRange) -> bool:
+        """Whether both are in the same file."""
+        return (self.device, self.inode) == (other.device, other.inode)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +57,10 @@ class GuestRegion:
         """Unmap it. No window may be used any more."""
         self.window.release()
         self.memory.close()
+
+    def overlaps_file(self, offset: int, size: int) -> bool:
+        """Whether some of it is in size bytes from offset of its file."""
+        return self.file.offset < offset + size and offset < self.file.offset + self.size
 
     def describes(self, entry: VhostUserMemoryRegion) -> bool:
         """Whether entry, of a message, is about this region."""
@@ -79,6 +94,25 @@ class MemoryTable:
             raise
         self.regions = (*self.regions, region)
         return region
+
+    def replace(self, entries: Sequence[VhostUserMemoryRegion], fds: Sequence[int]) -> None:
+        """Have these regions in place of those before, which are unmapped: no window into one may be used any more.
+
+        fds: their files, one each, which belong to the table from now on, even after a failure. Raises as add() does,
+        and the table is as it was then.
+        """
+        table = MemoryTable(self._kernel)
+        left = list(fds)
+        try:
+            for entry in entries:
+                table.add(entry, left.pop(0))
+        except BaseException:
+            table.close()
+            for fd in left:
+                os.close(fd)
+            raise
+        self.close()
+        self.regions = table.regions
 
     def remove(self, entry: VhostUserMemoryRegion) -> None:
         """Unmap a region. No window into it may be used any more. Raises FrontEndError if there is no such region."""
@@ -135,12 +169,17 @@ class MemoryTable:
                 raise _refused(entry, "it overlaps another region")
             if entry.userspace_addr < other.user_address + other.size and other.user_address < user_end:
                 raise _refused(entry, "it overlaps another region in the front end")
-        if os.fstat(fd).st_size < entry.mmap_offset + entry.memory_size:
+        if sum(other.size for other in self.regions) + entry.memory_size > _MOST_BYTES:
+            raise _refused(entry, f"a guest has at most {format_size(_MOST_BYTES)} here")
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise _refused(entry, "its descriptor is no file of memory")
+        if status.st_size < entry.mmap_offset + entry.memory_size:
             raise _refused(entry, "its file is too short")
 
     def _mapped(self, entry: VhostUserMemoryRegion, fd: int) -> GuestRegion:
         # A region begins where the guest's memory does, which need not be at a huge page of its file.
-        page_size = os.fstatvfs(fd).f_bsize
+        page_size = _page_size(fd)
         within = entry.mmap_offset % page_size
         size = -(-(within + entry.memory_size) // page_size) * page_size
         memory = SharedMemory(size, page_size=page_size, kernel=self._kernel)
@@ -153,6 +192,13 @@ class MemoryTable:
         file = FileRange(status.st_dev, status.st_ino, entry.mmap_offset)
         window = self._kernel.window(memory.address, size)
         return GuestRegion(entry.guest_phys_addr, entry.memory_size, entry.userspace_addr, memory, within, file, window)
+
+
+def _page_size(fd: int) -> int:
+    """The page size of a file: a huge page's on hugetlbfs. Others say anything, down to 0, that suits their reads."""
+    size = os.fstatvfs(fd).f_bsize
+    is_page_size = host_page_size() <= size <= _LARGEST_PAGE and not size & (size - 1)
+    return size if is_page_size else host_page_size()
 
 
 def _refused(entry: VhostUserMemoryRegion, meaning: str) -> FrontEndError:

@@ -18,6 +18,7 @@ from virtiomem.control import ManagedDevice
 from virtiomem.device import (
     Config,
     Events,
+    FeaturesRefused,
     NackReason,
     ProtocolViolation,
     Request,
@@ -33,6 +34,8 @@ from virtiomem.vhost_user.events import ConfigChanges, FrontEndEvents
 
 _INTERVAL: Final = 1.0
 """Seconds between two lines about refusals for one reason."""
+_MOST_LINES: Final = 20
+_WINDOW: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +44,9 @@ class ServedRegionOptions:
 
     path: the vhost-user socket. name: the device's. address: where the guest sees the region, guest-physical.
     region_size, block_size, requested_size: as VirtioMem has them. page_size: of the front end's memory; None for the
-    host's. node_id: the NUMA node of the region; None: none is told. packed: offer packed rings, too. record: where the
-    trace of the guest's requests goes; None for no trace.
+    host's. node_id: the NUMA node of the region; None: none is told. packed: offer packed rings, too. file_offset,
+    discard: as VhostUserDevice has them. persistent_suspend: as VirtioMem has it. record: where the trace of what the
+    guest asks goes; None for no trace.
     """
 
     path: str
@@ -54,6 +58,9 @@ class ServedRegionOptions:
     page_size: int | None = None
     node_id: int | None = None
     packed: bool = True
+    file_offset: int | None = None
+    discard: bool = False
+    persistent_suspend: bool = False
     record: TextIO | None = None
 
 
@@ -79,7 +86,8 @@ class ServedRegion(Resource):
 
         kernel: what maps the memory and reads event descriptors. coordination: the claims on the guest's memory.
         changed: called after every change that a status shows, from any thread. say: called with a line about each
-        thing that happens between front end, guest and device.
+        thing that happens between front end, guest and device, unless there are too many; from any thread, with the
+        device's lock held: it must not wait for a reader.
 
         Raises what SharedMemory, VirtioMem, DmaMapper and VhostUserDevice raise; nothing stays open then.
         """
@@ -95,6 +103,7 @@ class ServedRegion(Resource):
                     block_size=options.block_size,
                     requested_size=options.requested_size,
                     node_id=options.node_id,
+                    persistent_suspend=options.persistent_suspend,
                     coordination=coordination,
                     events=changes,
                     name=options.name,
@@ -107,7 +116,16 @@ class ServedRegion(Resource):
             for space in spaces:
                 stack.enter_context(joined(space, device.discards, device.section, coordination))
             self.source = stack.enter_context(
-                VhostUserDevice(options.path, device, memory, changes, guest, packed=options.packed)
+                VhostUserDevice(
+                    options.path,
+                    device,
+                    memory,
+                    changes,
+                    guest,
+                    packed=options.packed,
+                    file_offset=options.file_offset,
+                    discard=options.discard,
+                )
             )
             self.managed = ManagedDevice(device, guest, "vhost-user", memory.page_size, lambda: spaces)
             super().__init__()
@@ -120,40 +138,74 @@ class ServedRegion(Resource):
         return f"<ServedRegion {self.managed.name}>"
 
 
+class _Lines:
+    """Lets _MOST_LINES lines pass in _WINDOW seconds, and says how many it has left out: none comes of a flood."""
+
+    def __init__(self, say: Callable[[str], object]) -> None:
+        self._say = say
+        self._begun = 0.0
+        self._passed = 0
+
+    def say(self, line: str) -> None:
+        now = time.monotonic()
+        if now >= self._begun + _WINDOW:
+            if self._passed > _MOST_LINES:
+                self._say(f"{self._passed - _MOST_LINES} more lines are left out")
+            self._begun, self._passed = now, 0
+        self._passed += 1
+        if self._passed <= _MOST_LINES:
+            self._say(line)
+
+
 class _Guest(FrontEndEvents, Events):
     """The Guest of a control socket: tells who drives the device, and how that goes."""
 
     def __init__(self, changed: Callable[[], object], say: Callable[[str], object]) -> None:
         self._changed = changed
         self._say = say
+        # What a front end makes happen, it can make happen as often as it likes.
+        self._lines = _Lines(say)
         self._state = "no front end"
         # As the log does: no guest fills what the host reads.
         self._throttle = Throttle(_INTERVAL, time.monotonic)
-        self.waiting_for: str | None = None
+        self._refusal: str | None = None
+        self._in_the_way: str | None = None
         self._until_change = False
 
     @property
     def state(self) -> str:
         return f"vhost-user: {self._state}"
 
+    @property
+    def waiting_for(self) -> str | None:
+        return self._refusal or self._in_the_way
+
     def connected(self) -> None:
+        self._refusal = None
         self._become("a front end, no driver", "a front end has connected")
 
     def disconnected(self, reason: str) -> None:
         self._become("no front end", f"the front end has left: {reason}")
 
     def attached(self, size: int) -> None:
-        self._say(f"{format_size(size)} of the front end's memory are the region")
+        self._in_the_way = None
+        self._lines.say(f"{format_size(size)} of the front end's memory are the region")
 
     def started(self, features: int) -> None:
+        self._refusal = None
         self._become("its driver runs", f"the guest's driver runs, features {features:#_x}")
 
     def stopped(self) -> None:
         self._become("a front end, no driver", "the guest's driver has stopped")
 
+    def driver_refused(self, error: FeaturesRefused) -> None:
+        self._refusal = error.meaning
+        self._become("its driver was refused", f"the guest's driver was refused: {error.meaning}")
+
     def refused(self, operation: str, error: VfioError) -> None:
-        self.waiting_for, self._until_change = str(error), False
-        self._say(f"{operation} refused: {error}")
+        self._in_the_way, self._until_change = str(error), False
+        self._lines.say(f"{operation} refused: {error}")
+        self._changed()
 
     def broken(self, error: ProtocolViolation) -> None:
         self._become("its driver broke the protocol", f"served no more until a reset: {error}")
@@ -161,11 +213,11 @@ class _Guest(FrontEndEvents, Events):
     def config_changed(self, config: Config) -> None:
         self._say(f"asks the guest for {format_size(config.requested_size)}")
         if self._until_change:
-            self.waiting_for, self._until_change = None, False
+            self._in_the_way, self._until_change = None, False
         self._changed()
 
     def size_changed(self, plugged_size: int) -> None:
-        self.waiting_for = None
+        self._in_the_way = None
         self._say(f"{format_size(plugged_size)} plugged")
         self._changed()
 
@@ -173,12 +225,12 @@ class _Guest(FrontEndEvents, Events):
         cause = str(error.__cause__ or error)
         if self._throttle.passes(error.reason):
             self._say(f"{request.type.name} answered {error.reason.response.name}: {cause}")
-        if request.type is not RequestType.STATE and cause != self.waiting_for:
-            self.waiting_for = cause
+        if request.type is not RequestType.STATE and cause != self._in_the_way:
+            self._in_the_way = cause
             self._until_change = isinstance(error.reason, NackReason)
             self._changed()
 
     def _become(self, state: str, line: str) -> None:
         self._state = state
-        self._say(line)
+        self._lines.say(line)
         self._changed()

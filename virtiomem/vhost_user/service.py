@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Final
+import errno
+from typing import Final, Protocol
 
-from pyvfio.errors import VfioError
-from virtiomem.device import REQUEST_SIZE, ProtocolViolation, Response, ResponseType, VirtioMem
-from virtiomem.vhost_user.abi import vhost_user
+from pyvfio.kernel import EventFd
+from virtiomem.device import (
+    REQUEST_SIZE,
+    BusyReason,
+    DeviceBusy,
+    FeaturesRefused,
+    ProtocolViolation,
+    Request,
+    Response,
+    ResponseType,
+    VirtioMem,
+)
+from virtiomem.vhost_user.abi import vhost_user, virtio_config
 from virtiomem.vhost_user.connection import Connection
 from virtiomem.vhost_user.events import FrontEndEvents
 from virtiomem.vhost_user.memory_table import MemoryTable
@@ -14,6 +25,17 @@ from virtiomem.vhost_user.vring import Vring
 
 _TURN: Final = 64
 """How many requests are answered before other sources have their turn."""
+_BUFFERS: Final = 1024
+"""How many buffers they may have between them; the request that has more is the turn's last."""
+_VERSION_1: Final = 1 << virtio_config.VIRTIO_F_VERSION_1
+
+
+class Attachment(Protocol):
+    """Whether the memory of the device's region is the connected guest's."""
+
+    @property
+    def missing(self) -> str:
+        """Why it is not, in a sentence for people; empty if it is."""
 
 
 class Service:
@@ -21,25 +43,37 @@ class Service:
 
     The driver has started from the ring's first start to stop(). The guest is told of a change of the config only
     then: QEMU 11.1 does not survive a config change at another time.
+
+    features_refused: whether the device will not work with the features that the driver accepted last.
     """
 
-    def __init__(self, device: VirtioMem, table: MemoryTable, vring: Vring, events: FrontEndEvents) -> None:
-        """table: the guest's memory; vring: the device's one ring. They stay the caller's, who changes them."""
+    def __init__(
+        self,
+        device: VirtioMem,
+        table: MemoryTable,
+        vring: Vring,
+        attachment: Attachment,
+        events: FrontEndEvents,
+        more: EventFd,
+        *,
+        change_untold: bool,
+    ) -> None:
+        """table: the guest's memory; vring: the device's one ring; attachment: of the region's memory. They stay the
+        caller's, who changes them. more: signalled when serve() has left work for another turn. change_untold: whether
+        the guest may have missed a change of the config.
+        """
         self._device = device
         self._table = table
         self._vring = vring
+        self._attachment = attachment
         self._events = events
-        self._features = 0
-        self._features_refused = False
+        self._more = more
+        self._features: int | None = None
+        self.features_refused = False
         self._started = False
         self._channel: Connection | None = None
-        self._change_untold = False
+        self._change_untold = change_untold
         self._ring_broken = False
-
-    @property
-    def features_refused(self) -> bool:
-        """Whether the device will not work with the features that the driver accepted last."""
-        return self._features_refused
 
     @property
     def broken(self) -> bool:
@@ -47,18 +81,31 @@ class Service:
         return self._ring_broken or self._device.broken
 
     def negotiate(self, features: int) -> None:
-        """The driver has accepted these features. Raises FeaturesRefused: start() does nothing then."""
-        self._features = features
+        """The driver has accepted these features.
+
+        Raises FeaturesRefused: a ring that runs goes on with those from before, and no other starts.
+        """
         try:
+            if not features & _VERSION_1:
+                raise FeaturesRefused(
+                    errno.EINVAL,
+                    "negotiate",
+                    {"features": features},
+                    "the driver does not accept VIRTIO_F_VERSION_1, without which there is no virtio-mem",
+                )
             self._device.negotiate(features)
-        except VfioError:
-            self._features_refused = True
+        except FeaturesRefused as error:
+            self.features_refused = True
+            if not self._vring.running:
+                self._features = None
+            self._events.driver_refused(error)
             raise
-        self._features_refused = False
+        self.features_refused = False
+        self._features = features
 
     def start(self) -> None:
         """Serve the ring, if the front end has given all that it takes. Call it again after every change."""
-        if self._features_refused or self.broken:
+        if self._features is None or self.broken:
             return
         try:
             begun = self._vring.start(self._table, self._features)
@@ -69,10 +116,12 @@ class Service:
             return
         if not self._started:
             self._started = True
+            # A stop of the ring is the device's reset, and no reason for the front end to negotiate anew.
+            self._device.negotiate(self._features)
             self._events.started(self._features)
         self._tell()
         # For what the driver made available before the ring ran.
-        self._vring.kick_self()
+        self._more.signal()
 
     def stop(self) -> None:
         """The driver, or the front end, has stopped the device."""
@@ -81,11 +130,17 @@ class Service:
             self._started = False
             self._events.stopped()
 
-    def reset(self) -> None:
+    def stop_driver(self) -> None:
         """The driver starts anew. The device's blocks stay as they are."""
         self.stop()
         self._ring_broken = False
         self._device.device_reset()
+
+    def reset(self) -> None:
+        """The device is reset, and what was negotiated forgotten. Its blocks stay as they are."""
+        self.stop_driver()
+        self._features = None
+        self.features_refused = False
 
     def close(self) -> None:
         """Reset, and close the channel. Closing twice is harmless."""
@@ -106,26 +161,44 @@ class Service:
         self._change_untold = True
         self._tell()
 
-    def serve(self) -> None:
+    def kicked(self) -> None:
         """The driver has kicked: answer what it made available. Raises FrontEndError."""
         self._vring.acknowledge_kick()
+        self.serve()
+
+    def serve(self) -> None:
+        """Answer what the driver has made available, or as much of it as a turn may have. Raises FrontEndError."""
+        buffers = 0
         try:
             for _ in range(_TURN):
                 chain = self._vring.pop()
                 if chain is None:
                     return
                 request = chain.read(REQUEST_SIZE)
-                response = self._device.handle(request, chain.writable_size)
+                response = self._answer(request, chain.writable_size)
                 if Response.parse(response).type is ResponseType.NACK:
                     # A driver that has missed a change would ask again at once, for ever.
                     self.config_changed()
                 chain.write(response)
                 self._vring.push(chain, len(response))
                 self._events.answered(request, response)
+                buffers += chain.buffers
+                if buffers > _BUFFERS:
+                    break
         except ProtocolViolation as error:
             self._break(error)
             return
-        self._vring.kick_self()
+        self._more.signal()
+
+    def _answer(self, request: bytes, response_size: int) -> bytes:
+        """The device's answer; BUSY without asking it while the memory that it would change is not the guest's."""
+        missing = self._attachment.missing
+        if not missing:
+            return self._device.handle(request, response_size)
+        parsed = Request.parse(request, response_size)
+        error = DeviceBusy(parsed.type.name.lower().replace("_", " "), BusyReason.NOT_ATTACHED, missing)
+        self._events.request_refused(parsed, error)
+        return bytes(Response(error.reason.response))
 
     def _break(self, error: ProtocolViolation) -> None:
         self._vring.halt()

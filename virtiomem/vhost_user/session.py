@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from typing import Final, Protocol
+from typing import Final
 
 from pyvfio.errors import VfioError
-from pyvfio.kernel import Kernel
-from virtiomem.device import VirtioMem
+from pyvfio.kernel import EventFd, Kernel
+from virtiomem.device import FeaturesRefused, VirtioMem
 from virtiomem.vhost_user.abi import vhost_user, virtio_config, virtio_ring
 from virtiomem.vhost_user.abi.vhost_types import vhost_vring_addr, vhost_vring_state
 from virtiomem.vhost_user.abi.vhost_user import (
@@ -23,8 +24,10 @@ from virtiomem.vhost_user.abi.vhost_user import (
 from virtiomem.vhost_user.connection import Connection
 from virtiomem.vhost_user.errors import FrontEndError
 from virtiomem.vhost_user.events import FrontEndEvents
-from virtiomem.vhost_user.memory_table import GuestRegion, MemoryTable
+from virtiomem.vhost_user.foreign_event import Signals
+from virtiomem.vhost_user.memory_table import MemoryTable
 from virtiomem.vhost_user.messages import FrontEndRequest, Message, ProtocolFeature
+from virtiomem.vhost_user.region_memory import RegionMemory
 from virtiomem.vhost_user.service import Service
 from virtiomem.vhost_user.vring import Vring
 
@@ -36,13 +39,8 @@ _TRANSPORT_FEATURES: Final = (
 _F_PROTOCOL_FEATURES: Final = 1 << vhost_user.VHOST_USER_F_PROTOCOL_FEATURES
 _PROTOCOL_FEATURES: Final = ProtocolFeature(sum(ProtocolFeature))
 _MEMORY_SLOTS: Final = 64
-
-
-class RegionMemory(Protocol):
-    """What takes the memory of the device's region from what the front end shares."""
-
-    def attach(self, regions: Sequence[GuestRegion]) -> None:
-        """The front end shares these regions now. Raises VfioError if none of them can be the device's."""
+_TURN: Final = 32
+"""How many messages are handled before other sources have their turn."""
 
 
 class Session:
@@ -58,22 +56,27 @@ class Session:
         device: VirtioMem,
         memory: RegionMemory,
         kernel: Kernel,
+        signals: Signals,
+        more: EventFd,
         events: FrontEndEvents,
         *,
         packed: bool,
     ) -> None:
         """endpoint: the connection, which belongs to the session from now on. memory: what takes the region's memory.
 
-        kernel: what maps the memory and reads event descriptors. events: who is told of what happens. packed: offer
-        packed rings, too.
+        kernel: what maps the memory. signals: what signals the front end's eventfds. more: signalled, by the session,
+        while there is work left over for another turn. events: who is told of what happens. packed: offer packed rings,
+        too.
         """
         self._connection = Connection(endpoint)
         self._device = device
         self._region_memory = memory
         self._events = events
         self._table = MemoryTable(kernel)
-        self._vring = Vring(kernel)
-        self._service = Service(device, self._table, self._vring, events)
+        self._more = more
+        self._vring = Vring(signals)
+        # Whoever comes back has been away while the host resized, or did not read the last it was told.
+        self._service = Service(device, self._table, self._vring, memory, events, more, change_untold=memory.known)
         self._packed_feature = 1 << virtio_config.VIRTIO_F_RING_PACKED if packed else 0
         self._protocol_features = ProtocolFeature(0)
         self._status = 0
@@ -82,7 +85,7 @@ class Session:
     def descriptors(self) -> list[int]:
         """The descriptors to wait for: ready() handles one that is readable."""
         kick = self._vring.kick
-        return [self._connection.fileno(), *([] if kick is None else [kick])]
+        return [self._connection.fileno(), self._more.fileno(), *([] if kick is None else [kick])]
 
     def ready(self, fd: int) -> None:
         """fd is readable: handle what came.
@@ -90,11 +93,17 @@ class Session:
         Raises EOFError when the front end has gone, and FrontEndError when its connection must be closed.
         """
         if fd == self._connection.fileno():
-            while (message := self._connection.receive()) is not None:
+            for _ in range(_TURN):
+                message = self._connection.receive()
+                if message is None:
+                    return
                 with message:
                     self._handle(message)
-        elif fd == self._vring.kick:
+        elif fd == self._more.fileno():
+            self._more.pending()
             self._service.serve()
+        elif fd == self._vring.kick:
+            self._service.kicked()
 
     def config_changed(self) -> None:
         """Tell the guest that the config has changed, now or when its driver has started."""
@@ -122,8 +131,14 @@ class Session:
             reply = handler(self, message)
         except FrontEndError:
             raise
+        except FeaturesRefused:
+            # The service has told of it, by another name than that of the message.
+            failed = True
         except VfioError as error:
             self._events.refused(message.name, error)
+            failed = True
+        except OSError as error:
+            self._events.refused(message.name, VfioError(error.errno or errno.EIO, message.name))
             failed = True
         if reply is not None:
             self._connection.reply(message, reply)
@@ -172,10 +187,19 @@ class Session:
         self._status = message.number() & 0xFF
         if not self._status:
             self._service.reset()
+            self._vring.set_enabled(False)
 
     def _reset_device(self, message: Message) -> None:
         message.require_size(0)
         self._service.reset()
+        self._vring.reset()
+        self._status = 0
+
+    def _reset_owner(self, message: Message) -> None:
+        # The specification leaves its meaning open, and recommends this one.
+        message.require_size(0)
+        self._service.stop()
+        self._vring.set_enabled(False)
 
     def _set_owner(self, message: Message) -> None:
         message.require_size(0)
@@ -215,6 +239,14 @@ class Session:
         except OSError as error:
             os.close(fd)
             raise message.error("its descriptor is no socket") from error
+        try:
+            channel.getpeername()
+            is_connected = (channel.family, channel.type) == (socket.AF_UNIX, socket.SOCK_STREAM)
+        except OSError:
+            is_connected = False
+        if not is_connected:
+            channel.close()
+            raise message.error("its descriptor is no connected unix stream socket")
         self._service.set_channel(Connection(channel))
 
     # Memory.
@@ -228,11 +260,16 @@ class Session:
             raise message.error(f"{count} regions")
         message.require_size(size + count * ctypes.sizeof(VhostUserMemoryRegion))
         message.require_fds(count)
-        entries = (VhostUserMemoryRegion * count).from_buffer_copy(message.payload, size)
+        entries = list((VhostUserMemoryRegion * count).from_buffer_copy(message.payload, size))
         self._vring.halt()
-        self._table.close()
-        for entry in entries:
-            self._table.add(entry, message.take_fd())
+        try:
+            self._table.replace(entries, [message.take_fd() for _ in entries])
+        except FrontEndError:
+            raise
+        except OSError:
+            # The ring goes on in the memory that there was.
+            self._service.start()
+            raise
         self._memory_changed()
 
     def _add_mem_reg(self, message: Message) -> None:
@@ -254,8 +291,11 @@ class Session:
         return _u64(_MEMORY_SLOTS)
 
     def _memory_changed(self) -> None:
-        self._region_memory.attach(self._table.regions)
-        self._service.start()
+        try:
+            self._region_memory.attach(self._table.regions)
+        finally:
+            # Its own memory a ring has, whatever becomes of the region's: what it asks is answered BUSY then.
+            self._service.start()
 
     # The ring.
 
@@ -277,8 +317,8 @@ class Session:
 
     def _get_vring_base(self, message: Message) -> bytes:
         state = self._ring_state(message)
-        # QEMU tells of a driver's reset in no other way. After a mere pause it negotiates anew.
-        self._service.reset()
+        # QEMU tells of a driver's reset in no other way.
+        self._service.stop_driver()
         self._vring.close()
         return bytes(vhost_vring_state(index=state.index, num=self._vring.base))
 
@@ -335,7 +375,7 @@ _HANDLERS: Final[Mapping[int, Callable[[Session, Message], bytes | None]]] = {
     FrontEndRequest.GET_FEATURES: Session._get_features,
     FrontEndRequest.SET_FEATURES: Session._set_features,
     FrontEndRequest.SET_OWNER: Session._set_owner,
-    FrontEndRequest.RESET_OWNER: Session._reset_device,
+    FrontEndRequest.RESET_OWNER: Session._reset_owner,
     FrontEndRequest.SET_MEM_TABLE: Session._set_mem_table,
     FrontEndRequest.SET_VRING_NUM: Session._set_vring_num,
     FrontEndRequest.SET_VRING_ADDR: Session._set_vring_addr,

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import errno
-import os
-import struct
 from typing import Final
 
-from pyvfio.kernel import Kernel
 from virtiomem.vhost_user.abi import virtio_config, virtio_ring
 from virtiomem.vhost_user.abi.vhost_types import vhost_vring_addr
 from virtiomem.vhost_user.chain import Chain
 from virtiomem.vhost_user.errors import FrontEndError
+from virtiomem.vhost_user.foreign_event import ForeignEvent, Signals
 from virtiomem.vhost_user.memory_table import MemoryTable
 from virtiomem.vhost_user.packed_queue import PackedQueue
 from virtiomem.vhost_user.split_queue import SplitQueue
 from virtiomem.vhost_user.virtqueue import RingFeatures, RingLayout, Virtqueue
 
 _LARGEST_RING: Final = 1 << 15
-_ONE: Final = struct.pack("=Q", 1)
 
 
 class Vring:
@@ -28,15 +25,15 @@ class Vring:
     error (the ring is broken).
     """
 
-    def __init__(self, kernel: Kernel) -> None:
-        """kernel: the one that reads and writes the event descriptors."""
-        self._kernel = kernel
+    def __init__(self, signals: Signals) -> None:
+        """signals: what signals the event descriptors."""
+        self._signals = signals
         self._size = 0
         self._base = 0
         self._enabled = False
-        self._kick: int | None = None
-        self._call: int | None = None
-        self._error: int | None = None
+        self._kick: ForeignEvent | None = None
+        self._call: ForeignEvent | None = None
+        self._error: ForeignEvent | None = None
         self._address: vhost_vring_addr | None = None
         self._queue: Virtqueue | None = None
 
@@ -48,7 +45,7 @@ class Vring:
     @property
     def kick(self) -> int | None:
         """The descriptor that is readable when the driver has kicked; None while the ring does not run."""
-        return self._kick if self.running else None
+        return self._kick.fileno() if self._kick is not None and self.running else None
 
     @property
     def base(self) -> int:
@@ -74,8 +71,8 @@ class Vring:
         """Whether start() may run it. A ring that runs runs on."""
         self._enabled = enabled
 
-    def set_kick(self, fd: int) -> None:
-        """fd belongs to the ring from now on, as it does for set_call() and set_error()."""
+    def set_kick(self, fd: int | None) -> None:
+        """fd belongs to the ring from now on, as it does for set_call() and set_error(). Raises FrontEndError."""
         self._kick = self._replace(self._kick, fd)
 
     def set_call(self, fd: int | None) -> None:
@@ -111,21 +108,21 @@ class Vring:
     def close(self) -> None:
         """Halt, and close the descriptors. Closing twice is harmless."""
         self.halt()
-        self._kick = self._replace(self._kick, None)
+        self.set_kick(None)
         self.set_call(None)
         self.set_error(None)
 
+    def reset(self) -> None:
+        """Forget all that the front end has told of the ring: it is disabled, as it was in the beginning."""
+        self.close()
+        self._size = self._base = 0
+        self._enabled = False
+        self._address = None
+
     def acknowledge_kick(self) -> None:
-        """Reset the kick, which is readable. pop() has what it was for. Raises FrontEndError if it is no eventfd."""
+        """Reset the kick, which is readable. pop() has what it was for. Raises FrontEndError."""
         assert self._kick is not None
-        try:
-            if len(self._kernel.read(self._kick, 8)) == 8:
-                return
-        except BlockingIOError:
-            return
-        except OSError as error:
-            raise _no_eventfd(error.errno or errno.EIO) from error
-        raise _no_eventfd(errno.EINVAL)
+        self._kick.take()
 
     def pop(self) -> Chain | None:
         """The next chain. None after the last: the driver has been asked to kick for more then. Raises QueueBroken."""
@@ -141,34 +138,15 @@ class Vring:
         assert self._queue is not None
         self._queue.push(chain, written)
         if self._queue.must_notify() and self._call is not None:
-            self._signal(self._call)
-
-    def kick_self(self) -> None:
-        """Make kick readable, for what is left to pop in a later turn. Raises FrontEndError if it is no eventfd."""
-        if self._kick is not None:
-            self._signal(self._kick)
+            self._call.signal()
 
     def signal_error(self) -> None:
         """Tell the front end that the ring is broken, if it wants to know. Raises FrontEndError."""
         if self._error is not None:
-            self._signal(self._error)
+            self._error.signal()
 
-    def _signal(self, fd: int) -> None:
-        try:
-            self._kernel.write(fd, _ONE)
-        except BlockingIOError:
-            # The counter is full, so its reader will look anyway.
-            return
-        except OSError as error:
-            raise _no_eventfd(error.errno or errno.EIO) from error
-
-    def _replace(self, old: int | None, new: int | None) -> int | None:
+    def _replace(self, old: ForeignEvent | None, fd: int | None) -> ForeignEvent | None:
+        new = None if fd is None else ForeignEvent(fd, self._signals)
         if old is not None:
-            self._kernel.close(old)
-        if new is not None:
-            os.set_blocking(new, False)
+            old.close()
         return new
-
-
-def _no_eventfd(code: int) -> FrontEndError:
-    return FrontEndError(code, "vhost-user ring", meaning="one of its descriptors is no eventfd")

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from pyvfio import LinuxKernel, SharedMemory
+from virtiomem import Request as GuestRequest
 from virtiomem import VirtioMem
 from virtiomem.device import Feature
 from virtiomem.serving import EventLoop
@@ -67,6 +68,12 @@ class Heard(FrontEndEvents):
     def told_of_change(self) -> None:
         self.words.append("told of change")
 
+    def driver_refused(self, error: OSError) -> None:
+        self.words.append(f"refused driver: {error}")
+
+    def request_refused(self, request: GuestRequest, error: OSError) -> None:
+        self.words.append(f"refused {request.type.name}: {error}")
+
     def refused(self, operation: str, error: OSError) -> None:
         self.words.append(f"refused {operation}: {error}")
 
@@ -99,7 +106,15 @@ class Elsewhere:
 class Bench:
     """A Backend: a device at a socket, served turn by turn in this thread."""
 
-    def __init__(self, path: str, *, requested: int = REGION_SIZE, block_size: int = BLOCK) -> None:
+    def __init__(
+        self,
+        path: str,
+        *,
+        requested: int = REGION_SIZE,
+        block_size: int = BLOCK,
+        file_offset: int | None = None,
+        discard: bool = False,
+    ) -> None:
         self.heard = Heard()
         self.changes = ConfigChanges()
         self.memory = SharedMemory(REGION_SIZE)
@@ -110,7 +125,9 @@ class Bench:
             requested_size=requested,
             events=self.changes,
         )
-        self.served = VhostUserDevice(path, self.device, self.memory, self.changes, self.heard)
+        self.served = VhostUserDevice(
+            path, self.device, self.memory, self.changes, self.heard, file_offset=file_offset, discard=discard
+        )
         self.server = EventLoop([self.served])
 
     @property

@@ -20,6 +20,8 @@ from tests.support.vm.target import FEATURES, GUEST_TARGET, SIMULATED, TARGETS, 
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--messages", type=int, default=4_000, help="how many a hostile front end sends: 100000 in full")
+    parser.addoption("--seed", type=int, default=14, help="of what a hostile front end does")
     group = parser.getgroup("kernels")
     group.addoption(
         "--kernel",

@@ -1,0 +1,203 @@
+"""RegionMemory: takes what a front end shares for the device's region, if it can be proved to be that."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Sequence
+from typing import Final
+
+from pyvfio.errors import VfioError
+from pyvfio.kernel import host_page_size
+from pyvfio.memory import SharedMemory
+from virtiomem.device import VirtioMem
+from virtiomem.vhost_user.events import FrontEndEvents
+from virtiomem.vhost_user.memory_table import FileRange, GuestRegion
+
+_GIB: Final = 1 << 30
+_FOUR_GIB: Final = 4 * _GIB
+_NOTHING_SHARED: Final = "the front end shares no memory at the region's addresses"
+
+
+class RegionMemory:
+    """The memory of a device's region, out of what front end after front end shares of its guest's.
+
+    Unplugged blocks are discarded in it, so what is taken must be the region and nothing else: a file of its own, or
+    the part of one that the host has named; and nobody's data are in it, unless it is the memory that was here before
+    or the host gives them up.
+
+    missing: why the connected guest's memory is not what is attached; empty if it is.
+    """
+
+    def __init__(
+        self,
+        device: VirtioMem,
+        memory: SharedMemory,
+        events: FrontEndEvents,
+        *,
+        file_offset: int | None,
+        discard: bool,
+    ) -> None:
+        """memory: the device's. events: who is told when other memory is attached.
+
+        file_offset: where the region begins in the file that has all of the guest's memory, in bytes; None: the region
+        has a file of its own. discard: the host does not want what is in memory that comes here for the first time.
+        """
+        self._device = device
+        self._memory = memory
+        self._events = events
+        self._file_offset = file_offset
+        self._discard = discard
+        self._file: FileRange | None = None
+        self.missing = _NOTHING_SHARED
+
+    @property
+    def known(self) -> bool:
+        """Whether a guest's memory has been attached: who comes next may be the same guest."""
+        return self._file is not None
+
+    def forget(self) -> None:
+        """Another front end has connected, and has shared nothing yet. What is attached stays so."""
+        self.missing = _NOTHING_SHARED
+
+    def attach(self, regions: Sequence[GuestRegion]) -> None:
+        """The front end shares these regions now: take the memory at the region's addresses, if it is other memory.
+
+        If none is shared there, what is attached stays so, and missing says why. Other memory means another machine:
+        the device goes through a system reset, and what was attached is let go with all that is in it.
+
+        Raises VfioError for memory that is not proved to be the region, and if listeners do not let go of what is
+        attached; that stays attached then, with its blocks. Also raised if the memory cannot be mapped: nothing is
+        attached then. missing says why.
+        """
+        self.missing = _NOTHING_SHARED
+        try:
+            region = self._region_of(regions)
+            if region is None:
+                return
+            file = self._proved(region, regions)
+            if file != self._file:
+                self._take(region, file, regions)
+        except VfioError as error:
+            self.missing = f"the guest's memory is not attached: {error}"
+            raise
+        self.missing = ""
+
+    def _region_of(self, regions: Sequence[GuestRegion]) -> GuestRegion | None:
+        """The one of regions that has the device's region; None if none has any of it. Raises VfioError."""
+        start, end = self._start, self._end
+        for region in regions:
+            region_end = region.guest_address + region.size
+            if region.guest_address >= end or start >= region_end:
+                continue
+            is_part = region.guest_address <= start and end <= region_end
+            if (region.guest_address, region_end) != (start, end) and not (is_part and self._file_offset is not None):
+                raise self._refused(
+                    region, regions, "the device's region is not just this, but lies in it or across it"
+                )
+            return region
+        return None
+
+    def _proved(self, region: GuestRegion, regions: Sequence[GuestRegion]) -> FileRange:
+        """Where the device's region is, in a file that is its own as far as it goes. Raises VfioError."""
+        offset = region.file.offset + self._start - region.guest_address
+        file = FileRange(region.file.device, region.file.inode, offset)
+        others = [other for other in regions if other is not region and other.file.is_in(file)]
+        if self._file_offset is None:
+            if offset:
+                raise self._refused(region, regions, f"it begins at {offset:#x} of its file, which has more than it")
+            if (length := _status(region).st_size) != self._size:
+                raise self._refused(region, regions, f"its file has {length:#x} bytes, which is more than the region")
+            if others:
+                raise self._refused(region, regions, f"its file is that of {others[0].guest_address:#x}, too")
+        elif offset != self._file_offset:
+            meaning = f"it begins at {offset:#x} of its file, and the host says {self._file_offset:#x}"
+            raise self._refused(region, regions, meaning)
+        elif shared := [other for other in others if other.overlaps_file(offset, self._size)]:
+            meaning = f"its part of the file is that of {shared[0].guest_address:#x}, too"
+            raise self._refused(region, regions, meaning)
+        return file
+
+    def _take(self, region: GuestRegion, file: FileRange, regions: Sequence[GuestRegion]) -> None:
+        if not self._discard and _holds_pages(region, file.offset, self._size):
+            raise self._refused(
+                region,
+                regions,
+                "it is new here and holds pages, which may be a guest's: "
+                "a restart of this server forgets what is plugged",
+                "End the guest, or let the host say that nobody needs them (--discard)",
+            )
+        assert region.memory.fd is not None
+        try:
+            fd = os.dup(region.memory.fd)
+        except OSError as error:
+            raise VfioError(error.errno or errno.EIO, "attach memory") from error
+        try:
+            # It is not ours to empty: a guest whose front end has gone may still run on it.
+            with self._memory.pages_kept():
+                self._device.system_reset()
+            self._file = None
+            self._memory.attach(fd, file.offset)
+        except BaseException:
+            os.close(fd)
+            raise
+        if self._discard:
+            self._memory.discard(0, self._memory.size)
+        self._file = file
+        self._events.attached(self._size)
+
+    @property
+    def _start(self) -> int:
+        return self._device.section.offset_within_address_space
+
+    @property
+    def _size(self) -> int:
+        return self._device.section.size
+
+    @property
+    def _end(self) -> int:
+        return self._start + self._size
+
+    def _refused(
+        self, region: GuestRegion, regions: Sequence[GuestRegion], meaning: str, advice: str = ""
+    ) -> VfioError:
+        arguments = {"guest address": region.guest_address, "size": region.size}
+        return VfioError(errno.EINVAL, "attach memory", arguments, meaning, advice or self._advice(regions))
+
+    def _advice(self, regions: Sequence[GuestRegion]) -> str:
+        """Where the region could be instead: where a memory backend is that looks like it, else behind all memory."""
+        for region in regions:
+            alone = not any(other is not region and other.file.is_in(region.file) for other in regions)
+            fits = alone and not region.file.offset and _status(region).st_size == region.size == self._size
+            if fits and region.guest_address and not _holds_pages(region, 0, region.size):
+                return f"The memory at {region.guest_address:#x} could be it: --address {region.guest_address:#x}"
+        free = free_address([(other.guest_address, other.size) for other in regions])
+        return f"Give it a memory backend of its own, of its size, at an address that is free, such as {free:#x}"
+
+
+def free_address(taken: Sequence[tuple[int, int]]) -> int:
+    """A guest-physical address behind all of these ranges, of address and size, where a region of any size fits.
+
+    It is at 4 GiB or above, and at a whole GiB, as QEMU begins the addresses of memory devices.
+    """
+    end = max([_FOUR_GIB, *(address + size for address, size in taken)])
+    return -(-end // _GIB) * _GIB
+
+
+def _status(region: GuestRegion) -> os.stat_result:
+    assert region.memory.fd is not None
+    return os.fstat(region.memory.fd)
+
+
+def _holds_pages(region: GuestRegion, offset: int, size: int) -> bool:
+    """Whether anything is in size bytes from offset of the file that region is of, or may be."""
+    if not _status(region).st_blocks:
+        return False
+    if region.memory.page_size != host_page_size():
+        # hugetlbfs does not tell where: something is in the file.
+        return True
+    assert region.memory.fd is not None
+    try:
+        return os.lseek(region.memory.fd, offset, os.SEEK_DATA) < offset + size
+    except OSError as error:
+        return error.errno != errno.ENXIO
