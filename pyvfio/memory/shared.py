@@ -40,8 +40,8 @@ class SharedMemory(Memory):
         the memory is mapped for DMA, with nothing changed; VfioError if the kernel refuses: then nothing is attached,
         and fd is still the caller's.
         """
-        self.detach()
         with self._lock:
+            self.detach()
             flags = mman.MAP_SHARED | mman.MAP_FIXED | mman.MAP_NORESERVE
             try:
                 self.kernel.mmap(self.size, mman.PROT_READ | mman.PROT_WRITE, flags, fd, offset, self.address)
@@ -51,7 +51,7 @@ class SharedMemory(Memory):
                 arguments = {"offset": offset, "size": self.size}
                 raise VfioError(error.errno or errno.EIO, "attach memory", arguments) from error
             self.fd = fd
-            self._file_offset = offset
+            self.file_offset = offset
 
     def detach(self) -> None:
         """Have no pages any more, and close the file. Without a file this does nothing.

@@ -9,6 +9,7 @@ import pytest
 
 from pyvfio import InvalidArgument, Memory, MemoryKind, MemoryUnavailable, StillMapped
 from pyvfio.kernel import huge_pages
+from pyvfio.memory import DmaTarget
 
 MEBIBYTE = 1 << 20
 ORDINARY = [MemoryKind.ANONYMOUS, MemoryKind.THP, MemoryKind.MEMFD]
@@ -81,7 +82,7 @@ def test_a_buffer_keeps_the_memory_beyond_close() -> None:
 
 def test_memory_that_is_mapped_is_not_discarded() -> None:
     class Device:
-        def iova_of(self, memory: Memory, offset: int, size: int) -> int | None:
+        def iova_of(self, memory: DmaTarget, offset: int, size: int) -> int | None:
             return 0x1000 if offset < 4096 < memory.size and size else None
 
     device = Device()
