@@ -24,13 +24,25 @@ class IovaAllocator:
     """Gives out addresses from the iova_ranges of an address space, and takes them back. Addresses and sizes are bytes.
 
     It knows what it has given out, and not what is mapped: reserve() what others map. Not safe from several threads.
-    page_size: the unit of every address and size. fit: which of the holes that have room it uses.
+    Address 0 it gives out only if it may: many devices take it for no address at all (a null pointer, an empty entry of
+    a ring or a list), and a driver's "if address:" would. iommufd does not choose it either.
+
+    page_size: the unit of every address and size. fit: which of the holes that have room it uses. allow_zero: whether
+    allocate() may return 0.
     """
 
-    def __init__(self, ranges: Iterable[IovaRange], *, page_size: int = 4096, fit: Fit = Fit.FIRST) -> None:
+    def __init__(
+        self,
+        ranges: Iterable[IovaRange],
+        *,
+        page_size: int = 4096,
+        fit: Fit = Fit.FIRST,
+        allow_zero: bool = False,
+    ) -> None:
         """ranges: the addresses to give out; what is not a whole page at an end of a range is never used."""
         self.page_size = page_size
         self.fit = fit
+        self.allow_zero = allow_zero
         whole = (
             (-(-valid.start // page_size) * page_size, (valid.last + 1) // page_size * page_size) for valid in ranges
         )
@@ -63,10 +75,11 @@ class IovaAllocator:
                 {"size": size, "alignment": alignment},
                 f"both must be multiples of the page size {self.page_size:#_x}, and alignment a power of two",
             )
+        lowest = 0 if self.allow_zero else 1
         fitting = [
             (end - start, aligned)
             for start, end in self._free
-            if (aligned := -(-start // alignment) * alignment) + size <= end
+            if (aligned := -(-(start or lowest) // alignment) * alignment) + size <= end
         ]
         if not fitting:
             raise OutsideIovaRanges(

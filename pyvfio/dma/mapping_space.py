@@ -346,11 +346,12 @@ class MappingSpace(Resource, AddressSpace, ABC):
                 silent.append(part)
         # If the kernel's answers do not add up, that it has nothing there is not believed for the asking.
         held = [] if unmapped == expected else [part for part in silent if not self._is_gone(part)]
-        position = iova
-        for part in sorted(refused + held, key=lambda part: part.iova):
-            self._table.remove(position, part.iova - position)
-            position = part.end
-        self._table.remove(position, iova + size - position)
+        kept = sorted(refused + held, key=lambda part: part.iova)
+        for start, end in zip(
+            [iova, *(part.end for part in kept)], [*(part.iova for part in kept), iova + size], strict=True
+        ):
+            if start < end:
+                self._table.remove(start, end - start)
         return failure
 
     def _is_gone(self, part: MappedRun) -> bool:

@@ -292,6 +292,14 @@ class Ioas(Translation, MappingSpace):
             file = abi.iommu_ioas_map_file(ioas_id=self.id, flags=flags, fd=memory.fd)
             first = memory.file_offset + run.offset
             return MapCall(run, fd, abi.IOMMU_IOAS_MAP_FILE, file, "start", first, "length")
+        if not memory.is_pinnable:
+            raise VfioError(
+                errno.EOPNOTSUPP,
+                "map_dma",
+                {"iova": run.iova, "size": run.size},
+                f"{memory!r}: an iommufd takes registers only as a dma-buf, and this kernel gives or takes none",
+                "Linux 7.0 does, built with peer-to-peer DMA; a container of type1 takes them on every kernel",
+            )
         argument = abi.iommu_ioas_map(ioas_id=self.id, flags=flags)
         return MapCall(run, fd, abi.IOMMU_IOAS_MAP, argument, "user_va", memory.address + run.offset, "length")
 
@@ -336,12 +344,17 @@ class Ioas(Translation, MappingSpace):
     def _destroy(self) -> None:
         try:
             super()._destroy()
-        except VfioError:
-            # A device that was attached through another descriptor may keep it: what is mapped need not stay.
-            if self._table.count:
-                self._unmap_everything_ioctl()
-                self._table.clear()
-            raise
+        except VfioError as error:
+            if not self._table.count:
+                raise
+            # A device that was attached through another descriptor may keep it: what is mapped need not stay. A device
+            # whose registers are mapped here is attached as long as they are.
+            has_registers = any(not run.memory.is_pinnable for run in self._table.runs())
+            self._unmap_everything_ioctl()
+            self._table.clear()
+            if error.errno != errno.EBUSY or not has_registers:
+                raise
+            super()._destroy()
 
 
 def _flags(access: Access) -> int:

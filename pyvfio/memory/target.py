@@ -50,6 +50,11 @@ class DmaTarget(Resource, ABC):
         """
         return self._lock
 
+    @property
+    def is_pinnable(self) -> bool:
+        """Whether it is memory, whose pages the kernel can pin at their address: not a device's registers."""
+        return True
+
     def hold(self, user: MemoryUser) -> None:
         """Keep all of it until release(user), even if it is closed before. Address spaces call it, before they ask the
         kernel to map. Holding twice is holding once.

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from types import FrameType
 
 from pyvfio import Kernel, Memory, StillMapped
@@ -27,22 +26,13 @@ def interrupt(number: int, frame: FrameType | None) -> None:
     signal.default_int_handler(number, frame)
 
 
-@contextmanager
-def interrupted_after(seconds: float) -> Iterator[None]:
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        with suppress(KeyboardInterrupt):
-            yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-
-
 def test_a_signal_at_any_moment(space: Space, memory: Memory, mode: Mode, kernel: Kernel) -> None:
     before = signal.signal(signal.SIGALRM, interrupt)
     left, charged = space.mappings_left, mode.charged(kernel)
     try:
         for step in range(SIGNALS):
-            with interrupted_after(0.0002 + 0.0007 * step):
+            with suppress(KeyboardInterrupt):
+                signal.setitimer(signal.ITIMER_REAL, 0.0002 + 0.0007 * step)
                 for _ in range(1_000_000):
                     space.map_dma(IOVA, memory, 0, SIZE, granularity=PAGE)
                     space.unmap_dma(IOVA, SIZE)

@@ -7,6 +7,7 @@ cleans up, and then nothing is pinned, held or mapped.
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -15,9 +16,11 @@ from typing import Any
 
 import pytest
 
-from pyvfio import Container, Ioas, Memory, MemoryKind, NotMapped, StillMapped, VfioError
+from pyvfio import CdevDevice, Container, Device, Group, Ioas, Memory, MemoryKind, NotMapped, StillMapped, VfioError
+from pyvfio.abi.iommufd import IOMMU_IOAS_MAP
+from pyvfio.abi.vfio import VFIO_IOMMU_MAP_DMA
 from pyvfio.drivers.edu import edu_addresses
-from pyvfio.faults import FaultyKernel, Interrupt
+from pyvfio.faults import FaultyKernel, Hold, Interrupt
 from pyvfio.sim import SimKernel
 from tests.support.kernels.held import charged, expect_known, held_by
 
@@ -47,8 +50,17 @@ class World:
         stack.callback(self.space.close)
         self.source: Ioas | None = None
         self.first, self.second = edu_addresses(self.simulated)
-        self.space.open_device(self.first)
+        self.devices: list[Device] = [self.space.open_device(self.first)]
+        self._group = self.space.groups[0] if isinstance(self.space, Container) else None
+        if self._group is not None:
+            stack.callback(self._group.close)
         self.memory.populate(0, self.memory.size)
+
+    @property
+    def group(self) -> Group:
+        group = self._group
+        assert group is not None
+        return group
 
     def map(self) -> None:
         self.space.map_dma(IOVA, self.memory, 0, SIZE, granularity=BLOCK)
@@ -157,6 +169,67 @@ def test_an_exception_at_any_system_call(name: str, way: str, kind: MemoryKind, 
                 break
 
 
+# Groups and devices come and go.
+
+
+def leave(world: World) -> None:
+    """The only device goes; a group stays open."""
+    if isinstance(world.space, Ioas):
+        world.space.devices[0].detach()
+    else:
+        world.space.detach(world.group)
+
+
+def come(world: World) -> None:
+    if isinstance(world.space, Ioas):
+        (device,) = [child for child in world.devices if isinstance(child, CdevDevice)]
+        device.attach(world.space)
+    else:
+        world.space.attach(world.group)
+
+
+def replay(world: World) -> None:
+    """As a listener that comes late does."""
+    for block in range(BLOCKS):
+        world.space.map_dma(IOVA + block * BLOCK, world.memory, block * BLOCK, BLOCK, granularity=BLOCK)
+
+
+@pytest.mark.parametrize("is_made", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("way", ["container", "iommufd"])
+@pytest.mark.parametrize("leaves", [True, False], ids=["leaves", "comes"])
+def test_a_device_that_leaves_or_comes(leaves: bool, way: str, is_made: bool) -> None:
+    for nth in range(1000):
+        with a_world(way) as world:
+            if isinstance(world.space, Container):
+                world.devices[0].close()
+            world.map()
+            if not leaves:
+                leave(world)
+            world.kernel.arm(Interrupt(nth, is_made=is_made))
+            try:
+                (leave if leaves else come)(world)
+            except KeyboardInterrupt:
+                world.kernel.arm()
+            else:
+                assert nth > 0
+                break
+            world.expect_safe()
+            # Whatever it came to, both can be asked for again.
+            if isinstance(world.space, Ioas):
+                for device in world.space.devices:
+                    device.detach()
+            elif world.group in world.space.groups:
+                world.space.detach(world.group)
+            world.expect_safe()
+            come(world)
+            world.expect_safe()
+            world.clean_up()
+            world.expect_nothing()
+            replay(world)
+            world.unmap()
+            world.expect_nothing()
+
+
 # Every bytecode.
 
 
@@ -233,3 +306,74 @@ def test_a_second_exception_at_any_bytecode_of_the_way_back(way: str, is_made: b
             world.expect_nothing()
             if opcode.left >= 0:
                 break
+
+
+# Other threads.
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_another_thread_is_mapping_is_neither_discarded_nor_freed(way: str) -> None:
+    with a_world(way) as world:
+        request = IOMMU_IOAS_MAP if way == "iommufd" else VFIO_IOMMU_MAP_DMA
+        hold = Hold(0, request=request)
+        world.kernel.arm(hold)
+        mapping = threading.Thread(target=world.map)
+        mapping.start()
+        try:
+            assert hold.reached.wait(10)
+            with pytest.raises(StillMapped):
+                world.memory.discard(SIZE - BLOCK, BLOCK)
+            world.memory.discard(SIZE, BLOCK)
+            world.memory.close()
+            assert world.memory.address
+        finally:
+            hold.released.set()
+            mapping.join(10)
+        expect_known(world.simulated, world.space, world.memory)
+        assert world.space.mapping_count == BLOCKS
+        world.unmap()
+        assert not world.memory.address
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_mapping_waits_for_who_discards_the_memory(way: str) -> None:
+    with a_world(way) as world:
+        hold = Hold(0, name="madvise")
+        world.kernel.arm(hold)
+        discarding = threading.Thread(target=world.memory.discard, args=(0, SIZE))
+        discarding.start()
+        mapping = threading.Thread(target=world.map)
+        try:
+            assert hold.reached.wait(10)
+            mapping.start()
+            mapping.join(0.2)
+            assert mapping.is_alive()
+            assert held_by(world.simulated, world.space, world.memory) == []
+        finally:
+            hold.released.set()
+            discarding.join(10)
+            mapping.join(10)
+        assert world.space.mapping_count == BLOCKS
+        world.unmap()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_discarding_waits_for_no_address_space(way: str) -> None:
+    """Other memory is being mapped for long meanwhile; some of this one is mapped there too."""
+    with a_world(way) as world, Memory.allocate(MemoryKind.ANONYMOUS, BLOCK, kernel=world.kernel) as other:
+        other.populate(0, BLOCK)
+        world.map()
+        request = IOMMU_IOAS_MAP if way == "iommufd" else VFIO_IOMMU_MAP_DMA
+        hold = Hold(0, request=request)
+        world.kernel.arm(hold)
+        mapping = threading.Thread(target=world.space.map_dma, args=(IOVA + 2 * SIZE, other, 0, BLOCK))
+        mapping.start()
+        try:
+            assert hold.reached.wait(10)
+            world.memory.discard(SIZE, SIZE)
+            with pytest.raises(StillMapped):
+                world.memory.discard(0, SIZE)
+        finally:
+            hold.released.set()
+            mapping.join(10)
+        world.space.unmap_all()

@@ -45,6 +45,14 @@ class _MappedRegion:
     region: int
     start: int
 
+    @property
+    def answers(self) -> bool:
+        return self.model.config.answers_memory
+
+    @property
+    def silences(self) -> int:
+        return self.model.config.silences
+
     def load(self, offset: int, width: int) -> int:
         return self.model.load(self.region, self.start + offset, width)
 
@@ -175,6 +183,7 @@ class DeviceState:
 
     def reset(self) -> None:
         """Reset the function. Config space is as it was, since the kernel saves and restores it."""
+        self.config.silences += 1
         self.model.reset()
         if self.features.migration is not None:
             self.features.migration.reset()
@@ -293,6 +302,8 @@ class DeviceState:
         if not self.config.is_bus_master:
             return None
         parts = self.translate(iova, size, flag)
+        if parts is not None and not all(mapping.pin is None or mapping.pin.is_there for mapping, _, _ in parts):
+            parts = None
         if parts is None:
             is_write = flag == vfio.VFIO_DMA_MAP_FLAG_WRITE
             self._machine.dma_faults.append(DmaFault(self.address, iova, size, is_write))
