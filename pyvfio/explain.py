@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Mapping
+from typing import TypeGuard
 
 from pyvfio.errors import NoIommuError, VfioError
 
@@ -21,6 +22,12 @@ _ANYWHERE: Meanings = {
     errno.EMFILE: ("this process has as many files open as it may", "Raise RLIMIT_NOFILE: ulimit -n"),
     errno.ENFILE: ("the system has as many files open as it may", "Raise fs.file-max"),
 }
+
+
+def is_refusal(error: BaseException) -> TypeGuard[OSError]:
+    """Whether error is the kernel's answer to a call, which changed nothing then. What a signal handler raises is not,
+    though it may be an OSError, as TimeoutError is: it comes without an errno, before the call or after it."""
+    return isinstance(error, OSError) and error.errno is not None and not isinstance(error, VfioError)
 
 
 def explain(

@@ -17,7 +17,7 @@ from pyvfio.container.meanings import ATTACH, DETACH, INVALIDATE, not_waiting
 from pyvfio.device import Device
 from pyvfio.dma import Access, MapCall, MappedRun, MappingSpace, check_map_arguments, map_failure
 from pyvfio.errors import InvalidArgument, VfioError
-from pyvfio.explain import explain, no_iommu, open_failure
+from pyvfio.explain import explain, is_refusal, no_iommu, open_failure
 from pyvfio.kernel import Kernel, LinuxKernel
 from pyvfio.memory import Memory
 from pyvfio.resource import Resource
@@ -145,6 +145,8 @@ class Container(MappingSpace):
                 try:
                     self.kernel.ioctl(group.fd, vfio.VFIO_GROUP_SET_CONTAINER, ctypes.c_int32(self.fd))
                 except OSError as error:
+                    if not is_refusal(error):
+                        raise
                     is_refused = True
                     raise self._attach_failure(error, group) from error
                 self._require_iommu(group)

@@ -20,6 +20,7 @@ from pyvfio.dma.refusals import (
     unmap_failure,
 )
 from pyvfio.errors import NotMapped, VfioError
+from pyvfio.explain import is_refusal
 from pyvfio.kernel import Kernel
 from pyvfio.memory import DmaTarget
 from pyvfio.resource import Resource
@@ -143,6 +144,8 @@ class MappingSpace(Resource, AddressSpace, ABC):
             try:
                 unmapped = self._unmap_everything_ioctl()
             except OSError as error:
+                if not is_refusal(error):
+                    raise
                 self._table.doubts = before
                 raise unmap_failure(error, {}) from error
             if unmapped >= expected:
@@ -234,7 +237,7 @@ class MappingSpace(Resource, AddressSpace, ABC):
             is_open = call is not None and call.is_open
             self._map_calls += made + is_open
             count = self._table.count - run.mappings + made
-            if not is_open or not isinstance(error, OSError):
+            if not is_open or not is_refusal(error):
                 # A call that neither succeeded nor was refused may have mapped. If another user of the address space
                 # had been there before, the kernel would have refused at once.
                 self._take_back(run, made, made + is_open, error)
@@ -371,6 +374,8 @@ class MappingSpace(Resource, AddressSpace, ABC):
         try:
             return ask(iova, size)
         except OSError as error:
+            if not is_refusal(error):
+                raise
             if error.errno == errno.ENOENT:
                 return 0
             raise unmap_failure(error, {"iova": iova, "size": size}) from error

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from pyvfio.abi import iommufd as abi
 from pyvfio.errors import InvalidArgument
-from pyvfio.explain import Meanings
+from pyvfio.explain import Meanings, is_refusal
 from pyvfio.iommufd.hw_info import HardwareInfo, hardware_info
 from pyvfio.iommufd.iommufd import explain_iommufd
 from pyvfio.iommufd.object import IommufdObject, Translation
@@ -72,11 +72,11 @@ class IommufdDevice(IommufdObject):
             try:
                 self.iommufd.attachments.enter(self, pasid, target)
                 self._attach_ioctl(target.id, pasid, replaces=before is not None)
-            except OSError as error:
-                self.iommufd.attachments.restore(self, pasid, before)
-                meanings = _ATTACH if pasid is None else _ATTACH_PASID
-                raise explain_iommufd(error, operation, arguments, meanings) from error
             except BaseException as error:
+                if is_refusal(error):
+                    self.iommufd.attachments.restore(self, pasid, before)
+                    meanings = _ATTACH if pasid is None else _ATTACH_PASID
+                    raise explain_iommufd(error, operation, arguments, meanings) from error
                 self._back(pasid, before, error)
                 raise
 

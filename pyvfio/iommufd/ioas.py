@@ -20,6 +20,7 @@ from pyvfio.dma import (
     map_failure,
 )
 from pyvfio.errors import AlreadyMapped, InvalidArgument, NotMapped, VfioError
+from pyvfio.explain import is_refusal
 from pyvfio.iommufd.cdev import CdevDevice
 from pyvfio.iommufd.device import IommufdDevice
 from pyvfio.iommufd.driver_data import DriverData
@@ -157,7 +158,7 @@ class Ioas(Translation, MappingSpace):
                 except BaseException as error:
                     iova = argument.iova
                     self._table.placed()
-                    if not isinstance(error, OSError):
+                    if not is_refusal(error):
                         if iova:
                             self._take_back(replace(run, iova=iova), 1, 1, error)
                         raise
@@ -217,10 +218,10 @@ class Ioas(Translation, MappingSpace):
                 self._map_calls += 1
                 self.kernel.ioctl(self.iommufd.fd, abi.IOMMU_IOAS_COPY, argument)
                 self._table.trust(iova, size)
-            except OSError as error:
-                self._table.remove(iova, size)
-                raise self._map_failure(error, copies[0], iova, size, self._table.count) from error
             except BaseException as error:
+                if is_refusal(error):
+                    self._table.remove(iova, size)
+                    raise self._map_failure(error, copies[0], iova, size, self._table.count) from error
                 # All of it or nothing was mapped: what is not there is found out.
                 try:
                     self.unmap_by(self._unmap_ioctl, iova, size)
