@@ -59,11 +59,13 @@ class MappingTable:
 
     def overlapping(self, iova: int, size: int) -> MappedRun | None:
         """The first run with a byte in the range; None if there is none."""
-        return next(iter(self._touching(iova, size)), None)
+        runs = self._touching(iova, size)
+        return runs[0] if runs else None
 
     def covered(self, iova: int, size: int) -> int:
         """How many bytes of the range are mapped."""
-        return sum(min(run.end, iova + size) - max(run.iova, iova) for run in self._touching(iova, size))
+        end = iova + size
+        return sum([min(run.end, end) - max(run.iova, iova) for run in self._touching(iova, size)])
 
     def parts(self, iova: int, size: int) -> tuple[MappedRun, ...]:
         """The part of each run that lies in the range, ascending."""
@@ -71,11 +73,10 @@ class MappingTable:
 
     def bisected(self, iova: int, size: int) -> MappedRun | None:
         """A run with a mapping that reaches over an end of the range; None if there is none."""
-        for address in (iova, iova + size):
-            for run in self._touching(address, 1):
-                if not _boundary(run, address):
-                    return run
-        return None
+        runs = self._touching(iova, size)
+        cut = [run for run in runs[:1] if not _boundary(run, iova)]
+        cut += [run for run in runs[-1:] if not _boundary(run, iova + size)]
+        return cut[0] if cut else None
 
     def iova_of(self, memory: DmaTarget, offset: int, size: int) -> int | None:
         """An address at which devices reach some of these bytes, the first that is mapped there; None if none is."""
