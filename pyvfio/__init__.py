@@ -3,6 +3,7 @@
 from pyvfio.container import Container, Group, IommuInfo, IommuType
 from pyvfio.device import (
     AffectedDevice,
+    BarMemory,
     ConfigSpace,
     Device,
     DeviceFlags,
@@ -113,6 +114,7 @@ __all__ = [
     "AmdGuest",
     "ArmSmmuv3Invalidation",
     "ArmSmmuv3Stage1",
+    "BarMemory",
     "CdevDevice",
     "ClosedError",
     "ConfigSpace",

@@ -6,6 +6,7 @@ import errno
 import os
 import resource
 from collections.abc import Mapping
+from typing import TypeGuard
 
 from pyvfio.errors import NoIommuError, VfioError
 
@@ -20,6 +21,12 @@ _ANYWHERE: Meanings = {
     errno.EIO: ("the device or its IOMMU does not respond", "The kernel's log may say more: dmesg"),
     errno.EINTR: ("a signal came first", "Try again"),
 }
+
+
+def is_refusal(error: BaseException) -> TypeGuard[OSError]:
+    """Whether error is the kernel's answer to a call, which changed nothing then. What a signal handler raises is not,
+    though it may be an OSError, as TimeoutError is: it comes without an errno, before the call or after it."""
+    return isinstance(error, OSError) and error.errno is not None and not isinstance(error, VfioError)
 
 
 def explain(

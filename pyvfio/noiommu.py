@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pyvfio.errors import InvalidArgument, MemlockExceeded, MemoryUnavailable, VfioError
 from pyvfio.explain import explain
 from pyvfio.kernel import host_page_size, memlock
-from pyvfio.memory import Memory
+from pyvfio.memory import DmaTarget, Memory
 from pyvfio.resource import Resource
 
 ENABLE = "/sys/module/vfio/parameters/enable_unsafe_noiommu_mode"
@@ -79,7 +79,7 @@ class _Locked:
     page_size: int
     frames: tuple[int, ...]
 
-    def iova_of(self, memory: Memory, offset: int, size: int) -> int | None:  # noqa: ARG002 (it is of one memory)
+    def iova_of(self, memory: DmaTarget, offset: int, size: int) -> int | None:  # noqa: ARG002 (it is of one memory)
         """The physical address of the first of these bytes that is locked; None if none is."""
         first = max(offset, self.offset)
         if first >= min(offset + size, self.offset + len(self.frames) * self.page_size):

@@ -9,23 +9,20 @@ import uuid
 from dataclasses import replace
 from typing import Self
 
-from pyvfio.abi import iommufd, vfio
+from pyvfio.abi import vfio
 from pyvfio.container.dirty import ContainerDirtyTracking
 from pyvfio.container.group import Group
-from pyvfio.container.info import IommuInfo, IommuType, iommu_info
-from pyvfio.container.meanings import ATTACH, DETACH, INVALIDATE, SET_IOMMU
+from pyvfio.container.info import FIRMWARE, IommuInfo, IommuType, iommu_info, is_of_iommufd, set_iommu
+from pyvfio.container.meanings import ATTACH, DETACH, INVALIDATE, not_waiting
 from pyvfio.device import Device
 from pyvfio.dma import Access, MapCall, MappedRun, MappingSpace, check_map_arguments, map_failure
-from pyvfio.errors import InvalidArgument, NotMapped, VfioError
-from pyvfio.explain import explain, no_iommu, open_failure
+from pyvfio.errors import InvalidArgument, VfioError
+from pyvfio.explain import explain, is_refusal, no_iommu, open_failure
 from pyvfio.kernel import Kernel, LinuxKernel
 from pyvfio.memory import Memory
 from pyvfio.reserved import firmware_claim
 from pyvfio.resource import Resource
 from pyvfio.sysfs import vfio_device
-
-# What a group that firmware claims is refused with: since Linux 6.7, and before.
-_FIRMWARE = (errno.EINVAL, errno.EPERM)
 
 
 class Container(MappingSpace):
@@ -61,6 +58,8 @@ class Container(MappingSpace):
         self._wanted = iommu_type
         self._info: IommuInfo | None = None
         self._is_info_old = False
+        # The groups that the kernel may have put behind the IOMMU for this object.
+        self._entered: set[Group] = set()
         try:
             self.fd = self.kernel.open(path, os.O_RDWR) if fd is None else fd
         except OSError as error:
@@ -141,24 +140,23 @@ class Container(MappingSpace):
         with self._lock, self._lock_of(group):
             self.require_open()
             group.require_viable()
-            before = self.iommu_type, self._info, self._is_info_old
+            before, is_elsewhere, is_refused = (self.iommu_type, self._info, self._is_info_old), group.attached, False
             try:
-                self.kernel.ioctl(group.fd, vfio.VFIO_GROUP_SET_CONTAINER, ctypes.c_int32(self.fd))
-            except OSError as error:
-                raise self._attach_failure(error, group) from error
-            try:
-                if self.iommu_type is None:
-                    self.iommu_type = self._set_iommu(group)
-                if self.iommu_type is not IommuType.NOIOMMU:
-                    self._info = iommu_info(self.kernel, self.fd)
+                self._entered.add(group)
+                try:
+                    self.kernel.ioctl(group.fd, vfio.VFIO_GROUP_SET_CONTAINER, ctypes.c_int32(self.fd))
+                except OSError as error:
+                    if not is_refusal(error):
+                        raise
+                    is_refused = True
+                    raise self._attach_failure(error, group) from error
+                self._require_iommu(group)
                 self._is_info_old = False
                 self._adopt(group)
             except BaseException as error:
                 self.iommu_type, self._info, self._is_info_old = before
-                try:
-                    self.kernel.ioctl(group.fd, vfio.VFIO_GROUP_UNSET_CONTAINER)
-                except OSError as failure:
-                    error.add_note(f"Taking group {group.number} out again failed too, it stays attached: {failure}")
+                if is_refused or is_elsewhere or self._take_out(group, error):
+                    self._entered.discard(group)
                 raise
 
     def detach(self, group: Group) -> None:
@@ -178,8 +176,11 @@ class Container(MappingSpace):
             try:
                 self.kernel.ioctl(group.fd, vfio.VFIO_GROUP_UNSET_CONTAINER)
             except OSError as error:
-                raise explain(error, operation, {}, DETACH) from error
+                # A detach() before may have been broken off after the kernel's answer.
+                if error.errno != errno.EINVAL or group not in self._entered or group.attached:
+                    raise explain(error, operation, {}, DETACH) from error
             self._let_go(group)
+            self._entered.discard(group)
             self._group_gone()
 
     @property
@@ -245,26 +246,25 @@ class Container(MappingSpace):
             layout = self._require_updates("update_vaddr")
             memory.require_open()
             check_map_arguments(run, layout.page_sizes[0], layout.iova_ranges)
+            if self._table.bisected(iova, size):
+                raise not_waiting(iova, size, errno.EINVAL)
             known = self._table.parts(iova, size)
-            self._map_vaddrs(run)
-            self._table.remove(iova, size)
-            self._table.add(replace(run, access=known[0].access) if known else run)
-
-    def _map_vaddrs(self, run: MappedRun) -> None:
-        argument = vfio.vfio_iommu_type1_dma_map(flags=vfio.VFIO_DMA_MAP_FLAG_VADDR)
-        for part in run.parts():
-            argument.size = part.step
-            for iova in part:
-                argument.iova, argument.vaddr = iova, run.memory.address + run.offset + iova - run.iova
-                try:
-                    self.kernel.ioctl(self.fd, vfio.VFIO_IOMMU_MAP_DMA, argument)
-                except OSError as error:
-                    if error.errno in (errno.ENOENT, errno.EINVAL):
-                        arguments = {"iova": iova, "size": part.step}
-                        meaning = "no mapping of exactly these addresses waits for one of this process"
-                        advice = "Tell them as they were mapped, after invalidate_vaddrs()"
-                        raise NotMapped(error.errno, "update_vaddr", arguments, meaning, advice) from error
-                    raise self._map_failure(error, run, iova, part.step, self.mapping_count) from error
+            # Before the kernel is asked: from then on it is this memory that must not go away.
+            self._table.doubt(iova, size)
+            self._table.put(iova, size, replace(run, access=known[0].access) if known else run)
+            call = self._map_call(run, vfio.VFIO_DMA_MAP_FLAG_VADDR)
+            try:
+                call.make(self.kernel)
+            except OSError as error:
+                done = run.size_of(call.made)
+                refused, left = iova + done, size - done
+                self._table.put(refused, left, *(old.part(refused, old.end) for old in known if old.end > refused))
+                self._table.trust(iova, size)
+                part = run.size_of(call.made + 1) - done
+                if error.errno in (errno.ENOENT, errno.EINVAL):
+                    raise not_waiting(refused, part, error.errno) from error
+                raise self._map_failure(error, run, refused, part, self.mapping_count) from error
+            self._table.trust(iova, size)
 
     def _require_updates(self, operation: str) -> IommuInfo:
         layout = self._layout(operation)
@@ -273,24 +273,14 @@ class Container(MappingSpace):
             raise VfioError(errno.EOPNOTSUPP, operation, {}, meaning, "An iommufd has change_process() instead")
         return layout
 
-    def _map_call(self, run: MappedRun) -> tuple[MapCall, int]:
+    def _map_call(self, run: MappedRun, flags: int | None = None) -> MapCall:
         # Source: drivers/vfio/vfio_iommu_type1.c, vfio_dma_do_map.
-        argument = vfio.vfio_iommu_type1_dma_map(flags=int(run.access))
-        call = MapCall(self.fd, vfio.VFIO_IOMMU_MAP_DMA, argument, "vaddr", "size")
-        return call, run.memory.address + run.offset
+        argument = vfio.vfio_iommu_type1_dma_map(flags=int(run.access) if flags is None else flags)
+        address = run.memory.address + run.offset
+        return MapCall(run, self.fd, vfio.VFIO_IOMMU_MAP_DMA, argument, "vaddr", address, "size")
 
     def _map_failure(self, error: OSError, run: MappedRun, iova: int, size: int, count: int) -> VfioError:
-        return map_failure(error, run, iova, size, count, self.kernel, per_user=self._is_of_iommufd())
-
-    def _is_of_iommufd(self) -> bool:
-        """Whether this is a container of iommufd's compatibility, whose descriptor takes iommufd's own ioctls too."""
-        argument = iommufd.iommu_vfio_ioas(op=iommufd.IOMMU_VFIO_IOAS_GET)
-        try:
-            self.kernel.ioctl(self.fd, iommufd.IOMMU_VFIO_IOAS, argument)
-        except OSError as error:
-            # ENODEV: an iommufd without an address space for containers.
-            return error.errno == errno.ENODEV
-        return True
+        return map_failure(error, run, iova, size, count, self.kernel, per_user=is_of_iommufd(self.kernel, self.fd))
 
     def _unmap_ioctl(self, iova: int, size: int) -> int:
         # Source: drivers/vfio/vfio_iommu_type1.c, vfio_dma_do_unmap.
@@ -323,30 +313,49 @@ class Container(MappingSpace):
             raise VfioError(errno.EINVAL, operation, meaning=meaning, advice="Attach a group first")
         return self._info
 
-    def _set_iommu(self, group: Group) -> IommuType:
-        kinds = (self._wanted,) if self._wanted else (IommuType.TYPE1v2, IommuType.TYPE1)
-        for kind in (IommuType.NOIOMMU,) if group.is_noiommu else kinds:
-            if self.kernel.ioctl(self.fd, vfio.VFIO_CHECK_EXTENSION, kind) > 0:
-                try:
-                    self.kernel.ioctl(self.fd, vfio.VFIO_SET_IOMMU, kind)
-                except OSError as error:
-                    operation = f"set IOMMU {kind.name}"
-                    if error.errno in _FIRMWARE and (claim := firmware_claim(self.kernel, group.number, operation)):
-                        raise claim from error
-                    raise explain(error, operation, {}, SET_IOMMU) from error
-                return kind
-        raise VfioError(errno.ENODEV, "set IOMMU", {}, *SET_IOMMU[errno.ENODEV])
+    def _require_iommu(self, group: Group) -> None:
+        """Have an IOMMU, chosen now if this is the first group, and know its layout. Raises VfioError."""
+        if self.iommu_type is None:
+            self.iommu_type = set_iommu(self.kernel, self.fd, self._kinds(group), group.number)
+        if self.iommu_type is IommuType.NOIOMMU:
+            return
+        try:
+            self._info = iommu_info(self.kernel, self.fd)
+        except VfioError as error:
+            if error.errno != errno.EINVAL or self._info is None:
+                raise
+            # The last group has left unseen: in another process, or as an exception broke off what is done then.
+            self._lose_iommu()
+            self.iommu_type = set_iommu(self.kernel, self.fd, self._kinds(group), group.number)
+            self._info = iommu_info(self.kernel, self.fd)
+
+    def _kinds(self, group: Group) -> tuple[IommuType, ...]:
+        """The types to ask for, for a group, in this order."""
+        if group.is_noiommu:
+            return (IommuType.NOIOMMU,)
+        return (self._wanted,) if self._wanted else (IommuType.TYPE1v2, IommuType.TYPE1)
+
+    def _take_out(self, group: Group, error: BaseException) -> bool:
+        """Undo VFIO_GROUP_SET_CONTAINER, which the kernel may have carried out before error; whether it is undone."""
+        try:
+            self.kernel.ioctl(group.fd, vfio.VFIO_GROUP_UNSET_CONTAINER)
+        except OSError as failure:
+            if failure.errno != errno.EINVAL:
+                error.add_note(f"Taking group {group.number} out again failed too, it stays attached: {failure}")
+                return False
+        return True
 
     def _attach_failure(self, error: OSError, group: Group) -> VfioError:
         code = error.errno or errno.EIO
         if code in (errno.EPERM, errno.EBUSY) and not group.viable:
             return group.not_viable()
-        if code in _FIRMWARE and (claim := firmware_claim(self.kernel, group.number, f"attach group {group.number}")):
+        if code in FIRMWARE and (claim := firmware_claim(self.kernel, group.number, f"attach group {group.number}")):
             return claim
         return explain(error, f"attach group {group.number}", {}, ATTACH)
 
     def _child_closed(self, child: Resource) -> None:
         if isinstance(child, Group):
+            self._entered.discard(child)
             self._group_gone()
 
     def _group_gone(self) -> None:
@@ -361,16 +370,18 @@ class Container(MappingSpace):
         # The last group took every mapping with it; where a copy of its descriptor lives on elsewhere, they must go by
         # name.
         try:
-            if self._table.count and not self._inherited:
-                runs = self._table.runs()
-                argument = vfio.vfio_iommu_type1_dma_unmap(iova=runs[0].iova, size=runs[-1].end - runs[0].iova)
-                self.kernel.ioctl(self.fd, vfio.VFIO_IOMMU_UNMAP_DMA, argument)
-        except OSError as error:
+            if not self._inherited:
+                self._unmap_all()
+        except VfioError as error:
             # EINVAL: no IOMMU any more, so nothing is mapped.
             if error.errno != errno.EINVAL:
                 raise
-        finally:
-            self._table.clear()
+        self._lose_mappings()
+
+    def _lose_iommu(self) -> None:
+        """The kernel has dropped it, and every mapping with it."""
+        self._lose_mappings()
+        self.iommu_type = self._info = None
 
     def _release(self) -> None:
         try:

@@ -2,6 +2,7 @@
 
 import ctypes
 import errno
+from functools import partial
 
 from pyvfio.abi import vfio
 from pyvfio.abi.types import Argsz, struct, u32, u64
@@ -66,9 +67,7 @@ class ContainerDirtyTracking(DirtyTracking):
             bits = 0
             for start, length in stretches(runs, self._largest):
                 buffer = ctypes.create_string_buffer(bitmap_size(length, self.page_size))
-                with self.space.unmap_call(start, length):
-                    unmapped = self._unmap(buffer, start, length)
-                self.space.confirm_unmap(start, length, unmapped)
+                self.space.unmap_by(partial(self._unmap, buffer), start, length)
                 bits |= bits_of(buffer.raw, length, self.page_size) << (start - iova) // self.page_size
             return DirtyBitmap(iova, size, self.page_size, bits)
 

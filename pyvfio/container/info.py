@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import ctypes
 import enum
+import errno
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pyvfio.abi import vfio
-from pyvfio.container.meanings import GET_INFO
+from pyvfio.abi import iommufd, vfio
+from pyvfio.container.meanings import GET_INFO, SET_IOMMU
 from pyvfio.dma import END, IovaRange
+from pyvfio.errors import VfioError
 from pyvfio.explain import explain
 from pyvfio.kernel import Kernel, chain, host_page_size, query
+from pyvfio.reserved import firmware_claim
 
+FIRMWARE = (errno.EINVAL, errno.EPERM)
+"""What a group that firmware claims is refused with: since Linux 6.7, and before."""
 # What iommufd answers, which has no limit of its own: drivers/iommu/iommufd/vfio_compat.c.
 _NO_MAPPING_LIMIT = 0xFFFF_FFFF
 # Kernels before 6.18 lose a mapping of the last page of all: it can be neither found nor unmapped (vfio_find_dma).
@@ -73,3 +79,33 @@ def iommu_info(kernel: Kernel, fd: int) -> IommuInfo:
         dirty_page_size,
         largest_dirty_bitmap,
     )
+
+
+def set_iommu(kernel: Kernel, fd: int, kinds: Sequence[IommuType], group: int) -> IommuType:
+    """Choose the first of kinds that the container with the descriptor fd can be; return it. Raises VfioError.
+
+    group: the number of the group that is in it, for what firmware claims.
+
+    Source: VFIO_CHECK_EXTENSION, VFIO_SET_IOMMU.
+    """
+    for kind in kinds:
+        if kernel.ioctl(fd, vfio.VFIO_CHECK_EXTENSION, kind) > 0:
+            try:
+                kernel.ioctl(fd, vfio.VFIO_SET_IOMMU, kind)
+            except OSError as error:
+                operation = f"set IOMMU {kind.name}"
+                if error.errno in FIRMWARE and (claim := firmware_claim(kernel, group, operation)):
+                    raise claim from error
+                raise explain(error, operation, {}, SET_IOMMU) from error
+            return kind
+    raise VfioError(errno.ENODEV, "set IOMMU", {}, *SET_IOMMU[errno.ENODEV])
+
+
+def is_of_iommufd(kernel: Kernel, fd: int) -> bool:
+    """Whether a container is one of iommufd's compatibility, whose descriptor takes iommufd's own ioctls too."""
+    try:
+        kernel.ioctl(fd, iommufd.IOMMU_VFIO_IOAS, iommufd.iommu_vfio_ioas(op=iommufd.IOMMU_VFIO_IOAS_GET))
+    except OSError as error:
+        # ENODEV: an iommufd without an address space for containers.
+        return error.errno == errno.ENODEV
+    return True

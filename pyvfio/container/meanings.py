@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 
+from pyvfio.errors import NotMapped
 from pyvfio.explain import Meanings
 
 ATTACH: Meanings = {
@@ -54,3 +55,12 @@ GET_INFO: Meanings = {
     errno.EINVAL: ("the container has lost its IOMMU: its last group is gone", "Attach a group again"),
     errno.ENODEV: ("iommufd has no address space for container ioctls", "Attach a group first"),
 }
+
+
+def not_waiting(iova: int, size: int, code: int) -> NotMapped:
+    """Why update_vaddr() cannot give the mapping of size bytes at iova an address. code: the errno."""
+    arguments = {"iova": iova, "size": size}
+    meaning = "no mapping of exactly these addresses waits for one of this process"
+    return NotMapped(
+        code, "update_vaddr", arguments, meaning, "Tell them as they were mapped, after invalidate_vaddrs()"
+    )

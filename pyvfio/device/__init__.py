@@ -1,5 +1,6 @@
 """A device and its parts: regions, interrupts, config space, features, reset, migration."""
 
+from pyvfio.device.bar_memory import BarMemory
 from pyvfio.device.config_space import ConfigSpace, PciCommand, PciStatus, no_answer
 from pyvfio.device.device import Device
 from pyvfio.device.display import Display, DrmPlaneType, GfxPlane, GfxPlaneType
@@ -18,6 +19,7 @@ from pyvfio.device.reset import AffectedDevice
 
 __all__ = [
     "AffectedDevice",
+    "BarMemory",
     "ConfigSpace",
     "Device",
     "DeviceFlags",

@@ -3,8 +3,9 @@
 from pyvfio.dma.address_space import Access, AddressSpace, IovaRange, MappedRun
 from pyvfio.dma.dirty import DirtyBitmap, DirtyTracking, bitmap_of, bitmap_size, bits_of, stretches
 from pyvfio.dma.iova import Fit, IovaAllocator
-from pyvfio.dma.mapping_space import END, DmaCalls, MapCall, MappingSpace
-from pyvfio.dma.refusals import check_map_arguments, map_failure
+from pyvfio.dma.map_call import MapCall
+from pyvfio.dma.mapping_space import END, DmaCalls, MappingSpace
+from pyvfio.dma.refusals import check_map_arguments, check_target, map_failure
 
 __all__ = [
     "END",
@@ -23,6 +24,7 @@ __all__ = [
     "bitmap_size",
     "bits_of",
     "check_map_arguments",
+    "check_target",
     "map_failure",
     "stretches",
 ]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from pyvfio.memory import Memory
+    from pyvfio.memory import DmaTarget
 
 
 class Access(enum.IntFlag):
@@ -44,7 +45,7 @@ class MappedRun:
 
     iova: int
     size: int
-    memory: Memory
+    memory: DmaTarget
     offset: int
     access: Access
     granularity: int | None = None
@@ -67,6 +68,26 @@ class MappedRun:
         parts = (range(self.iova, self.iova + head, head or 1), middle, range(self.end - tail, self.end, tail or 1))
         return tuple(part for part in parts if part)
 
+    def part(self, start: int, end: int) -> MappedRun:
+        """The run from the address start up to end, neither of which cuts a mapping unless the run is of one."""
+        if start == self.iova and end == self.end:
+            return self
+        return replace(self, iova=start, offset=self.offset + start - self.iova, size=end - start)
+
+    def size_of(self, count: int) -> int:
+        """How many bytes its first count mappings have."""
+        size = 0
+        for part in self.parts():
+            taken = min(count, len(part))
+            size, count = size + taken * part.step, count - taken
+        return size
+
+    def single_mappings(self) -> Iterator[MappedRun]:
+        """Each of its mappings as a run of its own, ascending."""
+        for part in self.parts():
+            for iova in part:
+                yield replace(self, iova=iova, size=part.step, offset=self.offset + iova - self.iova)
+
     @property
     def mappings(self) -> int:
         """How many mappings the run has."""
@@ -88,7 +109,7 @@ class AddressSpace(Protocol):
     def map_dma(
         self,
         iova: int,
-        memory: Memory,
+        memory: DmaTarget,
         offset: int,
         size: int,
         access: Access = Access.READ_WRITE,
@@ -100,8 +121,9 @@ class AddressSpace(Protocol):
         All three are bytes and multiples of page_sizes[0]. Without a granularity this makes one mapping. A granularity
         is a power of two and a multiple of page_sizes[0]; one mapping is made for each part of the memory between two
         multiples of it, in ascending order. The pages are pinned and charged until they are unmapped, and the memory is
-        kept until then even if it is closed. A failure leaves nothing of this call mapped; if what was mapped cannot be
-        unmapped, the error says so and mappings() tells what is still mapped.
+        kept until then even if it is closed. A failure leaves nothing of this call mapped, and neither does a
+        KeyboardInterrupt or what else a signal handler raises; if what was mapped cannot be unmapped, the error says so
+        and mappings() tells what is still mapped.
 
         Raises InvalidArgument, OutsideIovaRanges, AlreadyMapped, MappingLimitReached, MemlockExceeded,
         MemoryUnavailable, ClosedError, or a plain VfioError.
@@ -111,9 +133,10 @@ class AddressSpace(Protocol):
         """Unmap all that is mapped from iova up to iova + size, with one call to the kernel; return the bytes unmapped.
 
         Holes are allowed. Raises NotMapped, with nothing changed, for a range in which nothing is mapped, or which cuts
-        a mapping. Raises ShortUnmap when the kernel unmaps another number of bytes than are mapped there: every mapping
-        of the range has been unmapped by itself then, and mappings() no longer lists what is gone. Raises VfioError,
-        with nothing changed, when the kernel refuses.
+        a mapping. Raises ShortUnmap when the kernel unmaps another number of bytes than are mapped there: it has been
+        asked for each mapping of the range by itself then, and mappings() no longer lists what is certainly gone. What
+        it did not confirm stays there and in unconfirmed(), and this can be tried again. Raises VfioError, with nothing
+        changed, when the kernel refuses.
         """
 
     def unmap_all(self) -> int:
@@ -121,6 +144,23 @@ class AddressSpace(Protocol):
 
     def mappings(self) -> tuple[MappedRun, ...]:
         """What is mapped through this object, ascending; adjacent mappings of one granularity as one run."""
+
+    def unconfirmed(self) -> tuple[MappedRun, ...]:
+        """The parts of mappings() of which it is not known whether the kernel still has them, ascending.
+
+        There are none unless a call to map or to unmap was broken off by an exception of another kind than the kernel's
+        refusal, such as KeyboardInterrupt, or the kernel said two things that cannot both be true. Devices may or may
+        not reach them. Unmapping them settles it: that raises nothing for what turns out to be gone.
+        """
+
+    @property
+    def generation(self) -> int:
+        """How often all mappings have gone without having been unmapped, as they do when the last group leaves a
+        container of type1.
+
+        It only grows. Whoever maps on behalf of others compares it with what it was: if it differs, what was mapped
+        before is gone, mappings() does not list it, and it has to be mapped again.
+        """
 
     @property
     def mapping_count(self) -> int:

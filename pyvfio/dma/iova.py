@@ -25,14 +25,25 @@ class IovaAllocator:
     """Gives out addresses from the iova_ranges of an address space, and takes them back. Addresses and sizes are bytes.
 
     It knows what it has given out, and not what is mapped: reserve() what others map. Not safe from several threads.
+    Address 0 it gives out only if it may: many devices take it for no address at all (a null pointer, an empty entry of
+    a ring or a list), and a driver's "if address:" would. iommufd does not choose it either.
+
     page_size: the unit of every address and size; None for the host's page size. fit: which of the holes that have room
-    it uses.
+    it uses. allow_zero: whether allocate() may return 0.
     """
 
-    def __init__(self, ranges: Iterable[IovaRange], *, page_size: int | None = None, fit: Fit = Fit.FIRST) -> None:
+    def __init__(
+        self,
+        ranges: Iterable[IovaRange],
+        *,
+        page_size: int | None = None,
+        fit: Fit = Fit.FIRST,
+        allow_zero: bool = False,
+    ) -> None:
         """ranges: the addresses to give out; what is not a whole page at an end of a range is never used."""
         page_size = self.page_size = page_size or host_page_size()
         self.fit = fit
+        self.allow_zero = allow_zero
         whole = (
             (-(-valid.start // page_size) * page_size, (valid.last + 1) // page_size * page_size) for valid in ranges
         )
@@ -65,10 +76,11 @@ class IovaAllocator:
                 {"size": size, "alignment": alignment},
                 f"both must be multiples of the page size {self.page_size:#_x}, and alignment a power of two",
             )
+        lowest = 0 if self.allow_zero else 1
         fitting = [
             (end - start, aligned)
             for start, end in self._free
-            if (aligned := -(-start // alignment) * alignment) + size <= end
+            if (aligned := -(-(start or lowest) // alignment) * alignment) + size <= end
         ]
         if not fitting:
             raise OutsideIovaRanges(

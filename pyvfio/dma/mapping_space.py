@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from pyvfio.dma.address_space import Access, AddressSpace, IovaRange, MappedRun
+from pyvfio.dma.map_call import MapCall
 from pyvfio.dma.mapping_table import MappingTable
-from pyvfio.dma.refusals import check_map_arguments, map_failure, unmap_failure
-from pyvfio.errors import AlreadyMapped, NotMapped, ShortUnmap, VfioError
+from pyvfio.dma.refusals import (
+    already_mapped,
+    check_map_arguments,
+    check_target,
+    map_failure,
+    short_unmap,
+    unmap_failure,
+)
+from pyvfio.errors import NotMapped, VfioError
+from pyvfio.explain import is_refusal
 from pyvfio.kernel import Kernel
-from pyvfio.memory import Memory
+from pyvfio.memory import DmaTarget
 from pyvfio.resource import Resource
 
 END = 1 << 64
@@ -48,28 +55,15 @@ class Layout(Protocol):
         """The addresses that may be mapped, ascending."""
 
 
-class MapCall:
-    """An ioctl that maps, and the fields of its argument that differ from mapping to mapping.
-
-    fd, request, argument: what ioctl is called with. iova, source, size: fields of argument, each of 64 bits.
-    """
-
-    def __init__(self, fd: int, request: int, argument: ctypes.Structure, source: str, size: str) -> None:
-        """source: the name of the field that tells at which address of this process, or at which offset of a file, a
-        mapping begins. size: the name of the field with its bytes."""
-        self.fd = fd
-        self.request = request
-        self.argument = argument
-        self.iova = _field(argument, "iova")
-        self.source = _field(argument, source)
-        self.size = _field(argument, size)
-
-
 class MappingSpace(Resource, AddressSpace, ABC):
     """An AddressSpace that checks what it is asked, maps part by part, and takes the parts back when one fails.
 
     A subclass tells what the kernel takes (_layout) and makes the calls (_map_call, _unmap_ioctl). Safe from several
-    threads: the address space and what was opened through it share one lock.
+    threads: the address space and what was opened through it share one lock, which is taken before that of the memory.
+
+    mappings() has all that the kernel has at any moment, whatever exception comes at whichever bytecode: what is to be
+    mapped is entered, and its memory held, before the kernel is asked, and what is unmapped stays until the kernel has
+    confirmed it. An exception on the way has what can be undone undone; the rest is unconfirmed().
 
     kernel: the kernel whose calls are made.
     """
@@ -79,7 +73,7 @@ class MappingSpace(Resource, AddressSpace, ABC):
     def __init__(self, parent: Resource | None = None) -> None:
         """parent: the resource that closes this one when it is closed itself; None for none."""
         self._table = MappingTable()
-        self._map_calls = self._unmap_calls = 0
+        self._map_calls = self._unmap_calls = self._generation = 0
         super().__init__(parent)
 
     @property
@@ -90,28 +84,22 @@ class MappingSpace(Resource, AddressSpace, ABC):
     def map_dma(
         self,
         iova: int,
-        memory: Memory,
+        memory: DmaTarget,
         offset: int,
         size: int,
         access: Access = Access.READ_WRITE,
         *,
         granularity: int | None = None,
     ) -> None:
+        check_target(memory, iova, size)
         run = MappedRun(iova, size, memory, offset, access, granularity)
         with self._lock:
             layout = self._layout("map_dma")
             memory.require_open()
             check_map_arguments(run, layout.page_sizes[0], layout.iova_ranges)
             if other := self._table.overlapping(iova, size):
-                raise AlreadyMapped(
-                    errno.EEXIST,
-                    "map_dma",
-                    {"iova": iova, "size": size},
-                    f"{other.iova:#_x}-{other.end - 1:#_x} is mapped already: {other.memory!r} at {other.offset:#_x}",
-                    "Unmap it first, or choose other addresses",
-                )
+                raise already_mapped(run, other, is_doubted=bool(self._table.doubted(other.iova, other.size)))
             self._map(run)
-            self._table.add(run)
 
     def unmap_dma(self, iova: int, size: int) -> int:
         with self._lock:
@@ -129,7 +117,7 @@ class MappingSpace(Resource, AddressSpace, ABC):
                 )
             if not self._table.covered(iova, size):
                 raise NotMapped(errno.ENOENT, "unmap_dma", arguments, "nothing is mapped there")
-            return self._unmap(iova, size)
+            return self.unmap_by(self._unmap_ioctl, iova, size)
 
     def unmap_all(self) -> int:
         """Unmap all that is mapped through this object, with one call to the kernel; return the bytes unmapped.
@@ -138,25 +126,35 @@ class MappingSpace(Resource, AddressSpace, ABC):
         """
         with self._lock:
             self._layout("unmap_all")
-            runs = self._table.runs()
-            if not runs:
-                return 0
-            return self._unmap(runs[0].iova, runs[-1].end - runs[0].iova)
+            return self._unmap_all()
 
     def unmap_everything(self) -> int:
         """Unmap all that is mapped, by this object or by another user of the descriptor; return the bytes unmapped.
 
-        A failure leaves what was mapped through this object in mappings(). Raises VfioError.
+        A failure leaves what was mapped through this object in mappings(). Raises VfioError, and ShortUnmap if some of
+        that may be mapped still.
         Source: VFIO_DMA_UNMAP_FLAG_ALL (Linux 5.12); IOMMU_IOAS_UNMAP of all addresses.
         """
         with self._lock:
             self._layout("unmap_everything")
+            before = self._table.doubts
+            expected = self._table.covered(0, END)
+            self._table.doubt(0, END)
             self._unmap_calls += 1
             try:
                 unmapped = self._unmap_everything_ioctl()
             except OSError as error:
+                if not is_refusal(error):
+                    raise
+                self._table.doubts = before
                 raise unmap_failure(error, {}) from error
-            self._table.clear()
+            if unmapped >= expected:
+                self._table.clear()
+                return unmapped
+            # What is not ours may be among these bytes: they prove nothing of any single mapping.
+            failure = self._settle(0, END, 0, expected, self._table.runs())
+            if self._table.count:
+                raise short_unmap(0, END, unmapped, expected, self._table.covered(0, END)) from failure
             return unmapped
 
     def mappings(self) -> tuple[MappedRun, ...]:
@@ -172,6 +170,14 @@ class MappingSpace(Resource, AddressSpace, ABC):
         """The run with a mapping that reaches over an end of the range; None if the range cuts no mapping."""
         with self._lock:
             return self._table.bisected(iova, size)
+
+    def unconfirmed(self) -> tuple[MappedRun, ...]:
+        with self._lock:
+            return self._table.doubted(0, END)
+
+    @property
+    def generation(self) -> int:
+        return self._generation
 
     @property
     def mapping_count(self) -> int:
@@ -199,8 +205,8 @@ class MappingSpace(Resource, AddressSpace, ABC):
         """Ask the kernel for the layout. Raises what _layout raises."""
 
     @abstractmethod
-    def _map_call(self, run: MappedRun) -> tuple[MapCall, int]:
-        """The call that maps a part of run, and what its source field is for the first byte of run."""
+    def _map_call(self, run: MappedRun) -> MapCall:
+        """The calls that map run, whose memory is held. Raises VfioError if there is none for such memory."""
 
     @abstractmethod
     def _unmap_ioctl(self, iova: int, size: int) -> int:
@@ -219,28 +225,32 @@ class MappingSpace(Resource, AddressSpace, ABC):
 
     def _map(self, run: MappedRun) -> None:
         """Make every mapping of run, in ascending order, or none."""
-        call, source = self._map_call(run)
-        ioctl, fd, request, argument = self.kernel.ioctl, call.fd, call.request, call.argument
-        iova_field, source_field, distance = call.iova, call.source, source - run.iova
+        call: MapCall | None = None
         try:
-            for part in run.parts():
-                call.size.value = part.step
-                # This loop is what plugging memory costs beyond the kernel's work.
-                for iova in part:
-                    iova_field.value = iova
-                    source_field.value = iova + distance
-                    ioctl(fd, request, argument)
-            self._map_calls += run.mappings
-        except OSError as error:
-            # The argument is of the mapping that was refused; those before it were made.
-            refused, size = call.iova.value, call.size.value
-            mapped = replace(run, size=refused - run.iova)
-            made = mapped.mappings if mapped.size else 0
-            self._map_calls += made + 1
-            count = self._table.count + made
-            failure = self._outside(error, run) or self._map_failure(error, run, refused, size, count)
-            if made:
-                self._undo_map(mapped, failure)
+            self._table.enter(run)
+            call = self._map_call(run)
+            call.make(self.kernel)
+            self._map_calls += call.made
+            self._table.trust(run.iova, run.size)
+        except BaseException as error:
+            made = call.made if call is not None else 0
+            is_open = call is not None and call.is_open
+            self._map_calls += made + is_open
+            count = self._table.count - run.mappings + made
+            if not is_open or not is_refusal(error):
+                # A call that neither succeeded nor was refused may have mapped. If another user of the address space
+                # had been there before, the kernel would have refused at once.
+                self._take_back(run, made, made + is_open, error)
+                raise
+            try:
+                # First: what is charged now belongs into the explanation.
+                part = run.size_of(made)
+                size = run.size_of(made + 1) - part
+                failure = self._outside(error, run) or self._map_failure(error, run, run.iova + part, size, count)
+            finally:
+                self._take_back(run, made, made, error)
+            for note in getattr(error, "__notes__", ()):
+                failure.add_note(note)
             raise failure from error
 
     def _outside(self, error: OSError, run: MappedRun) -> VfioError | None:
@@ -253,86 +263,119 @@ class MappingSpace(Resource, AddressSpace, ABC):
                 return outside
         return None
 
-    def _undo_map(self, mapped: MappedRun, failure: VfioError) -> None:
-        """Unmap what a call has mapped before its failure; what cannot be unmapped stays in mappings()."""
-        self._table.add(mapped)
-        try:
-            self._unmap(mapped.iova, mapped.size)
-        except OSError as error:
-            failure.add_note(f"Taking back what this call had mapped failed too, it stays mapped: {error}")
+    def _take_back(self, run: MappedRun, made: int, perhaps: int, error: BaseException) -> None:
+        """Undo the mapping of run, which error has ended. What cannot be unmapped stays in mappings().
 
-    def _unmap(self, iova: int, size: int) -> int:
-        """Unmap with one call a range that cuts no mapping; return the bytes unmapped. Raises ShortUnmap, VfioError."""
-        try:
-            unmapped = self._unmap_counted(iova, size)
-        except VfioError as error:
-            if error.errno not in _PARTIAL_UNMAP:
-                raise
-            unmapped = 0
-        return self.confirm_unmap(iova, size, unmapped)
-
-    @contextmanager
-    def unmap_call(self, iova: int, size: int) -> Iterator[None]:
-        """Count the call to the kernel within the block, which unmaps the range, and put its refusal in words.
-
-        Raises VfioError. Afterwards confirm_unmap() is called with what the kernel has answered.
+        made: how many of its mappings the kernel has for certain. perhaps: how many it may have.
         """
+        reached = run.size_of(perhaps)
+        if reached < run.size:
+            self._table.remove(run.iova + reached, run.size - reached)
+        if not reached:
+            return
+        self._table.trust(run.iova, run.size_of(made))
+        try:
+            self.unmap_by(self._unmap_ioctl, run.iova, reached)
+        except OSError as failure:
+            error.add_note(f"Taking back what this call had mapped failed too, it stays mapped: {failure}")
+
+    def _unmap_all(self) -> int:
+        """Unmap what is in mappings(), with one call. Raises ShortUnmap, VfioError."""
+        runs = self._table.runs()
+        return self.unmap_by(self._unmap_ioctl, runs[0].iova, runs[-1].end - runs[0].iova) if runs else 0
+
+    def unmap_by(self, ask: Callable[[int, int], int], iova: int, size: int) -> int:
+        """Unmap a range that cuts no mapping, with one call to the kernel; return how many bytes are gone.
+
+        ask: makes the call, of an iova and a size, and returns how many bytes the kernel says it has unmapped. Raises
+        OSError as the kernel does. For a call that unmaps and does something else besides.
+        Raises ShortUnmap, VfioError as unmap_dma().
+        """
+        with self._lock:
+            before = self._table.doubts
+            expected = self._table.covered(iova, size)
+            doubted = self._table.doubted(iova, size)
+            self._table.doubt(iova, size)
+            unmapped, refusal = 0, None
+            try:
+                unmapped = self._unmap_counted(ask, iova, size)
+            except VfioError as error:
+                if error.errno not in _PARTIAL_UNMAP:
+                    self._table.doubts = before
+                    raise
+                refusal = error
+            if unmapped == expected:
+                self._table.remove(iova, size)
+                return unmapped
+            certain = expected - sum(run.size for run in doubted)
+            # The bytes of what was not in doubt add up: then the rest is what has to be looked at.
+            parts = doubted if unmapped == certain else self._table.parts(iova, size)
+            failure = self._settle(iova, size, unmapped, expected, parts)
+            left = self._table.covered(iova, size)
+            if refusal is not None and left == expected:
+                self._table.doubts = before
+                raise refusal
+            if left or not certain <= unmapped <= expected:
+                raise short_unmap(iova, size, unmapped, expected, left) from failure
+            return expected
+
+    def _lose_mappings(self) -> None:
+        """The kernel has dropped everything that was mapped: nothing is in mappings(), in another generation."""
+        self._generation += 1
+        self._table.clear()
+
+    def _settle(
+        self, iova: int, size: int, unmapped: int, expected: int, parts: Sequence[MappedRun]
+    ) -> VfioError | None:
+        """Take out of mappings() what of the range is gone, after a call that unmapped another number of bytes than
+        expected: all but those mappings of parts that the kernel still has, or may have. Each is unmapped by itself.
+
+        Returns the first failure on the way.
+        """
+        refused: list[MappedRun] = []
+        silent: list[MappedRun] = []
+        failure: VfioError | None = None
+        for part in [single for run in parts for single in run.single_mappings()]:
+            try:
+                answer = self._unmap_counted(self._unmap_ioctl, part.iova, part.size)
+            except VfioError as error:
+                failure = failure or error
+                refused.append(part)
+                continue
+            unmapped += answer
+            if answer == part.size:
+                self._table.remove(part.iova, part.size)
+            else:
+                silent.append(part)
+        # If the kernel's answers do not add up, that it has nothing there is not believed for the asking.
+        held = [] if unmapped == expected else [part for part in silent if not self._is_gone(part)]
+        kept = sorted(refused + held, key=lambda part: part.iova)
+        for start, end in zip(
+            [iova, *(part.end for part in kept)], [*(part.iova for part in kept), iova + size], strict=True
+        ):
+            if start < end:
+                self._table.remove(start, end - start)
+        return failure
+
+    def _is_gone(self, part: MappedRun) -> bool:
+        """Whether the kernel has certainly nothing at the addresses of a mapping: it maps it again, and says so when
+        that is undone. EEXIST proves that something is there; any other refusal proves nothing."""
+        try:
+            call = self._map_call(part)
+            self._map_calls += 1
+            call.make(self.kernel)
+            return self._unmap_counted(self._unmap_ioctl, part.iova, part.size) == part.size
+        except OSError:
+            return False
+
+    def _unmap_counted(self, ask: Callable[[int, int], int], iova: int, size: int) -> int:
+        """One call that unmaps; return how many bytes the kernel says were: 0 for none. Raises VfioError."""
         self._unmap_calls += 1
         try:
-            yield
+            return ask(iova, size)
         except OSError as error:
-            raise unmap_failure(error, {"iova": iova, "size": size}) from error
-
-    def confirm_unmap(self, iova: int, size: int, unmapped: int) -> int:
-        """Take the range out of mappings(), and return unmapped: how many of its bytes the kernel says it has unmapped.
-
-        Raises ShortUnmap if the range had another number of bytes mapped. Every mapping of the range has been unmapped
-        by itself then.
-        """
-        expected = self._table.covered(iova, size)
-        if unmapped == expected:
-            self._table.remove(iova, size)
-            return unmapped
-        gone = unmapped + self._unmap_one_by_one(iova, size)
-        raise ShortUnmap(
-            errno.EIO,
-            "unmap_dma",
-            {"iova": iova, "size": size},
-            f"the kernel unmapped {unmapped:#_x} bytes where {expected:#_x} were mapped",
-            "All of it has been unmapped one by one"
-            if gone == expected
-            else "The address space can no longer be relied on",
-            remaining=max(expected - gone, 0),
-        )
-
-    def _unmap_one_by_one(self, iova: int, size: int) -> int:
-        """Unmap each mapping of the range that a short unmap may have left; return the bytes that were still mapped."""
-        gone = 0
-        for part in list(_single_mappings(self._table.runs(), iova, iova + size)):
-            gone += self._unmap_counted(part.iova, part.size)
-            self._table.remove(part.iova, part.size)
-        return gone
-
-    def _unmap_counted(self, iova: int, size: int) -> int:
-        """One call that unmaps; return how many bytes the kernel says were: 0 for none. Raises VfioError."""
-        with self.unmap_call(iova, size):
-            try:
-                return self._unmap_ioctl(iova, size)
-            except OSError as error:
-                if error.errno == errno.ENOENT:
-                    return 0
+            if not is_refusal(error):
                 raise
-
-
-def _field(argument: ctypes.Structure, name: str) -> ctypes.c_uint64:
-    """A field of 64 bits, which can be set without looking it up by name each time."""
-    return ctypes.c_uint64.from_buffer(argument, getattr(type(argument), name).offset)
-
-
-def _single_mappings(runs: Iterable[MappedRun], start: int, end: int) -> Iterator[MappedRun]:
-    """The mappings of runs that begin in the range, each as a run of its own."""
-    for run in runs:
-        for part in run.parts():
-            for iova in part:
-                if start <= iova < end:
-                    yield replace(run, iova=iova, size=part.step, offset=run.offset + iova - run.iova)
+            if error.errno == errno.ENOENT:
+                return 0
+            raise unmap_failure(error, {"iova": iova, "size": size}) from error

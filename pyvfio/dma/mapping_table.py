@@ -2,121 +2,286 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+import threading
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from operator import attrgetter
 
 from pyvfio.dma.address_space import MappedRun
-from pyvfio.memory import Memory
+from pyvfio.memory import DmaTarget
+
+Span = tuple[int, int]
+"""The first address of a range, and the one after its last."""
+
+_START = attrgetter("iova")
 
 
 class MappingTable:
     """Mapped runs in ascending order, none of which overlap. It holds the memory of each run, as a MemoryUser.
 
-    count: how many mappings the runs have.
+    An address space enters what it is going to map before it asks the kernel, and takes out what it has unmapped when
+    the kernel has confirmed it, so that the table has all that the kernel has at any moment. In between the range is
+    in doubt, and it stays so if the call ends early.
+
+    An exception may come at any bytecode. The list of runs is the record, and each change of it is one step of the
+    interpreter; the index beside it is made anew after a change that did not come to its end.
+
+    One thread at a time changes it, under the lock of its address space; any thread may ask. Its own lock comes after
+    that of the memory.
     """
 
     def __init__(self) -> None:
-        self.count = 0
-        self._starts: list[int] = []
+        self._lock = threading.RLock()
         self._runs: list[MappedRun] = []
-        # Bytes mapped, by memory and by the distance from offset to iova: runs of one distance ascend alike in both.
-        self._bytes: dict[Memory, dict[int, int]] = {}
+        self._doubts: tuple[Span, ...] = ()
+        self._unplaced: tuple[MappedRun, Callable[[], int]] | None = None
+        # What may be held: entered before, and taken out after.
+        self._held: dict[DmaTarget, None] = {}
+        # The index: how many mappings, and the bytes mapped by memory and by the distance from offset to iova. Runs of
+        # one distance ascend alike in both.
+        self._is_index_old = False
+        self._count = 0
+        self._bytes: dict[DmaTarget, dict[int, int]] = {}
+
+    @property
+    def count(self) -> int:
+        """How many mappings the runs have."""
+        with self._lock:
+            self._mend()
+            return self._count
 
     def runs(self) -> tuple[MappedRun, ...]:
         """Every run, ascending."""
-        return tuple(self._runs)
+        with self._lock:
+            self._mend()
+            return tuple(self._runs)
 
     def overlapping(self, iova: int, size: int) -> MappedRun | None:
         """The first run with a byte in the range; None if there is none."""
-        first, last = self._span(iova, size)
-        return self._runs[first] if first < last else None
+        runs = self._touching(iova, size)
+        return runs[0] if runs else None
 
     def covered(self, iova: int, size: int) -> int:
         """How many bytes of the range are mapped."""
-        first, last = self._span(iova, size)
-        return sum(min(run.end, iova + size) - max(run.iova, iova) for run in self._runs[first:last])
+        end = iova + size
+        return sum([min(run.end, end) - max(run.iova, iova) for run in self._touching(iova, size)])
 
     def parts(self, iova: int, size: int) -> tuple[MappedRun, ...]:
         """The part of each run that lies in the range, ascending."""
-        first, last = self._span(iova, size)
-        return tuple(_part(run, max(run.iova, iova), min(run.end, iova + size)) for run in self._runs[first:last])
+        return tuple(run.part(max(run.iova, iova), min(run.end, iova + size)) for run in self._touching(iova, size))
 
     def bisected(self, iova: int, size: int) -> MappedRun | None:
         """A run with a mapping that reaches over an end of the range; None if there is none."""
-        for address in (iova, iova + size):
-            index = bisect_right(self._starts, address) - 1
-            if index >= 0 and not _boundary(self._runs[index], address):
-                return self._runs[index]
+        runs = self._touching(iova, size)
+        cut = [run for run in runs[:1] if not _boundary(run, iova)]
+        cut += [run for run in runs[-1:] if not _boundary(run, iova + size)]
+        return cut[0] if cut else None
+
+    def iova_of(self, memory: DmaTarget, offset: int, size: int) -> int | None:
+        """An address at which devices reach some of these bytes, the first that is mapped there; None if none is."""
+        with self._lock:
+            self._mend()
+            for distance in self._bytes.get(memory, ()):
+                for run in self._touching(offset + distance, size):
+                    if run.memory is memory and run.iova - run.offset == distance:
+                        return distance + max(run.offset, offset)
         return None
 
-    def iova_of(self, memory: Memory, offset: int, size: int) -> int | None:
-        """An address at which devices reach some of these bytes, the first that is mapped there; None if none is."""
-        for distance in self._bytes.get(memory, ()):
-            first, last = self._span(offset + distance, size)
-            for run in self._runs[first:last]:
-                if run.memory is memory and run.iova - run.offset == distance:
-                    return distance + max(run.offset, offset)
-        return None
+    # What may be in the kernel or not.
+
+    @property
+    def doubts(self) -> tuple[Span, ...]:
+        """The ranges in which the kernel may have less than the runs say. Set to what it was before, after a call that
+        has certainly changed nothing."""
+        return self._doubts
+
+    @doubts.setter
+    def doubts(self, doubts: tuple[Span, ...]) -> None:
+        self._doubts = doubts
+
+    def doubt(self, iova: int, size: int) -> None:
+        """The kernel is about to be asked to change the range."""
+        self._doubts = (*self._doubts, (iova, iova + size))
+
+    def trust(self, iova: int, size: int) -> None:
+        """The kernel has confirmed what the runs say of the range."""
+        end = iova + size
+        if self._doubts == ((iova, end),):
+            self._doubts = ()
+            return
+        kept: list[Span] = []
+        for start, stop in self._doubts:
+            kept += [part for part in ((start, min(stop, iova)), (max(start, end), stop)) if part[0] < part[1]]
+        self._doubts = tuple(kept)
+
+    def doubted(self, iova: int, size: int) -> tuple[MappedRun, ...]:
+        """The parts of runs within the range that are in doubt, ascending."""
+        if not self._doubts:
+            return ()
+        spans: list[Span] = []
+        for start, stop in sorted((max(start, iova), min(stop, iova + size)) for start, stop in self._doubts):
+            if spans and start <= spans[-1][1]:
+                spans[-1] = spans[-1][0], max(stop, spans[-1][1])
+            elif start < stop:
+                spans.append((start, stop))
+        return tuple(part for start, stop in spans for part in self.parts(start, stop - start))
+
+    # Changes.
+
+    def enter(self, *runs: MappedRun) -> None:
+        """Add runs that overlap none, in doubt. Raises ClosedError if memory is closed: the caller takes them out."""
+        for run in runs:
+            self.doubt(run.iova, run.size)
+            self.add(run)
 
     def add(self, run: MappedRun) -> None:
-        """Add a run that overlaps none. Raises ClosedError if its memory is closed."""
-        if run.memory not in self._bytes:
-            run.memory.hold(self)
-            self._bytes[run.memory] = {}
-        distances, distance = self._bytes[run.memory], run.iova - run.offset
-        distances[distance] = distances.get(distance, 0) + run.size
-        self.count += run.mappings
-        index = bisect_left(self._starts, run.iova)
-        if index < len(self._runs) and _joins(run, self._runs[index]):
-            run = replace(run, size=run.size + self._runs[index].size)
-            self._delete(index)
-        if index > 0 and _joins(self._runs[index - 1], run):
-            index -= 1
-            run = replace(self._runs[index], size=self._runs[index].size + run.size)
-            self._delete(index)
-        self._runs.insert(index, run)
-        self._starts.insert(index, run.iova)
+        """Add a run that overlaps none. Raises ClosedError if its memory is closed.
+
+        It waits for who discards the memory's pages, or closes it: so what is mapped afterwards is not discarded, nor
+        its pages given back.
+        """
+        with run.memory.lock:
+            self._hold(run.memory)
+            with self._lock:
+                self._mend()
+                self._insert(run)
+
+    def await_place(self, run: MappedRun, place: Callable[[], int]) -> None:
+        """Hold the memory of a run whose address the kernel chooses. The caller has the memory's lock until then.
+
+        place: the address; 0 as long as the kernel has chosen none. From then on the run is in the table.
+        """
+        self._hold(run.memory)
+        self._unplaced = run, place
+
+    def placed(self) -> None:
+        """The kernel has answered, or the call was broken off: it chooses no address any more."""
+        with self._lock:
+            self._mend()
+            self._unplaced = None
+        self._release_unused()
+
+    def put(self, iova: int, size: int, *runs: MappedRun) -> None:
+        """Have runs, which lie in the range, in place of what does, which is not cut. Raises ClosedError."""
+        for run in runs:
+            self._hold(run.memory)
+        with self._lock:
+            self._mend()
+            first, last = self._span(iova, size)
+            self._change(first, last, _outside(self._runs[first:last], iova, iova + size, *runs))
+        self._release_unused()
 
     def remove(self, iova: int, size: int) -> tuple[MappedRun, ...]:
-        """Take out what lies in the range, which cuts no mapping; return it."""
-        first, last = self._span(iova, size)
-        removed, kept = [], []
-        for run in self._runs[first:last]:
-            start, end = max(run.iova, iova), min(run.end, iova + size)
-            removed.append(_part(run, start, end))
-            kept += [_part(run, *ends) for ends in ((run.iova, start), (end, run.end)) if ends[0] < ends[1]]
-        self._runs[first:last] = kept
-        self._starts[first:last] = [run.iova for run in kept]
-        for run in removed:
-            self.count -= run.mappings
-            self._forget(run)
-        return tuple(removed)
+        """Take out what lies in the range, which cuts no mapping; return it. Nothing of it is in doubt any more."""
+        with self._lock:
+            self._mend()
+            first, last = self._span(iova, size)
+            runs, end = self._runs[first:last], iova + size
+            self._change(first, last, _outside(runs, iova, end))
+            self.trust(iova, size)
+        if len(self._held) != len(self._bytes):
+            self._release_unused()
+        return tuple(run.part(max(run.iova, iova), min(run.end, end)) for run in runs)
 
     def clear(self) -> None:
         """Take out everything."""
-        if self._runs:
-            self.remove(self._runs[0].iova, self._runs[-1].end - self._runs[0].iova)
+        with self._lock:
+            self._unplaced = None
+            self._change(0, len(self._runs), [])
+        self._doubts = ()
+        self._release_unused()
 
-    def _forget(self, run: MappedRun) -> None:
-        """Release the memory of a run that was taken out, with the last of its runs."""
-        distances, distance = self._bytes[run.memory], run.iova - run.offset
-        distances[distance] -= run.size
-        if not distances[distance]:
-            del distances[distance]
-        if not distances:
-            del self._bytes[run.memory]
-            run.memory.release(self)
+    def _hold(self, memory: DmaTarget) -> None:
+        if memory not in self._held:
+            memory.require_open()
+            self._held[memory] = None
+        memory.hold(self)
 
-    def _span(self, iova: int, size: int) -> tuple[int, int]:
+    def _release_unused(self) -> None:
+        """Release memory with nothing mapped of it. Without the table's lock: memory's comes before."""
+        with self._lock:
+            self._mend()
+            unplaced = self._unplaced[0].memory if self._unplaced is not None else None
+            unused = [memory for memory in self._held if memory not in self._bytes and memory is not unplaced]
+        for memory in unused:
+            memory.release(self)
+            del self._held[memory]
+
+    def _insert(self, run: MappedRun) -> None:
+        """Add a run, joined with those beside it that it can be one with."""
+        first = last = bisect_left(self._runs, run.iova, key=_START)
+        joined = run
+        if last < len(self._runs) and _joins(run, self._runs[last]):
+            joined = replace(joined, size=joined.size + self._runs[last].size)
+            last += 1
+        if first and _joins(self._runs[first - 1], joined):
+            first -= 1
+            joined = replace(self._runs[first], size=self._runs[first].size + joined.size)
+        self._change(first, last, [joined])
+
+    def _change(self, first: int, last: int, runs: Sequence[MappedRun]) -> None:
+        """Have runs in place of those from index first up to last."""
+        before = self._runs[first:last]
+        is_index_good = not self._is_index_old
+        self._is_index_old = True
+        self._runs[first:last] = runs
+        if is_index_good:
+            self._count_in(runs, 1)
+            self._count_in(before, -1)
+            self._is_index_old = False
+
+    def _count_in(self, runs: Iterable[MappedRun], sign: int) -> None:
+        """Bring the index up to date with runs that were added (sign 1) or taken out (-1)."""
+        for run in runs:
+            self._count += sign * run.mappings
+            distances, distance = self._bytes.setdefault(run.memory, {}), run.iova - run.offset
+            size = distances.get(distance, 0) + sign * run.size
+            if size:
+                distances[distance] = size
+            else:
+                distances.pop(distance, None)
+                if not distances:
+                    del self._bytes[run.memory]
+
+    def _mend(self) -> None:
+        """Finish what an exception has broken off. With the lock held."""
+        if self._is_index_old:
+            self._count, self._bytes = 0, {}
+            self._count_in(self._runs, 1)
+            self._is_index_old = False
+        if self._unplaced is not None:
+            run, place = self._unplaced
+            iova = place()
+            if iova:
+                # A second time if the first one was broken off: it is there then.
+                if not self._is_there(iova):
+                    self._insert(replace(run, iova=iova))
+                self._unplaced = None
+
+    def _is_there(self, iova: int) -> bool:
+        first, last = self._span(iova, 1)
+        return first < last
+
+    def _touching(self, iova: int, size: int) -> list[MappedRun]:
+        """The runs with a byte in the range, ascending."""
+        with self._lock:
+            self._mend()
+            first, last = self._span(iova, size)
+            return self._runs[first:last]
+
+    def _span(self, iova: int, size: int) -> Span:
         """The indexes of the first run in the range and of the first one behind it."""
-        first = bisect_right(self._starts, iova) - 1
-        if first < 0 or self._runs[first].end <= iova:
-            first += 1
-        return first, bisect_left(self._starts, iova + size)
+        first = bisect_left(self._runs, iova, key=_START)
+        if first and self._runs[first - 1].end > iova:
+            first -= 1
+        return first, bisect_left(self._runs, iova + size, lo=first, key=_START)
 
-    def _delete(self, index: int) -> None:
-        del self._runs[index]
-        del self._starts[index]
+
+def _outside(runs: Sequence[MappedRun], iova: int, end: int, *between: MappedRun) -> list[MappedRun]:
+    """What of runs lies before iova, then what is between, then what of them lies from end on."""
+    before = [run.part(run.iova, min(run.end, iova)) for run in runs if run.iova < iova]
+    return [*before, *between, *(run.part(max(run.iova, end), run.end) for run in runs if run.end > end)]
 
 
 def _boundary(run: MappedRun, address: int) -> bool:
@@ -137,8 +302,3 @@ def _joins(left: MappedRun, right: MappedRun) -> bool:
         and left.offset + left.size == right.offset
         and left.access == right.access
     )
-
-
-def _part(run: MappedRun, start: int, end: int) -> MappedRun:
-    """The run from the address start up to end."""
-    return replace(run, iova=start, offset=run.offset + start - run.iova, size=end - start)

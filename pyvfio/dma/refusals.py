@@ -15,9 +15,11 @@ from pyvfio.errors import (
     MemlockExceeded,
     MemoryUnavailable,
     OutsideIovaRanges,
+    ShortUnmap,
     VfioError,
 )
 from pyvfio.kernel import Kernel, memlock_if_known
+from pyvfio.memory import DmaTarget
 
 
 def check_map_arguments(run: MappedRun, page_size: int, iova_ranges: tuple[IovaRange, ...]) -> None:
@@ -48,6 +50,44 @@ def check_map_arguments(run: MappedRun, page_size: int, iova_ranges: tuple[IovaR
         )
 
 
+def check_target(memory: object, iova: int, size: int) -> None:
+    """Raise InvalidArgument for what is no DmaTarget."""
+    if not isinstance(memory, DmaTarget):
+        raise InvalidArgument(
+            errno.EINVAL,
+            "map_dma",
+            {"iova": iova, "size": size},
+            f"{memory!r} is no memory that devices can be let reach",
+            "Memory, SharedMemory and, for a BAR of another device, BarMemory are",
+        )
+
+
+def already_mapped(run: MappedRun, other: MappedRun, *, is_doubted: bool) -> AlreadyMapped:
+    """Why run cannot be mapped: other is in its way. is_doubted: whether the kernel has not confirmed some of other."""
+    how = "may be mapped still, after a call that did not come to its end" if is_doubted else "is mapped already"
+    return AlreadyMapped(
+        errno.EEXIST,
+        "map_dma",
+        {"iova": run.iova, "size": run.size},
+        f"{other.iova:#_x}-{other.end - 1:#_x} {how}: {other.memory!r} at {other.offset:#_x}",
+        "Unmap it first, or choose other addresses",
+    )
+
+
+def short_unmap(iova: int, size: int, unmapped: int, expected: int, remaining: int) -> ShortUnmap:
+    """The kernel has unmapped another number of bytes than expected. remaining: how many it may still have mapped."""
+    return ShortUnmap(
+        errno.EIO,
+        "unmap_dma",
+        {"iova": iova, "size": size},
+        f"the kernel unmapped {unmapped:#_x} bytes where {expected:#_x} were mapped",
+        f"{remaining:#_x} bytes may be mapped still: they stay in mappings(), and it can be tried again"
+        if remaining
+        else "All of it has been unmapped one by one",
+        remaining=remaining,
+    )
+
+
 def map_failure(
     error: OSError, run: MappedRun, iova: int, size: int, count: int, kernel: Kernel, *, per_user: bool = False
 ) -> VfioError:
@@ -58,6 +98,8 @@ def map_failure(
     """
     code = error.errno or errno.EIO
     arguments = {"iova": iova, "size": size}
+    if known := run.memory.refusal(code):
+        return MemoryUnavailable(code, "map_dma", arguments, *known)
 
     def refusal(kind: type[VfioError], meaning: str, advice: str) -> VfioError:
         return kind(code, "map_dma", arguments, meaning, advice)

@@ -219,12 +219,11 @@ class MockDevice(IommufdDevice):
         """Give the kernel's test device a command. Raises VfioError."""
         self.iommufd.call(abi.IOMMU_TEST_CMD, command, operation, {}, _MEANINGS)
 
-    def _attach_ioctl(self, target_id: int, pasid: int | None) -> None:
+    def _attach_ioctl(self, target_id: int, pasid: int | None, *, replaces: bool) -> None:
         command = abi.iommu_test_cmd(op=abi.IOMMU_TEST_OP_MOCK_DOMAIN_REPLACE, id=self._object_id)
         command.mock_domain_replace.pt_id = target_id
         if pasid is not None:
-            is_new = pasid not in self.pasids
-            command.op = abi.IOMMU_TEST_OP_PASID_ATTACH if is_new else abi.IOMMU_TEST_OP_PASID_REPLACE
+            command.op = abi.IOMMU_TEST_OP_PASID_REPLACE if replaces else abi.IOMMU_TEST_OP_PASID_ATTACH
             command.pasid_attach.pasid, command.pasid_attach.pt_id = pasid, target_id
         self.kernel.ioctl(self.iommufd.fd, abi.IOMMU_TEST_CMD, command)
 

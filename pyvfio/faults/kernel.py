@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from pyvfio.abi import iommufd, vfio
-from pyvfio.faults.rules import Before, Call, Fault, Hold, Rule, ShortUnmap, Vanish
+from pyvfio.faults.rules import Before, Call, Fault, Hold, Interrupt, Rule, ShortUnmap, Vanish
 from pyvfio.faults.vanished import OpenDevices
 from pyvfio.kernel import IoctlArgument, Kernel, Window
 from pyvfio.lifetime import lock_of
@@ -73,21 +73,27 @@ class FaultyKernel:
         return self._call("write", self.kernel.write, fd, data)
 
     def pread(self, fd: int, size: int, offset: int) -> bytes:
-        self._before(Call("pread"))
-        return b"\xff" * size if self._devices.is_gone(fd) else self.kernel.pread(fd, size, offset)
+        due = self._before(Call("pread"))
+        data = b"\xff" * size if self._devices.is_gone(fd) else self.kernel.pread(fd, size, offset)
+        _after(due)
+        return data
 
     def pwrite(self, fd: int, data: bytes, offset: int) -> int:
-        self._before(Call("pwrite"))
-        return len(data) if self._devices.is_gone(fd) else self.kernel.pwrite(fd, data, offset)
+        due = self._before(Call("pwrite"))
+        written = len(data) if self._devices.is_gone(fd) else self.kernel.pwrite(fd, data, offset)
+        _after(due)
+        return written
 
     def ioctl(self, fd: int, request: int, argument: IoctlArgument = 0) -> int:
-        short = self._before(Call("ioctl", request))
+        due = self._before(Call("ioctl", request))
         if request not in _TOLD_FROM_MEMORY:
             self._require(fd)
+        short = next((rule for rule in due if isinstance(rule, ShortUnmap)), None)
         if short is not None and not _shorten(argument, short.size):
             return 0
         result = self.kernel.ioctl(fd, request, argument)
         self._devices.called(request, argument, result)
+        _after(due)
         return result
 
     def listdir(self, path: str) -> list[str]:
@@ -103,10 +109,11 @@ class FaultyKernel:
         self._call("chown", self.kernel.chown, path, user, group)
 
     def mmap(self, length: int, protection: int, flags: int, fd: int = -1, offset: int = 0, address: int = 0) -> int:
-        self._before(Call("mmap"))
+        due = self._before(Call("mmap"))
         self._require(fd)
         start = self.kernel.mmap(length, protection, flags, fd, offset, address)
         self._devices.mapped(fd, start, length)
+        _after(due)
         return start
 
     def munmap(self, address: int, length: int) -> None:
@@ -149,18 +156,20 @@ class FaultyKernel:
         return lock_of(self._made_by, self._running_lock)
 
     def _call(self, name: str, function: Callable[..., T], *arguments: object) -> T:
-        self._before(Call(name))
-        return function(*arguments)
+        due = self._before(Call(name))
+        result = function(*arguments)
+        _after(due)
+        return result
 
     def _require(self, fd: int) -> None:
         """Raises OSError(ENODEV) for a descriptor of a device that is gone."""
         if self._devices.is_gone(fd):
             raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
 
-    def _before(self, call: Call) -> ShortUnmap | None:
-        """Count the call, and do what the rules that it meets say: the rule that shortens it, if one does.
+    def _before(self, call: Call) -> list[Rule]:
+        """Count the call, and do what the rules that it meets say to do before; return these rules.
 
-        Raises OSError for a Fault.
+        Raises OSError for a Fault, and what an Interrupt raises.
         """
         due: list[Rule] = []
         with self._lock:
@@ -170,11 +179,12 @@ class FaultyKernel:
                     if rule.nth in (None, seen[0]):
                         due.append(rule)
                     seen[0] += 1
-        short = None
         for rule in due:
             match rule:
                 case Fault():
                     raise OSError(rule.errno, os.strerror(rule.errno))
+                case Interrupt() if not rule.is_made:
+                    raise rule.error
                 case Before():
                     rule.action()
                 case Hold():
@@ -182,9 +192,14 @@ class FaultyKernel:
                     rule.released.wait()
                 case Vanish():
                     self.vanish(rule.address)
-                case ShortUnmap():
-                    short = rule
-        return short
+        return due
+
+
+def _after(due: Sequence[Rule]) -> None:
+    """The call that these rules are about was made, and succeeded. Raises what an Interrupt raises."""
+    for rule in due:
+        if isinstance(rule, Interrupt) and rule.is_made:
+            raise rule.error
 
 
 def _shorten(argument: IoctlArgument, size: int) -> int:

@@ -53,6 +53,17 @@ class ShortUnmap(Rule):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Interrupt(Rule):
+    """An exception comes out of the call that is not the kernel's, as from a signal handler.
+
+    is_made: whether the kernel was asked, and has answered with success, by then. error: the exception's type.
+    """
+
+    is_made: bool
+    error: type[BaseException] = KeyboardInterrupt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Before(Rule):
     """action runs before the call is made."""
 

@@ -34,16 +34,28 @@ class Attachments:
         self.changes += 1
 
     def enter(self, device: Attachable, pasid: int | None, target: Translation) -> None:
-        """Record that the device's DMA goes through target now, in place of what it went through before."""
-        # A device that moves comes last in the order of attachment.
-        self._targets.pop((device, pasid), None)
-        self._targets[device, pasid] = target
+        """Record that the device's DMA goes through target, in place of what it went through before.
+
+        Entered before the kernel is asked, so that whatever ends the call, a device that may be attached is detached
+        before its target goes.
+        """
         self.changed()
+        # A device that moves comes last in the order of attachment.
+        self._targets = {key: place for key, place in self._targets.items() if key != (device, pasid)} | {
+            (device, pasid): target
+        }
+
+    def restore(self, device: Attachable, pasid: int | None, target: Translation | None) -> None:
+        """Record what was before enter(), whose call has changed nothing. target: None for nothing."""
+        if target is not None:
+            self.enter(device, pasid, target)
+        else:
+            self.remove(device, pasid)
 
     def remove(self, device: Attachable, pasid: int | None) -> None:
         """Record that this DMA of the device goes nowhere."""
-        del self._targets[device, pasid]
         self.changed()
+        self._targets.pop((device, pasid), None)
 
     def forget(self, device: Attachable) -> None:
         """Remove all that is recorded of a device, which is closed: the kernel has detached it."""

@@ -124,7 +124,9 @@ class CdevDevice(Device, IommufdDevice):
         """
         return self._is_noiommu
 
-    def _attach_ioctl(self, target_id: int, pasid: int | None) -> None:
+    def _attach_ioctl(self, target_id: int, pasid: int | None, *, replaces: bool) -> None:
+        # The kernel replaces what there is by itself.
+        del replaces
         argument = vfio.vfio_device_attach_iommufd_pt(pt_id=target_id)
         if pasid is not None:
             argument.flags, argument.pasid = vfio.VFIO_DEVICE_ATTACH_PASID, pasid

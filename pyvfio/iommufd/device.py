@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from pyvfio.abi import iommufd as abi
 from pyvfio.errors import InvalidArgument
-from pyvfio.explain import Meanings
+from pyvfio.explain import Meanings, is_refusal
 from pyvfio.iommufd.hw_info import HardwareInfo, hardware_info
 from pyvfio.iommufd.iommufd import explain_iommufd
 from pyvfio.iommufd.object import IommufdObject, Translation
@@ -71,12 +71,29 @@ class IommufdDevice(IommufdObject):
         with self._upper_lock:
             self.require_open()
             target.require_open()
+            before = self.iommufd.attachments.target(self, pasid)
             try:
-                self._attach_ioctl(target.id, pasid)
-            except OSError as error:
-                meanings = _ATTACH if pasid is None else _ATTACH_PASID
-                raise explain_iommufd(error, operation, arguments, meanings) from error
-            self.iommufd.attachments.enter(self, pasid, target)
+                self.iommufd.attachments.enter(self, pasid, target)
+                self._attach_ioctl(target.id, pasid, replaces=before is not None)
+            except BaseException as error:
+                if is_refusal(error):
+                    self.iommufd.attachments.restore(self, pasid, before)
+                    meanings = _ATTACH if pasid is None else _ATTACH_PASID
+                    raise explain_iommufd(error, operation, arguments, meanings) from error
+                self._back(pasid, before, error)
+                raise
+
+    def _back(self, pasid: int | None, before: Translation | None, error: BaseException) -> None:
+        """Undo an attach() that error has broken off, before the kernel's answer or after it."""
+        try:
+            if before is None:
+                self._detach_ioctl(pasid)
+            else:
+                self._attach_ioctl(before.id, pasid, replaces=True)
+        except OSError as failure:
+            error.add_note(f"Taking {self.address} back failed too, it may stay attached: {failure}")
+        else:
+            self.iommufd.attachments.restore(self, pasid, before)
 
     def detach(self, *, pasid: int | None = None) -> None:
         """Stop the device's DMA until it is attached again. Detaching a device that is not attached does nothing.
@@ -96,8 +113,11 @@ class IommufdDevice(IommufdObject):
             self.iommufd.attachments.remove(self, pasid)
 
     @abstractmethod
-    def _attach_ioctl(self, target_id: int, pasid: int | None) -> None:
-        """Ask the kernel to attach the device to the object with this number. Raises OSError as the kernel does."""
+    def _attach_ioctl(self, target_id: int, pasid: int | None, *, replaces: bool) -> None:
+        """Ask the kernel to attach the device to the object with this number. Raises OSError as the kernel does.
+
+        replaces: whether this DMA of the device goes through another one until then.
+        """
 
     @abstractmethod
     def _detach_ioctl(self, pasid: int | None) -> None:

@@ -8,8 +8,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from pyvfio.abi import iommufd as abi
-from pyvfio.dma import END, Access, IovaRange, MapCall, MappedRun, MappingSpace, check_map_arguments, map_failure
+from pyvfio.dma import (
+    END,
+    Access,
+    IovaRange,
+    MapCall,
+    MappedRun,
+    MappingSpace,
+    check_map_arguments,
+    check_target,
+    map_failure,
+)
 from pyvfio.errors import AlreadyMapped, InvalidArgument, NotMapped, VfioError
+from pyvfio.explain import is_refusal
 from pyvfio.iommufd.cdev import CdevDevice
 from pyvfio.iommufd.device import IommufdDevice
 from pyvfio.iommufd.driver_data import DriverData
@@ -20,9 +31,11 @@ from pyvfio.iommufd.object import Translation
 from pyvfio.iommufd.page_table import HwPageTable
 from pyvfio.iommufd.physical import physical_pieces, physical_range
 from pyvfio.kernel import Kernel
-from pyvfio.memory import Memory
+from pyvfio.memory import DmaTarget
 from pyvfio.noiommu import PhysicalRange, PhysicalRun, joined
 
+# How IOMMU_IOAS_MAP_FILE may refuse a call of no address space, no access, no size and no file.
+_KNOWN = (errno.EBADF, errno.EINVAL, errno.ENOENT)
 _ACCESS_FLAGS = {Access.READ: abi.IOMMU_IOAS_MAP_READABLE, Access.WRITE: abi.IOMMU_IOAS_MAP_WRITEABLE}
 
 
@@ -123,12 +136,13 @@ class Ioas(Translation, MappingSpace):
             data=data,
         )
 
-    def map_anywhere(self, memory: Memory, offset: int, size: int, access: Access = Access.READ_WRITE) -> int:
+    def map_anywhere(self, memory: DmaTarget, offset: int, size: int, access: Access = Access.READ_WRITE) -> int:
         """Let the devices reach size bytes of memory, from offset, at an address that the kernel chooses; return it.
 
         The address is never 0. Apart from that this is map_dma() without a granularity: it makes one mapping, and
         raises the same, and VfioError (ENOSPC) where no range has room.
         """
+        check_target(memory, 0, size)
         with self._lock:
             layout = self._layout("map_anywhere")
             memory.require_open()
@@ -136,21 +150,30 @@ class Ioas(Translation, MappingSpace):
             check_map_arguments(run, layout.page_sizes[0], (IovaRange(0, END - 1),))
             argument = abi.iommu_ioas_map(ioas_id=self.id, flags=_flags(access), length=size)
             argument.user_va = memory.address + offset
-            self._map_calls += 1
-            try:
-                self.kernel.ioctl(self.iommufd.fd, abi.IOMMU_IOAS_MAP, argument)
-            except OSError as error:
-                if error.errno == errno.ENOSPC:
-                    raise VfioError(
-                        errno.ENOSPC,
-                        "map_anywhere",
-                        {"size": size},
-                        "no range that may be used has room for it",
-                        "Unmap some, or allow_iovas() more",
-                    ) from error
-                raise self._map_failure(error, run, 0, size, self._table.count) from error
-            self._table.add(replace(run, iova=argument.iova))
-            return argument.iova
+            # The kernel writes the address into the argument, where the table finds it whatever comes after the call.
+            with memory.lock:
+                try:
+                    self._table.await_place(run, lambda: argument.iova)
+                    self._map_calls += 1
+                    self.kernel.ioctl(self.iommufd.fd, abi.IOMMU_IOAS_MAP, argument)
+                    self._table.placed()
+                    return argument.iova
+                except BaseException as error:
+                    iova = argument.iova
+                    self._table.placed()
+                    if not is_refusal(error):
+                        if iova:
+                            self._take_back(replace(run, iova=iova), 1, 1, error)
+                        raise
+                    if error.errno == errno.ENOSPC:
+                        raise VfioError(
+                            errno.ENOSPC,
+                            "map_anywhere",
+                            {"size": size},
+                            "no range that may be used has room for it",
+                            "Unmap some, or allow_iovas() more",
+                        ) from error
+                    raise self._map_failure(error, run, 0, size, self._table.count) from error
 
     def allow_iovas(self, ranges: Sequence[IovaRange]) -> None:
         """Let map_anywhere() choose from these addresses only, and refuse devices that reserve any of them.
@@ -193,13 +216,21 @@ class Ioas(Translation, MappingSpace):
             argument = abi.iommu_ioas_copy(dst_ioas_id=self.id, src_ioas_id=source.id, length=size)
             argument.flags = _flags(access) | abi.IOMMU_IOAS_MAP_FIXED_IOVA
             argument.dst_iova, argument.src_iova = iova, source_iova
-            self._map_calls += 1
             try:
+                self._table.enter(*copies)
+                self._map_calls += 1
                 self.kernel.ioctl(self.iommufd.fd, abi.IOMMU_IOAS_COPY, argument)
-            except OSError as error:
-                raise self._map_failure(error, copies[0], iova, size, self._table.count) from error
-            for run in copies:
-                self._table.add(run)
+                self._table.trust(iova, size)
+            except BaseException as error:
+                if is_refusal(error):
+                    self._table.remove(iova, size)
+                    raise self._map_failure(error, copies[0], iova, size, self._table.count) from error
+                # All of it or nothing was mapped: what is not there is found out.
+                try:
+                    self.unmap_by(self._unmap_ioctl, iova, size)
+                except VfioError as failure:
+                    error.add_note(f"Taking the copy back failed too, it may stay mapped: {failure}")
+                raise
 
     def physical_range(self, iova: int, size: int | None = None) -> PhysicalRange:
         """Where in the host's physical memory the bytes lie that are mapped at iova. UNSAFE: see pyvfio.noiommu.
@@ -259,21 +290,34 @@ class Ioas(Translation, MappingSpace):
         self._changes_known = self.iommufd.attachments.changes
         return self._info
 
-    def _map_call(self, run: MappedRun) -> tuple[MapCall, int]:
-        fd, flags = self.iommufd.fd, _flags(run.access) | abi.IOMMU_IOAS_MAP_FIXED_IOVA
-        if run.memory.fd is not None and self._can_map_files():
-            file = abi.iommu_ioas_map_file(ioas_id=self.id, flags=flags, fd=run.memory.fd)
-            return MapCall(fd, abi.IOMMU_IOAS_MAP_FILE, file, "start", "length"), run.offset
-        memory = abi.iommu_ioas_map(ioas_id=self.id, flags=flags)
-        return MapCall(fd, abi.IOMMU_IOAS_MAP, memory, "user_va", "length"), run.memory.address + run.offset
+    def _map_call(self, run: MappedRun) -> MapCall:
+        fd, flags, memory = self.iommufd.fd, _flags(run.access) | abi.IOMMU_IOAS_MAP_FIXED_IOVA, run.memory
+        if memory.fd is not None and self._can_map_files():
+            file = abi.iommu_ioas_map_file(ioas_id=self.id, flags=flags, fd=memory.fd)
+            first = memory.file_offset + run.offset
+            return MapCall(run, fd, abi.IOMMU_IOAS_MAP_FILE, file, "start", first, "length")
+        if not memory.is_pinnable:
+            raise VfioError(
+                errno.EOPNOTSUPP,
+                "map_dma",
+                {"iova": run.iova, "size": run.size},
+                f"{memory!r}: an iommufd takes registers only as a dma-buf, and this kernel gives or takes none",
+                "Linux 7.0 does, built with peer-to-peer DMA; a container of type1 takes them on every kernel",
+            )
+        argument = abi.iommu_ioas_map(ioas_id=self.id, flags=flags)
+        return MapCall(run, fd, abi.IOMMU_IOAS_MAP, argument, "user_va", memory.address + run.offset, "length")
 
     def _can_map_files(self) -> bool:
-        """Whether the kernel has IOMMU_IOAS_MAP_FILE (Linux 6.13), found out with a call that maps nothing."""
+        """Whether the kernel has IOMMU_IOAS_MAP_FILE (Linux 6.13), found out with a call that maps nothing.
+
+        As long as the kernel has no room or time to say, it is False, and the kernel is asked again.
+        """
         if self._maps_files is None:
             try:
                 self.kernel.ioctl(self.iommufd.fd, abi.IOMMU_IOAS_MAP_FILE, abi.iommu_ioas_map_file(fd=-1))
             except OSError as error:
-                self._maps_files = error.errno != errno.ENOTTY
+                if error.errno in (errno.ENOTTY, *_KNOWN):
+                    self._maps_files = error.errno != errno.ENOTTY
         return bool(self._maps_files)
 
     def _unmap_ioctl(self, iova: int, size: int) -> int:
@@ -297,18 +341,24 @@ class Ioas(Translation, MappingSpace):
         try:
             super()._release()
         finally:
-            self._table.clear()
             if self._owns_iommufd:
                 self.iommufd.close()
+        self._table.clear()
 
     def _destroy(self) -> None:
         try:
             super()._destroy()
-        except VfioError:
-            # A device that was attached through another descriptor may keep it: what is mapped need not stay.
-            if self._table.count:
-                self._unmap_everything_ioctl()
-            raise
+        except VfioError as error:
+            if not self._table.count:
+                raise
+            # A device that was attached through another descriptor may keep it: what is mapped need not stay. A device
+            # whose registers are mapped here is attached as long as they are.
+            has_registers = any(not run.memory.is_pinnable for run in self._table.runs())
+            self._unmap_everything_ioctl()
+            self._table.clear()
+            if error.errno != errno.EBUSY or not has_registers:
+                raise
+            super()._destroy()
 
 
 def _flags(access: Access) -> int:

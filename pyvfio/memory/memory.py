@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Self
 
 from pyvfio.abi import mman
 from pyvfio.errors import InvalidArgument, MemoryUnavailable, StillMapped, VfioError
@@ -24,30 +24,32 @@ from pyvfio.kernel import (
 )
 from pyvfio.lifetime import drop
 from pyvfio.memory.kinds import HUGE_PAGE_SIZE, MemoryKind, page_size_of
-from pyvfio.resource import Resource
+from pyvfio.memory.target import DmaTarget
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
+_MOST_INTERRUPTIONS = 100
+"""After so many interrupted tries in a row, populating gives up."""
+
 _LOWEST_BITS = bytes(entry & 1 for entry in range(256))
 
 
-class MemoryUser(Protocol):
-    """What lets devices reach memory. Memory.hold() keeps the pages for it until Memory.release()."""
-
-    def iova_of(self, memory: Memory, offset: int, size: int) -> int | None:
-        """An address at which devices reach some of these bytes, the first that is mapped there; None if none is."""
-
-
-class Memory(Resource):
+class Memory(DmaTarget):
     """Address space of this process for devices to reach. Offsets and sizes are bytes and multiples of page_size.
 
     The host gives a page when it is populated or touched. After close() the pages go back as soon as no MemoryUser and
     no buffer() uses them any more. They stay until then, so that a device never reaches a page of somebody else.
 
+    A child that this process forks finds zeros in place of memory of the kinds without a file, and in place of
+    HUGETLB_ANONYMOUS nothing: touching that ends the child (SIGSEGV). Else the kernel would copy every pinned page
+    while it forks, the whole of a guest's memory (Linux 5.9 and later), or leave devices on pages that this process
+    loses with its next write (before). Memory with a file is the child's too. A view that the child has inherited is
+    all that it can use: the methods raise ClosedError there. Source: MADV_WIPEONFORK, MADV_DONTFORK.
+
     kernel: the kernel that the memory is from. kind: what its pages are. size: bytes. page_size: bytes of a page.
     address: where it begins in this process; 0 once its pages have gone back. fd: the descriptor of its file; None for
-    memory without a file.
+    memory without a file. file_offset: where in the file the memory begins, in bytes.
     """
 
     @classmethod
@@ -79,10 +81,8 @@ class Memory(Resource):
         self.size = size
         self.page_size = page_size_of(kind, page_size)
         self.fd: int | None = None
-        # Where in the file the memory begins.
-        self._file_offset = 0
+        self.file_offset = 0
         self._holds: list[object] = []
-        self._users: list[MemoryUser] = []
         if size <= 0 or size % self.page_size:
             raise InvalidArgument(
                 errno.EINVAL,
@@ -147,7 +147,7 @@ class Memory(Resource):
                     self.kernel.madvise(self.address + offset, size, mman.MADV_DONTNEED)
                 else:
                     mode = mman.FALLOC_FL_PUNCH_HOLE | mman.FALLOC_FL_KEEP_SIZE
-                    self.kernel.fallocate(self.fd, mode, self._file_offset + offset, size)
+                    self.kernel.fallocate(self.fd, mode, self.file_offset + offset, size)
             except OSError as error:
                 raise VfioError(error.errno or errno.EIO, "discard", {"offset": offset, "size": size}) from error
 
@@ -197,19 +197,6 @@ class Memory(Resource):
             self._require_pages("write")
             ctypes.memmove(self.address + offset, content, len(content))
 
-    def hold(self, user: MemoryUser) -> None:
-        """Keep the pages until release(user), even if the memory is closed before. Address spaces call it.
-
-        user: asked, before pages are given back, whether devices reach them. Raises ClosedError.
-        """
-        self.require_open()
-        self._users.append(user)
-
-    def release(self, user: MemoryUser) -> None:
-        """Let go of what hold(user) keeps. Raises OSError if the kernel does not take the pages back."""
-        self._users.remove(user)
-        self._free_if_unused()
-
     def _map(self) -> int:
         """Reserve the address space, and open the file if there is one; return the address. Raises OSError."""
         protection = mman.PROT_READ | mman.PROT_WRITE
@@ -219,14 +206,15 @@ class Memory(Resource):
             case MemoryKind.ANONYMOUS:
                 address = self.kernel.mmap(self.size, protection, private)
                 self._advise(address, mman.MADV_NOHUGEPAGE)
-                return address
+                return self._keep_from_children(address, mman.MADV_WIPEONFORK)
             case MemoryKind.THP:
                 alignment = transparent_huge_page_size(self.kernel) or self.page_size
                 address = self._map_aligned(protection, private, alignment)
                 self._advise(address, mman.MADV_HUGEPAGE)
-                return address
+                return self._keep_from_children(address, mman.MADV_WIPEONFORK)
             case MemoryKind.HUGETLB_ANONYMOUS:
-                return self.kernel.mmap(self.size, protection, private | mman.MAP_HUGETLB | huge)
+                address = self.kernel.mmap(self.size, protection, private | mman.MAP_HUGETLB | huge)
+                return self._keep_from_children(address, mman.MADV_DONTFORK)
             case _:
                 flags = mman.MFD_CLOEXEC | (mman.MFD_HUGETLB | huge if huge else 0)
                 self.fd = self.kernel.memfd_create("pyvfio", flags)
@@ -261,14 +249,26 @@ class Memory(Resource):
                 self.kernel.munmap(address, self.size)
                 raise
 
+    def _keep_from_children(self, address: int, advice: int) -> int:
+        """Let no child that is forked get the pages; return their address. A failure unmaps it. Raises OSError."""
+        try:
+            self.kernel.madvise(address, self.size, advice)
+        except BaseException:
+            self.kernel.munmap(address, self.size)
+            raise
+        return address
+
     def _populate(self, offset: int, size: int) -> None:
         """Populate a part of the memory. Raises OSError."""
-        while True:
+        for left in reversed(range(_MOST_INTERRUPTIONS)):
             try:
                 self.kernel.madvise(self.address + offset, size, mman.MADV_POPULATE_WRITE)
             except InterruptedError:
-                continue
-            return
+                # What was populated stays so: the next try goes on from there.
+                if not left:
+                    raise
+            else:
+                return
 
     def check_range(self, operation: str, offset: int, size: int, unit: int | None = None) -> None:
         """Check that the range lies in the memory and is of whole units. unit: bytes; None for page_size.
@@ -291,6 +291,9 @@ class Memory(Resource):
         arguments = {"offset": offset, "size": size} if operation != "allocate memory" else {"size": size}
         if no_file := no_descriptor(code):
             return VfioError(code, operation, arguments, *no_file)
+        if code == errno.EINTR:
+            meaning = f"signals interrupted it {_MOST_INTERRUPTIONS} times, and it never came to its end"
+            return MemoryUnavailable(code, operation, arguments, meaning, "Populate less at a time")
         if not self.kind.is_hugetlb:
             meaning = "the host, or this process's memory cgroup, has no memory left for it"
             return MemoryUnavailable(code, operation, arguments, meaning if code == errno.ENOMEM else "")
@@ -351,18 +354,16 @@ class Memory(Resource):
         """Do what waited for the last buffer()."""
         self._free_if_unused()
 
-    def _release(self) -> None:
-        self._free_if_unused()
-
     def _free_if_unused(self) -> None:
-        """Give the pages and the address space back if the memory is closed and nothing uses it. Raises OSError."""
         with self._lock:
             if not self._closed or self._holds or self._users or not self.address:
                 return
             address, self.address = self.address, 0
             fd, self.fd = self.fd, None
             try:
-                self.kernel.munmap(address, self.size)
+                # In a forked child something else may be at the address of what it did not inherit.
+                if not (self._inherited and self.kind is MemoryKind.HUGETLB_ANONYMOUS):
+                    self.kernel.munmap(address, self.size)
             finally:
                 if fd is not None:
                     self.kernel.close(fd)

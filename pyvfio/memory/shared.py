@@ -68,7 +68,7 @@ class SharedMemory(Memory):
                 arguments = {"offset": offset, "size": self.size}
                 raise VfioError(error.errno or errno.EIO, "attach memory", arguments) from error
             self.fd = fd
-            self._file_offset = offset
+            self.file_offset = offset
 
     def detach(self) -> None:
         """Have no pages any more, and close the file. Without a file this does nothing. Each buffer() reads zeros then.

@@ -84,3 +84,38 @@ def test_an_attachment_that_cannot_be_undone_is_said_beside_its_reason() -> None
         assert container.groups == ()
         assert container.iommu_type is None
         kernel.arm()
+
+
+def test_the_generation_tells_that_all_mappings_went_with_the_last_group() -> None:
+    kernel = SimKernel(edu_devices=2)
+    first, second = edu_addresses(kernel)
+    with Container(kernel=kernel) as container, Memory.allocate(MemoryKind.ANONYMOUS, SIZE, kernel=kernel) as memory:
+        container.open_device(first)
+        container.map_dma(IOVA, memory, 0, SIZE)
+        container.open_device(second)
+        group, last = container.groups
+        group.close()
+        assert (container.generation, container.mapping_count) == (0, 1)
+        last.close()
+        assert (container.generation, container.mapping_count) == (1, 0)
+        container.open_device(second)
+        assert (container.generation, container.mappings()) == (1, ())
+        container.map_dma(IOVA, memory, 0, SIZE)
+        container.unmap_all()
+        assert container.generation == 1
+
+
+def test_a_last_group_that_left_unseen_is_noticed_when_the_next_one_comes() -> None:
+    """Another object has closed it, as another process may."""
+    kernel = SimKernel(edu_devices=2)
+    first, second = edu_addresses(kernel)
+    with Container(kernel=kernel) as container, Memory.allocate(MemoryKind.ANONYMOUS, SIZE, kernel=kernel) as memory:
+        device = container.open_device(first)
+        container.map_dma(IOVA, memory, 0, SIZE)
+        device.close()
+        (group,) = container.groups
+        kernel.ioctl(group.fd, vfio.VFIO_GROUP_UNSET_CONTAINER)
+        container.open_device(second)
+        assert (container.generation, container.mappings()) == (1, ())
+        memory.discard(0, SIZE)
+        container.map_dma(IOVA, memory, 0, SIZE)

@@ -22,16 +22,21 @@ def pages(iova: int, size: int) -> set[int]:
 
 @given(
     st.sampled_from(Fit),
+    st.booleans(),
     st.lists(st.tuples(st.sampled_from(["allocate", "reserve", "free"]), st.integers(0, 63), st.integers(1, 12))),
 )
-def test_like_a_set_of_pages(fit: Fit, steps: list[tuple[str, int, int]]) -> None:
-    allocator, free, taken = IovaAllocator(RANGES, fit=fit), set(USABLE), dict[int, int]()
+def test_like_a_set_of_pages(fit: Fit, allow_zero: bool, steps: list[tuple[str, int, int]]) -> None:
+    allocator = IovaAllocator(RANGES, fit=fit, allow_zero=allow_zero)
+    free, taken = set(USABLE), dict[int, int]()
     for step, number, count in steps:
         size = count * PAGE
         match step:
             case "allocate":
                 alignment = PAGE << number % 4
-                starts = [at for at in range(64) if at * PAGE % alignment == 0 and set(range(at, at + count)) <= free]
+                lowest = 0 if allow_zero else 1
+                starts = [
+                    at for at in range(lowest, 64) if at * PAGE % alignment == 0 and set(range(at, at + count)) <= free
+                ]
                 if not starts:
                     with pytest.raises(OutsideIovaRanges, match="no hole has room"):
                         allocator.allocate(size, alignment=alignment)
@@ -64,11 +69,23 @@ def test_like_a_set_of_pages(fit: Fit, steps: list[tuple[str, int, int]]) -> Non
 def test_the_best_fit_is_the_smallest_hole() -> None:
     allocator = IovaAllocator([IovaRange(0, 8 * PAGE - 1), IovaRange(16 * PAGE, 18 * PAGE - 1)], fit=Fit.BEST)
     assert allocator.allocate(2 * PAGE) == 16 * PAGE
-    assert allocator.allocate(2 * PAGE) == 0
+    assert allocator.allocate(2 * PAGE) == PAGE
+
+
+def test_the_first_address_is_not_0() -> None:
+    """Many devices take it for no address."""
+    assert IovaAllocator([IovaRange(0, 8 * PAGE - 1)]).allocate(PAGE) == PAGE
+    assert IovaAllocator([IovaRange(0, 8 * PAGE - 1)]).allocate(PAGE, alignment=4 * PAGE) == 4 * PAGE
+    assert IovaAllocator([IovaRange(0, 8 * PAGE - 1)], allow_zero=True).allocate(PAGE) == 0
+    allocator = IovaAllocator([IovaRange(0, PAGE - 1)])
+    with pytest.raises(OutsideIovaRanges, match="no hole has room"):
+        allocator.allocate(PAGE)
+    allocator.reserve(0, PAGE)
+    assert allocator.free_bytes == 0
 
 
 def test_what_was_freed_is_used_again() -> None:
-    allocator = IovaAllocator([IovaRange(0, 4 * PAGE - 1)])
+    allocator = IovaAllocator([IovaRange(PAGE, 5 * PAGE - 1)])
     first = allocator.allocate(PAGE)
     allocator.allocate(3 * PAGE)
     with pytest.raises(OutsideIovaRanges, match="the largest hole has 0x0") as caught:

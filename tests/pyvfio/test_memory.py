@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import errno
 import gc
+import os
 
 import pytest
 
 from pyvfio import InvalidArgument, Memory, MemoryKind, MemoryUnavailable, StillMapped
+from pyvfio.faults import Fault, FaultyKernel
 from pyvfio.kernel import huge_pages
+from pyvfio.memory import DmaTarget
+from pyvfio.sim import SimKernel
 
 MEBIBYTE = 1 << 20
 ORDINARY = [MemoryKind.ANONYMOUS, MemoryKind.THP, MemoryKind.MEMFD]
@@ -81,7 +85,7 @@ def test_a_buffer_keeps_the_memory_beyond_close() -> None:
 
 def test_memory_that_is_mapped_is_not_discarded() -> None:
     class Device:
-        def iova_of(self, memory: Memory, offset: int, size: int) -> int | None:
+        def iova_of(self, memory: DmaTarget, offset: int, size: int) -> int | None:
             return 0x1000 if offset < 4096 < memory.size and size else None
 
     device = Device()
@@ -100,3 +104,31 @@ def test_closed_memory_says_so() -> None:
     with pytest.raises(OSError, match="closed") as caught:
         memory.populate(0, MEBIBYTE)
     assert caught.value.errno == errno.EBADF
+
+
+@pytest.mark.parametrize("kind", [MemoryKind.ANONYMOUS, MemoryKind.THP, MemoryKind.MEMFD], ids=lambda kind: kind.value)
+def test_a_forked_child_has_no_copy_of_private_memory(kind: MemoryKind) -> None:
+    """Nor does forking take the time and the memory for one; what has a file is shared."""
+    with Memory.allocate(kind, MEBIBYTE) as memory:
+        memory.populate(0, MEBIBYTE)
+        memory.write(0, b"parent")
+        with memory.buffer(0, 6) as view:
+            child = os.fork()
+            if not child:
+                found = bytes(view)
+                os._exit({bytes(6): 10, b"parent": 11}.get(found, 12))
+            status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert status == (11 if kind is MemoryKind.MEMFD else 10)
+        assert memory.read(0, 6) == b"parent"
+
+
+def test_populating_that_is_interrupted_for_ever_gives_up() -> None:
+    kernel = FaultyKernel(SimKernel())
+    with Memory.allocate(MemoryKind.MEMFD, MEBIBYTE, kernel=kernel) as memory:
+        kernel.arm(*(Fault(nth, name="madvise", errno=errno.EINTR) for nth in range(99)))
+        memory.populate(0, MEBIBYTE)
+        kernel.arm(Fault(name="madvise", errno=errno.EINTR))
+        with pytest.raises(MemoryUnavailable, match="signals interrupted it 100 times") as caught:
+            memory.populate(0, MEBIBYTE)
+        assert caught.value.errno == errno.EINTR
+        assert len(kernel.calls) == 100

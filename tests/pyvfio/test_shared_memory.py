@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from pyvfio import Container, InvalidArgument, Kernel, MemoryUnavailable, SharedMemory, StillMapped, VfioError
+from pyvfio import Container, InvalidArgument, Ioas, Kernel, MemoryUnavailable, SharedMemory, StillMapped, VfioError
+from pyvfio.drivers.edu import Edu, edu_addresses
 from pyvfio.sim import SimKernel
 
 PAGE = 4096
@@ -118,3 +119,23 @@ def test_files_of_huge_pages_get_addresses_that_fit(page_size: int) -> None:
         assert memory.address % page_size == 0
         with pytest.raises(InvalidArgument):
             memory.discard(PAGE, PAGE)
+
+
+@pytest.mark.parametrize("version", [(6, 12), (6, 13), (7, 2)])
+@pytest.mark.parametrize("space_of", [Container, Ioas])
+def test_a_device_reaches_its_part_of_the_file(
+    space_of: type[Container | Ioas], version: tuple[int, int], file: int
+) -> None:
+    """From Linux 6.13 on an Ioas maps the file itself, not the addresses of this process."""
+    kernel = SimKernel(edu_devices=1, version=version)
+    with space_of(kernel=kernel) as space, SharedMemory(SIZE, kernel=kernel) as memory:
+        memory.attach(os.dup(file), 2 * SIZE)
+        memory.write(PAGE, b"guest's own")
+        with Edu(space.open_device(edu_addresses(kernel)[0])) as edu:
+            space.map_dma(IOVA, memory, PAGE, 2 * PAGE)
+            edu.fetch(IOVA, 11)
+            edu.store(IOVA + PAGE, 11)
+            space.unmap_all()
+        assert memory.read(2 * PAGE, 11) == b"guest's own"
+        written = [at for at in range(0, 4 * SIZE, PAGE) if os.pread(file, PAGE, at).strip(b"\0")]
+        assert written == [2 * SIZE + PAGE, 2 * SIZE + 2 * PAGE]

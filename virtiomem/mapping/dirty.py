@@ -136,7 +136,7 @@ class DirtyTracker:
                 log.close()
 
     def _writable(self, space: AddressSpace) -> list[MappedRun]:
-        memory = self._discards.memory
+        memory: object = self._discards.memory
         return [run for run in space.mappings() if run.memory is memory and run.access & Access.WRITE]
 
     def _ask(self, space: AddressSpace, log: DirtyLog | None, run: MappedRun) -> None:

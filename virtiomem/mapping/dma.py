@@ -152,9 +152,10 @@ class DmaMapper:
         end = start + section.size
         first = bisect_right(everything, start, key=lambda run: run.end)
         last = bisect_right(everything, end - 1, lo=first, key=lambda run: run.iova)
+        memory: object = section.memory
         moved = section.offset_within_region - start
         for run in everything[first:last]:
-            if run.memory is not section.memory or run.offset - run.iova != moved:
+            if run.memory is not memory or run.offset - run.iova != moved:
                 meaning = f"something else is mapped at {run.iova:#_x}-{run.end - 1:#_x}"
                 advice = "Keep the guest's addresses of the region free for it"
                 raise AlreadyMapped(errno.EEXIST, self.name, {"section": str(section)}, meaning, advice)
@@ -180,7 +181,8 @@ class DmaMapper:
             return error
         if left is None:
             return error
-        ours = sum(run.mappings for run in self._address_space.mappings() if run.memory is section.memory)
+        memory: object = section.memory
+        ours = sum(run.mappings for run in self._address_space.mappings() if run.memory is memory)
         size = section.memory.size
         fitting = fitting_block_size(size, size, left + ours, smallest=granularity * 2)
         if fitting is None:

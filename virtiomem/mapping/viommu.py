@@ -315,7 +315,7 @@ class GuestIommu:
         if index < 0:
             return False
         run = runs[index]
-        place = (run.memory, run.iova, run.offset, run.size)
+        place: tuple[object, ...] = (run.memory, run.iova, run.offset, run.size)
         return place == (self._section.memory, mapping.iova, mapping.offset, mapping.size)
 
     def _diverged(

@@ -69,7 +69,7 @@ def single_root_io_virtualization(total_vfs: int) -> Capability:
 class SimConfig:
     """Config space as a program finds it at open: memory decoding on, bus mastering off.
 
-    4096 bytes with PCI Express, 256 without.
+    4096 bytes with PCI Express, 256 without. silences: how often the function has stopped to decode memory.
     """
 
     def __init__(
@@ -87,6 +87,7 @@ class SimConfig:
 
         capabilities, extended: in the order in which their list leads to them.
         """
+        self.silences = 0
         self.is_express = any(capability.id == pci_regs.PCI_CAP_ID_EXP for capability in capabilities)
         size = pci_regs.PCI_CFG_SPACE_EXP_SIZE if self.is_express else pci_regs.PCI_CFG_SPACE_SIZE
         self._data = bytearray(size)
@@ -108,9 +109,11 @@ class SimConfig:
 
     def write(self, offset: int, data: bytes) -> None:
         """Write the bits that can be written; the others stay as they are."""
+        answered = self.answers_memory
         for position, byte in enumerate(data, offset):
             mask = self._writable[position]
             self._data[position] = self._data[position] & ~mask | byte & mask
+        self.silences += answered and not self.answers_memory
 
     @property
     def command(self) -> int:

@@ -13,7 +13,7 @@ from pyvfio.sim.iommufd.command import Command, refuse
 from pyvfio.sim.iommufd.context import IommufdContext
 from pyvfio.sim.iommufd.io_pagetable import READ, WRITE, IoasState
 from pyvfio.sim.iommufd.pages import Source, change_process
-from pyvfio.sim.process import UserMemory, fail, read_memory, write_memory
+from pyvfio.sim.process import RegisterFile, UserMemory, fail, read_memory, write_memory
 
 _LAST = (1 << 64) - 1
 _MAP_FLAGS = abi.IOMMU_IOAS_MAP_FIXED_IOVA | abi.IOMMU_IOAS_MAP_WRITEABLE | abi.IOMMU_IOAS_MAP_READABLE
@@ -78,10 +78,17 @@ class IoasCommands:
 
     def _map_file(self, user: UserMemory, command: abi.iommu_ioas_map_file) -> None:
         refuse(command.flags & ~_MAP_FLAGS)
-        file = self._iommufd.machine.pages.memory_file(command.fd)
-        source = Source(user.process, command.start, command.length, file)
+        source = self._file(user, command)
         iova = self._map_pages(command.ioas_id, command.flags, command.iova, source)
         user.write(struct.pack("<Q", iova), 32)
+
+    def _file(self, user: UserMemory, command: abi.iommu_ioas_map_file) -> Source:
+        """A part of a file; from Linux 7.0 on of a dma-buf of a device's registers too."""
+        registers = user.process.file(command.fd, RegisterFile)
+        if registers is not None and self._iommufd.machine.version >= (7, 0):
+            return Source(user.process, command.start, command.length, registers=registers)
+        file = self._iommufd.machine.pages.memory_file(command.fd)
+        return Source(user.process, command.start, command.length, file)
 
     def _map_pages(self, ioas_id: int, flags: int, iova: int, source: Source) -> int:
         if iova >= _LAST or source.size >= _LAST:

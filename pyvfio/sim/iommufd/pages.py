@@ -6,21 +6,23 @@ import errno
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
-from pyvfio.sim.mm import PageTracker, Pin
-from pyvfio.sim.process import Account, Process, fail
+from pyvfio.sim.mm import PageTracker, Pin, RegisterPin
+from pyvfio.sim.process import Account, Process, RegisterFile, fail
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
     """Where pages come from. start: an address of the process, or an offset in a file; size: bytes.
 
-    process: the one that has mapped them, whose limit they are charged against. file: its device and inode.
+    process: the one that has mapped them, whose limit they are charged against. file: its device and inode. registers:
+    of a device, in a dma-buf, in place of pages.
     """
 
     process: Process
     start: int
     size: int
     file: tuple[int, int] | None = None
+    registers: RegisterFile | None = None
 
 
 class PageSet:
@@ -70,6 +72,12 @@ class PageSet:
     def _pinned(self) -> Pin:
         """Pin and charge all of them. A device's registers are no memory: OSError(EFAULT)."""
         source, process = self.source, self.source.process
+        if source.registers is not None:
+            if source.start + source.size > source.registers.size:
+                raise fail(errno.EINVAL)
+            if not source.registers.registers.answers:
+                raise fail(errno.ENODEV)
+            return RegisterPin(source.size, source.registers.registers, source.start, is_lost_by_silence=True)
         if source.file is not None:
             pin = self._memory.pin_file(source.file, source.start, source.size)
         elif process.has_ended or process.has_registers_at(source.start):
@@ -85,6 +93,8 @@ class PageSet:
 
     def _recharge(self, pin: Pin) -> None:
         """Charge what is used from now on. Raises OSError(ENOMEM)."""
+        if self.source.registers is not None:
+            return
         size, charges = _covered(self._used), self.source.process.charges
         if size > pin.charged:
             charges.pin(self._account, size - pin.charged)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import mmap as mmap_module
+from collections.abc import Iterator
 from dataclasses import dataclass
+
+from pyvfio.sim.process import Registers
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,11 @@ class Pin:
         self.places = [(*segment.pages.place, segment.size) for segment in segments]
         """What was pinned, wherever its content is now: a file (None: private memory), the place in it, and bytes."""
 
+    @property
+    def is_there(self) -> bool:
+        """Whether the IOMMU still leads there."""
+        return True
+
     def read(self, offset: int, size: int) -> bytes:
         return b"".join(pages.read(length) for pages, _, length in self._parts(offset, size))
 
@@ -92,3 +100,44 @@ class Pin:
             if start < end:
                 parts.append((segment.pages.at(start - segment.start), start - offset, end - start))
         return parts
+
+
+class RegisterPin(Pin):
+    """Registers of a device, from first on, in place of memory. Nothing is charged for them."""
+
+    __slots__ = ("_first", "_is_lost_by_silence", "_registers", "_silences")
+
+    def __init__(self, size: int, registers: Registers, first: int, *, is_lost_by_silence: bool) -> None:
+        """is_lost_by_silence: the IOMMU leads there no more once the device has stopped to decode memory."""
+        super().__init__(size, [])
+        self.charged = 0
+        self._registers = registers
+        self._first = first
+        self._is_lost_by_silence = is_lost_by_silence
+        self._silences = registers.silences
+
+    @property
+    def is_there(self) -> bool:
+        return not self._is_lost_by_silence or self._registers.silences == self._silences
+
+    def read(self, offset: int, size: int) -> bytes:
+        registers = self._registers
+        if not registers.answers:
+            return bytes(size)
+        return b"".join(
+            registers.load(start, width).to_bytes(width, "little") for start, width in self._each(offset, size)
+        )
+
+    def write(self, offset: int, data: bytes) -> None:
+        if self._registers.answers:
+            for start, width in self._each(offset, len(data)):
+                done = start - self._first - offset
+                self._registers.store(start, width, int.from_bytes(data[done : done + width], "little"))
+
+    def _each(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
+        """The accesses, as offset and width, that a transfer is made of: as wide as alignment and size allow."""
+        start, end = self._first + offset, self._first + offset + size
+        while start < end:
+            width = next(width for width in (8, 4, 2, 1) if not start % width and start + width <= end)
+            yield start, width
+            start += width

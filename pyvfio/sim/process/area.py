@@ -10,6 +10,14 @@ from typing import Protocol
 class Registers(Protocol):
     """Registers of a device that a program has mapped. offset: bytes from where the mapping begins."""
 
+    @property
+    def answers(self) -> bool:
+        """Whether the device decodes memory."""
+
+    @property
+    def silences(self) -> int:
+        """How often the device has stopped to decode memory, by a reset too."""
+
     def load(self, offset: int, width: int) -> int: ...
     def store(self, offset: int, width: int, value: int) -> None: ...
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 
-from pyvfio.sim.process.area import VmArea
+from pyvfio.sim.process.area import Registers, VmArea
 from pyvfio.sim.process.failure import fail
 from pyvfio.sim.process.user import UserMemory
 
@@ -80,3 +80,11 @@ class Text(File):
 
     def pread(self, size: int, offset: int) -> bytes:
         return self._content[offset : offset + size]
+
+
+class RegisterFile(File):
+    """size bytes of a device's registers in a dma-buf."""
+
+    def __init__(self, size: int, registers: Registers) -> None:
+        self.size = size
+        self.registers = registers

@@ -40,13 +40,21 @@ class Opener(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _MappedRegion:
-    """A part of a region, from start on, in a program's memory. answers: whether the region does; an access is a SIGBUS
-    while it does not. Source: drivers/vfio/pci/vfio_pci_core.c, vfio_pci_mmap_fault."""
+    """A part of a region, from start on, in a program's memory. decodes: whether the region answers; an access is a
+    SIGBUS while it does not. Source: drivers/vfio/pci/vfio_pci_core.c, vfio_pci_mmap_fault."""
 
     model: Model
     region: int
     start: int
-    answers: Callable[[], bool]
+    decodes: Callable[[], bool]
+
+    @property
+    def answers(self) -> bool:
+        return self.decodes()
+
+    @property
+    def silences(self) -> int:
+        return self.model.config.silences
 
     def load(self, offset: int, width: int) -> int:
         self._require_answer()
@@ -57,7 +65,7 @@ class _MappedRegion:
         self.model.store(self.region, self.start + offset, width, value)
 
     def _require_answer(self) -> None:
-        if not self.answers():
+        if not self.answers:
             raise FatalSignal(signal.SIGBUS, "memory decoding is off, or the device is not in D0")
 
 
@@ -187,6 +195,7 @@ class DeviceState:
         """Reset the function. Config space is as it was, since the kernel saves and restores it; but it is in D0, which
         the kernel brings it to first. Source: drivers/vfio/pci/vfio_pci_core.c, vfio_pci_ioctl_reset."""
         self.config.wake()
+        self.config.silences += 1
         self.model.reset()
         if self.features.migration is not None:
             self.features.migration.reset()
@@ -305,6 +314,8 @@ class DeviceState:
         if not self.config.is_bus_master:
             return None
         parts = self.translate(iova, size, flag)
+        if parts is not None and not all(mapping.pin is None or mapping.pin.is_there for mapping, _, _ in parts):
+            parts = None
         if parts is None:
             is_write = flag == vfio.VFIO_DMA_MAP_FLAG_WRITE
             self._machine.dma_faults.append(DmaFault(self.address, iova, size, is_write))

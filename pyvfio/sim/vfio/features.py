@@ -97,7 +97,7 @@ class FeatureState:
         if feature == vfio.VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT:
             self.dma_log.report(user.read(size, _HEAD))
         elif feature == vfio.VFIO_DEVICE_FEATURE_DMA_BUF:
-            return export(self._model.regions, user, _HEAD)
+            return export(self._model, user, _HEAD)
         elif operation == _GET:
             user.write(self._get(feature), _HEAD)
         else:

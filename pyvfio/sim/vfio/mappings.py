@@ -13,7 +13,7 @@ from pyvfio.sim.vfio.dirty import DirtyBitmap
 
 
 class Mapped(Protocol):
-    """What an address of a device is translated to. pin None: a device's registers, which are not memory."""
+    """What an address of a device is translated to."""
 
     @property
     def pin(self) -> Pin | None: ...
@@ -29,8 +29,8 @@ Translate = Callable[[int, int, int], "Sequence[Part] | None"]
 class DmaMapping:
     """What one MAP_DMA made. iova, size: bytes; vaddr: an address of owner; flags: VFIO_DMA_MAP_FLAG_*.
 
-    owner: the process that is charged; is_exempt: it had CAP_IPC_LOCK. pin None: nothing is pinned, as for a device's
-    registers, which are not memory. is_entered: the IOMMU translates it; without an IOMMU (mediated devices) it is only
+    owner: the process that is charged; is_exempt: it had CAP_IPC_LOCK. pin None: nothing is pinned.
+    is_entered: the IOMMU translates it; without an IOMMU (mediated devices) it is only
     recorded. has_vaddr: false between VFIO_DMA_UNMAP_FLAG_VADDR and VFIO_DMA_MAP_FLAG_VADDR. dirty: None while dirty
     pages are not tracked.
     """

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+
 from pyvfio.sim.iommu import Version
-from pyvfio.sim.mm import PageTracker, Pin
-from pyvfio.sim.process import Process
+from pyvfio.sim.mm import PageTracker, Pin, RegisterPin
+from pyvfio.sim.process import Process, fail
 from pyvfio.sim.vfio.mappings import DmaMapping
 
 
@@ -16,14 +18,18 @@ class Type1Pages:
         self._memory = memory
         self._unshares = version >= (6, 2)
 
-    def pin(self, mapping: DmaMapping, process: Process, *, write: bool) -> Pin | None:
+    def pin(self, mapping: DmaMapping, process: Process, *, write: bool) -> Pin:
         """The pages at the mapping's address in process; the mapping's owner, maybe another, is charged for them.
 
-        None for a device's registers. Raises OSError: EFAULT; ENOMEM beyond the limit of either.
-        Source: vfio_pin_pages_remote, vfio_lock_acct.
+        A device's registers are charged to nobody. Raises OSError: EFAULT, for registers that do not answer too; ENOMEM
+        beyond the limit of either. Source: vfio_pin_pages_remote, follow_fault_pfn, vfio_lock_acct.
         """
-        if process.has_registers_at(mapping.vaddr) and process.has_registers_at(mapping.vaddr + mapping.size - 1):
-            return None
+        found = process.area(mapping.vaddr)
+        if found is not None and (registers := found[0].registers) is not None:
+            area, first = found
+            if not registers.answers or first + mapping.size > area.size:
+                raise fail(errno.EFAULT)
+            return RegisterPin(mapping.size, registers, first, is_lost_by_silence=False)
         try:
             pin = self._memory.pin(process, mapping.vaddr, mapping.size, write=write, unshares=self._unshares)
         except OSError:

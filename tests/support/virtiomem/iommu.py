@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pyvfio.errors import ShortUnmap
-from pyvfio.memory import Memory, MemoryKind
+from pyvfio.memory import DmaTarget, Memory, MemoryKind
 from tests.support.virtiomem.fakes import ADDRESS, BLOCK, Faults, failure
 from tests.support.virtiomem.spaces import RecordingAddressSpace
 from virtiomem.device import Request, RequestType, Response, ResponseType, VirtioMem
@@ -32,7 +32,7 @@ class FaultySpace(RecordingAddressSpace):
         self.faults = faults
         self.short = short
 
-    def map_dma(self, iova: int, memory: Memory, *arguments: Any, **options: Any) -> None:
+    def map_dma(self, iova: int, memory: DmaTarget, *arguments: Any, **options: Any) -> None:
         if self.faults.step(f"{self.name}.map"):
             raise failure("map_dma")
         super().map_dma(iova, memory, *arguments, **options)

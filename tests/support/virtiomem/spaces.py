@@ -9,7 +9,7 @@ from pyvfio.dma import Access, IovaRange, MappedRun, check_map_arguments, map_fa
 from pyvfio.dma.mapping_table import MappingTable
 from pyvfio.errors import AlreadyMapped, NotMapped
 from pyvfio.kernel import LinuxKernel
-from pyvfio.memory import Memory
+from pyvfio.memory import DmaTarget
 from virtiomem.trace import DmaLog
 
 
@@ -30,7 +30,7 @@ class RecordingAddressSpace:
     def map_dma(
         self,
         iova: int,
-        memory: Memory,
+        memory: DmaTarget,
         offset: int,
         size: int,
         access: Access = Access.READ_WRITE,
@@ -69,6 +69,11 @@ class RecordingAddressSpace:
 
     def mappings(self) -> tuple[MappedRun, ...]:
         return self._table.runs()
+
+    def unconfirmed(self) -> tuple[MappedRun, ...]:
+        return ()
+
+    generation = 0
 
     @property
     def mapping_count(self) -> int:
