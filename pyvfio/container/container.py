@@ -6,6 +6,8 @@ import ctypes
 import errno
 import os
 import uuid
+import weakref
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Self
 
@@ -57,6 +59,7 @@ class Container(MappingSpace):
         self._wanted = iommu_type
         self._info: IommuInfo | None = None
         self._is_info_old = False
+        self._on_attach: list[weakref.WeakMethod[Callable[[], object]]] = []
         try:
             self.fd = self.kernel.open(path, os.O_RDWR) if fd is None else fd
         except OSError as error:
@@ -131,8 +134,9 @@ class Container(MappingSpace):
         """Put the group's devices behind this container's IOMMU. The group is the container's child from now on. The
         first group also chooses the IOMMU type.
 
-        What is mapped already is entered for the new group too. A failure leaves the group unattached, with the parent
-        that it had. Raises GroupNotViable, VfioError. Source: VFIO_GROUP_SET_CONTAINER, VFIO_SET_IOMMU.
+        What is mapped already is entered for the new group too, and what on_attach() was told to call is called. A
+        failure leaves the group unattached, with the parent that it had, or of nobody if one of those has failed.
+        Raises GroupNotViable, VfioError, and what those raise. Source: VFIO_GROUP_SET_CONTAINER, VFIO_SET_IOMMU.
         """
         with self._lock, self._lock_of(group):
             self.require_open()
@@ -156,6 +160,26 @@ class Container(MappingSpace):
                 except OSError as failure:
                     error.add_note(f"Taking group {group.number} out again failed too, it stays attached: {failure}")
                 raise
+        # Without a lock: they map, with locks of their own that come before this container's.
+        for reference in self._on_attach.copy():
+            restore = reference()
+            if restore is None:
+                self._on_attach.remove(reference)
+                continue
+            try:
+                restore()
+            except BaseException:
+                self.detach(group)
+                raise
+
+    def on_attach(self, restore: Callable[[], object]) -> None:
+        """Have restore, a bound method, called whenever a group has been attached, before a device of it is opened.
+
+        It may map again what went with the last group. What it raises refuses the group: it is taken out again, and
+        attach() raises it. No lock of the container is held then. The method goes with its object, which this does not
+        keep alive.
+        """
+        self._on_attach.append(weakref.WeakMethod(restore))
 
     def detach(self, group: Group) -> None:
         """Take a group whose devices are all closed out of the container. It stays open, and is a child of nobody.

@@ -1,6 +1,6 @@
 """What every kind of address space has: mappings, device addresses, dirty pages, and reasons to refuse a mapping."""
 
-from pyvfio.dma.address_space import Access, AddressSpace, IovaRange, MappedRun
+from pyvfio.dma.address_space import Access, AddressSpace, AttachesGroups, IovaRange, MappedRun
 from pyvfio.dma.dirty import DirtyBitmap, DirtyTracking, bitmap_size, bits_of, stretches
 from pyvfio.dma.iova import Fit, IovaAllocator
 from pyvfio.dma.mapping_space import END, DmaCalls, MapCall, MappingSpace
@@ -10,6 +10,7 @@ __all__ = [
     "END",
     "Access",
     "AddressSpace",
+    "AttachesGroups",
     "DirtyBitmap",
     "DirtyTracking",
     "DmaCalls",

@@ -6,7 +6,8 @@ import ctypes
 import enum
 import errno
 import weakref
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol, Self
 
 from pyvfio.abi import mman
@@ -108,8 +109,8 @@ class Memory(Resource):
     def populate(self, offset: int, size: int, *, threads: int = 1) -> None:
         """Have the host give every page of the range, without changing what the memory holds.
 
-        threads: how many threads share the work; each has a part of whole huge pages. A failure may leave a part of the
-        range populated: discard the range to give that back.
+        threads: how many threads share the work; each has a part of whole huge pages. Where no more are to be had the
+        caller's does the rest. A failure may leave a part of the range populated: discard it to give that back.
         Raises InvalidArgument, MemoryUnavailable.
         Source: MADV_POPULATE_WRITE, Linux 5.14; mm/madvise.c, madvise_populate.
         """
@@ -121,7 +122,7 @@ class Memory(Resource):
                 self._populate(offset, size)
             else:
                 with ThreadPoolExecutor(len(parts)) as pool:
-                    for done in [pool.submit(self._populate, *part) for part in parts]:
+                    for done in [_submit(pool, self._populate, *part) for part in parts]:
                         done.result()
         except OSError as error:
             raise self._unavailable(error, "populate", offset, size) from error
@@ -321,6 +322,17 @@ class Memory(Resource):
 
     def __repr__(self) -> str:
         return f"<Memory {self.kind.value} {self.size:#_x}{' closed' if self._closed else ''}>"
+
+
+def _submit(pool: ThreadPoolExecutor, work: Callable[[int, int], None], offset: int, size: int) -> Future[None]:
+    """Have a thread of the pool do work, or do it here if none can be started. Raises what work raises here."""
+    try:
+        return pool.submit(work, offset, size)
+    except RuntimeError:
+        work(offset, size)
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
 
 
 def _page_size(kind: MemoryKind, page_size: int | None) -> int:
