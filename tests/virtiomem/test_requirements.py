@@ -16,7 +16,8 @@ from virtiomem.device import Config, DeviceBusy, Request, RequestType, Response,
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "virtio-mem-requirements.md"
-NAMED = sorted(set(re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", PAGE.read_text())))
+PAGES = (PAGE, ROOT / "docs" / "promises.md")
+NAMED = sorted({named for page in PAGES for named in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page.read_text())})
 
 
 @pytest.mark.parametrize(("path", "name"), NAMED)
@@ -31,6 +32,12 @@ def test_the_named_test_exists(path: str, name: str) -> None:
         if isinstance(target, ast.Name)
     }
     assert name in defined | assigned
+
+
+def test_every_promise_has_a_test() -> None:
+    rows = [line for line in PAGES[1].read_text().splitlines() if re.match(r"\| (?!to \||-)", line)]
+    assert len(rows) >= 20
+    assert [row for row in rows if "`tests/" not in row] == []
 
 
 def test_every_requirement_has_a_test() -> None:

@@ -162,9 +162,9 @@ class Registration:
                 self._lost.add(run)
                 self.stale.remove(run)
             if found:
-                error = f"{self.listener.name} has lost it: nobody discarded it, and it is not there any more"
-                self._became_missing(found, error)
-                _log.warning("%s, %#x bytes within %s", error, sum(run.size for run in found), part)
+                self._became_missing(found, "it is lost: nobody has discarded it, and it is not there any more")
+                lost = sum(run.size for run in found)
+                _log.warning("%s has lost %#x bytes of %s, which nobody has discarded", self.listener.name, lost, part)
 
     def repair(self) -> None:
         """Try again to take what is stale from the listener, then to give it what is missing."""
