@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import errno
-import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
-from pyvfio.kernel import host_page_size, transparent_huge_page_size
-from pyvfio.memory import Memory, MemoryKind
+from pyvfio.kernel import host_page_size
 from pyvfio.resource import Resource
 from virtiomem.device.answers import BusyReason, ResponseType
+from virtiomem.device.backing import smallest_block_size, warn_of_shared_pages
 from virtiomem.device.config import (
     USABLE_EXTENT,
     Config,
@@ -22,7 +22,6 @@ from virtiomem.device.config import (
     check_node_id,
     check_region,
     check_requested_size,
-    default_block_size,
     offered_features,
     usable_region_size,
 )
@@ -35,8 +34,6 @@ from virtiomem.device.state import DeviceState
 from virtiomem.device.statistics import Counters, Statistics
 from virtiomem.discard import Backing, DiscardCoordination, DiscardUse, RamDiscardManager, Section, Telling
 from virtiomem.runs import Run, intersect
-
-_log = logging.getLogger(__package__)
 
 
 class VirtioMem(Resource):
@@ -92,14 +89,13 @@ class VirtioMem(Resource):
         and VfioError; nothing is taken then.
         """
         region_size = memory.size - region_offset if region_size is None else region_size
-        block_size = _default_block_size(memory) if block_size is None else block_size
+        block_size = smallest_block_size(memory) if block_size is None else block_size
         check_block_size(block_size, memory.page_size)
         check_region(address, region_offset, region_size, block_size, memory.size)
         check_requested_size(requested_size, region_size, block_size)
         check_node_id(node_id)
         check_accessible(unplugged_inaccessible, memory.page_size, host_page_size())
-        if isinstance(memory, Memory) and memory.kind is MemoryKind.THP and block_size < _default_block_size(memory):
-            _log.warning("%s: blocks are smaller than huge pages: neighbours of a plugged block take memory too", name)
+        warn_of_shared_pages(name, memory, block_size)
         self.name = name
         self.discards = discards or RamDiscardManager(memory, offset=region_offset, size=region_size)
         self._section = Section(memory, region_offset, address, region_size)
@@ -310,8 +306,8 @@ class VirtioMem(Resource):
         with self._lock:
             if not self.closed and not self._inherited:
                 if self._blocks.plugged:
-                    self._region.unplug(Run(0, self._blocks.count), "close")
-                    self._size_changed()
+                    with self._sizing():
+                        self._region.unplug(Run(0, self._blocks.count), "close")
                 if not self._region.reclaim():
                     raise DeviceBusy("close", BusyReason.DISCARD_FAILED, "unplugged blocks could not be discarded")
                 self._region.leave()
@@ -361,18 +357,19 @@ class VirtioMem(Resource):
         check_change(request, blocks, self._config, self._blocks)
         if request.type is RequestType.PLUG:
             self._require_not_migrating("plug")
-            self._region.plug(blocks, self._config.requested_size)
+            with self._sizing():
+                self._region.plug(blocks, self._config.requested_size)
         else:
             self._require_not_migrating("unplug")
-            self._region.unplug(blocks)
-        self._size_changed()
+            with self._sizing():
+                self._region.unplug(blocks)
         return Response(ResponseType.ACK)
 
     def _unplug_all(self, operation: str) -> None:
         if self._blocks.plugged:
             self._require_not_migrating(operation)
-            self._region.unplug(Run(0, self._blocks.count), operation)
-            self._size_changed()
+            with self._sizing():
+                self._region.unplug(Run(0, self._blocks.count), operation)
         usable_size = self._usable_for(self._config.requested_size)
         self._config = replace(self._config, usable_region_size=usable_size)
 
@@ -384,8 +381,13 @@ class VirtioMem(Resource):
         config = self._config
         return usable_region_size(config.region_size, requested_size, config.block_size, self._usable_extent)
 
-    def _size_changed(self) -> None:
-        self._config = replace(self._config, plugged_size=self._region.plugged_size)
+    @contextmanager
+    def _sizing(self) -> Iterator[None]:
+        """Within the block blocks are plugged or unplugged: tell the config how many are, and whoever listens."""
+        try:
+            yield
+        finally:
+            self._config = replace(self._config, plugged_size=self._region.plugged_size)
         self._telling.tell(self._size_events.put, self.plugged_size)
 
     def _release(self) -> None:
@@ -393,8 +395,3 @@ class VirtioMem(Resource):
 
     def __repr__(self) -> str:
         return f"<VirtioMem {self.name} at {self._config.addr:#_x} size {self._section.size:#_x}>"
-
-
-def _default_block_size(memory: Backing) -> int:
-    kernel = memory.kernel if isinstance(memory, Memory) else None
-    return default_block_size(memory.page_size, transparent_huge_page_size(kernel), host_page_size())

@@ -100,14 +100,19 @@ class BlockRegion:
         self._require_below(limit - run.size)
         with _busy("plug", BusyReason.MAPPING_REFUSED):
             self._discards.require_room(run)
+        # Until they are plugged.
+        self._undiscarded.add(run)
         with ExitStack() as undo:
             undo.callback(self._give_back, run)
             if self._prealloc:
                 with _busy("plug", BusyReason.NO_MEMORY):
                     self._memory.populate(run.start, run.size, threads=self._prealloc_threads)
-            with _busy("plug", BusyReason.MAPPING_REFUSED):
-                self._discards.populate(self, run, lambda: self.blocks.plug(blocks))
+            with _busy("plug", BusyReason.MAPPING_REFUSED), self._discards.populating(self, run) as commit:
+                commit.callback(self._undiscarded.add, run)
+                commit.callback(self.blocks.unplug, blocks)
+                self.blocks.plug(blocks)
             undo.pop_all()
+        self._undiscarded.remove(run)
 
     def load(self, plugged: Sequence[Run]) -> None:
         """Plug all these runs of blocks, where no block is plugged. Raises DeviceBusy, with none plugged."""
@@ -124,8 +129,10 @@ class BlockRegion:
         """
         run = self.bytes_of(blocks)
         # Listeners first: pages discarded under a pin stay the device's.
-        with _busy(operation, BusyReason.DISCARD_FAILED), self._discards.discarding(self, run):
+        with _busy(operation, BusyReason.DISCARD_FAILED), self._discards.discarding(self, run) as commit:
             self._memory.discard(run.start, run.size)
+            for plugged in self.blocks.plugged_runs(blocks):
+                commit.callback(self.blocks.plug, plugged)
             self.blocks.unplug(blocks)
         self._undiscarded.remove(run)
 
@@ -142,12 +149,17 @@ class BlockRegion:
         self._discards.retire_source(self)
 
     def _give_back(self, run: Run) -> None:
-        """Discard the memory of unplugged blocks, or remember to do it later: a listener may still hold it."""
-        self._undiscarded.add(run)
-        if not self._discards.holds(run):
-            with suppress(OSError):
-                self._memory.discard(run.start, run.size)
-                self._undiscarded.remove(run)
+        """Discard the memory of unplugged blocks, or remember to do it later: a listener may still hold it.
+
+        It is told of blocks that were to be plugged, too; those that are, after all, keep theirs.
+        """
+        self._undiscarded.remove(run)
+        for unplugged in subtract([run], self.populated_runs(run)):
+            self._undiscarded.add(unplugged)
+            if not self._discards.holds(unplugged):
+                with suppress(OSError):
+                    self._memory.discard(unplugged.start, unplugged.size)
+                    self._undiscarded.remove(unplugged)
 
     def _require_discarded(self, run: Run) -> None:
         """Raises DeviceBusy if pages that an earlier failure left in run cannot be discarded now."""

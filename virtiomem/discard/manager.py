@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from pyvfio.errors import InvalidArgument
@@ -110,9 +110,11 @@ class RamDiscardManager:
             self._leaving.append(registration)
             try:
                 registration.begun(self.repair)
+                populated = self._populated(section.run)
                 with self._transaction(f"register {listener.name}") as undo:
-                    self._populate(registration, self._populated(section.run), undo)
+                    self._populate(registration, populated, undo)
                     self._registrations.append(registration)
+                self._confirm([registration], populated)
             finally:
                 self._forget_who_left()
 
@@ -174,6 +176,7 @@ class RamDiscardManager:
                 self._populate_all(runs, undo)
             self._sources = [(known, taken) for known, taken in self._sources if known is not source]
             self._vacant = vacant
+            self._confirm(self._registrations, runs)
 
     def retire_source(self, source: RamDiscardSource) -> None:
         """source decides no more. What only it says is discarded stays so, until another source takes it on.
@@ -187,11 +190,20 @@ class RamDiscardManager:
             self._sources = [(known, taken) for known, taken in self._sources if known is not source]
             self._vacant = union([*self._vacant, *discarded])
 
-    def populate(self, source: RamDiscardSource, run: Run, commit: Callable[[], None] = lambda: None) -> None:
+    def populate(self, source: RamDiscardSource, run: Run) -> None:
         """source is about to populate run: let the listeners hold what all other sources have populated of it.
 
-        commit: notes that run is populated, for whoever asks source afterwards. Raises what a listener or commit
-        raises, or ListenerDiverged; no listener holds any of it then.
+        Raises what a listener raises, or ListenerDiverged; no listener holds any of it then.
+        """
+        with self.populating(source, run):
+            pass
+
+    @contextmanager
+    def populating(self, source: RamDiscardSource, run: Run) -> Iterator[ExitStack]:
+        """Let the listeners hold what all other sources have populated of run; source commits it in the with block.
+
+        The block gets what undoes it all: source pushes how it takes its commit back. Raises what a listener or the
+        block raises, or ListenerDiverged; no listener holds any of run then.
         """
         with self.lock:
             self._check_source(source)
@@ -200,21 +212,23 @@ class RamDiscardManager:
             self._check_stale(runs)
             with self._transaction("populate") as undo:
                 self._populate_all(runs, undo)
-                commit()
+                yield undo
+            self._confirm(self._registrations, runs)
 
     @contextmanager
-    def discarding(self, source: RamDiscardSource, run: Run) -> Iterator[None]:
+    def discarding(self, source: RamDiscardSource, run: Run) -> Iterator[ExitStack]:
         """Let the listeners let go of run; source discards it, and commits that, in the with block.
 
         A listener that holds anything of run gets one discard. If a listener or the block fails, every listener gets
-        back what it had. Raises what a listener raises, or ListenerDiverged.
+        back what it had. The block gets what undoes it all: source pushes how it takes its commit back. Raises what a
+        listener or the block raises, or ListenerDiverged.
         """
         with self.lock:
             self._check_source(source)
             self._prepare()
             with self._transaction("discard") as undo:
                 self._discard_all([run], undo)
-                yield
+                yield undo
             self._settle([run])
 
     def require_room(self, run: Run) -> None:
@@ -250,7 +264,10 @@ class RamDiscardManager:
         self._forget_who_left()
 
     def _look(self, *, thorough: bool) -> None:
-        for registration in (*self._registrations, *self._leaving):
+        for registration in self._registrations:
+            registration.look(thorough=thorough)
+            registration.reconcile(self._populated)
+        for registration in self._leaving:
             registration.look(thorough=thorough)
 
     def _forget_who_left(self) -> None:
@@ -290,8 +307,13 @@ class RamDiscardManager:
         populated = self._populated(run)
         if populated or registration.stale.overlap(run):
             held = subtract(populated, registration.missing.overlap(run))
-            registration.discard(run)
+            registration.discard(run, held)
             undo.callback(registration.restore, held)
+
+    def _confirm(self, registrations: Iterable[Registration], runs: Sequence[Run]) -> None:
+        for registration in registrations:
+            for run in registration.clip(runs):
+                registration.confirm(run)
 
     def _settle(self, runs: Sequence[Run]) -> None:
         """runs are discarded for good: tell everyone, whoever fails."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from virtiomem.discard.errors import ListenerDiverged
@@ -69,37 +70,47 @@ class Registration:
         ]
 
     def populate(self, run: Run) -> None:
-        """Let the listener hold run. Raises what it raises; it holds nothing of run then, or stale says what."""
+        """Let the listener hold run, which is stale until confirm().
+
+        Raises what it raises; it holds nothing of run then, or stale says what.
+        """
+        self.stale.add(run)
         try:
             self._give(run)
-        except ListenerDiverged as error:
+        except OSError as error:
+            self.stale.remove(run)
             self._became_stale(_changed(error, run), error)
-            raise
-        except OSError:
             raise
         except BaseException:
             # It did not say how far it came.
             self.withdraw(run)
             raise
 
-    def discard(self, run: Run) -> None:
-        """Take run from the listener. Raises what it raises; it holds all that it held then, or missing says what not.
+    def confirm(self, run: Run) -> None:
+        """run, which was populated, is so for whoever asks."""
+        self.stale.remove(run)
 
-        Otherwise missing is as before: settle() forgets what is no longer populated.
+    def discard(self, run: Run, held: Sequence[Run]) -> None:
+        """Take run from the listener, of which it holds held: that is missing until settle() or restore().
+
+        Raises what it raises; it holds all that it held then, or missing says what not.
         """
+        for part in held:
+            self.missing.add(part)
         try:
             self._take(run)
-        except ListenerDiverged as error:
-            changed = _changed(error, run)
-            for part in changed:
+        except OSError as error:
+            for part in held:
+                self.missing.remove(part)
+            for part in _changed(error, run):
                 self._became_missing(subtract([part], self.stale.overlap(part)), error)
                 self.stale.remove(part)
             raise
-        except OSError:
-            raise
         except BaseException:
-            # It did not say how far it came. If it keeps books, they do.
-            self.look(thorough=True)
+            # It did not say how far it came. Once all of it is taken, all of it can be given.
+            with suppress(Exception):
+                self._take(run)
+            self.restore(held)
             raise
         self.stale.remove(run)
 
@@ -165,6 +176,15 @@ class Registration:
                 self._became_missing(found, "it is lost: nobody has discarded it, and it is not there any more")
                 lost = sum(run.size for run in found)
                 _log.warning("%s has lost %#x bytes of %s, which nobody has discarded", self.listener.name, lost, part)
+
+    def reconcile(self, populated: Callable[[Run], Sequence[Run]]) -> None:
+        """What was interrupted may have been committed. populated: what of a run is populated."""
+        for run in self.stale:
+            for part in populated(run):
+                self.stale.remove(part)
+        for run in self.missing:
+            for part in subtract([run], populated(run)):
+                self.missing.remove(part)
 
     def repair(self) -> None:
         """Try again to take what is stale from the listener, then to give it what is missing."""
