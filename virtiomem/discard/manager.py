@@ -50,7 +50,8 @@ class RamDiscardManager:
     def granularity(self) -> int:
         """The unit of change in bytes, a power of two: the finest of all sources."""
         ends = self.region.start | self.region.end
-        return min((source.granularity for source, _ in self._sources), default=ends & -ends)
+        with self.lock:
+            return min((source.granularity for source, _ in self._sources), default=ends & -ends)
 
     @property
     def divergences(self) -> tuple[Divergence, ...]:
