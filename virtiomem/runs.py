@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 
@@ -68,3 +69,66 @@ def union(runs: Iterable[Run]) -> list[Run]:
         elif run.size:
             result.append(run)
     return result
+
+
+class RunSet:
+    """A set of units that changes. A change or a question costs what the runs it touches cost, not what all cost.
+
+    Iterating gives its maximal runs, ascending, as the functions above take them.
+    """
+
+    def __init__(self, runs: Iterable[Run] = ()) -> None:
+        self._starts: list[int] = []
+        self._ends: list[int] = []
+        for run in runs:
+            self.add(run)
+
+    def add(self, run: Run) -> None:
+        """Put the units of run into the set; some of them may be in it."""
+        if run.size:
+            # Those that touch run become one with it.
+            first, last = bisect_left(self._ends, run.start), bisect_right(self._starts, run.end)
+            start, end = run.start, run.end
+            if first < last:
+                start, end = min(start, self._starts[first]), max(end, self._ends[last - 1])
+            self._starts[first:last], self._ends[first:last] = [start], [end]
+
+    def remove(self, run: Run) -> None:
+        """Take the units of run out of the set; some of them may not be in it."""
+        first, last = self._touched(run)
+        if first < last:
+            before, after = self._starts[first], self._ends[last - 1]
+            kept = [ends for ends in ((before, run.start), (run.end, after)) if ends[0] < ends[1]]
+            self._starts[first:last] = [start for start, _ in kept]
+            self._ends[first:last] = [end for _, end in kept]
+
+    def overlap(self, run: Run) -> list[Run]:
+        """The units of run that are in the set."""
+        first, last = self._touched(run)
+        return [
+            Run(max(start, run.start), min(end, run.end) - max(start, run.start))
+            for start, end in zip(self._starts[first:last], self._ends[first:last], strict=True)
+        ]
+
+    @property
+    def first(self) -> Run | None:
+        """The first run; None if the set is empty."""
+        return Run(self._starts[0], self._ends[0] - self._starts[0]) if self._starts else None
+
+    def clear(self) -> None:
+        """Take every unit out."""
+        self._starts.clear()
+        self._ends.clear()
+
+    def __iter__(self) -> Iterator[Run]:
+        return iter([Run(start, end - start) for start, end in zip(self._starts, self._ends, strict=True)])
+
+    def __len__(self) -> int:
+        """How many runs there are."""
+        return len(self._starts)
+
+    def _touched(self, run: Run) -> tuple[int, int]:
+        """The indexes of the first run with a unit in run, and of the first one behind run."""
+        if not run.size:
+            return 0, 0
+        return bisect_right(self._ends, run.start), bisect_left(self._starts, run.end)

@@ -6,21 +6,22 @@ import ctypes
 import errno
 import os
 import uuid
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Self
 
 from pyvfio.abi import vfio
 from pyvfio.container.dirty import ContainerDirtyTracking
-from pyvfio.container.group import Group
-from pyvfio.container.info import FIRMWARE, IommuInfo, IommuType, iommu_info, is_of_iommufd, set_iommu
-from pyvfio.container.meanings import ATTACH, DETACH, INVALIDATE, not_waiting
+from pyvfio.container.group import Group, attach_failure, take_out
+from pyvfio.container.info import IommuInfo, IommuType, iommu_info, is_of_iommufd, set_iommu
+from pyvfio.container.meanings import DETACH, INVALIDATE, not_waiting
+from pyvfio.container.restorers import Restorers
 from pyvfio.device import Device
 from pyvfio.dma import Access, MapCall, MappedRun, MappingSpace, check_map_arguments, map_failure
 from pyvfio.errors import InvalidArgument, VfioError
 from pyvfio.explain import explain, is_refusal, no_iommu, open_failure
 from pyvfio.kernel import Kernel, LinuxKernel
 from pyvfio.memory import Memory
-from pyvfio.reserved import firmware_claim
 from pyvfio.resource import Resource
 from pyvfio.sysfs import vfio_device
 
@@ -60,6 +61,7 @@ class Container(MappingSpace):
         self._is_info_old = False
         # The groups that the kernel may have put behind the IOMMU for this object.
         self._entered: set[Group] = set()
+        self._restorers = Restorers()
         try:
             self.fd = self.kernel.open(path, os.O_RDWR) if fd is None else fd
         except OSError as error:
@@ -134,8 +136,9 @@ class Container(MappingSpace):
         """Put the group's devices behind this container's IOMMU. The group is the container's child from now on. The
         first group also chooses the IOMMU type.
 
-        What is mapped already is entered for the new group too. A failure leaves the group unattached, with the parent
-        that it had. Raises GroupNotViable, VfioError. Source: VFIO_GROUP_SET_CONTAINER, VFIO_SET_IOMMU.
+        What is mapped already is entered for the new group too, and what on_attach() was told to call is called. A
+        failure leaves the group unattached, with the parent that it had, or of nobody if one of those has failed.
+        Raises GroupNotViable, VfioError, and what those raise. Source: VFIO_GROUP_SET_CONTAINER, VFIO_SET_IOMMU.
         """
         with self._lock, self._lock_of(group):
             self.require_open()
@@ -149,15 +152,30 @@ class Container(MappingSpace):
                     if not is_refusal(error):
                         raise
                     is_refused = True
-                    raise self._attach_failure(error, group) from error
+                    raise attach_failure(error, group) from error
                 self._require_iommu(group)
                 self._is_info_old = False
                 self._adopt(group)
             except BaseException as error:
                 self.iommu_type, self._info, self._is_info_old = before
-                if is_refused or is_elsewhere or self._take_out(group, error):
+                if is_refused or is_elsewhere or take_out(group, error):
                     self._entered.discard(group)
                 raise
+        # Without a lock: they map, with locks of their own that come before this container's.
+        try:
+            self._restorers.call()
+        except BaseException:
+            self.detach(group)
+            raise
+
+    def on_attach(self, restore: Callable[[], object]) -> None:
+        """Have restore, a bound method, called whenever a group has been attached, before a device of it is opened.
+
+        It may map again what went with the last group. What it raises refuses the group: it is taken out again, and
+        attach() raises it. No lock of the container is held then. The method goes with its object, which this does not
+        keep alive.
+        """
+        self._restorers.add(restore)
 
     def detach(self, group: Group) -> None:
         """Take a group whose devices are all closed out of the container. It stays open, and is a child of nobody.
@@ -334,24 +352,6 @@ class Container(MappingSpace):
         if group.is_noiommu:
             return (IommuType.NOIOMMU,)
         return (self._wanted,) if self._wanted else (IommuType.TYPE1v2, IommuType.TYPE1)
-
-    def _take_out(self, group: Group, error: BaseException) -> bool:
-        """Undo VFIO_GROUP_SET_CONTAINER, which the kernel may have carried out before error; whether it is undone."""
-        try:
-            self.kernel.ioctl(group.fd, vfio.VFIO_GROUP_UNSET_CONTAINER)
-        except OSError as failure:
-            if failure.errno != errno.EINVAL:
-                error.add_note(f"Taking group {group.number} out again failed too, it stays attached: {failure}")
-                return False
-        return True
-
-    def _attach_failure(self, error: OSError, group: Group) -> VfioError:
-        code = error.errno or errno.EIO
-        if code in (errno.EPERM, errno.EBUSY) and not group.viable:
-            return group.not_viable()
-        if code in FIRMWARE and (claim := firmware_claim(self.kernel, group.number, f"attach group {group.number}")):
-            return claim
-        return explain(error, f"attach group {group.number}", {}, ATTACH)
 
     def _child_closed(self, child: Resource) -> None:
         if isinstance(child, Group):

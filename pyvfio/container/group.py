@@ -10,11 +10,14 @@ from contextlib import suppress
 from typing import Self
 
 from pyvfio.abi import vfio
+from pyvfio.container.info import FIRMWARE
+from pyvfio.container.meanings import ATTACH
 from pyvfio.device import Device, DeviceGroup
 from pyvfio.dma import MappingSpace
 from pyvfio.errors import DeviceBusy, DeviceNotBound, GroupBusy, GroupNotViable, VfioError, VfTokenRefused
 from pyvfio.explain import Meanings, explain, no_raw_io, permit
 from pyvfio.kernel import Kernel, LinuxKernel
+from pyvfio.reserved import firmware_claim
 from pyvfio.resource import Resource, collected, opened
 from pyvfio.sysfs import blocking_members, group_members
 
@@ -249,6 +252,28 @@ class Group(DeviceGroup):
 
     def __repr__(self) -> str:
         return f"<Group {self.number}{' closed' if self._closed else ''}>"
+
+
+def take_out(group: Group, error: BaseException) -> bool:
+    """Undo VFIO_GROUP_SET_CONTAINER, which the kernel may have carried out before error; whether it is undone."""
+    try:
+        group.kernel.ioctl(group.fd, vfio.VFIO_GROUP_UNSET_CONTAINER)
+    except OSError as failure:
+        if failure.errno != errno.EINVAL:
+            error.add_note(f"Taking group {group.number} out again failed too, it stays attached: {failure}")
+            return False
+    return True
+
+
+def attach_failure(error: OSError, group: Group) -> VfioError:
+    """The error to raise for the kernel's refusal to put a group into a container."""
+    code = error.errno or errno.EIO
+    operation = f"attach group {group.number}"
+    if code in (errno.EPERM, errno.EBUSY) and not group.viable:
+        return group.not_viable()
+    if code in FIRMWARE and (claim := firmware_claim(group.kernel, group.number, operation)):
+        return claim
+    return explain(error, operation, {}, ATTACH)
 
 
 _OPEN_DEVICE: Meanings = {

@@ -1,6 +1,6 @@
 """What every kind of address space has: mappings, device addresses, dirty pages, and reasons to refuse a mapping."""
 
-from pyvfio.dma.address_space import Access, AddressSpace, IovaRange, MappedRun
+from pyvfio.dma.address_space import Access, AddressSpace, AttachesGroups, IovaRange, MappedRun
 from pyvfio.dma.dirty import DirtyBitmap, DirtyTracking, bitmap_of, bitmap_size, bits_of, stretches
 from pyvfio.dma.iova import Fit, IovaAllocator
 from pyvfio.dma.map_call import MapCall
@@ -11,6 +11,7 @@ __all__ = [
     "END",
     "Access",
     "AddressSpace",
+    "AttachesGroups",
     "DirtyBitmap",
     "DirtyTracking",
     "DmaCalls",

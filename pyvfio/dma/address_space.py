@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from pyvfio.memory import DmaTarget
@@ -145,6 +145,9 @@ class AddressSpace(Protocol):
     def mappings(self) -> tuple[MappedRun, ...]:
         """What is mapped through this object, ascending; adjacent mappings of one granularity as one run."""
 
+    def mappings_in(self, iova: int, size: int) -> tuple[MappedRun, ...]:
+        """What is mapped in the range, ascending; of a run that reaches over an end of it, the part inside."""
+
     def unconfirmed(self) -> tuple[MappedRun, ...]:
         """The parts of mappings() of which it is not known whether the kernel still has them, ascending.
 
@@ -177,3 +180,16 @@ class AddressSpace(Protocol):
     @property
     def page_sizes(self) -> tuple[int, ...]:
         """Page sizes of the IOMMU in bytes, ascending; the first is the unit of every mapping."""
+
+
+@runtime_checkable
+class AttachesGroups(Protocol):
+    """An AddressSpace that loses every mapping with its last group, and may get another one later."""
+
+    def on_attach(self, restore: Callable[[], object]) -> None:
+        """Have restore called whenever a group has been attached, before a device of it is opened.
+
+        It may map again what was lost. What it raises refuses the group: it is taken out again, and whoever attached it
+        gets the error. It is called with no lock of the address space held. A bound method goes with its object, which
+        this does not keep alive.
+        """

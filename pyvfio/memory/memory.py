@@ -5,8 +5,8 @@ from __future__ import annotations
 import ctypes
 import errno
 import weakref
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
 
@@ -100,8 +100,8 @@ class Memory(DmaTarget):
     def populate(self, offset: int, size: int, *, threads: int = 1) -> None:
         """Have the host give every page of the range, without changing what the memory holds.
 
-        threads: how many threads share the work; each has a part of whole huge pages. A failure may leave a part of the
-        range populated: discard the range to give that back.
+        threads: how many threads share the work; each has a part of whole huge pages. Where no more are to be had the
+        caller's does the rest. A failure may leave a part of the range populated: discard it to give that back.
         Raises InvalidArgument, MemoryUnavailable.
         Source: MADV_POPULATE_WRITE, Linux 5.14; mm/madvise.c, madvise_populate.
         """
@@ -118,7 +118,7 @@ class Memory(DmaTarget):
                 self._populate(offset, size)
             else:
                 with ThreadPoolExecutor(len(parts)) as pool:
-                    for done in [pool.submit(self._populate, *part) for part in parts]:
+                    for done in [_submit(pool, self._populate, *part) for part in parts]:
                         done.result()
         except OSError as error:
             raise self._unavailable(error, "populate", offset, size) from error
@@ -370,3 +370,14 @@ class Memory(DmaTarget):
 
     def __repr__(self) -> str:
         return f"<Memory {self.kind.value} {self.size:#_x}{' closed' if self._closed else ''}>"
+
+
+def _submit(pool: ThreadPoolExecutor, work: Callable[[int, int], None], offset: int, size: int) -> Future[None]:
+    """Have a thread of the pool do work, or do it here if none can be started. Raises what work raises here."""
+    try:
+        return pool.submit(work, offset, size)
+    except RuntimeError:
+        work(offset, size)
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done

@@ -170,6 +170,31 @@ def test_only_what_is_plugged_can_be_dirty(testbed: Testbed, stack: ExitStack) -
     tracker.stop()
 
 
+def test_the_next_device_of_a_container_reaches_what_is_plugged(mode: Mode, testbed: Testbed, stack: ExitStack) -> None:
+    """A type1 container loses every mapping with its last group; whoever opens the next device need not know."""
+    memory = stack.enter_context(Memory.allocate(MemoryKind.MEMFD, 8 * MEBIBYTE, kernel=testbed.kernel))
+    device = stack.enter_context(VirtioMem(memory, address=IOVA, block_size=MEBIBYTE, requested_size=memory.size))
+    space = mode.open(testbed.kernel)
+    stack.callback(space.close)
+    opened = space.open_device(testbed.devices[0])
+    mapper = stack.enter_context(DmaMapper(space))
+    device.discards.register(mapper, device.section)
+    stack.callback(device.discards.unregister, mapper)
+    assert ask(device, PLUG, 1, 3) is ACK
+    charged = mode.charged(testbed.kernel)
+    opened.close()
+    if isinstance(space, Container):
+        space.groups[0].close()
+    engine = stack.enter_context(Edu(space.open_device(testbed.devices[1])))
+    assert space.mapping_count == 3
+    assert mode.charged(testbed.kernel) == charged
+    memory.write(MEBIBYTE, b"written by the guest")
+    engine.fetch(IOVA + MEBIBYTE, 20)
+    engine.store(IOVA + 3 * MEBIBYTE, 20)
+    assert memory.read(3 * MEBIBYTE, 20) == b"written by the guest"
+    assert device.discards.divergences == ()
+
+
 KILLED = """
 import sys
 from pyvfio import Container, LinuxKernel, Memory, MemoryKind

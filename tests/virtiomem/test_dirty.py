@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from pyvfio.dma import DirtyBitmap
 from pyvfio.errors import InvalidArgument
 from pyvfio.memory import Memory, MemoryKind
-from tests.support.virtiomem.fakes import ADDRESS, BLOCK, failure
+from tests.support.virtiomem.fakes import ADDRESS, BLOCK, FakeListener, FakeMemory, failure
 from tests.support.virtiomem.spaces import RecordingAddressSpace
 from virtiomem.device import Request, RequestType, Response, ResponseType, VirtioMem
 from virtiomem.discard import Section
 from virtiomem.mapping import DirtyTracker, DmaMapper, GuestIommu, GuestMapping
+from virtiomem.mapping.page_bits import PageBits
 from virtiomem.runs import Run
 from virtiomem.trace import DmaLog
 
@@ -34,6 +35,12 @@ class LoggingSpace(RecordingAddressSpace):
         self.tracking = False
         self.questions: list[tuple[int, int]] = []
         self.fails = ""
+        self.unmap_fails = False
+
+    def unmap_dma(self, iova: int, size: int) -> int:
+        if self.unmap_fails:
+            raise failure("unmap")
+        return super().unmap_dma(iova, size)
 
     def track_dirty(self) -> LoggingSpace:
         if self.fails == "start":
@@ -217,6 +224,53 @@ def test_what_is_not_plugged_is_never_dirty(stack: ExitStack) -> None:
     assert world.dirty() == pages(2, 3, 4, 8)
 
 
+def test_pages_of_unplugged_blocks_are_clean_and_those_of_plugged_anew_blocks_are_dirty(stack: ExitStack) -> None:
+    space = LoggingSpace(0)
+    world = World(stack, space)
+    world.tracker.start({space: space})
+    space.written = {ADDRESS + 3 * BLOCK}
+    world.tracker.sync()
+    assert world.tracker.dirty_bytes == PAGE
+    assert world.ask(RequestType.UNPLUG, 3, 1) is ResponseType.ACK
+    assert world.tracker.dirty_bytes == 0
+    assert world.ask(RequestType.PLUG, 3, 1) is ResponseType.ACK
+    assert world.ask(RequestType.PLUG, 10, 1) is ResponseType.ACK
+    assert world.tracker.dirty_bytes == 2 * BLOCK
+    assert world.dirty() == pages(3, 10)
+    world.tracker.stop()
+    assert world.ask(RequestType.PLUG, 12, 1) is ResponseType.ACK
+    assert world.dirty() == set()
+
+
+def test_a_plug_that_is_refused_makes_nothing_dirty(stack: ExitStack) -> None:
+    space = LoggingSpace(0)
+    world = World(stack, space)
+    world.tracker.start({space: space})
+    late = FakeListener(FakeMemory(), needs_memory=False)
+    world.device.discards.register(late, Section(world.memory, 12 * BLOCK, 0, BLOCK))
+    late.memory.faults.arm(0)
+    assert world.ask(RequestType.PLUG, 12, 1) is ResponseType.BUSY
+    assert world.tracker.dirty_bytes == 0
+    world.device.discards.unregister(late)
+
+
+def test_what_devices_could_not_reach_for_a_moment_counts_as_written(stack: ExitStack) -> None:
+    """An unplug that failed: the log of what was unmapped is gone, though everything is mapped again."""
+    first, late = LoggingSpace(0), LoggingSpace(1)
+    world = World(stack, first)
+    world.tracker.start({first: first})
+    mapper = DmaMapper(late)
+    world.device.discards.register(mapper, world.device.section)
+    world.tracker.join(late, late)
+    assert world.tracker.dirty_bytes == 0
+    late.unmap_fails = True
+    assert world.ask(RequestType.UNPLUG, 3, 1) is ResponseType.BUSY
+    assert world.dirty() == pages(3)
+    late.unmap_fails = False
+    world.tracker.leave(late)
+    world.device.discards.unregister(mapper)
+
+
 @pytest.mark.parametrize("unit", [PAGE // 4, 4 * PAGE])
 def test_a_log_of_other_pages(stack: ExitStack, unit: int) -> None:
     space = LoggingSpace(0, unit)
@@ -251,3 +305,29 @@ def test_any_pages_anywhere(written: set[int], shift: int) -> None:
         expected = {page * PAGE + 2 * BLOCK + shift * PAGE for page in written}
         assert world.dirty() == expected & pages(2, 3, 4)
         world.device.discards.unregister(mapper)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["fill", "clear", "add"]), st.integers(0, 70), st.integers(0, 70)), max_size=8)
+)
+def test_bits_against_a_set(changes: list[tuple[str, int, int]]) -> None:
+    bits, expected = PageBits(70), set[int]()
+    for change, one, other in changes:
+        first, end = min(one, other), max(one, other)
+        inside = set(range(first, end))
+        match change:
+            case "fill":
+                bits.fill(first, end)
+                expected |= inside
+            case "clear":
+                bits.clear(first, end)
+                expected -= inside
+            case _:
+                # Every third page from three before first on.
+                given_bits = sum(1 << page for page in range(0, end - first + 3, 3))
+                bits.add(first, given_bits.to_bytes(16, "little"), 3, end - first)
+                expected |= {first + page - 3 for page in range(3, end - first + 3, 3)}
+    assert bits.count() == len(expected)
+    number = int.from_bytes(bits.take(0, 9), "little")
+    assert {page for page in range(72) if number >> page & 1} == expected
+    assert bits.count() == 0

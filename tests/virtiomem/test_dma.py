@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 from contextlib import ExitStack
+from typing import NoReturn
 
 import pytest
 
@@ -215,12 +216,27 @@ def test_what_others_have_mapped_among_the_blocks_is_not_touched(
     assert world.ask(UNPLUG_ALL) is ACK
 
 
-def test_a_closed_address_space_took_its_mappings_with_it(world: World) -> None:
+def test_what_somebody_else_unmapped_is_reported_and_mapped_again(world: World) -> None:
     world.ask(PLUG, 0, 4)
+    world.ask(PLUG, 8, 1)
+    world.space.unmap_dma(ADDRESS + BLOCK, 2 * BLOCK)
+    (divergence,) = world.device.discards.divergences
+    assert (divergence.stale, divergence.section.run) == (False, Run(BLOCK, 2 * BLOCK))
+    assert world.ask(PLUG, 9, 1) is ACK
+    assert world.device.discards.divergences == ()
+    assert world.mapped() == [Run(ADDRESS, 4 * BLOCK), Run(ADDRESS + 8 * BLOCK, 2 * BLOCK)]
+
+
+def test_what_is_lost_and_cannot_be_mapped_again_stays_reported(world: World) -> None:
+    world.ask(PLUG, 0, 2)
     world.space.unmap_all()
-    world.log.take()
-    assert world.ask(UNPLUG, 0, 4) is ACK
-    assert world.log.take() == ()
+    world.log.refuse_map(0, 0, errno.ENOMEM)
+    assert world.ask(PLUG, 8, 1) is ACK
+    for _ in range(2):
+        assert [divergence.section.run for divergence in world.device.discards.divergences] == [Run(0, 2 * BLOCK)]
+    assert world.ask(UNPLUG, 0, 2) is ACK
+    assert world.device.discards.divergences == ()
+    assert world.mapped() == [Run(ADDRESS + 8 * BLOCK, BLOCK)]
 
 
 def test_a_mapper_keeps_uncoordinated_discards_away_until_it_is_closed() -> None:
@@ -271,7 +287,7 @@ def test_two_devices_one_mapper_and_an_unmap_that_fails(world: World, stack: Exi
 
 def test_a_mapper_in_use_is_not_closed(world: World) -> None:
     world.ask(PLUG, 0, 4)
-    with pytest.raises(VfioError, match="it maps 0x80_0000 bytes"):
+    with pytest.raises(VfioError, match=r"is registered for .* and maps 0x80_0000 bytes"):
         world.mapper.close()
     assert world.coordination.disabled
 
@@ -302,3 +318,60 @@ def test_a_failing_replay_is_undone_and_raised(world: World, stack: ExitStack) -
     assert not isinstance(failure.value, ListenerDiverged)
     assert [call.operation for call in world.log.take()] == ["map"] * 4 + ["unmap"] * 2
     assert space.mappings() == ()
+
+
+def interrupted(*_: object, **__: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def test_a_map_that_is_interrupted_leaves_nothing_that_is_not_known_of(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.ask(PLUG, 0, 2)
+    mapped = world.space.map_dma
+
+    def half(iova: int, memory: Memory, offset: int, size: int, access: Access, *, granularity: int) -> None:
+        mapped(iova, memory, offset, size // 2, access, granularity=granularity)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(world.space, "map_dma", half)
+    with pytest.raises(KeyboardInterrupt):
+        world.ask(PLUG, 4, 4)
+    assert world.mapped() == [Run(ADDRESS, 2 * BLOCK)]
+    assert not world.device.discards.divergences
+    monkeypatch.setattr(world.space, "unmap_dma", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        world.ask(PLUG, 4, 4)
+    (divergence,) = world.device.discards.divergences
+    assert (divergence.stale, divergence.section.run) == (True, Run(4 * BLOCK, 2 * BLOCK))
+    monkeypatch.undo()
+    assert world.ask(PLUG, 4, 4) is ACK
+    assert world.mapped() == [Run(ADDRESS, 2 * BLOCK), Run(ADDRESS + 4 * BLOCK, 4 * BLOCK)]
+    assert world.device.discards.divergences == ()
+
+
+def test_an_unmap_that_is_interrupted_is_found_out_and_mapped_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.ask(PLUG, 0, 4)
+    unmapped = world.space.unmap_dma
+
+    def half(iova: int, size: int) -> int:
+        unmapped(iova, size // 2)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(world.space, "unmap_dma", half)
+    with pytest.raises(KeyboardInterrupt):
+        world.ask(UNPLUG, 1, 2)
+    assert world.device.config.plugged_size == 4 * BLOCK
+    assert world.mapped() == [Run(ADDRESS, 4 * BLOCK)]
+    assert not world.device.discards.divergences
+    monkeypatch.setattr(world.space, "map_dma", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        world.ask(UNPLUG, 1, 2)
+    (divergence,) = world.device.discards.divergences
+    assert (divergence.stale, divergence.section.run) == (False, Run(BLOCK, 2 * BLOCK))
+    monkeypatch.undo()
+    assert world.ask(PLUG, 8, 1) is ACK
+    assert world.mapped() == [Run(ADDRESS, 4 * BLOCK), Run(ADDRESS + 8 * BLOCK, BLOCK)]
+    assert not world.device.discards.divergences

@@ -75,6 +75,30 @@ def test_nobody_waits_for_another_device_to_populate() -> None:
         assert listener.held == [Run(0, 4 * BLOCK), Run(half, 4 * BLOCK)]
 
 
+@pytest.mark.parametrize("started", [0, 1, 3])
+def test_where_no_threads_are_to_be_had_one_does_all(monkeypatch: pytest.MonkeyPatch, started: int) -> None:
+    """It is not BUSY for ever, and escapes nowhere."""
+    left = started
+    start = threading.Thread.start
+
+    def scarce(thread: threading.Thread) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    kernel = SimKernel()
+    with (
+        Memory.allocate(MemoryKind.ANONYMOUS, 32 * BLOCK, kernel=kernel) as memory,
+        VirtioMem(memory, address=ADDRESS, block_size=BLOCK, requested_size=memory.size, prealloc_threads=8) as device,
+    ):
+        monkeypatch.setattr(threading.Thread, "start", scarce)
+        assert Response.parse(device.handle(bytes(Request(PLUG, ADDRESS, 32)))).type is ACK
+        monkeypatch.undo()
+        assert memory.resident(0, memory.size) == memory.size
+
+
 def test_as_many_threads_populate_as_wanted() -> None:
     machine = Machine(prealloc_threads=3)
     machine.plug(0)

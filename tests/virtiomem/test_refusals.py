@@ -259,7 +259,7 @@ def test_a_tebibyte_in_16_mib_blocks_is_one_mapping_too_many() -> None:
         assert ask(PLUG, 65534, 1) is ACK
         assert ask(PLUG, 65535, 1) is BUSY
         assert heard.reasons == [BusyReason.NO_MAPPINGS_LEFT] * 2
-        assert "holds 65535 mappings, its limit" in heard.texts[-1]
+        assert "holds 65535, and 0 are left of its limit" in heard.texts[-1]
         assert "This memory of 1 TiB fits with blocks of 32 MiB or more" in heard.texts[-1]
         assert device.plugged_runs == (Run(address, size - block),)
         assert len(kernel.containers[0].mappings) == container.mapping_count == 65535

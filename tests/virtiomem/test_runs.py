@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from virtiomem.device import BlockMap
-from virtiomem.runs import Run, intersect, subtract, union
+from virtiomem.runs import Run, RunSet, intersect, subtract, union
 
 UNITS = st.sets(st.integers(0, 40))
 
@@ -34,3 +34,26 @@ def test_runs_of_a_block_map_are_maximal_and_clipped(plugged: set[int], start: i
     assert blocks.all_plugged(within) == (inside <= plugged)
     assert blocks.all_unplugged(within) == (not inside & plugged)
     assert blocks.plugged == len(plugged)
+
+
+SPANS = st.builds(lambda start, size: Run(start, size), st.integers(0, 40), st.integers(0, 12))
+
+
+@given(st.lists(st.tuples(st.booleans(), SPANS), max_size=12), SPANS)
+def test_a_set_that_changes(changes: list[tuple[bool, Run]], within: Run) -> None:
+    known, expected = RunSet(), set[int]()
+    for adds, run in changes:
+        units = set(range(run.start, run.end))
+        if adds:
+            known.add(run)
+            expected |= units
+        else:
+            known.remove(run)
+            expected -= units
+        assert list(known) == runs(expected)
+    inside = expected & set(range(within.start, within.end))
+    assert known.overlap(within) == runs(inside)
+    assert (len(known), known.first) == (len(runs(expected)), runs(expected)[0] if expected else None)
+    assert list(RunSet(run for _, run in changes)) == union(run for _, run in changes)
+    known.clear()
+    assert not known

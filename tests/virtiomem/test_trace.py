@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 from collections.abc import Mapping
@@ -124,7 +123,7 @@ def test_the_last_of_65536_blocks_is_refused() -> None:
     assert {step["response"] for step in (plug, unplug, plug_last, unplug_all)} == {ACK}
     assert [len(step["dma"]) for step in (plug, unplug, unplug_all)] == [65535, 1, 1]
     assert refused["response"] == BUSY
-    assert refused["dma"] == [[0, "map", last, 16 * MIB, errno.ENOSPC]]
+    assert refused["dma"] == []
     assert mixed["response"] == bytes(Response(ResponseType.ACK, BlockState.MIXED)).hex()
     assert plug_last["dma"] == [[0, "map", last, 16 * MIB]]
 

@@ -259,6 +259,7 @@ def test_a_listener_that_fails_otherwise_is_rolled_back_too() -> None:
 
     class Broken(FakeListener):
         def populate(self, section: object, granularity: int) -> None:
+            self.failed = True
             raise ZeroDivisionError(f"{section} {granularity}")
 
     broken = Broken(machine.memory)
@@ -291,11 +292,17 @@ def test_a_device_that_cannot_start_leaves_nothing(step: int) -> None:
         assert (listener.held, memory.populated, coordination.required) == ([], [], True)
 
 
-def test_closing_unplugs_everything_and_reports_what_it_could_not() -> None:
+def test_a_close_that_failed_changes_nothing_and_can_be_tried_again() -> None:
     machine = machine_with(2)
-    machine.faults.arm(0)
-    with pytest.raises(DeviceBusy, match="injected"):
-        machine.device.close()
-    assert machine.device.closed
+    before = machine.state()
+    for step in range(3):
+        machine.faults.arm(step)
+        with pytest.raises(DeviceBusy, match="injected"):
+            machine.device.close()
+        assert machine.state() == before
+        assert not machine.device.closed
+    machine.faults.disarm()
     machine.device.close()
-    assert machine.plugged() == machine.listeners[0].held == machine.memory.populated
+    machine.device.close()
+    assert machine.device.closed
+    assert machine.plugged() == machine.listeners[0].held == machine.memory.populated == []

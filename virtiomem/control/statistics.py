@@ -19,5 +19,6 @@ def statistics_data(managed: ManagedDevice) -> dict[str, object]:
             for reason, count in statistics.refusals.items()
         ],
         "violations": statistics.violations,
+        "failures_to_tell": statistics.failures_to_tell,
         "dma": None if managed.dma_counts is None else dict(managed.dma_counts()),
     }

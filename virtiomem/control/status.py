@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
+from pyvfio.dma import AddressSpace
+from pyvfio.errors import VfioError
 from virtiomem.control.managed import ManagedDevice
 from virtiomem.control.protocol import printable
 from virtiomem.device import Feature
@@ -17,7 +19,7 @@ class SpaceStatus:
     """An address space that a device is mapped into.
 
     name: for people. mappings: how many it holds. mappings_left: how many more the kernel would take; None if the
-    kernel does not tell.
+    kernel does not tell, and while no device is behind it.
     """
 
     name: str
@@ -76,7 +78,7 @@ class DeviceStatus:
                 page_size=managed.page_size,
                 plugged=device.plugged_runs,
                 address_spaces=tuple(
-                    SpaceStatus(space.name, space.mapping_count, space.mappings_left)
+                    SpaceStatus(space.name, space.mapping_count, _mappings_left(space))
                     for space in managed.address_spaces()
                 ),
                 guest=managed.guest.state,
@@ -105,3 +107,11 @@ class DeviceStatus:
 def _shown(value: Any) -> Any:
     """value, which has come from outside, as it may be shown on a terminal."""
     return printable(value) if isinstance(value, str) else value
+
+
+def _mappings_left(space: AddressSpace) -> int | None:
+    try:
+        return space.mappings_left
+    except VfioError:
+        # It was closed, or its last group has left it: a device may go while all else goes on.
+        return None

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import errno
-import logging
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
-from pyvfio.kernel import host_page_size, transparent_huge_page_size
-from pyvfio.memory import Memory, MemoryKind
+from pyvfio.kernel import host_page_size
 from pyvfio.resource import Resource
 from virtiomem.device.answers import BusyReason, ResponseType
+from virtiomem.device.backing import smallest_block_size, warn_of_shared_pages
 from virtiomem.device.config import (
     USABLE_EXTENT,
     Config,
@@ -23,7 +22,6 @@ from virtiomem.device.config import (
     check_node_id,
     check_region,
     check_requested_size,
-    default_block_size,
     offered_features,
     usable_region_size,
 )
@@ -34,10 +32,8 @@ from virtiomem.device.requests import RESPONSE_SIZE, Request, RequestType, Respo
 from virtiomem.device.rules import block_state, check_change, requested_blocks
 from virtiomem.device.state import DeviceState
 from virtiomem.device.statistics import Counters, Statistics
-from virtiomem.discard import Backing, DiscardCoordination, DiscardUse, RamDiscardManager, Section
+from virtiomem.discard import Backing, DiscardCoordination, DiscardUse, RamDiscardManager, Section, Telling
 from virtiomem.runs import Run, intersect
-
-_log = logging.getLogger(__package__)
 
 
 class VirtioMem(Resource):
@@ -47,8 +43,8 @@ class VirtioMem(Resource):
     discards holds; discards.divergences has what could not be brought back. Listeners, such as DMA mappers, register
     with discards for section, or for parts of it.
 
-    Methods may be called from any thread; one request or reset is handled at a time. config never waits for one.
-    close() takes every block from the listeners and gives its memory back. The memory itself stays the caller's.
+    Methods may be called from any thread; one request or reset is handled at a time. config never waits for one. The
+    memory stays the caller's.
 
     name: for people, in messages and the log. discards: the manager that tells the listeners.
     """
@@ -84,8 +80,8 @@ class VirtioMem(Resource):
         first. node_id: the NUMA node of the region; None: none is told. unplugged_inaccessible: refuse drivers that may
         read unplugged blocks. persistent_suspend: offer that blocks stay plugged over suspend to RAM. prealloc:
         populate blocks before they are plugged, with prealloc_threads threads; otherwise pinning or touching them does.
-        usable_extent: how far the usable region reaches beyond requested_size. coordination: the claims on the memory,
-        shared with all who discard or pin it. discards: the manager of the memory, if other sources decide on it too.
+        usable_extent: how far the usable region reaches beyond requested_size. coordination: the claims on the memory
+        (default: DiscardCoordination.of it). discards: the manager of the memory, if other sources decide on it too.
         events: who is told of changes. event_interval: seconds, by clock, between size_changed events, and between log
         entries for one reason.
 
@@ -93,14 +89,13 @@ class VirtioMem(Resource):
         and VfioError; nothing is taken then.
         """
         region_size = memory.size - region_offset if region_size is None else region_size
-        block_size = _default_block_size(memory) if block_size is None else block_size
+        block_size = smallest_block_size(memory) if block_size is None else block_size
         check_block_size(block_size, memory.page_size)
         check_region(address, region_offset, region_size, block_size, memory.size)
         check_requested_size(requested_size, region_size, block_size)
         check_node_id(node_id)
         check_accessible(unplugged_inaccessible, memory.page_size, host_page_size())
-        if isinstance(memory, Memory) and memory.kind is MemoryKind.THP and block_size < _default_block_size(memory):
-            _log.warning("%s: blocks are smaller than huge pages: neighbours of a plugged block take memory too", name)
+        warn_of_shared_pages(name, memory, block_size)
         self.name = name
         self.discards = discards or RamDiscardManager(memory, offset=region_offset, size=region_size)
         self._section = Section(memory, region_offset, address, region_size)
@@ -119,7 +114,9 @@ class VirtioMem(Resource):
         self._counters = Counters(name, Throttle(event_interval, clock))
         self._events = events or Events()
         self._size_events = RateLimited(self._events.size_changed, event_interval, clock)
-        self._hold = (coordination or DiscardCoordination()).hold(DiscardUse.REQUIRE_COORDINATED, name)
+        self._telling = Telling(name)
+        coordination = coordination or DiscardCoordination.of(memory)
+        self._hold = coordination.hold(DiscardUse.REQUIRE_COORDINATED, name)
         try:
             self._region = BlockRegion(
                 memory,
@@ -164,6 +161,7 @@ class VirtioMem(Resource):
     @migrating.setter
     def migrating(self, migrating: bool) -> None:
         with self._lock:
+            self.require_open()
             self._set_migrating(migrating)
 
     @property
@@ -186,7 +184,7 @@ class VirtioMem(Resource):
     def statistics(self) -> Statistics:
         """A snapshot of the counters."""
         with self._lock:
-            return self._counters.snapshot()
+            return self._counters.snapshot(self._telling.failures + self.discards.failures_to_tell)
 
     def handle(self, request: bytes, response_size: int = RESPONSE_SIZE) -> bytes:
         """Answer one request, given as the guest wrote it; the answer is in wire format, too.
@@ -204,7 +202,7 @@ class VirtioMem(Resource):
                 parsed = Request.parse(request, response_size)
             except ProtocolViolation as error:
                 self._broken = True
-                self._counters.violated(error)
+                self._telling.tell(self._counters.violated, error)
                 raise
             response = self._answer(parsed)
             self._counters.answered(parsed.type, response.type)
@@ -221,7 +219,7 @@ class VirtioMem(Resource):
             check_requested_size(requested_size, self._section.size, self._config.block_size)
             usable_size = max(self._config.usable_region_size, self._usable_for(requested_size))
             self._config = replace(self._config, requested_size=requested_size, usable_region_size=usable_size)
-            self._events.config_changed(self._config)
+            self._telling.tell(self._events.config_changed, self._config)
 
     def negotiate(self, features: int) -> None:
         """The driver has accepted features and sets FEATURES_OK. Bits from 24 on are the transport's, and ignored.
@@ -251,7 +249,7 @@ class VirtioMem(Resource):
             try:
                 self._unplug_all("system reset")
             except DeviceBusy as error:
-                self._counters.refused(error)
+                self._telling.tell(self._counters.refused, error)
                 raise
 
     def wake_up(self) -> None:
@@ -288,21 +286,39 @@ class VirtioMem(Resource):
             except DeviceBusy as error:
                 # Nothing is plugged, unless not even that could be had.
                 self._config = replace(self._config, plugged_size=self._region.plugged_size)
-                self._counters.refused(error)
+                self._telling.tell(self._counters.refused, error)
                 raise
             self._config, self._negotiated, self._broken = loaded.config, loaded.negotiated, loaded.broken
-            self._size_events.put(self.plugged_size)
+            self._telling.tell(self._size_events.put, self.plugged_size)
 
     @property
     def next_event_time(self) -> float | None:
         """When, by the device's clock, flush_events() has something to deliver; None if no event waits."""
         with self._lock:
-            return self._size_events.due
+            return None if self.closed else self._size_events.due
+
+    def close(self) -> None:
+        """Take every block from the listeners, give its memory back, and decide on the region no more.
+
+        The region stays discarded, until another device takes it on. Closing twice is harmless. Raises DeviceBusy if a
+        listener or the host does not let go: the device stays open then, and close() can be called again.
+        """
+        with self._lock:
+            if not self.closed and not self._inherited:
+                if self._blocks.plugged:
+                    with self._sizing():
+                        self._region.unplug(Run(0, self._blocks.count), "close")
+                if not self._region.reclaim():
+                    raise DeviceBusy("close", BusyReason.DISCARD_FAILED, "unplugged blocks could not be discarded")
+                self._region.leave()
+            # The mappings of a process that forked are not the child's to take back.
+            super().close()
 
     def flush_events(self) -> None:
         """Deliver the size_changed event that was held back, if its time has come."""
         with self._lock:
-            self._size_events.flush()
+            self.require_open()
+            self._telling.tell(self._size_events.flush)
 
     def populated_runs(self, within: Run) -> Sequence[Run]:
         """The maximal plugged runs in bytes of the memory, clipped to within, ascending."""
@@ -323,8 +339,8 @@ class VirtioMem(Resource):
         try:
             return self._carry_out(request)
         except RequestRefused as error:
-            self._counters.refused(error)
-            self._events.request_refused(request, error)
+            self._telling.tell(self._counters.refused, error)
+            self._telling.tell(self._events.request_refused, request, error)
             return Response(error.reason.response)
 
     def _carry_out(self, request: Request) -> Response:
@@ -341,18 +357,19 @@ class VirtioMem(Resource):
         check_change(request, blocks, self._config, self._blocks)
         if request.type is RequestType.PLUG:
             self._require_not_migrating("plug")
-            self._region.plug(blocks, self._config.requested_size)
+            with self._sizing():
+                self._region.plug(blocks, self._config.requested_size)
         else:
             self._require_not_migrating("unplug")
-            self._region.unplug(blocks)
-        self._size_changed()
+            with self._sizing():
+                self._region.unplug(blocks)
         return Response(ResponseType.ACK)
 
     def _unplug_all(self, operation: str) -> None:
         if self._blocks.plugged:
             self._require_not_migrating(operation)
-            self._region.unplug(Run(0, self._blocks.count), operation)
-            self._size_changed()
+            with self._sizing():
+                self._region.unplug(Run(0, self._blocks.count), operation)
         usable_size = self._usable_for(self._config.requested_size)
         self._config = replace(self._config, usable_region_size=usable_size)
 
@@ -364,24 +381,17 @@ class VirtioMem(Resource):
         config = self._config
         return usable_region_size(config.region_size, requested_size, config.block_size, self._usable_extent)
 
-    def _size_changed(self) -> None:
-        self._config = replace(self._config, plugged_size=self._region.plugged_size)
-        self._size_events.put(self.plugged_size)
+    @contextmanager
+    def _sizing(self) -> Iterator[None]:
+        """Within the block blocks are plugged or unplugged: tell the config how many are, and whoever listens."""
+        try:
+            yield
+        finally:
+            self._config = replace(self._config, plugged_size=self._region.plugged_size)
+        self._telling.tell(self._size_events.put, self.plugged_size)
 
     def _release(self) -> None:
-        with ExitStack() as last:
-            last.callback(self._hold.release)
-            # The mappings of a process that forked are not the child's to take back.
-            if not self._inherited:
-                self._migrating = False
-                self._unplug_all("close")
-                if not self._region.reclaim():
-                    raise DeviceBusy("close", BusyReason.DISCARD_FAILED, "unplugged blocks could not be discarded")
+        self._hold.release()
 
     def __repr__(self) -> str:
         return f"<VirtioMem {self.name} at {self._config.addr:#_x} size {self._section.size:#_x}>"
-
-
-def _default_block_size(memory: Backing) -> int:
-    kernel = memory.kernel if isinstance(memory, Memory) else None
-    return default_block_size(memory.page_size, transparent_huge_page_size(kernel), host_page_size())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Final
 
 from pyvfio.errors import MappingLimitReached, MemlockExceeded, MemoryUnavailable
@@ -11,7 +11,7 @@ from virtiomem.device.answers import BusyReason
 from virtiomem.device.blocks import BlockMap
 from virtiomem.device.errors import DeviceBusy
 from virtiomem.discard import Backing, ListenerDiverged, RamDiscardManager
-from virtiomem.runs import Run, intersect, subtract, union
+from virtiomem.runs import Run, RunSet, intersect, subtract, union
 
 _REASONS: Final = (
     (MappingLimitReached, BusyReason.NO_MAPPINGS_LEFT),
@@ -24,8 +24,8 @@ _REASONS: Final = (
 class BlockRegion:
     """The blocks of a run of memory. To discards it is the RamDiscardSource that says which are populated.
 
-    Plug: populate, listeners take, commit. Unplug: listeners let go, discard, commit. When a step fails, what was done
-    before it is undone, and DeviceBusy says why.
+    Plug: ask for room, populate, listeners take, commit. Unplug: listeners let go, discard, commit. When a step fails,
+    what was done before it is undone, and DeviceBusy says why.
 
     name: the device's. region: the bytes of memory. blocks: which blocks are plugged; the lock of discards guards it.
     Runs called blocks are of block numbers, all others of bytes of memory. The device's lock sees to it that there is
@@ -58,7 +58,7 @@ class BlockRegion:
         self._prealloc = prealloc
         self._prealloc_threads = prealloc_threads
         # Bytes of unplugged blocks that could not be discarded yet.
-        self._undiscarded: list[Run] = []
+        self._undiscarded = RunSet()
         with discards.lock, ExitStack() as undo:
             discards.add_source(self)
             undo.callback(discards.remove_source, self)
@@ -98,15 +98,21 @@ class BlockRegion:
         run = self.bytes_of(blocks)
         self._require_discarded(run)
         self._require_below(limit - run.size)
+        with _busy("plug", BusyReason.MAPPING_REFUSED):
+            self._discards.require_room(run)
+        # Until they are plugged.
+        self._undiscarded.add(run)
         with ExitStack() as undo:
             undo.callback(self._give_back, run)
             if self._prealloc:
                 with _busy("plug", BusyReason.NO_MEMORY):
                     self._memory.populate(run.start, run.size, threads=self._prealloc_threads)
-            with _busy("plug", BusyReason.MAPPING_REFUSED), self._discards.lock:
-                self._discards.populate(self, run)
+            with _busy("plug", BusyReason.MAPPING_REFUSED), self._discards.populating(self, run) as commit:
+                commit.callback(self._undiscarded.add, run)
+                commit.callback(self.blocks.unplug, blocks)
                 self.blocks.plug(blocks)
             undo.pop_all()
+        self._undiscarded.remove(run)
 
     def load(self, plugged: Sequence[Run]) -> None:
         """Plug all these runs of blocks, where no block is plugged. Raises DeviceBusy, with none plugged."""
@@ -123,35 +129,42 @@ class BlockRegion:
         """
         run = self.bytes_of(blocks)
         # Listeners first: pages discarded under a pin stay the device's.
-        with _busy(operation, BusyReason.DISCARD_FAILED), self._discards.discarding(self, run):
+        with _busy(operation, BusyReason.DISCARD_FAILED), self._discards.discarding(self, run) as commit:
             self._memory.discard(run.start, run.size)
+            for plugged in self.blocks.plugged_runs(blocks):
+                commit.callback(self.blocks.plug, plugged)
             self.blocks.unplug(blocks)
-        self._undiscarded = subtract(self._undiscarded, [run])
+        self._undiscarded.remove(run)
 
     def reclaim(self) -> bool:
         """Discard what earlier failures left populated of unplugged blocks; return whether nothing of it is left."""
         if self._undiscarded:
             self._discards.repair()
-            undiscarded, self._undiscarded = self._undiscarded, []
-            for left in undiscarded:
+            for left in self._undiscarded:
                 self._give_back(left)
         return not self._undiscarded
 
+    def leave(self) -> None:
+        """Decide on the region no more. Nothing is plugged, and all of it stays discarded. Cannot fail."""
+        self._discards.retire_source(self)
+
     def _give_back(self, run: Run) -> None:
-        """Discard the memory of unplugged blocks, or remember to do it later: a listener may still hold it."""
-        if not self._discards.holds(run):
-            try:
-                self._memory.discard(run.start, run.size)
-            except OSError:
-                pass
-            else:
-                return
-        self._undiscarded = union([*self._undiscarded, run])
+        """Discard the memory of unplugged blocks, or remember to do it later: a listener may still hold it.
+
+        It is told of blocks that were to be plugged, too; those that are, after all, keep theirs.
+        """
+        self._undiscarded.remove(run)
+        for unplugged in subtract([run], self.populated_runs(run)):
+            self._undiscarded.add(unplugged)
+            if not self._discards.holds(unplugged):
+                with suppress(OSError):
+                    self._memory.discard(unplugged.start, unplugged.size)
+                    self._undiscarded.remove(unplugged)
 
     def _require_discarded(self, run: Run) -> None:
         """Raises DeviceBusy if pages that an earlier failure left in run cannot be discarded now."""
         self.reclaim()
-        if intersect(self._undiscarded, [run]):
+        if self._undiscarded.overlap(run):
             held = self._discards.holds(run)
             raise DeviceBusy("plug", BusyReason.LISTENER_DIVERGED if held else BusyReason.DISCARD_FAILED)
 

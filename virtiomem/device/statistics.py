@@ -21,12 +21,14 @@ class Statistics:
     """How often each thing has happened since the device was made. What never happened has no key.
 
     responses: answers to the guest, by request and response. refusals: what was refused, by reason: requests of the
-    guest, and resets and loads that met a busy device. violations: requests that broke the protocol.
+    guest, and resets and loads that met a busy device. violations: requests that broke the protocol. failures_to_tell:
+    calls to Events, and to listeners after a discard, that have raised something.
     """
 
     responses: Mapping[tuple[RequestType, ResponseType], int]
     refusals: Mapping[RefusalReason, int]
     violations: int
+    failures_to_tell: int = 0
 
 
 class Counters:
@@ -63,8 +65,11 @@ class Counters:
         if self._throttle.passes(ProtocolViolation):
             _log.warning("%s needs a reset: %s", self._name, error)
 
-    def snapshot(self) -> Statistics:
-        """What has been counted so far."""
+    def snapshot(self, failures_to_tell: int) -> Statistics:
+        """What has been counted so far, with what others have counted of failures to tell."""
         return Statistics(
-            MappingProxyType(dict(self._responses)), MappingProxyType(dict(self._refusals)), self._violations
+            MappingProxyType(dict(self._responses)),
+            MappingProxyType(dict(self._refusals)),
+            self._violations,
+            failures_to_tell,
         )

@@ -11,9 +11,11 @@ import errno
 import threading
 from collections import Counter
 from types import TracebackType
-from typing import Final, Self
+from typing import ClassVar, Final, Self
+from weakref import WeakKeyDictionary
 
 from virtiomem.discard.errors import DiscardRefused
+from virtiomem.discard.section import Backing
 
 
 class DiscardUse(enum.Enum):
@@ -71,8 +73,21 @@ class DiscardHold:
 class DiscardCoordination:
     """The claims on the RAM of one guest. Each claim counts on its own, so a user may hold several.
 
+    Every memory has one, of(), which its users claim on if they are not told another: so those who must exclude each
+    other do, without being told of each other. A guest whose RAM is several memories may have one for all of them.
+
     Methods may be called from any thread.
     """
+
+    # An attribute of each memory, kept here because memory knows nothing of those who discard it.
+    _of_memory: ClassVar[WeakKeyDictionary[Backing, DiscardCoordination]] = WeakKeyDictionary()
+    _of_memory_lock: ClassVar[threading.Lock] = threading.Lock()
+
+    @classmethod
+    def of(cls, memory: Backing) -> DiscardCoordination:
+        """The one of this memory: always the same, as long as the memory is there."""
+        with cls._of_memory_lock:
+            return cls._of_memory.setdefault(memory, cls())
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Final
 
 from pyvfio.errors import VfioError
 from virtiomem.discard.section import Section
+
+_NAMED: Final = 3
+"""How many of many a message names."""
 
 
 class DiscardRefused(VfioError):
@@ -31,3 +35,10 @@ class ListenerDiverged(VfioError):
 
     def __reduce__(self) -> tuple[object, ...]:
         return (type(self), (self.operation, self.meaning, self.changed, self.advice))
+
+
+def few(items: Iterable[object], separator: str = ", ") -> str:
+    """The first items in words, and how many there are more: a message stays short, however much has failed."""
+    items = list(items)
+    more = [f"and {len(items) - _NAMED} more"] if len(items) > _NAMED else []
+    return separator.join([*map(str, items[:_NAMED]), *more])

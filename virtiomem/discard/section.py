@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from virtiomem.runs import Run
 
@@ -91,7 +91,7 @@ class RamDiscardListener(Protocol):
         """For messages."""
 
     def accept(self, section: Section, granularity: int) -> None:
-        """Raises InvalidArgument if the listener cannot serve section in units of granularity bytes."""
+        """It is about to be registered. Raises VfioError if it cannot serve section in units of granularity bytes."""
 
     def populate(self, section: Section, granularity: int) -> None:
         """Hold section, which is about to be populated, and of which nothing is held.
@@ -106,4 +106,32 @@ class RamDiscardListener(Protocol):
         """
 
     def discarded(self, section: Section) -> None:
-        """section is discarded for good: only a later populate() brings it back. This must not fail."""
+        """section is discarded for good: only a later populate() brings it back.
+
+        It is told, and not asked: what it raises is logged and counted, and changes nothing.
+        """
+
+
+@runtime_checkable
+class KeepsBooks(Protocol):
+    """What a RamDiscardListener has besides if it keeps books of what it holds where others, too, can change that."""
+
+    def registered(self, section: Section, repair: Callable[[], Sequence[str]]) -> None:
+        """It is registered for section, which it has accepted.
+
+        repair: has the manager give it again what it has lost; returns what is left of that, a sentence each. It takes
+        the manager's lock, so that the caller holds no lock that is taken after that one.
+        """
+
+    def lost(self, section: Section, *, thorough: bool) -> Sequence[Section]:
+        """The parts of section that it has been given, nobody has discarded, and it does not hold any more.
+
+        A device's address space loses all mappings, for example, when its last group leaves. The manager gives them
+        again, or reports them. thorough: look at all of section; otherwise at as much as shows that all is lost.
+        """
+
+    def require_room(self, section: Section, granularity: int) -> None:
+        """Raises what populate() would raise for want of room, before any memory is populated for it."""
+
+    def released(self, section: Section) -> None:
+        """The registration for section, which began with accept(), has ended or was refused: nothing of it is held."""

@@ -11,8 +11,9 @@ from typing import Protocol
 from pyvfio.dma import Access, AddressSpace, DirtyBitmap, MappedRun
 from pyvfio.errors import InvalidArgument, VfioError
 from pyvfio.kernel import host_page_size
-from virtiomem.discard import RamDiscardManager
-from virtiomem.runs import Run, intersect
+from virtiomem.discard import RamDiscardManager, Section
+from virtiomem.mapping.page_bits import PageBits
+from virtiomem.runs import Run, intersect, subtract
 
 _log = logging.getLogger(__name__)
 
@@ -37,20 +38,26 @@ class TracksDirty(Protocol):
 class DirtyTracker:
     """The dirty pages of a manager's region, as devices write to it through any number of address spaces.
 
-    Only what is plugged can be dirty. Every address space is asked for what it maps of the region, with one read of its
-    log for each run of mappings, wherever they lie, so that DMA mappers and guest IOMMUs are treated alike. Everything
-    that an address space maps is taken as dirty if it has no log, or if its log cannot be read. The guest's own writes
-    are not seen here. Methods may be called from any thread.
+    Only what is plugged can be dirty: the pages of an unplugged block are dirty no more, and all pages of a block that
+    is plugged while tracked are, because they are zeros where there may have been something else. Every address space
+    is asked for what it maps of the region, with one read of its log for each run of mappings, wherever they lie, so
+    that DMA mappers and guest IOMMUs are treated alike. Everything that an address space maps is taken as dirty if it
+    has no log, or if its log cannot be read. The guest's own writes are not seen here. Methods may be called from any
+    thread.
 
-    page_size: bytes for each bit.
+    It is a RamDiscardListener, registered with the manager from start() to stop(). page_size: bytes for each bit.
     """
+
+    name = "dirty tracker"
 
     def __init__(self, discards: RamDiscardManager, page_size: int | None = None) -> None:
         """page_size: bytes for each bit, a power of two (default: the host's page)."""
         self._discards = discards
         self.page_size = page_size or host_page_size()
+        self._tracking = False
         self._logs: list[tuple[AddressSpace, DirtyLog | None]] = []
-        self._bits = bytearray(-(-discards.region.size // self.page_size // 8))
+        self._pages = -(-discards.region.size // self.page_size)
+        self._bits = PageBits(self._pages)
 
     def start(self, spaces: Mapping[AddressSpace, TracksDirty | None]) -> None:
         """Begin to track, with nothing dirty.
@@ -59,18 +66,29 @@ class DirtyTracker:
         tracks already, and VfioError if a log cannot begin; no address space is tracked then.
         """
         with self._discards.lock, ExitStack() as undo:
-            if self._logs:
+            if self._tracking:
                 raise InvalidArgument(errno.EBUSY, "track dirty pages", meaning="it tracks already")
+            self._discards.register(self, self._section)
+            undo.callback(self._discards.unregister, self)
             for space, tracks in spaces.items():
-                self.join(space, tracks)
+                self._track(space, tracks)
                 undo.callback(self._forget, space)
             undo.pop_all()
-            self._bits = bytearray(len(self._bits))
+            self._tracking = True
+            self._bits = PageBits(self._pages)
 
     def join(self, space: AddressSpace, tracks: TracksDirty | None) -> None:
         """Track space, too, which has joined the region meanwhile. Raises VfioError; space is not tracked then."""
         with self._discards.lock:
-            self._logs.append((space, None if tracks is None else tracks.track_dirty()))
+            self._track(space, tracks)
+            if self._tracking:
+                # Who registered last is asked first to let go. So this is told before a mapper unmaps, and with it what
+                # the log knows is gone, even if the mapper fails and maps everything again.
+                bits = self._bits
+                self._bits = PageBits(self._pages)
+                self._discards.unregister(self)
+                self._discards.register(self, self._section)
+                self._bits = bits
 
     def leave(self, space: AddressSpace) -> None:
         """Track space no more, which is about to leave the region. All that it maps is marked.
@@ -85,8 +103,8 @@ class DirtyTracker:
     def mark(self, run: Run) -> None:
         """Take these bytes of the memory as written: by a device that is about to lose its mapping, for example."""
         with self._discards.lock:
-            first, last = run.start // self.page_size, -(-run.end // self.page_size)
-            self._set(Run(first * self.page_size, (last - first) * self.page_size), (1 << last - first) - 1)
+            for part in intersect([run], self._discards.populated_runs(run)):
+                self._bits.fill(*self._pages_of(part))
 
     def sync(self) -> None:
         """Read every log: what devices have written since the last sync is dirty from now on."""
@@ -109,16 +127,15 @@ class DirtyTracker:
         if (run.end - region.start) % unit and run.end != region.end:
             raise InvalidArgument(errno.EINVAL, "take dirty pages", {"offset": run.start, "size": run.size})
         with self._discards.lock:
-            first, last = (run.start - region.start) // unit, -(-(run.end - region.start) // unit)
-            taken = bytes(self._bits[first:last])
-            self._bits[first:last] = bytes(last - first)
-            return taken
+            self._forget_discarded(run)
+            return self._bits.take((run.start - region.start) // unit, -(-(run.end - region.start) // unit))
 
     @property
     def dirty_bytes(self) -> int:
         """Bytes of all pages that are dirty and not taken yet."""
         with self._discards.lock:
-            return int.from_bytes(self._bits, "little").bit_count() * self.page_size
+            self._forget_discarded(self._discards.region)
+            return self._bits.count() * self.page_size
 
     def stop(self) -> None:
         """End every log. What is dirty can still be taken. Raises what a log raises, after all of them are closed."""
@@ -127,6 +144,30 @@ class DirtyTracker:
                 if log is not None:
                     stack.callback(log.close)
             self._logs = []
+            if self._tracking:
+                self._tracking = False
+                self._discards.unregister(self)
+
+    def accept(self, section: Section, granularity: int) -> None:
+        """Any section, in any units."""
+
+    def populate(self, section: Section, granularity: int) -> None:  # noqa: ARG002 (the listener's signature)
+        """section is plugged anew, or devices could not reach it for a moment: all of it counts as written."""
+        self._bits.fill(*self._pages_of(section.run))
+
+    def discard(self, section: Section) -> None:
+        """Do nothing: what is not populated is not dirty, whatever the bits say."""
+
+    def discarded(self, section: Section) -> None:
+        """Do nothing: see discard()."""
+
+    @property
+    def _section(self) -> Section:
+        region = self._discards.region
+        return Section(self._discards.memory, region.start, region.start, region.size)
+
+    def _track(self, space: AddressSpace, tracks: TracksDirty | None) -> None:
+        self._logs.append((space, None if tracks is None else tracks.track_dirty()))
 
     def _forget(self, space: AddressSpace) -> None:
         leaving = [log for known, log in self._logs if known is space]
@@ -152,21 +193,29 @@ class DirtyTracker:
             self.mark(memory)
             return
         if bitmap.page_size == self.page_size:
-            self._set(memory, bitmap.bits & (1 << run.size // self.page_size) - 1)
+            self._add(memory, bitmap.bits)
         else:
             for dirty in bitmap.runs():
                 self.mark(Run(run.offset + dirty.start - run.iova, dirty.last + 1 - dirty.start))
 
-    def _set(self, run: Run, bits: int) -> None:
+    def _add(self, run: Run, bits: int) -> None:
         """Mark the pages of run whose bits are set, as far as they are populated."""
-        if not bits:
-            return
-        region = self._discards.region
-        for part in intersect([run], self._discards.populated_runs(run)):
-            first = (part.start - run.start) // self.page_size
-            pages = -(-part.size // self.page_size)
-            wanted = bits >> first & (1 << pages) - 1
-            page = (part.start - region.start) // self.page_size
-            start, end = page // 8, -(-(page + pages) // 8)
-            known = int.from_bytes(self._bits[start:end], "little")
-            self._bits[start:end] = (known | wanted << page % 8).to_bytes(end - start, "little")
+        if bits:
+            # Once, and not for each part: a shift of all bits costs what all of them cost.
+            pages = bits.to_bytes(-(-max(run.size // self.page_size, bits.bit_length()) // 8), "little")
+            for part in intersect([run], self._discards.populated_runs(run)):
+                first, end = self._pages_of(part)
+                self._bits.add(first, pages, (part.start - run.start) // self.page_size, end - first)
+
+    def _forget_discarded(self, within: Run) -> None:
+        """Clear the bits of what is not populated: nobody sends it, and it is plugged anew if it is plugged."""
+        start, size = self._discards.region.start, self.page_size
+        for gap in subtract([within], self._discards.populated_runs(within)):
+            first, end = -(-(gap.start - start) // size), (gap.end - start) // size
+            if first < end:
+                self._bits.clear(first, end)
+
+    def _pages_of(self, run: Run) -> tuple[int, int]:
+        """The first page that run is a part of, and the one after the last."""
+        start = self._discards.region.start
+        return (run.start - start) // self.page_size, -(-(run.end - start) // self.page_size)

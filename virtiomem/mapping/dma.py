@@ -3,52 +3,86 @@
 from __future__ import annotations
 
 import errno
+import logging
 import threading
-from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from typing import Self
 
-from pyvfio.dma import Access, AddressSpace, MappedRun
-from pyvfio.errors import AlreadyMapped, InvalidArgument, MappingLimitReached, OutsideIovaRanges, ShortUnmap, VfioError
+from pyvfio.dma import Access, AddressSpace, AttachesGroups
+from pyvfio.errors import (
+    AlreadyMapped,
+    ClosedError,
+    InvalidArgument,
+    MappingLimitReached,
+    OutsideIovaRanges,
+    ShortUnmap,
+    VfioError,
+)
 from pyvfio.memory import Memory
 from pyvfio.units import format_size
-from virtiomem.discard import DiscardCoordination, DiscardUse, ListenerDiverged, Section
+from virtiomem.discard import DiscardCoordination, DiscardUse, ListenerDiverged, Section, few
+from virtiomem.mapping.books import Books, blocks_of
+from virtiomem.mapping.claims import Claims
+from virtiomem.mapping.presence import is_closed, mapped_runs
 from virtiomem.planner import fitting_block_size
-from virtiomem.runs import Run, intersect, subtract, union
+from virtiomem.runs import Run, intersect, subtract
+
+_log = logging.getLogger(__name__)
 
 
 class DmaMapper:
     """Maps sections into an address space, at their offset_within_address_space, with one mapping for each block.
 
     A discard is one unmap. Readonly sections are mapped for reading only. One mapper may serve any number of sections
-    and managers. The address space stays the caller's; when it is closed its mappings are gone.
+    and managers, and the addresses of a section are its own from registration to unregistration: a section is refused
+    that lies over another one, of this mapper or of another one of the same address space, or over what is mapped
+    there already. It notes what it has mapped, and unmaps nothing else.
+
+    The address space stays the caller's. If it is closed, its mappings are gone with it: the mapper says so in the log,
+    once, and goes on without it. If it loses its mappings otherwise, with its last group or because somebody unmaps
+    them, that is a divergence of the manager, which maps them again as soon as it can: before its next change, and
+    before a group is attached anew, which is refused if they cannot be mapped.
     """
 
     def __init__(self, address_space: AddressSpace, coordination: DiscardCoordination | None = None) -> None:
-        """Forbid, until close(), that anyone discards memory without telling this mapper.
+        """Forbid that anyone discards memory without telling this mapper, until close().
 
-        coordination: the claims on the memory, shared with all who discard or pin it. Raises DiscardRefused if somebody
-        discards without telling anyone.
+        coordination: the claims on the memory; without it each section's memory is claimed as long as the section is
+        registered, on the claims of that memory. Raises DiscardRefused if somebody discards without telling anyone.
         """
-        self._address_space = address_space
-        self._mapped = 0
+        self._space = address_space
+        self._coordination = coordination
+        # The books of each section; those of one are changed with the lock of its manager, which calls one at a time.
+        self._books: list[Books] = []
         self._lock = threading.Lock()
-        self._hold = (coordination or DiscardCoordination()).hold(DiscardUse.DISABLE_UNCOORDINATED, self.name)
+        self._closed = False
+        self._gone = False
+        if isinstance(address_space, AttachesGroups):
+            address_space.on_attach(self._restore)
+        self._hold = coordination.hold(DiscardUse.DISABLE_UNCOORDINATED, self.name) if coordination else None
 
     @property
     def name(self) -> str:
         """For messages: which address space it maps into."""
-        return f"DMA mapper of {self._address_space.name}"
+        return f"DMA mapper of {self._space.name}"
 
     def close(self) -> None:
-        """Let others discard memory again. Closing twice is harmless. Raises VfioError while sections are mapped."""
-        if self._mapped and self._address_space.mappings():
-            raise VfioError(
-                errno.EBUSY,
-                f"close {self.name}",
-                meaning=f"it maps {self._mapped:#_x} bytes",
-                advice="Unregister it from its managers first",
-            )
-        self._hold.release()
+        """Let others discard memory again. Closing twice is harmless.
+
+        Raises VfioError while it is registered: it stays open then, and can be closed when it is not.
+        """
+        with self._lock:
+            if self._books:
+                raise VfioError(
+                    errno.EBUSY,
+                    f"close {self.name}",
+                    meaning=f"it is registered for {few(books.section for books in self._books)}, and maps "
+                    f"{sum(books.size for books in self._books):#_x} bytes",
+                    advice="Unregister it from its managers first",
+                )
+            self._closed = True
+            if self._hold is not None:
+                self._hold.release()
 
     def __enter__(self) -> Self:
         return self
@@ -57,64 +91,200 @@ class DmaMapper:
         self.close()
 
     def accept(self, section: Section, granularity: int) -> None:
-        """Raises InvalidArgument or OutsideIovaRanges if the address space could not map every block of section."""
-        page_size, ranges = self._address_space.page_sizes[0], self._address_space.iova_ranges
+        """Take section's addresses, until released().
+
+        Raises InvalidArgument or OutsideIovaRanges if the address space could not map every block of section,
+        AlreadyMapped if some of its addresses are another's, ClosedError for a mapper or an address space that is
+        closed, and DiscardRefused; nothing is taken then.
+        """
         iova, offset, size = section.offset_within_address_space, section.offset_within_region, section.size
         arguments = {"iova": iova, "offset": offset, "size": size}
         operation = f"register {self.name}"
         if not isinstance(section.memory, Memory):
             raise InvalidArgument(errno.EINVAL, operation, meaning="only a pyvfio.memory.Memory can be mapped for DMA")
+        page_size, ranges = self._space.page_sizes[0], self._space.iova_ranges
         if granularity < page_size or (iova | offset | size) % page_size:
             meaning = f"the IOMMU maps nothing smaller than {page_size:#_x}"
             raise InvalidArgument(errno.EINVAL, operation, {**arguments, "granularity": granularity}, meaning)
         if not any(valid.contains(iova, size) for valid in ranges):
             meaning = f"the IOMMU translates only {', '.join(map(str, ranges))}"
             raise OutsideIovaRanges(errno.EINVAL, operation, arguments, meaning)
+        with self._lock:
+            if self._closed:
+                raise ClosedError(errno.EBADF, operation, meaning="it is closed")
+            claim = Claims.of(self._space).take(self.name, Run(iova, size))
+            try:
+                self._require_free(operation, section)
+                hold = None
+                if self._coordination is None:
+                    of_memory = DiscardCoordination.of(section.memory)
+                    hold = of_memory.hold(DiscardUse.DISABLE_UNCOORDINATED, self.name)
+            except BaseException:
+                claim.release()
+                raise
+            self._books.append(Books(section, granularity, claim, hold))
+
+    def registered(self, section: Section, repair: Callable[[], Sequence[str]]) -> None:
+        """Have the manager map again what the address space has lost before another device is opened in it."""
+        self._books_of(section).repair = repair
+
+    def released(self, section: Section) -> None:
+        """Give section's addresses up: it is registered no more, and nothing of it is mapped."""
+        with self._lock:
+            leaving = [books for books in self._books if books.section == section]
+            self._books = [books for books in self._books if books not in leaving]
+        for books in leaving:
+            books.close()
+
+    def require_room(self, section: Section, granularity: int) -> None:
+        """Raises MappingLimitReached if the address space has too few mappings left for the blocks of section."""
+        try:
+            left = self._space.mappings_left
+        except ClosedError:
+            self._is_gone()
+            return
+        needed = blocks_of(section.run, granularity)
+        if left is not None and needed > left:
+            error = MappingLimitReached(
+                errno.ENOSPC,
+                f"populate by {self.name}",
+                {"iova": section.offset_within_address_space, "size": section.size},
+                f"{needed} more mapping{'s are' if needed > 1 else ' is'} needed; the address space holds "
+                f"{self._space.mapping_count}, and {left} are left of its limit since it was opened "
+                "(vfio_iommu_type1.dma_entry_limit)",
+            )
+            raise self._limit_reached(error, section, granularity)
 
     def populate(self, section: Section, granularity: int) -> None:
-        """Map section in blocks of granularity bytes.
+        """Map what is not mapped yet of section, in blocks of granularity bytes.
 
-        Raises what map_dma raises, with nothing of it mapped, or ListenerDiverged if some of it stayed mapped.
+        Raises what map_dma raises, with nothing mapped that was not before, or ListenerDiverged if some of it stayed.
         """
+        books = self._books_of(section)
+        # What is there that is not in the books is another's, and none of what this call has to take back.
+        before, _ = mapped_runs(self._space, section)
+        wanted = subtract([section.run], intersect(before, books.entered(section.run)))
+        # It is lost, if it was entered before. It stays so if it cannot be mapped.
+        entered = books.entered(section.run)
+        books.unsure = True
+        books.enter(wanted)
+        done: list[Run] = []
         try:
-            self._map(section, granularity)
+            for run in wanted:
+                self._map(_part(section, run), granularity)
+                done.append(run)
         except VfioError as error:
-            stayed = self._held(section)
+            for run in done:
+                self._take_back(_part(section, run), error)
+            stayed = intersect(subtract(mapped_runs(self._space, section)[0], before), wanted)
+            books.strike(wanted)
+            books.enter([*stayed, *entered])
+            books.unsure = False
             if stayed:
-                self._count(stayed)
                 raise self._diverged("populate", section, stayed, error) from error
+            if isinstance(error, ClosedError) and self._is_gone():
+                return
             if isinstance(error, MappingLimitReached):
                 raise self._limit_reached(error, section, granularity) from error
             raise
-        self._count([section.run])
+        books.unsure = False
 
     def discard(self, section: Section) -> None:
         """Unmap section with one call.
 
         Raises what unmap_dma raises, with all of it mapped again, or ListenerDiverged if some of it could not be.
+        Raises AlreadyMapped, with nothing unmapped, if something lies there that this mapper has not mapped.
         """
-        mappings = self._mappings(section)
-        if not mappings:
-            # The address space was closed before, and its mappings with it.
-            return
-        before, granularity = _covered(mappings, section), mappings[0].granularity
-        try:
-            self._unmap(section, sum(run.size for run in before))
-        except VfioError as error:
-            gone = subtract(before, self._held(section))
-            missing = self._map_again(section, gone, granularity, error)
-            if missing:
-                self._count(missing, sign=-1)
-                raise self._diverged("discard", section, missing, error) from error
-            raise
-        self._count(before, sign=-1)
+        books = self._books_of(section)
+        there, others = mapped_runs(self._space, section)
+        ours = intersect(books.entered(section.run), there)
+        self._require_ours(section, subtract(there, ours), others)
+        if ours:
+            books.unsure = True
+            try:
+                self._unmap(section, sum(run.size for run in ours))
+            except VfioError as error:
+                gone = subtract(ours, mapped_runs(self._space, section)[0])
+                missing = self._map_again(section, gone, books.granularity, error)
+                books.strike(missing)
+                books.unsure = False
+                if missing:
+                    raise self._diverged("discard", section, missing, error) from error
+                raise
+        books.strike([section.run])
+        books.unsure = False
 
     def discarded(self, section: Section) -> None:
         """Do nothing: discard() has unmapped all."""
 
-    def _map(self, section: Section, granularity: int | None) -> None:
+    def lost(self, section: Section, *, thorough: bool) -> Sequence[Section]:
+        """What it has mapped of section, and is not mapped any more.
+
+        Unless thorough, one mapping is looked for: an address space that has lost its last group has lost all of them.
+        """
+        books = self._books_of(section)
+        first = books.first
+        if first is None or self._gone:
+            return ()
+        if not thorough and not books.unsure:
+            sample = _part(books.section, Run(first.start, min(first.size, books.granularity)))
+            if mapped_runs(self._space, sample)[0]:
+                return ()
+        if self._is_gone():
+            books.strike([books.section.run])
+            return ()
+        there, _ = mapped_runs(self._space, section)
+        books.unsure = False
+        return [_part(section, run) for run in subtract(books.entered(section.run), there)]
+
+    def _restore(self) -> None:
+        """A group was attached: map what is not mapped. Raises VfioError, which refuses the group, if that fails."""
+        with self._lock:
+            repairs = [books.repair for books in self._books]
+        if left := [sentence for repair in repairs for sentence in repair()]:
+            raise VfioError(errno.EIO, f"attach a group to {self._space.name}", meaning=few(left, "; "))
+
+    def _is_gone(self) -> bool:
+        """Whether the address space is closed. The log says so once."""
+        if not self._gone and is_closed(self._space):
+            self._gone = True
+            _log.warning("%s: its address space is closed, and its mappings are gone with it; all goes on without it",
+                         self.name)  # fmt: skip
+        return self._gone
+
+    def _books_of(self, section: Section) -> Books:
+        with self._lock:
+            iova = section.offset_within_address_space
+            for books in self._books:
+                start = books.section.offset_within_address_space
+                if start <= iova < start + books.section.size:
+                    return books
+        raise InvalidArgument(errno.ENOENT, self.name, {"section": str(section)}, "it is not registered for this")
+
+    def _require_free(self, operation: str, section: Section) -> None:
+        """Raises AlreadyMapped if anything is mapped at section's addresses."""
+        iova, size = section.offset_within_address_space, section.size
+        if there := self._space.mappings_in(iova, size):
+            raise AlreadyMapped(
+                errno.EEXIST,
+                operation,
+                {"iova": iova, "size": size},
+                f"{there[0].iova:#_x}-{there[0].end - 1:#_x} is mapped already, by somebody else",
+                "Keep the guest's addresses of the region free for it",
+            )
+
+    def _require_ours(self, section: Section, memory: Sequence[Run], addresses: Sequence[Run]) -> None:
+        """Raises AlreadyMapped if there is anything: memory, bytes of section's own memory, or other addresses."""
+        moved = section.offset_within_address_space - section.offset_within_region
+        foreign = [*addresses, *(Run(run.start + moved, run.size) for run in memory)]
+        if foreign:
+            meaning = f"something else is mapped at {foreign[0].start:#_x}-{foreign[0].end - 1:#_x}"
+            advice = "Keep the guest's addresses of the region free for it"
+            raise AlreadyMapped(errno.EEXIST, self.name, {"section": str(section)}, meaning, advice)
+
+    def _map(self, section: Section, granularity: int) -> None:
         assert isinstance(section.memory, Memory)
-        self._address_space.map_dma(
+        self._space.map_dma(
             section.offset_within_address_space,
             section.memory,
             section.offset_within_region,
@@ -125,64 +295,47 @@ class DmaMapper:
 
     def _unmap(self, section: Section, expected: int) -> None:
         iova, size = section.offset_within_address_space, section.size
-        returned = self._address_space.unmap_dma(iova, size)
+        returned = self._space.unmap_dma(iova, size)
         if returned != expected:
             meaning = f"{returned:#_x} bytes came off where {expected:#_x} were mapped"
             raise ShortUnmap(errno.EIO, f"discard by {self.name}", {"iova": iova, "size": size}, meaning)
 
-    def _map_again(self, section: Section, runs: list[Run], granularity: int | None, failure: VfioError) -> list[Run]:
-        """Undo the unmap of runs; return those that could not be mapped. failure gets a note for each of them."""
-        missing = []
+    def _take_back(self, section: Section, failure: VfioError) -> None:
+        try:
+            self._unmap(section, section.size)
+        except VfioError as error:
+            failure.add_note(f"Taking back what this call had mapped failed too: {error}")
+
+    def _map_again(self, section: Section, runs: list[Run], granularity: int, failure: VfioError) -> list[Run]:
+        """Undo the unmap of runs; return those that could not be mapped. failure gets a note for the first of them."""
+        missing: list[Run] = []
         for run in runs:
             try:
                 self._map(_part(section, run), granularity)
             except VfioError as error:
-                failure.add_note(f"Mapping again what was gone failed too: {error}")
+                if not missing:
+                    failure.add_note(f"Mapping again what was gone failed too: {error}")
                 missing.append(run)
         return missing
-
-    def _held(self, section: Section) -> list[Run]:
-        """The bytes of the memory that are mapped within section."""
-        return _covered(self._mappings(section), section)
-
-    def _mappings(self, section: Section) -> list[MappedRun]:
-        """What is mapped at section's addresses. Raises AlreadyMapped if some of it is not section's memory."""
-        everything = self._address_space.mappings()
-        start = section.offset_within_address_space
-        end = start + section.size
-        first = bisect_right(everything, start, key=lambda run: run.end)
-        last = bisect_right(everything, end - 1, lo=first, key=lambda run: run.iova)
-        memory: object = section.memory
-        moved = section.offset_within_region - start
-        for run in everything[first:last]:
-            if run.memory is not memory or run.offset - run.iova != moved:
-                meaning = f"something else is mapped at {run.iova:#_x}-{run.end - 1:#_x}"
-                advice = "Keep the guest's addresses of the region free for it"
-                raise AlreadyMapped(errno.EEXIST, self.name, {"section": str(section)}, meaning, advice)
-        return list(everything[first:last])
-
-    def _count(self, runs: list[Run], sign: int = 1) -> None:
-        with self._lock:
-            self._mapped += sign * sum(run.size for run in runs)
 
     def _diverged(self, operation: str, section: Section, runs: list[Run], error: VfioError) -> ListenerDiverged:
         changed = [_part(section, run) for run in runs]
         stayed = "is mapped" if operation == "populate" else "is no longer mapped"
-        where = ", ".join(map(str, changed))
         return ListenerDiverged(
-            f"{operation} by {self.name}", f"{where} {stayed}, and should be as before: {error}", changed
+            f"{operation} by {self.name}", f"{few(changed)} {stayed}, and should be as before: {error}", changed
         )
 
     def _limit_reached(self, error: MappingLimitReached, section: Section, granularity: int) -> MappingLimitReached:
         """The same error, with advice: the block size with which all of the memory would fit."""
         try:
-            left = self._address_space.mappings_left
+            left = self._space.mappings_left
         except VfioError:
             return error
         if left is None:
             return error
-        memory: object = section.memory
-        ours = sum(run.mappings for run in self._address_space.mappings() if run.memory is memory)
+        with self._lock:
+            known = [books for books in self._books if books.section.memory is section.memory]
+        ours = sum(books.mappings for books in known)
         size = section.memory.size
         fitting = fitting_block_size(size, size, left + ours, smallest=granularity * 2)
         if fitting is None:
@@ -194,11 +347,6 @@ class DmaMapper:
             error.meaning,
             f"This memory of {format_size(size)} fits with blocks of {format_size(fitting)} or more",
         )
-
-
-def _covered(mappings: list[MappedRun], section: Section) -> list[Run]:
-    """The bytes of section's memory that these mappings cover."""
-    return intersect(union(Run(run.offset, run.size) for run in mappings), [section.run])
 
 
 def _part(section: Section, run: Run) -> Section:

@@ -55,6 +55,11 @@ class GuestMappingTable:
         """All mappings, ascending by device address."""
         return tuple(self._mappings[start] for start in self._starts)
 
+    @property
+    def first(self) -> GuestMapping | None:
+        """The mapping with the lowest device address; None if there is none."""
+        return self._mappings[self._starts[0]] if self._starts else None
+
     def add(self, mapping: GuestMapping) -> None:
         """Enter a mapping whose device addresses overlap no other's."""
         self._mappings[mapping.iova] = mapping

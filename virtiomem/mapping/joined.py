@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from pyvfio.dma import AddressSpace
+from pyvfio.errors import VfioError
 from virtiomem.discard import DiscardCoordination, RamDiscardManager, Section
 from virtiomem.mapping.dma import DmaMapper
 
@@ -20,11 +21,18 @@ def joined(
     """Keep what is populated of section mapped into space for the length of a with block. space stays the caller's.
 
     Raises what DmaMapper and RamDiscardManager.register raise, with nothing mapped; and at the end of the block what
-    unregister raises, with everything mapped as before.
+    unregister raises, with everything mapped as before, and the mapper registered as before.
     """
-    with DmaMapper(space, coordination) as mapper:
+    mapper = DmaMapper(space, coordination)
+    try:
         discards.register(mapper, section)
-        try:
-            yield mapper
-        finally:
-            discards.unregister(mapper)
+    except BaseException:
+        # Where undoing has failed, too, it stays registered until the manager has repaired that.
+        with suppress(VfioError):
+            mapper.close()
+        raise
+    try:
+        yield mapper
+    finally:
+        discards.unregister(mapper)
+        mapper.close()

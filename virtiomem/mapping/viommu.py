@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import errno
 import logging
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from types import MappingProxyType
 from typing import Self
 
-from pyvfio.dma import Access, AddressSpace, MappedRun
-from pyvfio.errors import InvalidArgument, ShortUnmap, VfioError
+from pyvfio.dma import Access, AddressSpace, AttachesGroups
+from pyvfio.errors import ClosedError, InvalidArgument, VfioError
 from pyvfio.kernel import host_page_size
 from pyvfio.memory import Memory
-from virtiomem.discard import DiscardCoordination, DiscardUse, ListenerDiverged, RamDiscardManager, Section
+from virtiomem.discard import (
+    DiscardCoordination,
+    DiscardUse,
+    ListenerDiverged,
+    RamDiscardManager,
+    Section,
+    Telling,
+    few,
+)
 from virtiomem.mapping.errors import GuestMappingRefused, Refusal
 from virtiomem.mapping.guest_mappings import GuestMapping, GuestMappingTable
+from virtiomem.mapping.guest_space import GuestSpace
 
 _log = logging.getLogger(__name__)
 _ADDRESS_LIMIT = 1 << 64
@@ -31,7 +39,8 @@ class GuestIommu:
     block that is plugged again comes without mappings: the guest makes new ones.
 
     It is a RamDiscardListener, registered with discards from the beginning to close(). Methods may be called from any
-    thread: the lock of discards guards them. Address spaces stay the caller's.
+    thread: the lock of discards guards them. Address spaces stay the caller's. One that is closed is let go, with a
+    line in the log; one that has lost its mappings otherwise is a divergence of discards until they are made again.
     """
 
     name = "guest IOMMU"
@@ -50,10 +59,10 @@ class GuestIommu:
         """Register with discards for section, in whose memory the guest maps.
 
         max_bytes, max_mappings: how much the guest may have mapped at a time; each address space pins as much.
-        coordination: the claims on the memory, shared with all who discard or pin it. revoked: called with mappings
-        that are gone because their memory is; the guest must learn of it. unmapped: called with mappings that the guest
-        has taken back; whoever tracks dirty pages marks them, because their log is gone, too. Both are called with the
-        lock held.
+        coordination: the claims on the memory (default: DiscardCoordination.of it). revoked: called with mappings that
+        are gone because their memory is; the guest must learn of it. unmapped: called with mappings that the guest has
+        taken back; whoever tracks dirty pages marks them, because their log is gone, too. Both are called with the lock
+        held, after the change: what they raise is logged and counted, and changes nothing.
 
         Raises InvalidArgument, and DiscardRefused if somebody discards memory without telling anyone.
         """
@@ -63,12 +72,17 @@ class GuestIommu:
         self._max_mappings = max_mappings
         self._revoked = revoked
         self._unmapped = unmapped
-        self._spaces: list[AddressSpace] = []
+        self._telling = Telling(self.name)
+        self._spaces: list[GuestSpace] = []
+        self._repair: Callable[[], Sequence[str]] = tuple
+        # Whether a call was cut short, by a signal for example, so that an address space may hold less than it should.
+        self._unsure = False
         self._page_size = host_page_size()
         self._table = GuestMappingTable(discards.granularity)
         self._refusals: Counter[Refusal] = Counter()
         with ExitStack() as undo:
-            hold = (coordination or DiscardCoordination()).hold(DiscardUse.DISABLE_UNCOORDINATED, self.name)
+            coordination = coordination or DiscardCoordination.of(section.memory)
+            hold = coordination.hold(DiscardUse.DISABLE_UNCOORDINATED, self.name)
             undo.callback(hold.release)
             discards.register(self, section)
             undo.pop_all()
@@ -83,12 +97,19 @@ class GuestIommu:
     @property
     def mapped_bytes(self) -> int:
         """Bytes the guest has mapped; a page that is mapped twice counts twice."""
-        return self._table.bytes
+        with self._discards.lock:
+            return self._table.bytes
 
     @property
     def refusals(self) -> Mapping[Refusal, int]:
         """How often a map or unmap was refused, by reason. A reason that was never given has no key."""
-        return MappingProxyType(dict(self._refusals))
+        with self._discards.lock:
+            return MappingProxyType(dict(self._refusals))
+
+    @property
+    def failures_to_tell(self) -> int:
+        """How often revoked or unmapped has raised something."""
+        return self._telling.failures
 
     def map(self, iova: int, offset: int, size: int, access: Access = Access.READ_WRITE) -> None:
         """Map size bytes of the memory, from offset, at iova, for the guest. All are bytes, and whole pages.
@@ -98,13 +119,17 @@ class GuestIommu:
         """
         mapping = GuestMapping(iova, offset, size, access)
         with self._discards.lock:
+            self._require_open("map")
             self._check(mapping)
             stuck: list[GuestMapping] = []
             try:
                 with ExitStack() as undo:
                     for space in self._spaces:
-                        self._map(space, mapping)
-                        undo.callback(self._take_back, space, mapping, stuck)
+                        try:
+                            space.map_new(mapping, undo, stuck)
+                        except ClosedError:
+                            if not self._is_gone(space):
+                                raise
                     undo.pop_all()
             except VfioError as error:
                 if stuck:
@@ -120,6 +145,7 @@ class GuestIommu:
         as before then, unless the __cause__ is a ListenerDiverged.
         """
         with self._discards.lock:
+            self._require_open("unmap")
             span = GuestMapping(iova, 0, size, Access(0))
             if size <= 0 or iova < 0 or span.end > _ADDRESS_LIMIT:
                 raise self._refused("unmap", span, Refusal.INVALID, errno.EINVAL)
@@ -133,33 +159,42 @@ class GuestIommu:
             for mapping in leaving:
                 self._table.remove(mapping)
             if leaving:
-                self._unmapped(leaving)
+                self._telling.tell(self._unmapped, leaving)
             return sum(mapping.size for mapping in leaving)
 
     def join(self, space: AddressSpace) -> None:
         """Let the devices of space reach what the guest has mapped, from now on.
 
-        Raises InvalidArgument if space has joined already, and what map_dma raises; it has not joined then, and nothing
-        is mapped. Raises ListenerDiverged if something stayed mapped: space has joined then, so call leave().
+        Raises InvalidArgument if space has joined already, AlreadyMapped if a DMA mapper is registered for it, and what
+        map_dma raises; it has not joined then, and nothing is mapped. Raises ListenerDiverged if something stayed
+        mapped: space has joined then, so call leave().
         """
-        with self._discards.lock:
-            if any(space is joined for joined in self._spaces):
+        with self._discards.lock, ExitStack() as failed:
+            self._require_open(f"{space.name} joins the")
+            if self._joined(space):
                 operation = f"{space.name} joins the {self.name}"
                 raise InvalidArgument(errno.EEXIST, operation, meaning="it has joined already")
             page_size = space.page_sizes[0]
+            memory = self._section.memory
+            assert isinstance(memory, Memory)
+            joining = GuestSpace(self.name, space, memory, self._repair)
+            failed.callback(joining.leave)
             stuck: list[GuestMapping] = []
             try:
                 with ExitStack() as undo:
                     for mapping in self._table.all():
-                        self._map(space, mapping)
-                        undo.callback(self._take_back, space, mapping, stuck)
+                        joining.map_new(mapping, undo, stuck)
                     undo.pop_all()
             except VfioError as error:
                 if stuck:
-                    self._spaces.append(space)
+                    self._spaces.append(joining)
+                    failed.pop_all()
                     raise self._diverged("join", stuck, "stayed mapped", error, "Let it leave") from error
                 raise
-            self._spaces.append(space)
+            self._spaces.append(joining)
+            failed.pop_all()
+            if isinstance(space, AttachesGroups):
+                space.on_attach(joining.restore)
             # The largest unit stays, even when its space leaves: it may join again, and must be able to map all.
             self._page_size = max(self._page_size, page_size)
 
@@ -170,21 +205,24 @@ class GuestIommu:
         it had mapped, or ListenerDiverged says what it has no longer.
         """
         with self._discards.lock:
-            if not any(space is joined for joined in self._spaces):
+            self._require_open(f"{space.name} leaves the")
+            leaving = self._joined(space)
+            if not leaving:
                 raise InvalidArgument(errno.ENOENT, f"{space.name} leaves the {self.name}", meaning="it never joined")
-            self._unmap_all(self._table.all(), [space], "Let it leave again")
-            self._spaces = [other for other in self._spaces if other is not space]
+            self._unmap_all(self._table.all(), leaving, "Let it leave again")
+            self._let_go(leaving[0])
 
     def close(self) -> None:
         """Unmap everything, leave the manager, and let others discard memory again. Closing twice is harmless.
 
-        Raises what unmap_dma raises, with everything as before.
+        Raises what unmap_dma raises, with everything as before; it is not closed then, and close() can be called again.
         """
         with self._discards.lock:
             if self._hold.released:
                 return
             self._discards.unregister(self)
-            self._spaces.clear()
+            for space in self._spaces:
+                self._let_go(space)
             self._hold.release()
 
     def __enter__(self) -> Self:
@@ -206,12 +244,13 @@ class GuestIommu:
         """
         failures = []
         for space in self._spaces:
-            held = space.mappings()
             for mapping in self._table.over(section.run):
-                if not self._is_held(held, mapping):
+                if not space.holds(mapping):
                     try:
-                        self._map(space, mapping)
+                        space.map(mapping)
                     except VfioError as error:
+                        if self._is_gone(space):
+                            break
                         failures.append(error)
         if failures:
             raise failures[0]
@@ -230,7 +269,50 @@ class GuestIommu:
             self._table.remove(mapping)
         if gone:
             _log.info("%s: %d mappings revoked with the memory at %s", self.name, len(gone), section)
-            self._revoked(gone)
+            self._telling.tell(self._revoked, gone)
+
+    def lost(self, section: Section, *, thorough: bool) -> Sequence[Section]:
+        """The memory of mappings that some address space does not hold any more, though nobody has taken them back."""
+        unsure, self._unsure = self._unsure, False
+        gone: list[GuestMapping] = []
+        for space in self._spaces:
+            # An address space that has lost its last group has lost all of them: one shows it.
+            first = self._table.first
+            if thorough or unsure or (first is not None and not space.holds(first)):
+                missing = [mapping for mapping in self._table.over(section.run) if not space.holds(mapping)]
+                if missing and not self._is_gone(space):
+                    gone += missing
+        return [part for mapping in gone if (part := section.intersect(mapping.run)) is not None]
+
+    def require_room(self, section: Section, granularity: int) -> None:
+        """Do nothing: what is plugged comes without mappings."""
+
+    def registered(self, section: Section, repair: Callable[[], Sequence[str]]) -> None:  # noqa: ARG002
+        """Have the manager map again what an address space has lost before another device is opened in it."""
+        self._repair = repair
+
+    def released(self, section: Section) -> None:
+        """Do nothing: close() has given up everything."""
+
+    def _require_open(self, operation: str) -> None:
+        if self._hold.released:
+            raise ClosedError(errno.EBADF, f"{operation} {self.name}", meaning="it is closed")
+
+    def _joined(self, space: AddressSpace) -> list[GuestSpace]:
+        return [joined for joined in self._spaces if joined.space is space]
+
+    def _is_gone(self, space: GuestSpace) -> bool:
+        """Whether an address space was closed. Its mappings are gone, and it is let go then, with a line in the log."""
+        if not space.closed:
+            return False
+        what = "is closed, and its mappings are gone with it; all goes on without it"
+        _log.warning("%s: %s %s", self.name, space.space.name, what)
+        self._let_go(space)
+        return True
+
+    def _let_go(self, leaving: GuestSpace) -> None:
+        leaving.leave()
+        self._spaces = [joined for joined in self._spaces if joined is not leaving]
 
     def _check(self, mapping: GuestMapping) -> None:
         """Raises GuestMappingRefused for a mapping that may not be made, for the first reason of those below."""
@@ -259,20 +341,8 @@ class GuestIommu:
             )
             raise self._refused("map", mapping, Refusal.TOO_MANY_BYTES, errno.ENOMEM, meaning)
 
-    def _map(self, space: AddressSpace, mapping: GuestMapping) -> None:
-        memory = self._section.memory
-        assert isinstance(memory, Memory)
-        space.map_dma(mapping.iova, memory, mapping.offset, mapping.size, mapping.access)
-
-    def _unmap(self, space: AddressSpace, mapping: GuestMapping) -> None:
-        returned = space.unmap_dma(mapping.iova, mapping.size)
-        if returned != mapping.size:
-            meaning = f"{returned:#_x} bytes came off"
-            arguments = {"iova": mapping.iova, "size": mapping.size}
-            raise ShortUnmap(errno.EIO, f"unmap by the {self.name}", arguments, meaning)
-
     def _unmap_all(
-        self, mappings: Sequence[GuestMapping], spaces: Sequence[AddressSpace] | None = None, advice: str | None = None
+        self, mappings: Sequence[GuestMapping], spaces: Sequence[GuestSpace] | None = None, advice: str | None = None
     ) -> None:
         """Unmap all of mappings from spaces (default: all that have joined), the one that joined last first.
 
@@ -280,50 +350,27 @@ class GuestIommu:
         everything mapped again, or ListenerDiverged if some of it could not be.
         """
         lost: list[GuestMapping] = []
+        self._unsure = True
         try:
             with ExitStack() as undo:
                 for space in reversed(self._spaces if spaces is None else spaces):
-                    held = space.mappings() if mappings else ()
                     for mapping in mappings:
-                        if self._is_held(held, mapping):
-                            undo.callback(self._map_again, space, mapping, lost)
-                            self._unmap(space, mapping)
+                        space.unmap_held(mapping, undo, lost)
                 undo.pop_all()
+            self._unsure = False
         except VfioError as error:
+            self._unsure = False
             if lost:
                 what = "is no longer mapped in some address space"
                 raise self._diverged("unmap", lost, what, error, advice) from error
             raise
-
-    def _map_again(self, space: AddressSpace, mapping: GuestMapping, lost: list[GuestMapping]) -> None:
-        if not self._is_held(space.mappings(), mapping):
-            try:
-                self._map(space, mapping)
-            except VfioError:
-                lost.append(mapping)
-
-    def _take_back(self, space: AddressSpace, mapping: GuestMapping, stuck: list[GuestMapping]) -> None:
-        try:
-            self._unmap(space, mapping)
-        except VfioError:
-            if self._is_held(space.mappings(), mapping):
-                stuck.append(mapping)
-
-    def _is_held(self, runs: Sequence[MappedRun], mapping: GuestMapping) -> bool:
-        """Whether mapping is among runs, which an address space has mapped."""
-        index = bisect_right(runs, mapping.iova, key=lambda run: run.iova) - 1
-        if index < 0:
-            return False
-        run = runs[index]
-        place: tuple[object, ...] = (run.memory, run.iova, run.offset, run.size)
-        return place == (self._section.memory, mapping.iova, mapping.offset, mapping.size)
 
     def _diverged(
         self, operation: str, mappings: Sequence[GuestMapping], what: str, error: VfioError, advice: str | None = None
     ) -> ListenerDiverged:
         """advice: None where the manager knows of it, and repairs it."""
         changed = [part for mapping in mappings if (part := self._section.intersect(mapping.run)) is not None]
-        meaning = f"{', '.join(map(str, mappings))} {what}: {error}"
+        meaning = f"{few(mappings)} {what}: {error}"
         if advice is None:
             return ListenerDiverged(f"{operation} by the {self.name}", meaning, changed)
         return ListenerDiverged(f"{operation} by the {self.name}", meaning, changed, advice)

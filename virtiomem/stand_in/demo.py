@@ -15,7 +15,6 @@ from pyvfio.host import bind, restore
 from pyvfio.sysfs import pci_device
 from pyvfio.units import format_size
 from virtiomem.device import Events, Request, RequestRefused, RequestType, Response, ResponseType
-from virtiomem.discard import DiscardCoordination
 from virtiomem.draw import bar
 from virtiomem.mapping import joined
 from virtiomem.runs import Run
@@ -143,7 +142,6 @@ class _Demo:
             raise InvalidArgument(errno.EINVAL, "demo", meaning="it needs a device that does DMA")
         self.options = options
         self.say = say
-        self.coordination = DiscardCoordination()
         self.events = _Failures()
         self.joined: list[_Joined] = []
         self.verified = 0
@@ -168,7 +166,6 @@ class _Demo:
                     self.memory,
                     address=REGION_ADDRESS,
                     block_size=options.block_size,
-                    coordination=self.coordination,
                     events=self.events,
                 )
             )
@@ -219,7 +216,7 @@ class _Demo:
         container.map_dma(STAGING_IOVA, self.staging, 0, STAGING_SIZE)
         space = _Joined(address, container, engine)
         before = container.calls
-        stack.enter_context(joined(container, self.device.discards, self.device.section, self.coordination))
+        stack.enter_context(joined(container, self.device.discards, self.device.section))
         space.map_calls = container.calls.map - before.map
         self.joined.append(space)
         held = f", with {space.map_calls} mappings of what is plugged" if space.map_calls else ""

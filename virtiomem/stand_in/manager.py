@@ -16,7 +16,6 @@ from pyvfio.resource import Resource
 from pyvfio.sysfs import full_address
 from virtiomem.control import ManagedDevice
 from virtiomem.device import Config, Events, Request, RequestRefused
-from virtiomem.discard import DiscardCoordination
 from virtiomem.mapping import joined
 from virtiomem.stand_in.exercise import STAGING_IOVA, STAGING_SIZE, Exercise
 from virtiomem.stand_in.stand_in import StandInGuest
@@ -67,7 +66,6 @@ class Manager(Resource):
 
     def _build(self, stack: ExitStack, options: ManagerOptions, changed: Callable[[], object]) -> None:
         kernel = options.kernel
-        coordination = DiscardCoordination()
         events = _Events(changed)
         memory = stack.enter_context(
             Memory.allocate(options.memory_kind, options.region_size, page_size=options.page_size, kernel=kernel)
@@ -78,7 +76,6 @@ class Manager(Resource):
                 address=options.address,
                 block_size=options.block_size,
                 requested_size=options.requested_size,
-                coordination=coordination,
                 events=events,
                 event_interval=0.0,
                 name=options.name,
@@ -91,7 +88,7 @@ class Manager(Resource):
                 continue
             space = stack.enter_context(Container(kernel=kernel))
             space.open_device(address)
-            stack.enter_context(joined(space, self.device.discards, self.device.section, coordination))
+            stack.enter_context(joined(space, self.device.discards, self.device.section))
             spaces.append(space)
         if options.record is not None:
             self.device.record(options.record, mappers=len(spaces))

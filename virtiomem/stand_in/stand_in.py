@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pyvfio.resource import Resource
 from pyvfio.units import format_size
 from virtiomem.device import Request, RequestType, Response, ResponseType, VirtioMem
+from virtiomem.discard import Telling
 
 FIRST_RETRY = 1.0
 """Seconds from the first BUSY to the next try."""
@@ -26,10 +27,12 @@ class StandInGuest(Resource):
     def __init__(self, device: VirtioMem, changed: Callable[[], object] = lambda: None) -> None:
         """Become the driver of device, of which nothing is plugged.
 
-        changed: called when state has changed, from the stand-in's thread. Raises FeaturesRefused.
+        changed: called when state has changed, from the stand-in's thread; what it raises is logged, and stops nothing.
+        Raises FeaturesRefused.
         """
         self._device = device
         self._changed = changed
+        self._telling = Telling("stand-in guest")
         self._blocks = 0
         self._wake = threading.Event()
         self._ending = False
@@ -103,7 +106,7 @@ class StandInGuest(Resource):
     def _become(self, state: str) -> None:
         if state != self._state:
             self._state = state
-            self._changed()
+            self._telling.tell(self._changed)
 
     def _release(self) -> None:
         if not self._inherited:

@@ -134,8 +134,8 @@ class RecordedVirtioMem(VirtioMem):
         if self._file is not None:
             try:
                 print(line, file=self._file, flush=True)
-            except OSError as error:
-                # A full disk must not harm the guest.
+            except (OSError, ValueError) as error:
+                # A full disk, or a file that its owner has closed, must not harm the guest.
                 _log.error("%s: the trace ends here, it cannot be written: %s", self.name, error)
                 self._file = None
 

@@ -70,6 +70,9 @@ class RecordingAddressSpace:
     def mappings(self) -> tuple[MappedRun, ...]:
         return self._table.runs()
 
+    def mappings_in(self, iova: int, size: int) -> tuple[MappedRun, ...]:
+        return tuple(self._table.parts(iova, size))
+
     def unconfirmed(self) -> tuple[MappedRun, ...]:
         return ()
 
