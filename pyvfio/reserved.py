@@ -11,9 +11,10 @@ from pyvfio.sysfs import DEVICES, direct_regions
 
 
 def firmware_claim(kernel: Kernel, group: int, operation: str, more: str = "") -> VfioError | None:
-    """Why the kernel lets nobody have a group that firmware claims memory for; None for other groups.
+    """The error of operation on a group that the kernel lets nobody have, because firmware claims memory for it.
 
-    more: what else can be done. Source: sysfs, reserved_regions; drivers/iommu/iommu.c, require_direct.
+    None for other groups. more: what to add to the advice.
+    Source: sysfs, reserved_regions; drivers/iommu/iommu.c, require_direct.
     """
     regions = direct_regions(kernel, group)
     if not regions:
@@ -28,8 +29,9 @@ def firmware_claim(kernel: Kernel, group: int, operation: str, more: str = "") -
 
 
 def bar_claim(kernel: Kernel, address: str, index: int) -> tuple[str, str]:
-    """What EBUSY means at a BAR of a PCI function, and advice: who has reserved its addresses, where root can see it.
+    """What EBUSY means at a BAR of a PCI function, and what to do about it.
 
+    The meaning names who has reserved addresses of the BAR, if this process may see it: root may.
     Source: drivers/vfio/pci/vfio_pci_core.c, pci_request_selected_regions; /proc/iomem.
     """
     names = ", ".join(_holders(kernel, address, index)) or "something else on the host"
@@ -42,7 +44,7 @@ def bar_claim(kernel: Kernel, address: str, index: int) -> tuple[str, str]:
 
 
 def _holders(kernel: Kernel, address: str, index: int) -> list[str]:
-    """Names in /proc/iomem of what lies within a BAR. Others than root see no addresses."""
+    """The names in /proc/iomem of what lies within a BAR; none unless root asks: others are shown no addresses."""
     lines = text_or_empty(kernel, f"{DEVICES}/{address}/resource").split("\n")
     if index >= len(lines) or len(words := lines[index].split()) != 3:
         return []

@@ -37,7 +37,7 @@ from virtiomem.device import (
 )
 
 _FIRST_ADDRESS = 1 << 32
-"""Where a region is looked a place for: below it is what a machine has always had there."""
+"""Where the search for another address for a region begins: below 4 GiB is what a machine has always had there."""
 
 
 class Limit(enum.StrEnum):
@@ -48,11 +48,11 @@ class Limit(enum.StrEnum):
     MEMLOCK = "memlock"
     """Bytes of RLIMIT_MEMLOCK: every address space pins all that is plugged, and is charged for it."""
     HUGE_PAGES = "hugepages"
-    """Pages of the host's pool."""
+    """Pages of the host's pool of huge pages."""
     MEMORY = "memory"
     """Bytes of the host's memory: what is plugged cannot be paged out."""
     ADDRESSES = "addresses"
-    """Where the region is for devices: clear of what their groups reserve, and within what the IOMMU translates."""
+    """Addresses: devices need the region clear of what their groups reserve, and within what the IOMMU translates."""
 
 
 class Verdict(enum.StrEnum):
@@ -60,15 +60,20 @@ class Verdict(enum.StrEnum):
 
     OK = "OK"
     WARN = "WARN"
-    """It fits, if nothing changes."""
+    """It suffices now, but only just, or only if the host still finds what it has promised."""
     FAIL = "FAIL"
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What there is. mappings: of each address space, None without a limit (iommufd); huge_pages: the pool that backs
-    the memory, None for memory of ordinary pages; huge_page_sizes: of pools that there are instead. memory:
-    of the host, and addresses: for devices, None where they are not known."""
+    """What a host has to give.
+
+    mappings: how many each address space takes; None without a limit (iommufd). memlock: what may be pinned.
+    huge_pages: the pool that backs the memory; None for memory of ordinary pages. transparent_huge_page_size: bytes;
+    None where there are none. memory: how much memory can be had; None if it is not known. addresses: the addresses
+    that devices can be given; None if they are not known. huge_page_sizes: the sizes in bytes that the host has pools
+    of; empty if they are not known.
+    """
 
     mappings: int | None
     memlock: Memlock
@@ -87,10 +92,11 @@ class Limits:
         node: int | None = None,
         devices: Sequence[str] = (),
     ) -> Self:
-        """Those of this process on this host, for type1 containers that are opened from now on.
+        """The limits of this process on this host, for type1 containers that are opened from now on.
 
-        page_size: of hugetlb memory in bytes; None for ordinary pages. node: the NUMA node all memory is to come from.
-        devices: PCI addresses of those that it is mapped for.
+        page_size: bytes of a page of hugetlb memory; None for ordinary pages. kernel: the host's (default: Linux).
+        node: the NUMA node that all memory is to come from; None for any. devices: the PCI addresses of the devices
+        that the memory is mapped for (default: those that are bound to a VFIO driver).
         """
         kernel = kernel or LinuxKernel()
         return cls(
@@ -111,10 +117,12 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One limit. need and available: mappings, bytes or pages, beyond what others use; available None: no limit. Of
-    addresses, where the region is to begin, and where it could.
+    """How a plan fares with one limit.
 
-    fix: what to do about it, empty if nothing has to be done. found: what there is in words, where numbers do not tell.
+    need, available: mappings, bytes or pages, without those that others use; available is None without a limit. For
+    addresses they are where the region is to begin, and where it could; available is None if it could nowhere.
+    verdict: whether the limit suffices. fix: what to do about it; empty if nothing has to be done. found: what there
+    is, in words, if the numbers do not tell it; otherwise empty.
     """
 
     limit: Limit
@@ -126,6 +134,7 @@ class Row:
 
     @property
     def fits(self) -> bool:
+        """Whether the limit suffices."""
         return self.verdict is not Verdict.FAIL
 
 
@@ -133,8 +142,9 @@ class Row:
 class Plan:
     """What it takes to plug plugged_size bytes of a region of region_size bytes, in blocks of block_size bytes.
 
-    fitting_block_size: the smallest block with which the mappings suffice, and which divides the region; None if none
-    does, however large. notes: what is as it should not be, though it works.
+    address_spaces: how many the region is mapped into. rows: one for each limit. fitting_block_size: the smallest block
+    size in bytes with which the mappings suffice and which divides the region; None if there is none. notes: sentences
+    about what works, but not as well as it could.
     """
 
     region_size: int
@@ -197,9 +207,9 @@ def plan(
 ) -> Plan:
     """Plan plugged_size bytes (default: all) of a region of region_size bytes, mapped into so many address spaces.
 
-    block_size: default the smallest worth having with which the mappings suffice, and which divides the region.
-    other_mappings: what else each address space holds: other regions, a guest IOMMU's own, staging buffers. address:
-    guest-physical, where the region is to begin; None if that is open.
+    limits: what the host has. block_size: bytes; default: the smallest worth having with which the mappings suffice and
+    which divides the region. other_mappings: how many each address space holds besides: other regions, a guest IOMMU's
+    own, staging buffers. address: the guest-physical address where the region is to begin; None if that is open.
 
     Raises InvalidArgument for sizes that no device would take.
     """
@@ -228,7 +238,7 @@ def plan(
 
 
 def largest_divisor(preferred: int, smallest: int, *sizes: int) -> int:
-    """The largest power of two up to preferred that divides all sizes; smallest if only a smaller one does."""
+    """preferred, halved until it divides all sizes, but not below smallest. All are bytes."""
     block_size = preferred
     while block_size > smallest and any(size % block_size for size in sizes):
         block_size //= 2
@@ -276,7 +286,7 @@ def _huge_pages_row(size: int, pool: HugePages, sizes: tuple[int, ...]) -> Row:
 
 
 def _memory_rows(size: int, memory: HostMemory, pool: HugePages | None) -> Iterator[Row]:
-    """Huge pages are in their pool, but for those that the kernel makes when they are asked for."""
+    """The row of the host's memory, if any is taken: a pool's free pages take none, those still to be made do."""
     need = size if pool is None else max(size - pool.free * pool.page_size, 0)
     if pool is not None and need > pool.more * pool.page_size:
         return
@@ -292,7 +302,10 @@ def _memory_rows(size: int, memory: HostMemory, pool: HugePages | None) -> Itera
 
 
 def address_rows(address: int, size: int, block_size: int, addresses: DeviceAddresses | None) -> Iterator[Row]:
-    """Whether a region of size bytes can be at address for the devices, and if not, where."""
+    """The row of a region of size bytes that is to begin at address: whether it can, and if not, where it could.
+
+    addresses: those that the devices can be given; None if they are not known: then a region that can is no row.
+    """
     there = addresses or DeviceAddresses((), None)
     last = address + size - 1
     found = f"{address:#x}-{last:#x}"

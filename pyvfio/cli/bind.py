@@ -74,7 +74,7 @@ def _run(options: argparse.Namespace, output: Output) -> int:
         show_writes(output, changes)
         show_lines(output, give_nodes_script(kernel, addresses, owner) if owner else [])
     else:
-        # Opened first: a node that appears in between is not missed.
+        # Events are opened first, so that no node is missed that appears before anybody waits for it.
         with needs_root("bind"), host.uevents() as events:
 
             def finish() -> None:
@@ -108,7 +108,7 @@ def _run(options: argparse.Namespace, output: Output) -> int:
 def _rules(
     host: Host, options: argparse.Namespace, owner: Owner | None, changes: Sequence[Change], undo: UndoFile
 ) -> list[Rule]:
-    """Those that the command line asks for."""
+    """The udev rules that --owner and --persist ask for, one for each device."""
     if not owner and not options.persist:
         return []
     first = {entry.address: entry for entry in undo.read()}
@@ -122,6 +122,7 @@ def _bind(kernel: Kernel, driver: str, address: str) -> None:
 
 
 def _tell(output: Output, change: Change, driver: str, nodes: Sequence[str]) -> None:
+    """Print what was done to a device, with the first of its nodes."""
     before = change.before.driver or "no driver"
     done = f"{before} -> {driver}" if change.writes else f"{before} already"
     output.text("  ".join([f"{change.before.address}: {done}", *nodes[:1]]))

@@ -16,6 +16,7 @@ DEVICE_HELP = "PCI address, 0000:03:00.0 or 03:00.0, or network interface, eth1"
 
 
 def add_addresses(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that name devices."""
     parser.add_argument("address", nargs="+", metavar="BDF", help=DEVICE_HELP)
     parser.add_argument("--group", action="store_true", help="the whole IOMMU group of each device, without bridges")
     parser.add_argument(
@@ -40,7 +41,7 @@ def add_safety(parser: argparse.ArgumentParser) -> None:
 
 
 def undo_file(options: argparse.Namespace) -> UndoFile:
-    """The one that the command line names, or the host's."""
+    """The undo file that the command line names, or else the host's."""
     return UndoFile(options.undo_file or options.host.undo_file)
 
 
@@ -65,13 +66,14 @@ def show_writes(output: Output, changes: Sequence[Change]) -> None:
 
 
 def show_lines(output: Output, lines: Iterable[str]) -> None:
+    """Print lines for people."""
     for line in lines:
         output.text(line)
 
 
 @contextmanager
 def needs_root(command: str) -> Iterator[None]:
-    """Says so in one sentence where the system only says no."""
+    """Raise Failure, which says that a command needs root, if the block that follows raises PermissionError."""
     try:
         yield
     except PermissionError as error:

@@ -53,7 +53,7 @@ def _run(options: argparse.Namespace, output: Output) -> int:
 
 
 def _registers(region: Region, offset: int, size: int) -> bytes:
-    """In whole accesses of 32 bits, as registers want it."""
+    """size bytes of a region from offset on, read in whole accesses of 32 bits, as registers need it."""
     end = offset + size
     words = range(offset // 4 * 4, min(-(-end // 4) * 4, region.size // 4 * 4), 4)
     data = b"".join(region.read_register(at, 4).to_bytes(4, "little") for at in words)
@@ -61,13 +61,14 @@ def _registers(region: Region, offset: int, size: int) -> bytes:
 
 
 def _decoded(device: Device) -> Iterator[tuple[str, str]]:
+    """The names of registers and capabilities in config space, and what they say."""
     yield from header(device.config)
     for capability in capabilities(device.config):
         yield f"[{capability.offset:03x}] {capability.name}", in_words(capability)
 
 
 def _hex(data: bytes, offset: int) -> Iterator[str]:
-    """Sixteen bytes a line; * stands for more of the line above."""
+    """Lines of sixteen bytes each. A "*" stands for lines that are equal to the one above."""
     before, starred = b"", False
     for at in range(0, len(data), _LINE):
         line = data[at : at + _LINE]

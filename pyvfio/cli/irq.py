@@ -47,7 +47,10 @@ def _run(options: argparse.Namespace, output: Output) -> int:
 def _wait(
     device: Device, index: InterruptIndex, options: argparse.Namespace, output: Output, vectors: int
 ) -> list[dict[str, int | float]]:
-    """What came, in order."""
+    """Enable vectors, print each interrupt as it comes, and return them in order.
+
+    seconds: from the start until it was seen. vector: which one fired. times: how often since it was last seen.
+    """
     interrupts = device.interrupts(index)
     interrupts.enable(vectors)
     print(f"waiting for {index.name}, {vectors} of them enabled; end with Ctrl-C", file=sys.stderr, flush=True)
@@ -71,6 +74,7 @@ def _wait(
 
 
 def _count(device: Device, index: InterruptIndex) -> int:
+    """How many vectors of a kind the device has; 0 for a kind that it does not know."""
     try:
         return device.interrupts(index).info.count
     except OSError:

@@ -16,7 +16,7 @@ from pyvfio.sysfs import is_address, named_device, pci_device, pci_devices
 _COLUMNS = ("ADDRESS", "CLASS", "NAME", "DRIVER", "GROUP", "VIABLE", "NUMA", "CDEV", "NET")
 _MORE = ("ID", "OVERRIDE", "DISKS")
 _Cells = Mapping[str, Callable[[Entry, Output], str]]
-# What may be cut to fit, and down to how much; what comes first is cut first.
+# The columns that may be cut to fit the line, and how many characters each keeps; the first is cut first.
 _CUT = {"NAME": 14, "DRIVER": 10, "NET": 12, "VIABLE": 18, "CLASS": 8, "CDEV": 5}
 
 
@@ -66,7 +66,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 def _run(options: argparse.Namespace, output: Output) -> int:
     host: Host = options.host
     selection = _selection(host.kernel, options)
-    # What is named is not looked for among all.
+    # Only the devices that are named are read.
     named = [pci_device(host.kernel, address) for address in selection.addresses]
     entries = inventory(host.kernel, host.network, named or pci_devices(host.kernel))
     entries = [entry for entry in entries if selection.takes(entry)]
@@ -88,7 +88,7 @@ def _rows(entries: Sequence[Entry], columns: Sequence[str], cells: _Cells, outpu
 
 
 def _selection(kernel: Kernel, options: argparse.Namespace) -> Selection:
-    """Words that are addresses or interfaces name devices, which must be there; others are looked for."""
+    """What the options select. A word that is an address or an interface names a device, any other is looked for."""
     addresses, texts = [], []
     for word in options.words:
         try:
@@ -125,7 +125,7 @@ def _viable(entry: Entry, output: Output) -> str:
 
 
 def _viable_in_brief(entry: Entry, output: Output) -> str:
-    """With one of those in the way, without the domain that nearly every machine has only one of."""
+    """VIABLE in fewer words: one of the devices in the way, without domain 0000, and how many more there are."""
     if not entry.blocked_by or entry.device.is_bridge:
         return _viable(entry, output)
     first, *others = entry.blocked_by

@@ -47,6 +47,7 @@ def _run(options: argparse.Namespace, output: Output) -> int:
 
 
 def _write(text: str) -> tuple[int, int]:
+    """The offset and the value of "OFFSET=VALUE". Raises argparse.ArgumentTypeError."""
     offset, sign, value = text.partition("=")
     if not sign:
         raise argparse.ArgumentTypeError(f"{text!r} is no write: OFFSET=VALUE, 0x10=1")

@@ -23,7 +23,7 @@ def _run(options: argparse.Namespace, output: Output) -> int:
     rules = host.rules.find()
     entries = undo.read()
     known = {entry.address for entry in entries}
-    # What bind --persist has done outlives the undo file.
+    # The rules of bind --persist outlive the undo file.
     entries += {rule.before.address: rule.before for rule in rules if rule.before.address not in known}.values()
     wanted = [full_address(named_address(kernel, name)) for name in options.address]
     if unknown := set(wanted) - {entry.address for entry in entries}:

@@ -64,7 +64,7 @@ def _run(options: argparse.Namespace, output: Output) -> int:
 def _details(
     kernel: Kernel, device: PciDevice, resets: Sequence[str] | None, *, is_wanted: bool
 ) -> tuple[DeviceDetails | None, str]:
-    """What VFIO tells, or why it does not."""
+    """What VFIO tells of the device, or None and why it does not."""
     if not device.has_vfio_driver:
         return None, f"bind it to see what VFIO makes of it: pyvfio bind {device.address}"
     if not is_wanted:
@@ -77,7 +77,7 @@ def _details(
 
 
 def _capabilities(kernel: Kernel, address: str) -> tuple[list[PciCapability] | None, str | None]:
-    """Those of config space, or why they cannot be told. Nothing is opened for that."""
+    """The capabilities in config space, or None and why they cannot be told. sysfs shows them: no device is opened."""
     try:
         config = config_image(kernel, address)
         if config.vendor_id == _NOBODY:
@@ -121,7 +121,7 @@ def _host_rows(entry: Entry, members: Sequence[PciDevice], resets: Sequence[str]
 def _sysfs_rows(
     bars: Sequence[Resource], listed: Sequence[PciCapability] | None, unreadable: str | None, *, brief: bool
 ) -> Iterator[tuple[str, str]]:
-    """brief: without what VFIO's own rows say again."""
+    """The rows of what sysfs tells. brief: without those that VFIO's own rows repeat."""
     for bar in [] if brief else bars:
         words = [bar.kind, "64 bits" if bar.is_64bit else "", "prefetchable" if bar.prefetchable else ""]
         yield "resource", f"{bar.index:>2}  {bar.name:<8}  {format_size(bar.size):>10}  {' '.join(filter(None, words))}"

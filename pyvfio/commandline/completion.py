@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 SHELLS = ("bash", "zsh", "fish")
 
-# As people write them: without the domain that nearly every machine has only one of; and interfaces that have a device.
+# Lists devices as people write them: addresses without domain 0000, and network interfaces that have a device.
 _NAMES = (
     "ls /sys/bus/pci/devices 2> /dev/null | sed 's/^0000://'; ls -d /sys/class/net/*/device 2> /dev/null | cut -d/ -f5"
 )
@@ -80,8 +80,9 @@ def _word(action: argparse.Action) -> _Word:
 
 
 def _bash(program: str, subcommands: list[_Subcommand]) -> str:
-    """Addresses have colons, at which readline breaks words: the word is put together from the line, and what is
-    offered begins where readline's own last word does. COMP_WORDBREAKS is the user's."""
+    """The script for bash."""
+    # readline breaks words at the colons of an address. So the script takes the word from the line, and offers what
+    # begins where readline's own last word does: COMP_WORDBREAKS is the user's to set.
     lines = [f"_{program}() {{", "    local line=${COMP_LINE:0:COMP_POINT} word words previous"]
     lines += ['    read -ra words <<< "$line"', '    [[ "$line" = *[[:space:]] ]] && words+=("")']
     lines += ["    word=${words[${#words[@]}-1]}", "    previous=${words[${#words[@]}-2]}"]

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TextIO
 
 WIDTH = 100
-"""Columns of a line where nobody says otherwise."""
+"""Columns of a line that does not go to a terminal."""
 _NARROWEST = 80
 _ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -64,20 +64,22 @@ class Output:
 
     @property
     def width(self) -> int:
-        """Columns of a line: the terminal's, or WIDTH where there is none."""
+        """Columns of a line: the terminal's, but at least 80, or WIDTH if there is no terminal."""
         return max(shutil.get_terminal_size((WIDTH, 1)).columns, _NARROWEST) if self.terminal else WIDTH
 
     @staticmethod
     def table_width(rows: Iterable[Sequence[str]]) -> int:
-        """Columns of the longest line of table()."""
+        """Columns of the longest line that table() prints if it cuts nothing."""
         widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
         return sum(widths) + 2 * (len(widths) - 1)
 
     def table(self, rows: Iterable[Sequence[str]], *, cut: Mapping[int, int] | None = None) -> None:
-        """Rows of equally many cells as columns two blanks apart; the first row is the header. Cells may be painted.
+        """Print rows of equally many cells, in columns two blanks apart. The first row is the header. Cells may be
+        painted.
 
-        cut: which columns may be cut for a row to fit the width, and to what width each; those named first are cut
-        first, and what does not fit even then is as long as it is.
+        cut: the columns that may be cut for the rows to fit width, by number, and how many characters each keeps; the
+        first is cut first. Rows that do not fit even then are longer. Raises ValueError if the rows differ in their
+        number of cells.
         """
         lines = [list(row) for row in rows]
         widths = [max(map(_width, column)) for column in zip(*lines, strict=True)]
@@ -98,7 +100,7 @@ def _width(cell: str) -> int:
 
 
 def _cut(cell: str, width: int) -> str:
-    """The cell, or as much of it as fits with a mark that there is more; in the colour that it has."""
+    """The cell, or as much of it as fits in width columns before a "…", painted as the cell is."""
     if _width(cell) <= width:
         return cell
     plain = _ESCAPE.sub("", cell)

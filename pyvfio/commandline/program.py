@@ -101,7 +101,7 @@ def _sentence(error: Exception) -> str:
     """The words for an error that Python raised itself, with the file that it is about."""
     path = getattr(error, "filename", None)
     if isinstance(error, PermissionError) and path is not None:
-        more = " even for root" if os.geteuid() == 0 else ": run it as root, or as who owns it"
+        more = " even for root" if os.geteuid() == 0 else ": run it as root, or as its owner"
         return f"there is no permission for {path}{more}"
     if isinstance(error, FileNotFoundError) and path is not None:
         return f"{path} is not there"

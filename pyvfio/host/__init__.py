@@ -1,7 +1,7 @@
 """The host around VFIO: its PCI devices, their drivers, groups and users, and how a driver is changed."""
 
 from pyvfio.host.addresses import DeviceAddresses, ReservedRegion, device_addresses
-from pyvfio.host.binding import bind, group_addresses, restore, unbind
+from pyvfio.host.binding import Binding, Write, bind, group_addresses, restore, unbind
 from pyvfio.host.foreseen import require_usable_groups, warnings_about
 from pyvfio.host.host import Host
 from pyvfio.host.inspect import DeviceDetails, device_details

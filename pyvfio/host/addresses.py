@@ -14,7 +14,10 @@ _UNITS = "/sys/class/iommu"
 
 @dataclass(frozen=True, slots=True, order=True)
 class ReservedRegion:
-    """first to last, both included, must not be mapped. kind: of the kernel's words: "msi", "reserved", "direct"."""
+    """Addresses that must not be mapped.
+
+    first, last: the first and the last of them. kind: the kernel's word for the reason: "msi", "reserved" or "direct".
+    """
 
     first: int
     last: int
@@ -26,22 +29,30 @@ class ReservedRegion:
 
 @dataclass(frozen=True, slots=True)
 class DeviceAddresses:
-    """reserved: in order of address. width: bits of the addresses that the IOMMU translates, None where that is not
-    told. groups: whose these are; empty for what is common to all groups of the host."""
+    """The addresses that devices can be given for their DMA.
+
+    reserved: the regions that must not be mapped, by address. width: how many bits an address has that the IOMMU
+    translates; None if the host does not say. groups: the numbers of the devices' IOMMU groups; empty for what all
+    groups of the host have in common.
+    """
 
     reserved: tuple[ReservedRegion, ...]
     width: int | None
     groups: tuple[int, ...] = ()
 
     def obstacle(self, first: int, last: int) -> ReservedRegion | None:
-        """The lowest reserved region that first to last runs into."""
+        """The lowest reserved region with an address from first to last; None if there is none."""
         return next((each for each in self.reserved if each.first <= last and first <= each.last), None)
 
     def reaches(self, last: int) -> bool:
+        """Whether the IOMMU translates the address last, as far as the host says."""
         return self.width is None or last < 1 << self.width
 
     def fitting(self, size: int, start: int, alignment: int) -> int | None:
-        """The lowest address from start on where size bytes fit; None if there is none. All are bytes."""
+        """The lowest multiple of alignment from start on at which size bytes fit; None if there is none.
+
+        start is an address; size and alignment are bytes.
+        """
         at = _aligned(start, alignment)
         while self.reaches(at + size - 1) and at + size <= 1 << 64:
             obstacle = self.obstacle(at, at + size - 1)
@@ -51,7 +62,7 @@ class DeviceAddresses:
         return None
 
     def largest(self, start: int, alignment: int) -> int:
-        """Bytes of the largest region that fits from start on, a multiple of alignment."""
+        """The bytes of the largest region that fits from start on, beginning and ending at multiples of alignment."""
         end = 1 << (self.width or 64)
         edges = [(each.first, each.last + 1) for each in self.reserved if each.last >= start]
         begin, best = _aligned(start, alignment), 0
@@ -62,9 +73,10 @@ class DeviceAddresses:
 
 
 def device_addresses(kernel: Kernel, addresses: Iterable[str] = ()) -> DeviceAddresses | None:
-    """Of the groups of these functions; of those that VFIO has where none is given; and where it has none, what is
-    common to all groups of the host. None without an IOMMU.
+    """The addresses that devices can be given for their DMA; None if there is no IOMMU behind them.
 
+    addresses: where the devices are on the PCI bus. Without any, they are the devices that are bound to a VFIO driver;
+    if there are none either, the answer is what all groups of the host have in common.
     Source: Documentation/ABI/testing/sysfs-kernel-iommu_groups and sysfs-class-iommu-intel-iommu; which kinds VFIO and
     iommufd keep out of: drivers/vfio/vfio_iommu_type1.c, vfio_iommu_resv_exclude.
     """
@@ -87,7 +99,7 @@ def device_addresses(kernel: Kernel, addresses: Iterable[str] = ()) -> DeviceAdd
 
 
 def _reserved(kernel: Kernel, group: int) -> Iterable[ReservedRegion]:
-    """A driver may map over what is "direct-relaxable"."""
+    """The regions of a group that must not be mapped: a driver may map over "direct-relaxable" ones."""
     for line in text_or_empty(kernel, f"{GROUPS}/{group}/reserved_regions").splitlines():
         match = re.fullmatch(r"0x([0-9a-f]+) 0x([0-9a-f]+) (\S+)", line.strip())
         if match and match[3] != "direct-relaxable":
@@ -95,7 +107,10 @@ def _reserved(kernel: Kernel, group: int) -> Iterable[ReservedRegion]:
 
 
 def _width(kernel: Kernel, addresses: Sequence[str]) -> int | None:
-    """The narrowest of the units behind these functions; only VT-d tells."""
+    """How many bits the narrowest of the units behind the functions at addresses translates; None if none tells.
+
+    Only units of VT-d tell.
+    """
     named = {link_name(kernel, f"{DEVICES}/{address}/iommu") for address in addresses}
     units = [unit for unit in named if unit] or names_in(kernel, _UNITS)
     texts = (text_or_empty(kernel, f"{_UNITS}/{unit}/intel-iommu/cap") for unit in units)
@@ -103,7 +118,7 @@ def _width(kernel: Kernel, addresses: Sequence[str]) -> int | None:
 
 
 def _intel_width(capabilities: int) -> int:
-    """Of page tables of as many levels as the unit walks, if it takes addresses so wide.
+    """How many bits a unit of VT-d translates: as its deepest page tables do, but not more than its addresses have.
 
     Source: VT-d, the capability register.
     """
@@ -112,4 +127,5 @@ def _intel_width(capabilities: int) -> int:
 
 
 def _aligned(value: int, unit: int) -> int:
+    """value rounded up to a multiple of unit."""
     return -(-value // unit) * unit

@@ -1,4 +1,4 @@
-"""What can be known of a binding before anything is unbound: that the probe will fail, that the group stays useless.
+"""What can be known of a binding before anything is unbound: that the probe will fail, or the group stays unusable.
 
 Source of each rule: Linux, drivers/vfio/pci/vfio_pci.c and vfio_pci_core.c, drivers/vfio/vfio_main.c,
 drivers/iommu/iommu.c.
@@ -22,7 +22,7 @@ _NO_DENYLIST = "/sys/module/vfio_pci/parameters/disable_denylist"
 _INTEL = 0x8086
 # Intel QAT: C3XXX, C62X, DH895XCC and their virtual functions.
 _DENIED = (0x19E2, 0x19E3, 0x37C8, 0x37C9, 0x0435, 0x0443)
-# DSA and IAX of Sapphire Rapids: since the spring of 2024, in stable kernels too.
+# DSA and IAX of Sapphire Rapids. Stable kernels before 6.10 deny them only since some point release: it is not sure.
 _DENIED_LATER = (0x0B25, 0x0CFE)
 _DENIED_LATER_SINCE = (6, 10)
 
@@ -30,7 +30,7 @@ LOOK_AT_THE_LOG = "The kernel log says why: dmesg | grep {address}"
 
 
 def require_probe(kernel: Kernel, device: PciDevice, driver: str) -> None:
-    """Raises DeviceNotBound, or InvalidArgument for a bridge, if a VFIO driver is sure to refuse the device."""
+    """Raise DeviceNotBound if driver is of VFIO and is sure to refuse the device, InvalidArgument for a bridge."""
     operation = f"bind {device.address}"
     if device.is_bridge:
         raise InvalidArgument(
@@ -78,13 +78,13 @@ def lacks_iommu(kernel: Kernel, device: PciDevice) -> bool:
 
 
 def enabled_functions(kernel: Kernel, address: str) -> int:
-    """How many virtual functions a physical one has now."""
+    """How many virtual functions of the function at address are enabled."""
     text = text_or_empty(kernel, f"{DEVICES}/{address}/sriov_numvfs")
     return int(text) if text.isdigit() else 0
 
 
 def why_refused(kernel: Kernel, device: PciDevice, driver: str) -> tuple[str, str]:
-    """After a probe that failed, what is known of the cause, and advice."""
+    """The cause of a probe that has failed, "" if it is not known, and what to do about it."""
     try:
         require_probe(kernel, device, driver)
     except VfioError as error:
@@ -95,7 +95,7 @@ def why_refused(kernel: Kernel, device: PciDevice, driver: str) -> tuple[str, st
 
 
 def require_usable_groups(kernel: Kernel, addresses: Sequence[str]) -> None:
-    """Raises VfioError for devices whose group the kernel lets nobody use, whatever its members are bound to."""
+    """Raise VfioError if the kernel lets nobody use the group of a device, whatever its members are bound to."""
     for address in addresses:
         group = pci_device(kernel, address).group
         more = ". --force binds it all the same"
@@ -104,9 +104,9 @@ def require_usable_groups(kernel: Kernel, addresses: Sequence[str]) -> None:
 
 
 def warnings_about(kernel: Kernel, addresses: Sequence[str]) -> Iterator[str]:
-    """What a VFIO driver will not help, though it takes the devices: a sentence for each thing, with what to do.
+    """A sentence for each reason why devices stay unusable although a VFIO driver takes them, with what to do about it.
 
-    A group that stays unusable for its other members; a device that does not answer.
+    Reasons are a group that other members keep from being used, and a device that does not answer.
     """
     yield from _unusable_groups(kernel, addresses)
     for address in addresses:
@@ -116,7 +116,7 @@ def warnings_about(kernel: Kernel, addresses: Sequence[str]) -> Iterator[str]:
 
 
 def is_dead(kernel: Kernel, address: str) -> bool:
-    """Whether the device's config space reads all ones. Reading it wakes a device that sleeps."""
+    """Whether the device's config space can be read, and reads all ones. Reading it wakes a device that sleeps."""
     try:
         fd = kernel.open(f"{DEVICES}/{address}/config", os.O_RDONLY)
     except OSError:
@@ -130,6 +130,7 @@ def is_dead(kernel: Kernel, address: str) -> bool:
 
 
 def _unusable_groups(kernel: Kernel, addresses: Sequence[str]) -> Iterator[str]:
+    """A sentence for each group of the devices that members beside them keep from being used."""
     groups: dict[int, str] = {}
     for address in addresses:
         group = pci_device(kernel, address).group
@@ -148,6 +149,7 @@ def _unusable_groups(kernel: Kernel, addresses: Sequence[str]) -> Iterator[str]:
 
 
 def _is_denied(kernel: Kernel, device: PciDevice) -> bool:
+    """Whether vfio-pci is sure to have the device in its deny list, and to heed the list."""
     if device.vendor_id != _INTEL or text_or_empty(kernel, _NO_DENYLIST)[:1] in ("1", "Y", "y"):
         return False
     return device.device_id in _DENIED or (

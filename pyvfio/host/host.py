@@ -16,9 +16,11 @@ from pyvfio.kernel import Kernel, LinuxKernel
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """By default the one that the program runs on; a test hands the commands another.
+    """What the commands look at and change: by default the host that they run on; a test hands them another.
 
-    uevents: opens the kernel's events. undo_file: where the undo file is unless the command line names another.
+    kernel: takes their system calls. network: tells what network interfaces are used for. uevents: opens the stream of
+    the kernel's uevents. undo_file: where the undo file is unless the command line names another. rules: where the udev
+    rules are.
     """
 
     kernel: Kernel = field(default_factory=LinuxKernel)

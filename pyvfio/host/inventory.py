@@ -24,11 +24,14 @@ from pyvfio.sysfs import (
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """kind: "Ethernet"; name: vendor and model, in full; short_name: as people call them.
+    """A PCI function and its place on the host.
 
-    blocked_by: other members of its group that keep VFIO from using it. group_node and device_node: what is opened for
-    it; None while no VFIO driver has it. override: its driver_override. is_noiommu: a VFIO driver has it although there
-    is no IOMMU behind it, which is unsafe.
+    device: the function. kind: a word for what it is, "Ethernet". name: vendor and model, in full. short_name: vendor
+    and model as people call them. blocked_by: the other members of its group that keep the group from being used.
+    group_node, device_node: the nodes that programs open for it; None if there is none, for example because no VFIO
+    driver has it. interfaces: its network interfaces. disks: its disks and partitions. override: what its
+    driver_override names; None for nothing. is_noiommu: whether it is bound to a VFIO driver although there is no IOMMU
+    behind it, which is unsafe.
     """
 
     device: PciDevice
@@ -45,12 +48,12 @@ class Entry:
 
     @property
     def viable(self) -> bool:
-        """Whether VFIO can use it now, or as soon as it is bound itself."""
+        """Whether its group can be used through VFIO once it is bound to a VFIO driver itself; False for a bridge."""
         return self.device.group is not None and not self.blocked_by and not self.device.is_bridge
 
     @property
     def viability(self) -> str:
-        """In words: what has to be done, or who is in the way."""
+        """The same in words, with what has to be done or who is in the way."""
         if self.device.is_bridge:
             return "bridge"
         if self.device.group is None:
@@ -63,7 +66,7 @@ class Entry:
 
 
 def inventory(kernel: Kernel, network: Network, devices: Iterable[PciDevice] | None = None) -> list[Entry]:
-    """Of devices, by default every PCI function of the host, in order of address."""
+    """The entries of devices, by default of every PCI function of the host by address. Raises OSError."""
     names = names_of_host(kernel)
     return [_entry(kernel, network, names, device) for device in (pci_devices(kernel) if devices is None else devices)]
 

@@ -1,4 +1,4 @@
-"""Which network interfaces the host talks through. Asked of the kernel by netlink."""
+"""What the host uses its network interfaces for. The kernel is asked by netlink."""
 
 from __future__ import annotations
 
@@ -52,6 +52,7 @@ class LinuxNetwork:
     """The network namespace of this process in the running kernel. Holds no state: each question opens a socket."""
 
     def use(self, interface: str) -> InterfaceUse:
+        """What an interface is used for; nothing if it does not exist. Raises OSError if the question fails."""
         links = {link.name: link for link in rtnetlink.links()}
         if interface not in links:
             return InterfaceUse(interface, link=False)

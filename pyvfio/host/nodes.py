@@ -1,4 +1,4 @@
-"""The nodes that are opened for a device: its group's, and its own."""
+"""The nodes that programs open for a device: its group's, and its own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pyvfio.sysfs import DEVICES, character_device, group_node, pci_device
 
 
 def nodes_of(kernel: Kernel, address: str) -> list[str]:
-    """Those of a device that are there: its group's, and its own."""
+    """The paths of the device's nodes that exist, its group's first; empty while no VFIO driver has the device."""
     device = pci_device(kernel, address)
     if not device.has_vfio_driver or device.group is None:
         return []
@@ -22,7 +22,7 @@ def nodes_of(kernel: Kernel, address: str) -> list[str]:
 
 
 def give_nodes(kernel: Kernel, addresses: Sequence[str], owner: Owner) -> None:
-    """The nodes of devices to owner, all or none. Raises VfioError."""
+    """Give the nodes of devices to owner. If one cannot be given, all are given back, and VfioError is raised."""
     before: dict[str, tuple[int, int]] = {}
     node = ""
     try:
@@ -37,7 +37,7 @@ def give_nodes(kernel: Kernel, addresses: Sequence[str], owner: Owner) -> None:
 
 
 def give_nodes_script(kernel: Kernel, addresses: Sequence[str], owner: Owner) -> list[str]:
-    """What give_nodes() does, as a shell script; the devices need not be bound yet."""
+    """The lines of a shell script that does what give_nodes() does. The devices need not be bound yet."""
     lines = []
     for address in addresses:
         group = pci_device(kernel, address).group
@@ -50,10 +50,10 @@ def give_nodes_script(kernel: Kernel, addresses: Sequence[str], owner: Owner) ->
 
 
 def wait_for_nodes(kernel: Kernel, address: str, wait: Callable[[str], None]) -> list[str]:
-    """Every node that the kernel makes for a device, once it is there: its group's first, then its own.
+    """Wait for every node that the kernel makes for a device; return their paths, its group's first, then its own.
 
-    None while no VFIO driver has it, and before wait(path) returned for each: wait_for_node() with its events.
-    A kernel without CONFIG_VFIO_GROUP makes none for groups: it has no class of them in sysfs either.
+    wait: waits until there is a file at a path, as wait_for_node() does. Without a VFIO driver a device has no nodes.
+    Raises InvalidArgument, DeviceNotBound, and what wait raises.
     """
     device = pci_device(kernel, address)
     if not device.has_vfio_driver or device.group is None:
@@ -61,6 +61,7 @@ def wait_for_nodes(kernel: Kernel, address: str, wait: Callable[[str], None]) ->
     own = character_device(kernel, address)
     of_group = group_node(kernel, device.group)
     nodes = [own] if own else []
+    # A kernel without CONFIG_VFIO_GROUP makes no nodes for groups, and has no class of them in sysfs either.
     if exists(kernel, of_group) or own is None or exists(kernel, "/sys/class/vfio"):
         nodes.insert(0, of_group)
     for node in nodes:

@@ -1,4 +1,4 @@
-"""What others have named, fit to be printed."""
+"""Names that others have chosen, made fit to be printed."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def require_expected(kernel: Kernel, addresses: Sequence[str], expected: str) ->
 
 
 def require_not_needed(kernel: Kernel, network: Network, addresses: Sequence[str]) -> None:
-    """Raise HostNeedsDevice, which names them, if the host or a program would miss the driver of any of the devices."""
+    """Raise HostNeedsDevice, which says why, if the host or a program would miss the driver of any of the devices."""
     reasons = [
         f"{address}: {reason}"
         for address in addresses
@@ -165,7 +165,7 @@ def perform_restore(
 
 
 def _is_gone(kernel: Kernel, entry: Binding) -> bool:
-    """Whether nothing is at its address, or another device."""
+    """Whether the entry's device is not at its address any more: nothing is, or another device."""
     try:
         return not entry.is_of(binding.binding(kernel, entry.address))
     except DeviceNotBound:

@@ -21,7 +21,7 @@ _NEXT_HOP = struct.Struct("=HBBi")
 _IFLA_IFNAME, _IFLA_MASTER = 3, 10
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _RTA_DST, _RTA_OIF, _RTA_MULTIPATH, _RTA_TABLE = 1, 4, 9, 15
-# Of the kernel's own making; a message is never longer than its buffer.
+# Bytes of the buffer for a message: the kernel makes smaller ones of the answers to such a dump.
 _LARGEST = 1 << 16
 
 Attributes = Mapping[int, bytes]
@@ -29,7 +29,11 @@ Attributes = Mapping[int, bytes]
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """flags: IFF_*; master: the index of the bridge or bond it is in."""
+    """A network interface.
+
+    index: its number. name: its name. flags: IFF_* of linux/if.h. master: the index of the bridge or bond that it is
+    in; None for none.
+    """
 
     index: int
     name: str
@@ -39,7 +43,10 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Of the interface with that index: "192.0.2.7/24"."""
+    """An address of a network interface.
+
+    index: the interface's. text: the address and the length of its prefix, "192.0.2.7/24".
+    """
 
     index: int
     text: str
@@ -47,9 +54,10 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """indexes: of the interfaces it leads through, several for a multipath route. destination: "default" is one.
+    """A route.
 
-    kind: RTN_* of linux/rtnetlink.h; table: the number of the routing table.
+    indexes: those of the interfaces that it leads through, several for a multipath route. destination: the network that
+    it leads to, "192.0.2.0/24", or "default". kind: RTN_* of linux/rtnetlink.h. table: the number of the routing table.
     """
 
     indexes: tuple[int, ...]
@@ -69,10 +77,10 @@ def links() -> list[Link]:
 
 
 def addresses() -> list[Address]:
-    """Of every interface. Raises OSError."""
+    """Every address of this network namespace. Raises OSError if the kernel does not answer."""
     found = []
     for head, attributes in _dump(_GET_ADDRESS, _ADDRESS):
-        # Of a point-to-point link the other is the peer's.
+        # On a point-to-point link the local address is the interface's, and the other one the peer's.
         raw = attributes.get(_IFA_LOCAL) or attributes.get(_IFA_ADDRESS)
         if raw:
             found.append(Address(head[4], f"{ipaddress.ip_address(raw)}/{head[1]}"))
@@ -80,7 +88,7 @@ def addresses() -> list[Address]:
 
 
 def routes() -> list[Route]:
-    """Of every table. Raises OSError."""
+    """Every route of this network namespace, of every table. Raises OSError if the kernel does not answer."""
     found = []
     for head, attributes in _dump(_GET_ROUTE, _ROUTE):
         indexes = [struct.unpack("=i", attributes[_RTA_OIF])[0]] if _RTA_OIF in attributes else []
@@ -93,6 +101,7 @@ def routes() -> list[Route]:
 
 
 def _next_hops(data: bytes) -> Iterator[int]:
+    """The index of the interface of each next hop. data: the value of a route's attribute for them."""
     while len(data) >= _NEXT_HOP.size:
         length, _, _, index = _NEXT_HOP.unpack_from(data)
         if length < _NEXT_HOP.size:
@@ -102,7 +111,10 @@ def _next_hops(data: bytes) -> Iterator[int]:
 
 
 def _dump(request: int, body: struct.Struct) -> Iterator[tuple[tuple[int, ...], Attributes]]:
-    """The fixed part and the attributes of each answer. Source: rtnetlink(7), netlink(7)."""
+    """Ask the kernel for everything of a kind; yield the fixed part and the attributes of each answer. Raises OSError.
+
+    request: the type of the message that asks. body: the layout of the fixed part. Source: rtnetlink(7), netlink(7).
+    """
     kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
     with socket.socket(socket.AF_NETLINK, kind, _NETLINK_ROUTE) as netlink:
         netlink.bind((0, 0))
@@ -125,6 +137,7 @@ def _dump(request: int, body: struct.Struct) -> Iterator[tuple[tuple[int, ...], 
 
 
 def _attributes(data: bytes) -> Attributes:
+    """The values of a message's attributes, by type. data: what follows the fixed part."""
     found = {}
     while len(data) >= 4:
         length, kind = struct.unpack_from("=HH", data)
@@ -136,4 +149,5 @@ def _attributes(data: bytes) -> Attributes:
 
 
 def _aligned(size: int) -> int:
+    """size in bytes, rounded up as netlink aligns what follows."""
     return -(-size // 4) * 4

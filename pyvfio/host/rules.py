@@ -1,7 +1,7 @@
 """udev rules that say who may open a device's nodes, and which driver gets it at every boot.
 
-A rule goes by the device's address and what it is, never by the number of its group, which another boot may give to
-another device. Each device has a file of its own, in which what the device was before is kept too.
+A rule names the device by its address and its ids, never by the number of its group, which another boot may give to
+another device. Each device has a file of its own, which also keeps what the device was before.
 """
 
 from __future__ import annotations
@@ -26,7 +26,11 @@ _BEFORE = "# before: "
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Of nodes. group None: as it is."""
+    """Whom nodes are given to.
+
+    user: the user, by name or number. uid: the user's number. group: the group, by name or number; None to leave the
+    group of a node as it is. gid: the group's number; -1 to leave it.
+    """
 
     user: str
     uid: int
@@ -35,7 +39,10 @@ class Owner:
 
     @classmethod
     def parse(cls, text: str) -> Owner:
-        """ "USER" or "USER:GROUP", by name or number. Raises InvalidArgument for one that there is not."""
+        """The owner that text names: "USER" or "USER:GROUP", by name or number.
+
+        Raises InvalidArgument if there is no user or group of that name.
+        """
         user, _, group = text.partition(":")
         try:
             uid = int(user) if user.isdecimal() else pwd.getpwnam(user).pw_uid
@@ -50,17 +57,20 @@ class Owner:
         return cls(user, uid, group, gid)
 
     def __str__(self) -> str:
-        """As chown takes it."""
+        """The owner as chown takes it: "USER" or "USER:GROUP"."""
         return self.user if self.group is None else f"{self.user}:{self.group}"
 
 
 ROOT = Owner("root", 0, "root", 0)
-"""Whose nodes are unless a rule says otherwise."""
+"""The owner of a node unless a rule says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A file of rules for one device, and what the device was before the first of them."""
+    """A file of udev rules for one device.
+
+    path: where the file is. text: what is in it. before: what the device was before the first rule for it.
+    """
 
     path: Path
     text: str
@@ -68,7 +78,8 @@ class Rule:
 
 
 def _reload() -> None:
-    """udev also looks by itself, but every few seconds only. Where there is none, nobody has to."""
+    """Have udev read its rules anew, if the host has udev."""
+    # udev looks by itself too, but only every few seconds.
     program = shutil.which("udevadm")
     if program:
         subprocess.run([program, "control", "--reload"], check=False, capture_output=True)
@@ -76,27 +87,41 @@ def _reload() -> None:
 
 @dataclass(frozen=True, slots=True)
 class RuleDirectories:
-    """Where udev looks: until the next boot, and for good. reload: makes udev read them anew."""
+    """The directories in which udev looks for rules.
+
+    until_boot: the one that the next boot empties. for_good: the one that lasts. reload: makes udev read them anew.
+    """
 
     until_boot: Path = Path("/run/udev/rules.d")
     for_good: Path = Path("/etc/udev/rules.d")
     reload: Callable[[], None] = _reload
 
     def rule(self, before: Binding, driver: str | None, owner: Owner | None) -> Rule:
-        """driver: that is to have the device at every boot; None: the rule lasts until the next one."""
+        """The rule for a device; it is not written yet.
+
+        before: the state of the device, which the rule keeps unless an earlier rule for the device has kept one.
+        driver: the driver that gets the device at every boot; None for none: then the rule lasts until the next boot.
+        owner: who may open the device's nodes; None to say nothing of that. Raises ValueError, OSError, as find() does.
+        """
         directory = self.until_boot if driver is None else self.for_good
         known = next((rule.before for rule in self.find(before.address)), before)
         return Rule(self._path(directory, before.address), _text(known, driver, owner), known)
 
     def find(self, address: str | None = None) -> list[Rule]:
-        """Those that there are, of one device or of all."""
+        """The rules in the directories, of the device at address or of all devices.
+
+        Raises ValueError for a file that pyvfio bind has not made, OSError for one that cannot be read.
+        """
         pattern = f"{_PREFIX}{address or '*'}{_SUFFIX}"
         paths = [path for each in (self.until_boot, self.for_good) for path in sorted(each.glob(pattern))]
         return [Rule(path, text := path.read_text(encoding="utf-8"), _before(path, text)) for path in paths]
 
     @contextmanager
     def changed(self, written: Sequence[Rule] = (), removed: Sequence[Rule] = ()) -> Iterator[None]:
-        """With rules written and others removed; as they were again if the block fails."""
+        """Write rules and remove others. If that or the block that follows fails, all files are put back as they were.
+
+        Raises OSError if a file cannot be changed.
+        """
         former = {rule.path: _read(rule.path) for rule in (*written, *removed)}
         try:
             for rule in written:
@@ -119,7 +144,7 @@ class RuleDirectories:
 
 
 def writes_of(written: Sequence[Rule] = (), removed: Sequence[Rule] = ()) -> Iterator[str]:
-    """What RuleDirectories.changed() does, as a shell script."""
+    """The lines of a shell script that does what RuleDirectories.changed() does."""
     for rule in written:
         yield f"mkdir -p {rule.path.parent}"
         yield f"cat > {rule.path} << 'END'\n{rule.text}END"
@@ -130,6 +155,7 @@ def writes_of(written: Sequence[Rule] = (), removed: Sequence[Rule] = ()) -> Ite
 
 
 def _text(before: Binding, driver: str | None, owner: Owner | None) -> str:
+    """What is in the file of a device's rules. driver and owner: as for RuleDirectories.rule()."""
     address = before.address
     vendor, _, device = (before.ids or "").partition(":")
     alias = f"pci:v{vendor.upper():0>8}d{device.upper():0>8}sv"
@@ -153,7 +179,7 @@ def _text(before: Binding, driver: str | None, owner: Owner | None) -> str:
 
 
 def _before(path: Path, text: str) -> Binding:
-    """Raises ValueError for a file that is none of ours."""
+    """What a device was before its rules. Raises ValueError for the text of a file that pyvfio bind has not made."""
     for line in text.split("\n"):
         if line.startswith(_BEFORE):
             return Binding.from_data(json.loads(line.removeprefix(_BEFORE)))
@@ -161,6 +187,7 @@ def _before(path: Path, text: str) -> Binding:
 
 
 def _read(path: Path) -> str | None:
+    """The text of a file; None if there is no file."""
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -168,7 +195,7 @@ def _read(path: Path) -> str | None:
 
 
 def _write(path: Path, text: str | None) -> None:
-    """The whole file or none; None: there is no file."""
+    """Replace a file by one with this text, so that the old or the new one is whole; remove it if text is None."""
     if text is None:
         path.unlink(missing_ok=True)
         return

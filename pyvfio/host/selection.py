@@ -14,7 +14,7 @@ _IDS = re.compile(r"(?:([0-9a-f]{4})?:([0-9a-f]{4})?)", re.IGNORECASE)
 
 
 def parse_ids(text: str) -> tuple[int | None, int | None]:
-    """Vendor and device of "8086:1521", "8086:" or ":1521", None for any. Raises ValueError."""
+    """The vendor and the device of "8086:1521", "8086:" or ":1521", None for any. Raises ValueError for other text."""
     match = _IDS.fullmatch(text)
     if not match or match[0] == ":":
         raise ValueError(f"{text!r} is no id: write 8086:1521, 8086: or :1521")
@@ -23,11 +23,11 @@ def parse_ids(text: str) -> tuple[int | None, int | None]:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Of each kind one must fit, where any is given; of texts all must.
+    """What somebody wants to see. An entry has to fit one value of each field that has any, and every text.
 
-    addresses: as in sysfs. kinds: words as in the list ("Ethernet"), of a base class ("Network") or the first digits of
-    a class code ("0200"). drivers: patterns, "none" for a function without. ids: see parse_ids(). texts: in anything
-    that is shown of a function.
+    addresses: PCI addresses, as sysfs spells them. kinds: words for a class ("Ethernet") or a base class ("Network"),
+    or the first digits of a class code ("0200"). drivers: patterns of names; "none" fits a function without a driver.
+    ids: vendors and devices, as parse_ids() returns them. texts: parts of anything that is shown of a function.
     """
 
     addresses: Sequence[str] = ()
@@ -37,6 +37,7 @@ class Selection:
     texts: Sequence[str] = ()
 
     def takes(self, entry: Entry) -> bool:
+        """Whether an entry fits."""
         device = entry.device
         return (
             (not self.addresses or device.address in self.addresses)
@@ -60,6 +61,7 @@ def _has_ids(entry: Entry, ids: tuple[int | None, int | None]) -> bool:
 
 
 def _everything(entry: Entry) -> str:
+    """What texts are looked for in: all that is shown of a function, in lower case."""
     device = entry.device
     words = [device.address, entry.kind, entry.name, f"{device.vendor_id:04x}:{device.device_id:04x}"]
     words += [device.driver or "", entry.override or "", *(use.name for use in entry.interfaces), *entry.disks]

@@ -67,7 +67,7 @@ def names_in(kernel: Kernel, path: str) -> list[str]:
 
 
 def linux_release(kernel: Kernel) -> tuple[int, int]:
-    """(6, 12) of "6.12.9-amd64"; (0, 0) where the kernel does not say."""
+    """The version of the running kernel, (6, 12) of "6.12.9-amd64"; (0, 0) if the kernel does not say it."""
     found = re.match(r"(\d+)\.(\d+)", text_or_empty(kernel, "/proc/sys/kernel/osrelease"))
     return (int(found[1]), int(found[2])) if found else (0, 0)
 

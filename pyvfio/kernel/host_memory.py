@@ -11,23 +11,24 @@ from pyvfio.kernel.seam import Kernel, LinuxKernel
 
 _NODES = "/sys/devices/system/node"
 _CGROUP = "/sys/fs/cgroup"
-# What the first version of cgroups shows where there is no limit: the largest number of whole pages.
+# The first version of cgroups shows a number above this if there is no limit: the largest number of whole pages.
 _NO_LIMIT = 1 << 62
-
-
 _TIGHT = 0.9
 
 
 @dataclass(frozen=True, slots=True)
 class HostMemory:
-    """available: bytes. bound: what sets the limit, in words: "MemAvailable", "the limit of cgroup /jobs", "node 1"."""
+    """How much memory can be had.
+
+    available: bytes. bound: what sets the limit, in words: "MemAvailable", "the limit of cgroup /jobs", "node 1".
+    """
 
     available: int
     bound: str
 
     @property
     def way_out(self) -> str:
-        """What makes it more."""
+        """What to do to have more, as a phrase."""
         if "cgroup" in self.bound:
             return f"raise {self.bound}: memory.max, MemoryMax= in systemd, docker --memory"
         if "node" in self.bound:
@@ -36,9 +37,11 @@ class HostMemory:
 
 
 def host_memory(kernel: Kernel | None = None, *, node: int | None = None) -> HostMemory | None:
-    """The tightest of what is free or can be reclaimed on the host, in the NUMA nodes that this process may use, or in
-    one node, and in its control group. None where the kernel does not tell.
+    """How much memory this process can have; None if the kernel does not tell.
 
+    It is the least of what is free or can be reclaimed on the host, of what is so in the NUMA nodes that this process
+    may use, and of what the limits of its control groups leave. node: the one node that memory is to come from; None
+    for any.
     Source: proc(5), MemAvailable; cgroup-v2.rst, memory.max and memory.current; cpuset(7), Mems_allowed_list.
     """
     kernel = kernel or LinuxKernel()
@@ -47,7 +50,7 @@ def host_memory(kernel: Kernel | None = None, *, node: int | None = None) -> Hos
 
 
 def is_tight(wanted: int, available: int) -> bool:
-    """Whether so many bytes leave the host hardly anything of what is available, though they fit."""
+    """Whether wanted bytes, though they fit, leave the host hardly any of the available bytes."""
     return wanted > available * _TIGHT
 
 
@@ -58,7 +61,7 @@ def _of_host(kernel: Kernel) -> Iterator[HostMemory]:
 
 
 def _of_nodes(kernel: Kernel, node: int | None) -> Iterator[HostMemory]:
-    """node None: those that the process may use, if it may not use all."""
+    """What node has, or if it is None the nodes that this process may use, unless it may use all."""
     there = {int(name[4:]) for name in names_in(kernel, _NODES) if re.fullmatch(r"node\d+", name)}
     allowed = _numbers(_field(text_or_empty(kernel, "/proc/self/status"), "Mems_allowed_list")) & there
     wanted = {node} & there if node is not None else allowed
@@ -69,7 +72,7 @@ def _of_nodes(kernel: Kernel, node: int | None) -> Iterator[HostMemory]:
 
 
 def _of_cgroups(kernel: Kernel) -> Iterator[HostMemory]:
-    """Of every group above this process that has a limit."""
+    """What each control group that this process is in leaves, if the group has a limit."""
     for line in text_or_empty(kernel, "/proc/self/cgroup").splitlines():
         _, controllers, path = [*line.split(":", 2), "", ""][:3]
         if not controllers:
@@ -81,7 +84,7 @@ def _of_cgroups(kernel: Kernel) -> Iterator[HostMemory]:
 
 def _limits(kernel: Kernel, root: str, path: str, limit_file: str, usage_file: str) -> Iterator[HostMemory]:
     parts = [part for part in path.split("/") if part]
-    # What is above a namespace's root shows as "..", and is not to be seen from here.
+    # A group above the namespace's root is shown as ".." and cannot be seen from here.
     parts = [] if ".." in parts else parts
     for count in range(len(parts), -1, -1):
         group = "/".join(parts[:count])
@@ -101,11 +104,12 @@ def _node_file(node: int) -> str:
 
 
 def _reclaimable(figures: dict[str, int]) -> int:
+    """The bytes of a node that are free or that the kernel can take back."""
     return sum(figures.get(name, 0) for name in ("MemFree", "Inactive(file)", "SReclaimable"))
 
 
 def _meminfo(text: str) -> dict[str, int]:
-    """Bytes by name; a node's lines begin with its number."""
+    """The figures of a meminfo in bytes, by name. A node's lines begin with its number."""
     found = re.findall(r"^(?:Node \d+ )?(\S+):\s+(\d+) kB$", text, re.MULTILINE)
     return {name: int(number) << 10 for name, number in found}
 
@@ -116,7 +120,7 @@ def _field(text: str, name: str) -> str:
 
 
 def _numbers(text: str) -> set[int]:
-    """Of "0-3,8"."""
+    """The numbers of a list such as "0-3,8"."""
     found: set[int] = set()
     for part in filter(None, text.split(",")):
         first, _, last = part.partition("-")

@@ -15,7 +15,7 @@ DEFAULT_DMA_ENTRY_LIMIT = 65535
 """What the kernel sets if nobody chooses."""
 
 POOLS = "/sys/kernel/mm/hugepages"
-"""Of huge pages, a directory for each size."""
+"""The directory with a directory for each size of huge pages."""
 
 _COUNTS = ("nr", "free", "resv")
 _OVERCOMMIT = "nr_overcommit_hugepages"
@@ -91,7 +91,7 @@ def host_page_size() -> int:
 
 
 def pool_name(page_size: int) -> str:
-    """Of the pool of pages of that many bytes, below POOLS: "hugepages-2048kB"."""
+    """The name in POOLS of the pool of huge pages of page_size bytes: "hugepages-2048kB"."""
     return f"hugepages-{page_size >> 10}kB"
 
 

@@ -18,7 +18,7 @@ _TYPE1 = "/sys/module/vfio_iommu_type1/parameters"
 _CORE = "/sys/module/vfio/parameters"
 _IOMMUFD = "/sys/module/iommufd/parameters"
 _VFIO = "/dev/vfio"
-# What the running kernel has of other devices must not be taken for this machine's.
+# The running kernel's own devices must not be taken for this machine's.
 _COVERED = ("/sys/bus/", _GROUPS, "/sys/module/vfio", "/sys/module/iommufd", _VFIO, "/sys/class", "/proc/bus/")
 _CLASSES: Mapping[str, Callable[[PciFunction], tuple[str, ...]]] = {
     "/sys/class/net": lambda function: function.interfaces,
@@ -107,10 +107,14 @@ class Sysfs:
         return not any(function.in_host_hands for function in self.members(group))
 
     def is_claimed_by_firmware(self, group: int) -> bool:
-        """Source: drivers/iommu/iommu.c, require_direct."""
+        """Whether firmware claims memory for the group, so that nobody may use it.
+
+        Source: drivers/iommu/iommu.c, require_direct.
+        """
         return any(function.direct for function in self.members(group))
 
     def _reserved_regions(self, group: int) -> str:
+        """The text of the group's reserved_regions."""
         if not self.members(group):
             raise fail(errno.ENOENT)
         spans = [(span, "direct") for function in self.members(group) for span in function.direct]
@@ -171,7 +175,7 @@ class Sysfs:
         parent, _, name = path.rpartition("/")
         text = text.strip()
         if path == "/sys/bus/pci/drivers_probe":
-            # Who asks every driver is not told of one that failed: only the driver's own bind says it.
+            # Only writing to a driver's own bind fails when the probe does.
             function = self._function(text)
             with suppress(OSError):
                 self._probe(function)
@@ -241,7 +245,7 @@ class Sysfs:
         raise fail(errno.ENOENT)
 
     def _attributes(self, function: PciFunction) -> Iterator[str]:
-        """What the directory of a function has."""
+        """The names in the directory of a function."""
         yield from ("vendor", "device", "class", "numa_node", "driver_override")
         if function.header_type == 1:
             yield "secondary_bus_number"
@@ -256,20 +260,22 @@ class Sysfs:
             yield from (f"virtfn{number}" for number in range(len(virtual)))
 
     def _virtual_functions(self, function: PciFunction) -> list[str]:
-        """By address, in order."""
+        """The addresses of a function's virtual functions, sorted."""
         return sorted(each.address for each in self._functions.values() if each.physical_function == function.address)
 
     def _has_group(self, function: PciFunction) -> bool:
+        """Whether a function is in a group: with an IOMMU, or because VFIO has made one for it."""
         return function.driver == VFIO_DRIVER or not self.lacks_iommu(function)
 
     def owner(self, path: str) -> tuple[int, int]:
-        """Of a node of /dev/vfio: root's until somebody gives it away, and again when it has been gone."""
+        """User and group of a node of /dev/vfio: root's until somebody gives it away, and again once it was gone."""
         self._owners = {each: owner for each, owner in self._owners.items() if self._is_node(each)}
         if not self._is_node(path):
             raise fail(errno.ENOENT)
         return self._owners.get(path, (0, 0))
 
     def chown(self, path: str, user: int, group: int) -> None:
+        """Give a node of /dev/vfio to a user and a group; -1 leaves either as it is."""
         now = self.owner(path)
         self._owners[path] = (now[0] if user == -1 else user, now[1] if group == -1 else group)
 
@@ -310,8 +316,10 @@ class Sysfs:
             self.note_driver(function)
 
     def _takes(self, function: PciFunction) -> bool:
-        """Whether the probe of vfio-pci succeeds. Source: drivers/vfio/pci/vfio_pci_core.c,
-        vfio_pci_core_register_device."""
+        """Whether the probe of vfio-pci succeeds.
+
+        Source: drivers/vfio/pci/vfio_pci_core.c, vfio_pci_core_register_device.
+        """
         return function.header_type == 0 and (self.allows_noiommu or not self.lacks_iommu(function))
 
 

@@ -24,7 +24,7 @@ def block_devices(kernel: Kernel, address: str, *, dependent: bool = False) -> l
 
 
 def device_nodes(kernel: Kernel, address: str, *, dependent: bool = False) -> list[str]:
-    """The nodes that drivers have made of a function, "/dev/dri/card0", sorted. dependent: as for interfaces()."""
+    """The nodes that drivers have made for a function, "/dev/dri/card0", sorted. dependent: as for interfaces()."""
     nodes = [f"/dev/nvidia{minor}" for minor in _nvidia_minors(kernel, address)]
     for name in names_in(kernel, "/sys/class"):
         for entry in of_class(kernel, name, address, dependent=dependent):
@@ -56,8 +56,10 @@ def character_device(kernel: Kernel, address: str) -> str | None:
 
 
 def behind(kernel: Kernel, path: str) -> str | None:
-    """The PCI function whose own the link in a class of devices leads to: not one that has a whole bus behind it, as a
-    USB controller has. None where there is none."""
+    """The address of the PCI function that a device is made of; None if there is none. path: its link in a class.
+
+    A device on a bus behind the function, as behind a USB controller, is not made of the function.
+    """
     try:
         parts = kernel.readlink(path).split("/")
     except OSError:
@@ -89,7 +91,7 @@ def _below(kernel: Kernel, directory: str, address: str, *, dependent: bool) -> 
 
 
 def _node(kernel: Kernel, device: str) -> list[str]:
-    """Of a device, by its place in sysfs: its name below /dev, if it has a node."""
+    """The path of a device's node, in a list that is empty if it has none. device: its directory in sysfs."""
     for line in text_or_empty(kernel, f"{device}/uevent").split("\n"):
         if line.startswith("DEVNAME="):
             return [f"/dev/{line.removeprefix('DEVNAME=')}"]
@@ -97,6 +99,6 @@ def _node(kernel: Kernel, device: str) -> list[str]:
 
 
 def _nvidia_minors(kernel: Kernel, address: str) -> list[str]:
-    """NVIDIA's own driver makes its nodes past sysfs, and says in procfs which is whose."""
+    """The minor numbers of the nodes of NVIDIA's driver, which sysfs does not show: procfs says which is whose."""
     text = text_or_empty(kernel, f"/proc/driver/nvidia/gpus/{address}/information")
     return re.findall(r"^Device Minor:\s*(\d+)$", text, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""The devices that people name: by address, or by the network interface that a driver has made of one."""
+"""PCI functions as people name them: by address, or by the network interface that a driver has made of one."""
 
 from __future__ import annotations
 
@@ -15,13 +15,17 @@ _NET = "/sys/class/net"
 def named_device(kernel: Kernel, name: str) -> PciDevice:
     """The function at an address (0000:03:00.0, 03:00.0) or with a network interface of this name (eth1).
 
-    Raises InvalidArgument for what is neither, DeviceNotBound for what is not there or no PCI function's.
+    Raises InvalidArgument for a name that is neither, DeviceNotBound if there is no such function, or if the interface
+    is not made of one.
     """
     return pci_device(kernel, named_address(kernel, name))
 
 
 def named_address(kernel: Kernel, name: str) -> str:
-    """As named_device(); an address is not looked for."""
+    """The address of the function that a name means, as for named_device(). An address is returned as it is.
+
+    Raises InvalidArgument, DeviceNotBound.
+    """
     if is_address(name):
         return name
     if name not in names_in(kernel, _NET):

@@ -39,6 +39,7 @@ class GroupMember:
 
     @property
     def has_vfio_driver(self) -> bool:
+        """Whether it is bound to a VFIO driver."""
         return self.driver is not None and "vfio" in self.driver
 
     @property
@@ -79,7 +80,7 @@ class PciDevice:
 
 
 def is_address(text: str) -> bool:
-    """Whether it is a PCI address, with or without the domain."""
+    """Whether text is a PCI address, with or without the domain."""
     return _ADDRESS.fullmatch(text) is not None
 
 
@@ -130,8 +131,8 @@ def pci_device(kernel: Kernel, address: str) -> PciDevice:
 
 
 def _is_bridge(kernel: Kernel, directory: str, class_code: int) -> bool:
-    """What the kernel found in the header. Config space is read only where the class leaves it open, because reading it
-    wakes a device that sleeps."""
+    """Whether the function has the header of a bridge, as the kernel or the config space says."""
+    # Config space is read only if the class leaves it open: reading it wakes a device that sleeps.
     if class_code >> 8 in _BUS_BRIDGES or exists(kernel, f"{directory}/secondary_bus_number"):
         return True
     if class_code >> 16 != _BRIDGE_CLASS:

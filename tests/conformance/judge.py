@@ -1,4 +1,4 @@
-"""tools/judge: this host's own kernel beside the simulated kernel of its version, and a report to attach to a bug."""
+"""tools/judge: compare this host's own kernel with the simulated kernel of its version, in a report for a bug."""
 
 from __future__ import annotations
 
@@ -33,17 +33,25 @@ _HARDWARE = ("iova_pgsizes", "chain", "argsz", "cap_offset", "ranges", "num_iova
 
 
 class Verdict(enum.StrEnum):
+    """How the kernel's answers to a case compare with those of the simulated kernel."""
+
     AGREES = "agrees"
+    """They are the same, and as the case expects."""
     DIFFERS = "differs"
-    """The kernel, the simulated one, or what is expected of both."""
+    """They differ, or one of the kernels does not answer as the case expects."""
     HARDWARE = "hardware"
-    """Only in what the IOMMU is: its page sizes, its addresses."""
+    """They differ only in what the IOMMU is: its page sizes, its addresses."""
     NOT_ASKED = "not asked"
+    """The case is not safe on a host that is in use, or is not for this host."""
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """lines: how they differ, or why the case was not asked."""
+    """What was found of one case.
+
+    area: the area that the case is of. name: the case. verdict: how the answers compare. lines: how they differ, or why
+    the case was not asked.
+    """
 
     area: str
     name: str
@@ -133,6 +141,7 @@ def _judge(area: str, case: Case, real: LiveMachine, simulated: SimulatedMachine
 
 
 def _but_hardware(reply: Reply) -> Reply:
+    """The reply without the fields in which IOMMUs differ."""
     return replace(reply, out={name: value for name, value in reply.out.items() if name not in _HARDWARE})
 
 
@@ -155,6 +164,7 @@ def _facts(kernel: LinuxKernel, real: LiveMachine, device: Edu | None) -> Mappin
 
 
 def report(facts: Mapping[str, object], judgements: Sequence[Judgement]) -> Iterator[str]:
+    """The lines of the report: what was compared, how many cases came out how, and every difference."""
     for name, value in facts.items():
         text = ", ".join(map(str, value)) if isinstance(value, list) else value
         yield f"{name.replace('_', ' '):<12}  {text or 'none'}"
@@ -189,7 +199,7 @@ to VFIO and idle; they open it, which resets it. Exit status 1 if something diff
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """As root. The exit status."""
+    """Run the command; return the exit status: 1 if something differs, 2 if it cannot run, for example not as root."""
     parser = argparse.ArgumentParser(prog="tools/judge", description=_DESCRIPTION)
     _configure(parser)
     options = parser.parse_args(arguments)

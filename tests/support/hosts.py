@@ -21,7 +21,7 @@ from pyvfio.kernel import LinuxKernel
 from virtiomem.cli import main as virtiomem
 
 _OURS = ("/sys", "/proc", "/dev", "/run", "/etc", "/usr", "/lib", "/boot", "/var")
-# What a tree says nothing of is the running process's own.
+# These are the running process's own files, unless the tree has them.
 _PROCESS = ("/proc/self/status", "/proc/self/limits", "/proc/self/pagemap")
 _DEVICES = "/sys/bus/pci/devices"
 _DRIVERS = "/sys/bus/pci/drivers"
@@ -30,7 +30,10 @@ _PROGRAMS = {"pyvfio": pyvfio, "virtiomem": virtiomem}
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """A command that has ended. said: all that a user reads."""
+    """A command that has ended.
+
+    status: its exit status. out, err: what it has printed on standard output and standard error.
+    """
 
     status: int
     out: str
@@ -38,22 +41,29 @@ class Ran:
 
     @property
     def said(self) -> str:
+        """All that a user reads."""
         return self.out + self.err
 
 
 @dataclass(slots=True)
 class Driver:
-    """takes: addresses that it takes when none is prescribed. refuses: whose probe fails, and with which errno."""
+    """A driver that is loaded.
+
+    takes: the addresses of the devices that it takes if their driver_override names none. refuses: the addresses of
+    those whose probe fails, and with which errno.
+    """
 
     takes: set[str] = field(default_factory=set)
     refuses: dict[str, int] = field(default_factory=dict)
 
 
 class FakeHost:
-    """Laid out with file(), link(), pci() and the others; anything may be added or taken away by its path.
+    """A host that a test lays out with file(), link(), pci() and the others. at() says where each file of it is.
 
-    errors: paths whose open() fails, and with which errno. exclusive: nodes of disks that somebody uses: opening them
-    exclusively fails. interfaces: what of interfaces is used. owners: of nodes, where not root.
+    drivers: those that are loaded, by name. errors: paths whose open() fails, and with which errno. exclusive: the
+    nodes of disks that somebody uses, so that opening them exclusively fails. interfaces: what interfaces are used for,
+    by name. owners: the user and group of nodes that are not root's. kernel: the Kernel of this host. undo_file, rules:
+    as those of Host.
     """
 
     def __init__(self, root: Path, capture: pytest.CaptureFixture[str]) -> None:
@@ -78,7 +88,7 @@ class FakeHost:
         self.file("/dev/vfio/vfio", "")
 
     def run(self, *arguments: str, program: str = "pyvfio") -> Ran:
-        """The command itself, on this host."""
+        """Run the command itself on this host."""
         host = Host(self.kernel, self, uevents=_no_events, undo_file=self.undo_file, rules=self.rules)
         try:
             status = _PROGRAMS[program](list(arguments), host)
@@ -88,21 +98,22 @@ class FakeHost:
         return Ran(status, captured.out, captured.err)
 
     def use(self, interface: str) -> InterfaceUse:
-        """See Network."""
+        """What an interface is used for; nothing if interfaces does not have it."""
         return self.interfaces.get(interface, InterfaceUse(interface, link=False))
 
     # Laying out.
 
     def at(self, path: str) -> Path:
-        """Where a path of the host is."""
+        """Where the file at a path of the host is."""
         return Path(f"{self.root}{path}")
 
     def file(self, path: str, text: str) -> None:
+        """Make a file with text, and the directories that it is in."""
         self.at(path).parent.mkdir(parents=True, exist_ok=True)
         self.at(path).write_text(text)
 
     def link(self, path: str, target: str) -> None:
-        """target: a path of the host."""
+        """Make a link at path, or replace it. target: a path of the host."""
         at = self.at(path)
         at.parent.mkdir(parents=True, exist_ok=True)
         at.unlink(missing_ok=True)
@@ -120,7 +131,11 @@ class FakeHost:
         header_type: int = 0,
         **files: str,
     ) -> str:
-        """A function, and the driver that has it; files: more of its attributes. Returns its place in /sys/devices."""
+        """Add a PCI function; return its place in /sys/devices.
+
+        ids: "VENDOR:DEVICE". driver: the driver that has it; None for none. group: the number of its IOMMU group.
+        below: the place of its bus in /sys/devices. files: more attributes, by name.
+        """
         place = f"/sys/devices/{below}/{address}"
         vendor, device = ids.split(":")
         standard = {
@@ -154,7 +169,7 @@ class FakeHost:
         self.file(f"{directory}/reserved_regions", reserved + "0x00000000fee00000 0x00000000feefffff msi\n")
 
     def driver(self, name: str) -> Driver:
-        """A driver of PCI devices that is loaded."""
+        """Load a driver of PCI devices, unless it is; return it."""
         if name not in self.drivers:
             self.drivers[name] = Driver()
             for attribute in ("bind", "unbind", "new_id"):
@@ -162,12 +177,12 @@ class FakeHost:
         return self.drivers[name]
 
     def net(self, name: str, place: str) -> None:
-        """An interface of the function at place."""
+        """Add a network interface of the function at place."""
         self.file(f"{place}/net/{name}/ifindex", "2\n")
         self.link(f"/sys/class/net/{name}", f"{place}/net/{name}")
 
     def disk(self, name: str, place: str, number: str, *, holders: tuple[str, ...] = (), in_use: bool = False) -> None:
-        """A disk or partition below place. in_use: something of the kernel's has it open."""
+        """Add a disk or partition below place. number: "MAJOR:MINOR". in_use: whether opening it exclusively fails."""
         self.file(f"{place}/{name}/dev", f"{number}\n")
         self.at(f"{place}/{name}/holders").mkdir(exist_ok=True)
         for holder in holders:
@@ -178,12 +193,12 @@ class FakeHost:
             self.exclusive.add(f"/dev/{name}")
 
     def node(self, subsystem: str, name: str, place: str, node: str) -> None:
-        """A device that a driver has made of the function at place; node: of it, below /dev."""
+        """Add a device that a driver has made of the function at place. node: its node, below /dev."""
         self.file(f"{place}/{subsystem}/{name}/uevent", f"MAJOR=1\nMINOR=1\nDEVNAME={node}\n")
         self.link(f"/sys/class/{subsystem}/{name}", f"{place}/{subsystem}/{name}")
 
     def process(self, pid: int, name: str, *nodes: str, mounts: str = "") -> None:
-        """A program with nodes open. mounts: a mountinfo, of a mount namespace that nobody else is in."""
+        """Add a program with nodes open. mounts: the mountinfo of a mount namespace of its own; empty for none."""
         self.file(f"/proc/{pid}/comm", f"{name}\n")
         links = {f"fd/{number}": node for number, node in enumerate(nodes)}
         if mounts:
@@ -197,15 +212,17 @@ class FakeHost:
     # What the kernel's driver core does.
 
     def driver_of(self, address: str) -> str | None:
+        """The driver that a device is bound to; None for none."""
         link = self.at(f"{_DEVICES}/{address}/driver")
         return link.readlink().name if link.is_symlink() else None
 
     def override_of(self, address: str) -> str | None:
+        """What a device's driver_override names; None for nothing."""
         text = self.at(f"{_DEVICES}/{address}/driver_override").read_text().strip()
         return None if text == "(null)" else text
 
     def give(self, address: str, driver: str) -> None:
-        """A probe that succeeded."""
+        """Bind a device to a driver, as a probe that succeeds does."""
         device = f"{_DEVICES}/{address}"
         place = f"/{self.at(device).resolve().relative_to(self.root.resolve())}"
         self.link(f"{place}/driver", f"{_DRIVERS}/{driver}")
@@ -214,7 +231,7 @@ class FakeHost:
             self.file(f"/dev/vfio/{group.readlink().name}", "")
 
     def take(self, address: str) -> None:
-        """The driver lets go of it, and with the last member of its group goes the group's node."""
+        """Unbind a device. With the last member of a group that VFIO has goes the group's node."""
         self.at(f"{_DEVICES}/{address}/driver").unlink()
         group = self.at(f"{_DEVICES}/{address}/iommu_group")
         if group.is_symlink():
@@ -226,7 +243,7 @@ class FakeHost:
             self.owners.pop(f"/dev/vfio/devices/{node.name}", None)
 
     def probe(self, address: str, driver: str | None = None) -> None:
-        """Raises OSError as the driver's probe does; no driver matching is no error."""
+        """Have drivers probe a device; it is no error if none matches. Raises OSError as the driver's probe does."""
         prescribed = self.override_of(address)
         names = [prescribed or driver] if prescribed or driver else sorted(self.drivers)
         for name in names:
@@ -242,16 +259,16 @@ class FakeHost:
 
 
 class TreeKernel(LinuxKernel):
-    """The running kernel, with the files of a host and what its driver core does."""
+    """The running kernel with the files of a FakeHost, on which writes do what the kernel's driver core does."""
 
     def __init__(self, host: FakeHost) -> None:
         super().__init__()
         self._host = host
         self._opened: dict[int, str] = {}
         self.writes: list[tuple[str, str]] = []
-        """Path and text of each, in order."""
+        """The path and the text of each write to sysfs, in order."""
         self.refused_writes = 0
-        """The errno of opening a file of sysfs to write to it."""
+        """The errno that opening any file of sysfs for writing fails with; 0 if it does not."""
 
     def open(self, path: str, flags: int) -> int:
         if code := self._host.errors.get(path):
@@ -303,7 +320,7 @@ class TreeKernel(LinuxKernel):
         if path == "/sys/bus/pci/drivers_probe":
             self._require(self._host.at(f"{_DEVICES}/{text}").exists())
             if self._host.driver_of(text) is None:
-                # The kernel says nothing of a probe that failed here, only to who writes to the driver's own bind.
+                # Only writing to a driver's own bind fails when the probe does.
                 try:
                     self._host.probe(text)
                 except OSError:
@@ -324,7 +341,7 @@ class TreeKernel(LinuxKernel):
 
 
 class _Silence:
-    """Events of a kernel where nothing happens any more."""
+    """The events of a kernel in which nothing happens."""
 
     def next(self, timeout: float | None = None) -> Uevent | None:  # noqa: ARG002
         return None
@@ -336,7 +353,7 @@ def _no_events() -> AbstractContextManager[_Silence]:
 
 @pytest.fixture
 def fake_host(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> FakeHost:
-    """Without a single device; vfio-pci is loaded."""
+    """A host without devices, on which vfio-pci is loaded."""
     host = FakeHost(tmp_path, capsys)
     host.driver("vfio-pci")
     return host

@@ -91,7 +91,7 @@ def _run(options: argparse.Namespace, output: Output) -> int:
 
 
 def _limits(options: argparse.Namespace, kernel: Kernel) -> Limits:
-    """This host's, unless others are given."""
+    """The limits of this host, or those that options give instead."""
     devices = [full_address(named_address(kernel, name)) for name in options.device]
     limits = Limits.of_host(page_size=options.memory.page_size, kernel=kernel, node=options.node, devices=devices)
     if options.mappings is not None:
@@ -109,6 +109,8 @@ def _limits(options: argparse.Namespace, kernel: Kernel) -> Limits:
 
 
 def _found(row: Row) -> str:
+    """What a limit needs and what there is, in words."""
+
     def amount(value: int) -> str:
         return format_size(value) if row.limit is Limit.MEMLOCK else str(value)
 
@@ -118,6 +120,7 @@ def _found(row: Row) -> str:
 
 
 def _transparent(kernel: Kernel, kind: MemoryKind) -> str:
+    """Which pages memory of this kind has, if it is not of hugetlb pages."""
     mode = text_or_empty(kernel, "/sys/kernel/mm/transparent_hugepage/enabled")
     chosen = mode.partition("[")[2].partition("]")[0] or "not in this kernel"
     return (
@@ -128,7 +131,7 @@ def _transparent(kernel: Kernel, kind: MemoryKind) -> str:
 
 
 def _duration(seconds: float) -> str:
-    """To two or three digits, in the unit that people would say it in."""
+    """A duration with two or three digits, in the unit that people would say it in."""
     if seconds < 1:
         return f"{seconds * 1000:.0f} ms"
     for unit, length, most in (("s", 1, 100), ("min", 60, 100 * 60), ("h", 3600, 72 * 3600)):

@@ -25,9 +25,10 @@ _FOLLOWS = "follows from the missing IOMMU"
 
 
 def examine(kernel: Kernel, needs: Needs) -> list[Check]:
-    """Every check, in the order in which trouble is best mended. Opens nodes for a moment; changes nothing.
+    """Make every check; return them in the order in which trouble is best mended.
 
-    What follows from a missing IOMMU is no failure of its own.
+    needs: what the host is to be ready for. A check that fails only because there is no IOMMU has the status SKIP.
+    Nodes are opened for a moment; nothing is changed.
     """
     iommu = check_iommu(kernel)
     unsafe = list(check_noiommu(kernel))
@@ -54,6 +55,7 @@ def examine(kernel: Kernel, needs: Needs) -> list[Check]:
 
 
 def _following(checks: Iterable[Check]) -> Iterator[Check]:
+    """The checks of a host without an IOMMU: what they found wrong follows from that."""
     for check in checks:
         is_well = check.status is Status.OK
         yield check if is_well else replace(check, status=Status.SKIP, found=f"{check.found}: {_FOLLOWS}", fix="")

@@ -11,13 +11,14 @@ Arguments = list[tuple[str, str]]
 
 
 def boot_arguments(kernel: Kernel) -> Arguments:
-    """Names and values of /proc/cmdline, in order."""
+    """The names and values of the arguments in /proc/cmdline, in order."""
     return list(parse(text_or_empty(kernel, "/proc/cmdline")))
 
 
 def parse(text: str) -> Iterator[tuple[str, str]]:
-    """Names with underscores, which are the same as dashes to the kernel. What follows "--" is for init.
+    """The names and values of a command line's arguments, up to "--", after which they are init's.
 
+    Names have underscores for dashes: the kernel does not tell them apart.
     Source: Documentation/admin-guide/kernel-parameters.rst; lib/cmdline.c, next_arg.
     """
     for word in _words(text):
@@ -28,7 +29,7 @@ def parse(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _words(text: str) -> Iterator[str]:
-    """Parted at blanks that are not between double quotes."""
+    """The words of a command line. A blank between double quotes does not end a word."""
     word, quoted = "", False
     for character in text:
         if character.isspace() and not quoted:
@@ -44,9 +45,11 @@ def _words(text: str) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class Vendor:
-    """Of processors. switch: the argument that is its IOMMU's; unit: what that is called; table: ACPI's of it.
+    """A vendor of processors.
 
-    config: the kernel's option for it; default_on: that which turns it on without the switch, None where none has to.
+    switch: the argument that turns its IOMMU on and off. unit: what its IOMMU is called. table: the ACPI table that
+    describes it. config: the option of the kernel's configuration that builds its driver. default_on: the option that
+    turns it on without the switch; None if it is on without any.
     """
 
     switch: str
@@ -69,16 +72,17 @@ _VENDORS = {
 
 
 def vendor(kernel: Kernel) -> Vendor | None:
-    """Of this host's processors; None where no switch of the command line is theirs."""
+    """The vendor of this host's processors; None if no argument of the command line is for their IOMMU."""
     text = text_or_empty(kernel, "/proc/cpuinfo")
     return next((each for name, each in _VENDORS.items() if name in text), None)
 
 
 @dataclass(frozen=True, slots=True)
 class Switched:
-    """What the command line says: on, off, or nothing (None), and the argument that says so.
+    """What the command line says of the IOMMU.
 
-    foreign: an argument of the other vendor's, which this processor's driver does not look at.
+    on: whether it is to be on; None if nothing is said. by: the argument that says so; "" for none. foreign: an
+    argument for the other vendor's IOMMU, which this one's driver does not look at; "" for none.
     """
 
     on: bool | None
@@ -87,8 +91,9 @@ class Switched:
 
 
 def switched(arguments: Arguments, vendor: Vendor) -> Switched:
-    """iommu=off is the last word wherever it stands; of the vendor's own switch the last on or off counts.
+    """What the arguments say of vendor's IOMMU.
 
+    iommu=off is the last word wherever it stands; of the vendor's own switch the last on or off counts.
     Source: arch/x86/kernel/pci-dma.c, iommu_setup; drivers/iommu/intel/iommu.c, intel_iommu_setup;
     drivers/iommu/amd/init.c, parse_amd_iommu_options.
     """

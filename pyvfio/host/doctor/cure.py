@@ -1,4 +1,4 @@
-"""What turns an IOMMU on, where there is none."""
+"""How to turn on the IOMMU of a host that has none."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pyvfio.kernel import Kernel
 
 
 def how_to_turn_on(kernel: Kernel) -> str:
-    """The way from this host to one with an IOMMU, as far as it can be told from here."""
+    """What to do to have an IOMMU on this host, as far as it can be told, as a phrase."""
     processors = vendor(kernel)
     if processors is None:
         machine = hypervisor_fix(kernel)
@@ -22,7 +22,7 @@ def how_to_turn_on(kernel: Kernel) -> str:
 
 
 def _steps(kernel: Kernel, processors: Vendor) -> Iterator[str]:
-    """What has to be done, in order; nothing if all that can be seen is as it should be."""
+    """A phrase for each thing to do, in order; none if all that can be seen is as it should be."""
     build = Build(kernel)
     tables = firmware_tables(kernel)
     has_unit = None if tables is None else processors.table in tables
@@ -37,7 +37,7 @@ def _steps(kernel: Kernel, processors: Vendor) -> Iterator[str]:
 
 
 def _switch(kernel: Kernel, processors: Vendor, build: Build) -> Iterator[str]:
-    """What has to change on the command line."""
+    """A phrase for what has to change on the command line; none if nothing has to."""
     found = switched(boot_arguments(kernel), processors)
     wanted = f"{processors.switch}=on" if processors is INTEL else ""
     if found.on is False:
@@ -49,7 +49,7 @@ def _switch(kernel: Kernel, processors: Vendor, build: Build) -> Iterator[str]:
 
 
 def _is_switched_on(kernel: Kernel, processors: Vendor, build: Build) -> bool:
-    """By the command line, or because this kernel needs none."""
+    """Whether the IOMMU is on by the command line, or is on in this kernel without any argument."""
     on = switched(boot_arguments(kernel), processors).on
     if on is None:
         return processors.default_on is None or build.option(processors.default_on) == "y"

@@ -16,7 +16,10 @@ _UNSAFE = "/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts"
 
 
 def check_iommu(kernel: Kernel) -> Check:
-    """Whether any IOMMU translates for PCI devices, and whose. Source: /sys/class/iommu, one entry for each unit."""
+    """Whether an IOMMU translates for PCI devices, and which kind it is.
+
+    Source: /sys/class/iommu, with an entry for each unit.
+    """
     # The one of iommufd's own tests translates nothing.
     units = [name for name in names_in(kernel, "/sys/class/iommu") if not name.startswith("iommufd_selftest")]
     with_iommu = set(_groups(kernel)) - set(_groups_without(kernel))
@@ -40,6 +43,7 @@ def check_iommu(kernel: Kernel) -> Check:
 
 
 def _kind(kernel: Kernel, unit: str) -> str:
+    """What kind of IOMMU a unit is, "Intel VT-d"; the unit's name if that is not known."""
     for prefix, name in _IOMMUS.items():
         if unit.startswith(prefix):
             return name
@@ -113,6 +117,7 @@ def check_noiommu(kernel: Kernel) -> Iterator[Check]:
 
 
 def _groups(kernel: Kernel) -> list[int]:
+    """The numbers of all groups, smallest first."""
     return sorted(int(name) for name in names_in(kernel, GROUPS) if name.isdigit())
 
 
@@ -122,7 +127,7 @@ def _groups_without(kernel: Kernel) -> list[int]:
 
 
 def _several(words: list[str]) -> str:
-    """As many of them as a line has room for."""
+    """The words, as many as a line has room for, and how many more there are."""
     more = len(words) - _ROOM
     return ", ".join(words[:_ROOM]) + (f" and {more} more" if more > 0 else "")
 

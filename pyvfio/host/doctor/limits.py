@@ -49,7 +49,10 @@ def check_memlock(kernel: Kernel, needs: Needs) -> Check:
 
 
 def check_memory(kernel: Kernel, needs: Needs) -> Iterator[Check]:
-    """Memory of the host against what is to be mapped: it cannot be paged out as long. Huge pages have pools."""
+    """Whether the host has the memory that is to be mapped, and so cannot be paged out.
+
+    There is no such check if the memory is of huge pages, which come from pools, or if the host does not say.
+    """
     memory = None if needs.huge_page_size else host_memory(kernel)
     if memory is None:
         return
@@ -65,7 +68,7 @@ def check_memory(kernel: Kernel, needs: Needs) -> Iterator[Check]:
 
 
 def check_mapping_limit(kernel: Kernel, needs: Needs) -> Check:
-    """dma_entry_limit against the blocks that are to be mapped."""
+    """Whether dma_entry_limit allows as many mappings as there are blocks."""
     limit, page = dma_entry_limit(kernel), host_page_size()
     if needs.block_size < 1 or needs.block_size % page:
         found = f"blocks of {format_size(needs.block_size)} are no whole pages of this kernel, {format_size(page)}"
@@ -86,7 +89,7 @@ def check_mapping_limit(kernel: Kernel, needs: Needs) -> Check:
 
 
 def check_huge_pages(kernel: Kernel, needs: Needs) -> Iterator[Check]:
-    """The pools, size by size and node by node."""
+    """Whether the pools have the huge pages, for each page size."""
     sizes = huge_page_sizes(kernel)
     if needs.huge_page_size and needs.huge_page_size not in sizes:
         yield Check(
@@ -100,7 +103,7 @@ def check_huge_pages(kernel: Kernel, needs: Needs) -> Iterator[Check]:
 
 
 def _check_pool(kernel: Kernel, size: int, wanted: int) -> Check:
-    """wanted: pages."""
+    """Whether a pool has enough huge pages. size: bytes of one. wanted: how many pages are wanted."""
     name = f"huge pages {format_size(size)}"
     pool = huge_pages(size, kernel)
     nodes = ", ".join(f"node {node}: {free} of {total}" for node, total, free in _per_node(kernel, size))
@@ -117,7 +120,7 @@ def _check_pool(kernel: Kernel, size: int, wanted: int) -> Check:
 
 
 def check_transparent_huge_pages(kernel: Kernel) -> Check:
-    """Ordinary memory is pinned many times faster where the kernel makes it of huge pages."""
+    """Whether the kernel makes ordinary memory of huge pages, which are pinned many times faster."""
     pages = f"ordinary pages are of {format_size(host_page_size())}"
     try:
         mode = read_text(kernel, "/sys/kernel/mm/transparent_hugepage/enabled")

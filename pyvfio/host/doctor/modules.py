@@ -1,4 +1,4 @@
-"""Checks of what of VFIO the kernel has."""
+"""Checks of the modules of VFIO."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BROUGHT = "it comes with vfio-pci"
 
 
 def check_modules(kernel: Kernel) -> Iterator[Check]:
-    """Whether containers, type1 and vfio-pci are there, loaded or built in; if not, whether modprobe brings them."""
+    """Whether the kernel has containers, type1 and vfio-pci, as modules that are loaded, built in or loadable."""
     build = Build(kernel)
     has_driver = exists(kernel, "/sys/bus/pci/drivers/vfio-pci")
     has_node = failure_to_open(kernel, CONTAINER) not in ABSENT
@@ -43,6 +43,7 @@ def check_modules(kernel: Kernel) -> Iterator[Check]:
 
 
 def _without_vfio() -> Iterator[Check]:
+    """The checks of a kernel that was built without VFIO."""
     options = ", ".join(_OPTIONS.values())
     found = f"this kernel was built without it ({_OPTIONS['vfio']} is not set)"
     yield Check("vfio", Status.FAIL, found, f"take a kernel with {options}; no modprobe brings it")
@@ -54,6 +55,7 @@ _LOADABLE = (ModuleState.LOADABLE, ModuleState.UNKNOWN)
 
 
 def _check_vfio(kernel: Kernel, build: Build, missing: Status, *, has_driver: bool, will_come: bool) -> Check:
+    """Whether this user may open the container's node. missing, will_come: as for _absent()."""
     failure = failure_to_open(kernel, CONTAINER)
     if failure is None:
         return Check("vfio", Status.OK, f"{CONTAINER} can be opened")
@@ -73,7 +75,10 @@ def _check_vfio(kernel: Kernel, build: Build, missing: Status, *, has_driver: bo
 
 
 def _absent(kernel: Kernel, build: Build, name: str, module: str, missing: Status, *, will_come: bool) -> Check:
-    """What is not there. will_come: loading vfio-pci, whose check has the fix, brings it."""
+    """The check of a module that is not there.
+
+    missing: how bad that is. will_come: whether loading vfio-pci, whose check has the fix, loads it too.
+    """
     option = _OPTIONS[module]
     state = build.module(module, option)
     match state:

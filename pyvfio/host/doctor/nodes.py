@@ -16,11 +16,11 @@ from pyvfio.sysfs import PciDevice, character_device, group_node, pci_devices
 CONTAINER = "/dev/vfio/vfio"
 IOMMUFD = "/dev/iommu"
 ABSENT = (errno.ENOENT, errno.ENODEV, errno.ENXIO)
-"""What opening a node gives that is not there, or that nothing stands behind."""
+"""The errnos of opening a node that is not there, or that no driver stands behind."""
 
 
 def check_iommufd(kernel: Kernel) -> Check:
-    """The newer interface. Containers do without it."""
+    """Whether the kernel has iommufd, which containers do without, and whether this user may open it."""
     failure = failure_to_open(kernel, IOMMUFD)
     devices = names_in(kernel, "/dev/vfio/devices")
     if failure is None:
@@ -34,7 +34,7 @@ def check_iommufd(kernel: Kernel) -> Check:
 
 
 def check_group_nodes(kernel: Kernel) -> Iterator[Check]:
-    """Whether this user may open what is bound to VFIO: the nodes that sysfs says there are, whatever is in /dev."""
+    """Whether this user may open the nodes of what is bound to VFIO: all that sysfs knows of, whatever is in /dev."""
     bound = [device for device in pci_devices(kernel) if device.has_vfio_driver and device.group is not None]
     if not bound:
         yield Check("nodes", Status.WARN, "no device is bound to a VFIO driver", "as root: pyvfio bind ADDRESS")
@@ -46,7 +46,7 @@ def check_group_nodes(kernel: Kernel) -> Iterator[Check]:
 
 
 def failure_to_open(kernel: Kernel, path: str) -> int | None:
-    """The errno of opening it; None if it can be opened."""
+    """The errno that opening path fails with; None if it can be opened."""
     try:
         fd = kernel.open(path, os.O_RDWR)
     except OSError as error:
@@ -56,14 +56,15 @@ def failure_to_open(kernel: Kernel, path: str) -> int | None:
 
 
 def how_to_pass_in(kernel: Kernel, node: str) -> str:
-    """What brings a node into /dev that the kernel has."""
+    """What to do about a node that the kernel has and /dev has not, as a phrase."""
     if is_container(kernel):
         return f"pass it into this container, docker and podman: --device {node}"
     return f"udev or devtmpfs makes it; a container has to be given it: --device {node}"
 
 
 def _node(kernel: Kernel, device: PciDevice) -> str:
-    """Of its group; its own where the kernel makes none of groups (CONFIG_VFIO_GROUP): their class in sysfs tells."""
+    """The node that programs open for a device: its group's, or its own if the kernel makes none for groups."""
+    # A kernel without CONFIG_VFIO_GROUP has no class of groups in sysfs either.
     assert device.group is not None
     node, own = group_node(kernel, device.group), character_device(kernel, device.address)
     is_made = exists(kernel, f"/sys/class/vfio/{node.rpartition('/')[2]}")
@@ -90,7 +91,7 @@ def _check_node(kernel: Kernel, node: str, device: PciDevice) -> Check:
 
 
 def _user() -> str:
-    """Who runs this, by name where there is one."""
+    """The user who runs this: the name, or the number if it has no name."""
     with suppress(KeyError):
         return pwd.getpwuid(os.getuid()).pw_name
     return str(os.getuid())

@@ -15,7 +15,7 @@ _PROVIDER = (
     "give the virtual machine a virtual IOMMU if its hypervisor has one; else it takes a machine on bare metal, or "
     "VFIO's unsafe mode (enable_unsafe_noiommu_mode of the module vfio)"
 )
-# By what the firmware says of who made the machine.
+# What to do, by the maker of the machine that the firmware names.
 _HYPERVISORS = {
     "QEMU": _QEMU,
     "Red Hat": _QEMU,
@@ -30,9 +30,9 @@ _HYPERVISORS = {
 
 
 def hypervisor_fix(kernel: Kernel) -> str | None:
-    """How this virtual machine gets an IOMMU; None for what is no virtual machine, as far as it can be seen.
+    """How to give this virtual machine an IOMMU; None if this is no virtual machine, as far as it can be seen.
 
-    Source: the flag "hypervisor" in /proc/cpuinfo on x86, and there and elsewhere who made the machine by DMI.
+    Source: on x86 the flag "hypervisor" in /proc/cpuinfo; everywhere the maker of the machine, by DMI.
     """
     maker = " ".join(text_or_empty(kernel, f"{_DMI}/{name}") for name in ("sys_vendor", "product_name"))
     known = next((fix for name, fix in _HYPERVISORS.items() if name in maker), None)
@@ -44,14 +44,14 @@ def hypervisor_fix(kernel: Kernel) -> str | None:
 
 
 def firmware_tables(kernel: Kernel) -> set[str] | None:
-    """Names of ACPI tables: "DMAR"; None where there is no ACPI to be seen."""
+    """The names of the ACPI tables, "DMAR" for example; None if no ACPI is to be seen."""
     return set(names_in(kernel, "/sys/firmware/acpi/tables")) or None
 
 
 def is_container(kernel: Kernel) -> bool:
-    """Whether a container manager runs this: sysfs is the host's then, and /dev is not.
+    """Whether this process runs in a container: then sysfs is the host's, and /dev is not.
 
-    Source: what systemd-nspawn, podman and docker leave for it; a file of the manager's mounted over one of /etc.
+    Source: the files that systemd-nspawn and podman make; the files that docker and others mount over some of /etc.
     """
     if text_or_empty(kernel, "/run/systemd/container") or exists(kernel, "/run/.containerenv"):
         return True

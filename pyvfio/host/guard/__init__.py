@@ -52,7 +52,7 @@ def reasons_to_keep(kernel: Kernel, network: Network, device: PciDevice) -> list
 
 
 def _of_functions(kernel: Kernel, device: PciDevice) -> Iterator[str]:
-    """A physical function takes its virtual ones with it."""
+    """The reasons that virtual functions of a device give: they go with its driver."""
     for address in virtual_functions(kernel, device.address):
         function = pci_device(kernel, address)
         if function.has_vfio_driver:
@@ -63,9 +63,10 @@ def _of_functions(kernel: Kernel, device: PciDevice) -> Iterator[str]:
 
 
 def _of_interfaces(kernel: Kernel, network: Network, device: PciDevice) -> Iterator[str]:
+    """The reasons that network interfaces of a device give."""
     for name in interfaces(kernel, device.address, dependent=True):
         yield from network.use(name).reasons
-    # The directory is there in every network namespace, what is in it only in its own.
+    # Every network namespace shows the directory; only the interface's own shows the interface in it.
     for address in (device.address, *virtual_functions(kernel, device.address)):
         if any(not names_in(kernel, directory) for directory in _net_directories(kernel, f"{DEVICES}/{address}")):
             owner = "its network interface" if address == device.address else f"the interface of {address}"
@@ -73,7 +74,7 @@ def _of_interfaces(kernel: Kernel, network: Network, device: PciDevice) -> Itera
 
 
 def _net_directories(kernel: Kernel, directory: str) -> Iterator[str]:
-    """Where the interfaces of a device are, or of the device that is made of it: virtio, for one."""
+    """The directories with the interfaces of a device. A virtio device that is made of it has one of its own."""
     names = names_in(kernel, directory)
     if "net" in names:
         yield f"{directory}/net"
@@ -92,7 +93,7 @@ def _open_elsewhere(kernel: Kernel, device: PciDevice) -> list[str]:
         return [f"{reason}, and unbinding waits until it closes it" for reason in reasons]
     if device.group is None:
         return []
-    # Who is not seen in /proc, or has let go of the node itself, the kernel knows.
+    # The kernel also knows of a program that /proc does not show, and of one that uses the group without its node open.
     try:
         Group(device.group, kernel=kernel).close()
     except GroupBusy:

@@ -1,4 +1,4 @@
-"""What of the console hangs on a device: its display, its serial port, its keyboard."""
+"""What the console needs of a device: its display, its serial port, its keyboard."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _CONSOLE_FRAMEBUFFER = "fb0"
 
 
 def console_uses(kernel: Kernel, device: PciDevice) -> Iterator[str]:
-    """One phrase for each."""
+    """What the console needs of a device, as a phrase for each reason."""
     if device.class_code >> 16 == _DISPLAY and text_or_empty(kernel, f"{DEVICES}/{device.address}/boot_vga") == "1":
         yield "it is the display that the machine booted with, where the console is"
     if _CONSOLE_FRAMEBUFFER in of_class(kernel, "graphics", device.address, dependent=True):
@@ -29,7 +29,7 @@ def console_uses(kernel: Kernel, device: PciDevice) -> Iterator[str]:
 
 
 def _keyboards(kernel: Kernel, address: str) -> Iterator[str]:
-    """Source: Documentation/input/input.rst; a block of lines for each device."""
+    """The names of the keyboards on a device. Source: Documentation/input/input.rst, /proc/bus/input/devices."""
     for block in text_or_empty(kernel, _INPUT_DEVICES).split("\n\n"):
         place = re.search(r"^S: Sysfs=(.*)$", block, re.MULTILINE)
         handlers = re.search(r"^H: Handlers=(.*)$", block, re.MULTILINE)

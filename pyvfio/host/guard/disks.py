@@ -1,7 +1,7 @@
-"""Which disks the host uses: what holds them, and what for.
+"""Which disks the host uses: who holds them, and for what.
 
-Whether a disk or partition is held the kernel is asked: opened exclusively and read only it answers EBUSY then, whoever
-it is. Mounts, swap and what is built of disks (LVM, md, dm-crypt, btrfs, ZFS, bcachefs) only give it a name.
+The kernel says whether anybody holds a disk or partition: then opening it exclusively and read only fails with EBUSY.
+Mounts, swap and what is built of disks (LVM, md, dm-crypt, btrfs, ZFS, bcachefs) only say who that is.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from pyvfio.kernel import Kernel, names_in, read_text, text_or_empty
 _BLOCK = "/sys/class/block"
 # With native multipath, file systems are on the head nvme0n1 and its partitions, not on the path nvme0c1n1.
 _NVME_PATH = re.compile(r"nvme(\d+)c\d+n(\d+)")
-# What lives on several disks, of which mountinfo does not name all.
+# File systems of several disks, of which mountinfo does not name all.
 _POOLS = {"zfs": "ZFS pool", "bcachefs": "bcachefs"}
-# The first label of a member of a ZFS pool: a list of names and values, in which a string follows its name.
+# Where the first label of a member of a ZFS pool is, and its size: names and values, where a string follows its name.
 _ZFS_LABEL = (0x4000, 0x1C000)
 _ZFS_NAME = re.compile(rb"\0\0\0\x04name\0\0\0\x09\0\0\0\x01\0\0\0(.)", re.DOTALL)
 _BCACHEFS_MAGIC = (0x1018, bytes.fromhex("c68573f666ce90a9d96a60cf803df7ef"))
@@ -43,6 +43,12 @@ class DiskUse:
 
 @dataclass(frozen=True, slots=True)
 class _Mount:
+    """A line of a mountinfo.
+
+    number: "MAJOR:MINOR" of the file system's device. point: where it is mounted. kind: the type of file system.
+    sources: the devices that it is on, or what it has in their place.
+    """
+
     number: str
     point: str
     kind: str
@@ -77,13 +83,14 @@ class DiskUses:
         return [use for name in self.names(disk) for use in self._of_one(name)]
 
     def names(self, disk: str) -> list[str]:
-        """What a block device is used by: itself, or the head that a path of NVMe belongs to and its partitions."""
+        """The names that a block device is used by: its own, or for a path of NVMe its head's and partitions'."""
         head = _NVME_PATH.sub(r"nvme\1n\2", disk)
         if head == disk:
             return [disk]
         return [head, *(name for name in names_in(self._kernel, _BLOCK) if _is_partition(name, head))]
 
     def _of_one(self, name: str) -> list[DiskUse]:
+        """Every use of the block device of this name. The kernel is asked only if no use has a name."""
         uses = self._named_uses(name)
         if uses:
             return uses
@@ -95,6 +102,7 @@ class DiskUses:
         return []
 
     def _named_uses(self, name: str) -> list[DiskUse]:
+        """The uses that files of procfs and sysfs name."""
         uses = [DiskUse(name, f"is mounted on {point}") for point in self._mount_points(name)]
         if name in self._swaps:
             uses.append(DiskUse(name, "is swap"))
@@ -106,7 +114,7 @@ class DiskUses:
         return uses
 
     def _refused(self, name: str, error: OSError) -> Iterator[str]:
-        """What it means that it cannot be opened exclusively."""
+        """The uses that error tells of, with which opening the block device exclusively has failed."""
         if error.errno == errno.EBUSY:
             # Whoever holds a partition holds the disk, which then has no use of its own.
             inner = [each for each in names_in(self._kernel, _BLOCK) if _is_partition(each, name)]
@@ -117,7 +125,7 @@ class DiskUses:
             yield f"may be part of the mounted {pools}: whether it is in use could not be asked ({error.strerror})"
 
     def _signature(self, name: str) -> str | None:
-        """What holds a disk that has it written on itself."""
+        """What holds a disk, as a label on the disk says; None if it has no label that is known here."""
         try:
             fd = self._kernel.open(_node(name), os.O_RDONLY | os.O_NONBLOCK)
         except OSError:
@@ -135,7 +143,7 @@ class DiskUses:
         return "is part of a bcachefs" if magic == _BCACHEFS_MAGIC[1] else None
 
     def _elsewhere(self, name: str) -> str | None:
-        """Where a mount namespace other than this one has it mounted."""
+        """Where a disk is mounted in a mount namespace other than this process's; None if nowhere."""
         number = text_or_empty(self._kernel, f"{_BLOCK}/{name}/dev")
         seen = {self._namespace("self")}
         for pid in filter(str.isdigit, names_in(self._kernel, "/proc")):
@@ -160,7 +168,7 @@ class DiskUses:
 
 
 def _mounts(text: str) -> Iterator[_Mount]:
-    """The lines of a mountinfo; a name may have any character but blanks and newlines, which are escaped."""
+    """The lines of a mountinfo. Blanks and newlines in names are escaped there; names may have any other character."""
     for line in text.split("\n"):
         fields, _, rest = line.partition(" - ")
         words, more = fields.split(" "), rest.split(" ")
@@ -172,14 +180,15 @@ def _mounts(text: str) -> Iterator[_Mount]:
 
 
 def _is_partition(name: str, disk: str) -> bool:
-    """sda2 of sda, nvme0n1p2 of nvme0n1, whose own number must not run into the partition's."""
+    """Whether name is a partition of disk: sda2 of sda; nvme0n1p2 of nvme0n1, whose name ends in a digit."""
     return re.fullmatch(rf"{re.escape(disk)}{'p' * disk[-1].isdigit()}\d+", name) is not None
 
 
 def _node(name: str) -> str:
-    """Of a block device, whose name in sysfs has ! for the / of its node's."""
+    """The path of a block device's node. A "!" in a name of sysfs stands for a "/"."""
     return f"/dev/{name.replace('!', '/')}"
 
 
 def _unescaped(text: str) -> str:
+    """A path of mountinfo, in which blanks and the like are octal numbers."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)

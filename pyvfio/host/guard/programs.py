@@ -13,10 +13,10 @@ _MANY = 3
 
 
 class OpenFiles:
-    """A snapshot of who has which node open: every program's for root, one's own for others."""
+    """Which programs had which nodes open when this object was made: all programs for root, for others their own."""
 
     def __init__(self, kernel: Kernel) -> None:
-        """Source: proc(5), /proc/PID/fd."""
+        """Read what each program has open. Source: proc(5), /proc/PID/fd."""
         self._kernel = kernel
         self._pids: dict[str, list[str]] = {}
         for pid in filter(str.isdigit, names_in(kernel, "/proc")):
@@ -25,7 +25,7 @@ class OpenFiles:
                     self._note(pid, fd)
 
     def reasons(self, nodes: Iterable[str]) -> list[str]:
-        """Of nodes, "/dev/dri/card0", those that are open, and in which programs."""
+        """A phrase for each of nodes that programs have open: "X (pid 7) has /dev/dri/card0 open"."""
         reasons = []
         for node in nodes:
             # A program in a container has the same node by another path, whose end is the same.
@@ -46,6 +46,6 @@ class OpenFiles:
 
 
 def program(kernel: Kernel, pid: str) -> str:
-    """As a person knows it."""
+    """A program as a person knows it: "X (pid 7)"."""
     name = printable(text_or_empty(kernel, f"/proc/{pid}/comm"))
     return f"{name or 'a program'} (pid {pid})"

@@ -1,4 +1,4 @@
-"""What is to be seen of a device: by sysfs, without touching it, or by opening it."""
+"""What can be seen of a device: in sysfs, without touching it, or by opening it."""
 
 from pyvfio.host.inspect.config_image import Resource, config_image, resources
 from pyvfio.host.inspect.decode import capabilities, header, in_words

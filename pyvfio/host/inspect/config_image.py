@@ -17,14 +17,18 @@ _ROM = 6
 
 
 class ConfigImage:
-    """Bytes of a config space, as a region. An ordinary user gets the first 64 of the kernel only."""
+    """The bytes of a config space that sysfs shows, to be read as a Region is.
+
+    size: how many bytes there are. The kernel shows an ordinary user the first 64 only.
+    """
 
     def __init__(self, data: bytes) -> None:
+        """data: the bytes, from offset 0 on."""
         self._data = data
         self.size = len(data)
 
     def read_register(self, offset: int, width: int) -> int:
-        """width: bytes. Raises VfioError (EACCES) beyond what could be read."""
+        """The value of width bytes at offset. Raises VfioError (EACCES) beyond the bytes that sysfs shows."""
         if offset < 0 or offset + width > self.size:
             raise VfioError(
                 errno.EACCES,
@@ -36,18 +40,25 @@ class ConfigImage:
         return int.from_bytes(self._data[offset : offset + width], "little")
 
     def read8(self, offset: int) -> int:
+        """The value of 8 bits at offset. Raises VfioError, as read_register() does."""
         return self.read_register(offset, 1)
 
     def read16(self, offset: int) -> int:
+        """The value of 16 bits at offset. Raises VfioError, as read_register() does."""
         return self.read_register(offset, 2)
 
     def read32(self, offset: int) -> int:
+        """The value of 32 bits at offset. Raises VfioError, as read_register() does."""
         return self.read_register(offset, 4)
 
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """A BAR, or the ROM (index 6), of size bytes. kind: "memory" or "ports"."""
+    """A BAR or the expansion ROM of a PCI function.
+
+    index: the BAR's number, 6 for the ROM. kind: "memory" or "ports". size: bytes. is_64bit: whether its address may
+    have 64 bits. prefetchable: whether reading it has no side effects, so that bridges may prefetch.
+    """
 
     index: int
     kind: str
@@ -57,18 +68,22 @@ class Resource:
 
     @property
     def name(self) -> str:
+        """What it is called: "BAR0" to "BAR5", or "ROM"."""
         return "ROM" if self.index == _ROM else f"BAR{self.index}"
 
 
 def config_image(kernel: Kernel, address: str) -> ConfigSpace:
-    """Raises OSError where it cannot be read. What needs more than this user may read raises VfioError when asked."""
+    """The config space of the function at an address, as sysfs shows it. Raises OSError if it cannot be read.
+
+    Reading a register raises VfioError (EACCES) if sysfs does not show it to this user. Nothing can be written.
+    """
     image = ConfigImage(read_bytes(kernel, f"{DEVICES}/{address}/config"))
-    # As far as reading goes it is one.
+    # ConfigSpace reads it as it reads a region, and needs nothing else of it.
     return ConfigSpace(cast(Region, image))
 
 
 def resources(kernel: Kernel, address: str) -> Iterator[Resource]:
-    """Source: Documentation/PCI/sysfs-pci.rst, "resource"; include/linux/ioport.h."""
+    """The BARs and the ROM of a function. Source: Documentation/PCI/sysfs-pci.rst, "resource"; linux/ioport.h."""
     lines = text_or_empty(kernel, f"{DEVICES}/{address}/resource").splitlines()
     for index, line in enumerate(lines[: _ROM + 1]):
         try:

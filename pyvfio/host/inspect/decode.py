@@ -33,7 +33,7 @@ _SPEEDS = {1: "2.5", 2: "5", 3: "8", 4: "16", 5: "32", 6: "64"}
 
 
 def header(config: ConfigSpace) -> Iterator[tuple[str, str]]:
-    """Names and values of the registers that every function has."""
+    """The names of the registers that every function has, and their values in words."""
     yield "id", f"{config.vendor_id:04x}:{config.device_id:04x} revision {config.revision_id:02x}"
     yield "class", f"{config.class_device:04x}{config.class_prog:02x}, header type {config.header_type & 0x7F}"
     if not config.header_type & 0x7F:
@@ -46,13 +46,13 @@ def header(config: ConfigSpace) -> Iterator[tuple[str, str]]:
 
 
 def capabilities(config: ConfigSpace) -> Iterator[PciCapability]:
-    """Both lists. Raises VfioError where one is damaged, or more than may be read."""
+    """The capabilities of both lists. Raises VfioError if a list is damaged, or if this user may not read all of it."""
     yield from config.capabilities()
     yield from config.extended_capabilities()
 
 
 def in_words(capability: PciCapability) -> str:
-    """What a capability says, as far as its registers have names here; empty where none has."""
+    """What the registers of a capability say, as far as they have names here; "" if none has."""
     for kind, describe in _WORDS.items():
         if isinstance(capability, kind):
             return describe(capability)
@@ -109,6 +109,7 @@ def _all_signs(*values: tuple[str, int]) -> str:
 
 
 def _sign(name: str, value: int) -> str:
+    """A bit as lspci writes it: "Enable+" if it is set, else "Enable-"."""
     return f"{name}{'+' if value else '-'}"
 
 

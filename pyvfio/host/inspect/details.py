@@ -1,4 +1,4 @@
-"""What only the open device tells: what VFIO makes of its regions and interrupts, features, whether it can be reset."""
+"""DeviceDetails: what only an open device tells: regions, interrupts and features as VFIO has them, and resets."""
 
 from __future__ import annotations
 
@@ -87,8 +87,9 @@ class DeviceDetails:
 
 
 def device_details(kernel: Kernel, address: str) -> DeviceDetails:
-    """Opens the device for a moment, which resets it if it can be reset alone, and so does closing it.
+    """Open the device at an address for a moment, and describe it.
 
+    Opening resets the device if it can be reset alone, and so does closing.
     Raises what Container.open_device() raises: DeviceNotBound, GroupNotViable, GroupBusy, VfioError.
     """
     with opened(kernel, address) as device:

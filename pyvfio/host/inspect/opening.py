@@ -1,4 +1,4 @@
-"""A device opened as any other user opens it, for a look or a poke."""
+"""Open a device as any program opens it, to look at it or to write to it."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ _CONTAINER = "/dev/vfio/vfio"
 
 @contextmanager
 def opened(kernel: Kernel, address: str) -> Iterator[Device]:
-    """The device, through a container, or through an iommufd where the kernel has no containers; closed at the end.
+    """Open the device at an address for the block that follows, and close it at the block's end.
 
-    Opening resets it if it can be reset alone, and closing does again. Raises what Container.open_device() raises.
+    It is opened through a container, or through an iommufd if the kernel has no containers. Opening resets it if it can
+    be reset alone, and so does closing. Raises what Container.open_device() raises.
     """
     if exists(kernel, _CONTAINER) or not exists(kernel, "/dev/iommu"):
         with Container(kernel=kernel) as container:
@@ -31,10 +32,10 @@ def opened(kernel: Kernel, address: str) -> Iterator[Device]:
 
 
 def reset_methods(kernel: Kernel, address: str) -> list[str] | None:
-    """How the host can reset the function, in the order it tries; none if it cannot; None where it can, and the kernel
-    does not say how.
+    """How the host can reset the function, "flr" or "bus", in the order in which it tries; empty if it cannot.
 
-    Source: reset_method of sysfs, Linux 5.15; before it the file "reset" of a function that can be.
+    None if it can, but the kernel does not say how. Source: in sysfs the function's reset_method, since Linux 5.15;
+    before that its file reset, which a function has that can be reset.
     """
     directory = f"{DEVICES}/{address}"
     if exists(kernel, f"{directory}/reset_method"):
@@ -43,7 +44,7 @@ def reset_methods(kernel: Kernel, address: str) -> list[str] | None:
 
 
 def what_opening_does(kernel: Kernel, address: str) -> str:
-    """A sentence for whoever is about to open it. Source: vfio_pci_core.c, vfio_pci_core_enable and _disable."""
+    """A sentence that says what opening a device does. Source: vfio_pci_core.c, vfio_pci_core_enable and _disable."""
     methods = reset_methods(kernel, address)
     if methods == []:
         return f"{address} has no reset of its own: opening it leaves it as it is, but for DMA, which is off"
@@ -52,7 +53,7 @@ def what_opening_does(kernel: Kernel, address: str) -> str:
 
 
 def region_index(name: str) -> int:
-    """Of "bar0", "config", "rom", "vga", or a number. Raises InvalidArgument."""
+    """The index of a region by its name, "bar0", "config", "rom" or "vga", or by its number. Raises InvalidArgument."""
     if name.isdigit():
         return int(name)
     try:
@@ -63,8 +64,10 @@ def region_index(name: str) -> int:
 
 
 def region_of(device: Device, name: str) -> Region:
-    """A region by its name, ready to be read: the device answers at its BARs. Raises InvalidArgument for an empty
-    one."""
+    """A region by its name, as for region_index(). The device is made to answer at its BARs, so that it can be read.
+
+    Raises InvalidArgument for another name, and for a region that the device does not have.
+    """
     region = device.region(region_index(name))
     if not region.size:
         there = [index.name.lower() for index in RegionIndex if index < device.info.num_regions and _has(device, index)]

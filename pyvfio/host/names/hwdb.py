@@ -1,4 +1,4 @@
-"""The hardware database of systemd, as text and as what systemd-hwdb compiles."""
+"""The hardware database of systemd: its sources, and the file that systemd-hwdb compiles of them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import struct
 from collections.abc import Mapping
 
 _SIGNATURE = b"KSLPHHRH"
-# Signature, version of the tool, sizes of the file, header, node, child and value, where the root is, ...
+# Signature, version of the tool, sizes of the file, header, node, child and value, offset of the root, two sizes more.
 _HEADER = struct.Struct("<8s9Q")
 _NODE = struct.Struct("<QB7xQ")
 _CHILD = struct.Struct("<B7xQ")
@@ -15,12 +15,15 @@ _DEEPEST = 256
 
 
 def pci_key(vendor_id: int, device_id: int | None = None) -> str:
-    """What the database has names of vendors and their models under. Source: systemd, hwdb.d."""
+    """The match that has the name of a vendor, or of one of its devices. Source: systemd, hwdb.d."""
     return f"pci:v{vendor_id:08X}*" if device_id is None else f"pci:v{vendor_id:08X}d{device_id:08X}*"
 
 
 def properties_of_text(text: str) -> dict[str, dict[str, str]]:
-    """Every match and its properties, of a file of hwdb.d: matches, then lines with a blank before."""
+    """The properties of every match in the text of a file of hwdb.d.
+
+    Lines with matches come first, then lines with their properties, which begin with a blank.
+    """
     found: dict[str, dict[str, str]] = {}
     matches: list[str] = []
     has_properties = True
@@ -41,12 +44,14 @@ def properties_of_text(text: str) -> dict[str, dict[str, str]]:
 
 
 class CompiledHwdb:
-    """hwdb.bin: a tree whose edges are characters. Source: systemd, hwdb-internal.h.
+    """The compiled database, hwdb.bin: a tree whose edges are characters.
 
-    What is damaged has no properties: names are for people, and nothing depends on them.
+    A damaged one has no properties, and raises nothing: names are for people, and nothing depends on them.
+    Source: systemd, hwdb-internal.h.
     """
 
     def __init__(self, data: bytes) -> None:
+        """data: what is in the file."""
         self._data = data
         self._root = 0
         try:
@@ -60,7 +65,7 @@ class CompiledHwdb:
             self._root = root
 
     def properties(self, match: str) -> Mapping[str, str]:
-        """Of exactly this match, as it is written in the sources."""
+        """The properties of exactly this match, as the sources spell it; none if the database does not have it."""
         try:
             return self._find(match.encode())
         except (struct.error, OverflowError):

@@ -1,4 +1,4 @@
-"""What devices are called: the kinds by their class code, vendors and models from what the host has of databases."""
+"""What devices are called: their kinds by class code, vendors and models by the databases of the host."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from pyvfio.host.names.hwdb import CompiledHwdb, pci_key, properties_of_text
 from pyvfio.kernel import Kernel, read_bytes
 
 DATABASES = ("/usr/share/hwdata/pci.ids", "/usr/share/misc/pci.ids", "/usr/share/pci.ids", "/var/lib/pciutils/pci.ids")
-"""Of pciutils; each may be compressed, with .gz at the end of its name."""
+"""Where distributions have the database of pciutils. Each may be compressed, with .gz at the end of its name."""
 HWDB_TEXTS = ("/usr/lib/udev/hwdb.d/20-pci-vendor-model.hwdb", "/lib/udev/hwdb.d/20-pci-vendor-model.hwdb")
+"""Where distributions have the source of systemd's database of PCI devices. It is read if there is no pci.ids."""
 COMPILED_HWDBS = ("/etc/udev/hwdb.bin", "/usr/lib/udev/hwdb.bin", "/lib/udev/hwdb.bin")
-"""Of systemd: where there is no pci.ids."""
+"""Where systemd's database is compiled. It is read if there is no source either."""
 _VENDOR, _MODEL = "ID_VENDOR_FROM_DATABASE", "ID_MODEL_FROM_DATABASE"
 _KIND_OF_COMPANY = re.compile(
     r"[ ,]+(corporation|corp|incorporated|inc|co|company|ltd|limited|llc|gmbh|ag|technolog(y|ies)|semiconductors?"
@@ -64,32 +65,33 @@ _KINDS = {
 
 
 def kind(class_code: int) -> str:
-    """A word for a class code of 24 bits: "Ethernet". "Other" for what has no class of its own."""
+    """A word for a class code of 24 bits: "Ethernet"; "Other" for a class without a word here."""
     return _KINDS.get(class_code >> 8) or wider_kind(class_code)
 
 
 def wider_kind(class_code: int) -> str:
-    """A word for the base class: "Network" for what is Ethernet. "Other" for what has none."""
+    """A word for the base class of a class code of 24 bits: "Network" for an Ethernet controller's; or "Other"."""
     return _KINDS.get(class_code >> 16, "Other")
 
 
 class PciNames(ABC):
-    """Names of vendors and their devices."""
+    """The names of vendors and of their devices."""
 
     @abstractmethod
     def vendor(self, vendor_id: int) -> str | None:
-        """None for one without a name."""
+        """The vendor's name; None if it has none here."""
 
     @abstractmethod
     def device(self, vendor_id: int, device_id: int) -> str | None:
-        """Without the vendor; None for one without a name."""
+        """The device's name, without the vendor's; None if it has none here."""
 
     def name(self, vendor_id: int, device_id: int) -> str:
-        """ "Intel Corporation I350 Gigabit Network Connection"; numbers for what has no name: "1234:11e8"."""
+        """Vendor and model, "Intel Corporation I350 Gigabit Network Connection"; numbers for what has no name:
+        "1234:11e8"."""
         return self._joined(self.vendor(vendor_id), vendor_id, device_id)
 
     def short_name(self, vendor_id: int, device_id: int) -> str:
-        """The same without what kind of company the vendor is: "Intel I350 Gigabit Network Connection"."""
+        """Vendor and model, the vendor as people call it: "Intel I350 Gigabit Network Connection"."""
         vendor = self.vendor(vendor_id)
         return self._joined(vendor and short_vendor(vendor), vendor_id, device_id)
 
@@ -100,7 +102,10 @@ class PciNames(ABC):
 
 
 def short_vendor(name: str) -> str:
-    """ "AMD/ATI" for "Advanced Micro Devices, Inc. [AMD/ATI]", "Realtek" for "Realtek Semiconductor Co., Ltd."."""
+    """A vendor's name as people say it.
+
+    "AMD/ATI" for "Advanced Micro Devices, Inc. [AMD/ATI]", "Realtek" for "Realtek Semiconductor Co., Ltd.".
+    """
     bracketed = re.search(r"\[([^]]+)\]$", name)
     if bracketed:
         return bracketed[1]
@@ -110,10 +115,10 @@ def short_vendor(name: str) -> str:
 
 
 class PciIds(PciNames):
-    """Of a file pci.ids."""
+    """The names in a pci.ids file."""
 
     def __init__(self, text: str = "") -> None:
-        """text: as of the file pci.ids. What follows the vendors there, classes, is not read."""
+        """text: what is in the file. Only its vendors and their devices are read."""
         self._vendors: dict[int, str] = {}
         self._devices: dict[tuple[int, int], str] = {}
         vendor: int | None = None
@@ -141,9 +146,10 @@ class PciIds(PciNames):
 
 
 class HwdbText(PciNames):
-    """Of a source of systemd's database."""
+    """The names in a source of systemd's database."""
 
     def __init__(self, text: str) -> None:
+        """text: what is in the file."""
         self._properties = properties_of_text(text)
 
     def vendor(self, vendor_id: int) -> str | None:
@@ -154,9 +160,10 @@ class HwdbText(PciNames):
 
 
 class HwdbCompiled(PciNames):
-    """Of systemd's database as udev reads it."""
+    """The names in systemd's compiled database, which udev reads."""
 
     def __init__(self, data: bytes) -> None:
+        """data: what is in the file."""
         self._hwdb = CompiledHwdb(data)
 
     def vendor(self, vendor_id: int) -> str | None:
@@ -167,7 +174,10 @@ class HwdbCompiled(PciNames):
 
 
 def names_of_host(kernel: Kernel) -> PciNames:
-    """From the first database there is; without one nothing has a name. One that is damaged is passed over."""
+    """The names in the first database that the host has; no names if it has none.
+
+    A compressed file that is damaged is passed over.
+    """
     for path in DATABASES:
         if (data := _content(kernel, path)) is not None:
             return PciIds(data.decode(errors="replace"))
@@ -186,7 +196,7 @@ def names_of_host(kernel: Kernel) -> PciNames:
 
 
 def _content(kernel: Kernel, path: str) -> bytes | None:
-    """None where it cannot be read, or nothing is in it."""
+    """What is in a file; None if it is empty or cannot be read."""
     try:
         return read_bytes(kernel, path) or None
     except OSError:
