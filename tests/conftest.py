@@ -2,7 +2,13 @@ import gc
 
 from hypothesis import settings
 
-pytest_plugins = ["tests.support.case_counts", "tests.support.hosts", "tests.support.vm.plugin", "pytester"]
+pytest_plugins = [
+    "tests.support.case_counts",
+    "tests.support.hosts",
+    "tests.support.vm.plugin",
+    "tests.support.watchdog",
+    "pytester",
+]
 
 # How long an example takes says nothing on a machine that does other work, too.
 settings.register_profile("any time", deadline=None)

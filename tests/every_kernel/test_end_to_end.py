@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -95,18 +96,25 @@ class Manager:
         return int(status.split("VmLck:")[1].split()[0]) << 10
 
 
+PATIENCE = 150
+"""Seconds until a manager that says nothing is killed."""
+
+
 @contextmanager
 def manager(host: Host, tmp_path: Path, capture: pytest.CaptureFixture[str], *arguments: str) -> Iterator[Manager]:
     socket = tmp_path / "vm0.sock"
     command = [sys.executable, "-c", PROGRAM, "run", "--json", "--socket", str(socket)]
     command += ["--region", "64M", "--block-size", "2M", *host.arguments, *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        limit = threading.Timer(PATIENCE, process.kill)
         try:
+            limit.start()
             running = Manager(process, socket, capture)
             ready = running.line()
             assert (ready["event"], ready["devices"]) == ("ready", host.devices)
             yield running
         finally:
+            limit.cancel()
             process.kill()
 
 

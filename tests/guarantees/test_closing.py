@@ -151,6 +151,8 @@ def test_a_forked_child_waits_for_no_lock_that_a_thread_held(
 ) -> None:
     with (
         Memory.allocate(MemoryKind.ANONYMOUS, 2 << 20, kernel=kernel) as memory,
+        # Another one, because mapping waits for who discards the same memory.
+        Memory.allocate(MemoryKind.ANONYMOUS, 2 << 20, kernel=kernel) as discarded,
         space(kernel=kernel) as opened,
     ):
         device = opened.open_device(DEVICE)
@@ -160,7 +162,7 @@ def test_a_forked_child_waits_for_no_lock_that_a_thread_held(
         holds = [Hold(0, "ioctl", request_), Hold(0, "madvise"), Hold(0, "ioctl", vfio.VFIO_DEVICE_SET_IRQS)]
         steps: list[Callable[[], object]] = [
             lambda: opened.map_dma(IOVA, memory, 0, 1 << 20),
-            lambda: memory.discard(1 << 20, 1 << 20),
+            lambda: discarded.discard(1 << 20, 1 << 20),
             interrupts.trigger,
             lambda: device.region(0),
         ]
@@ -168,13 +170,12 @@ def test_a_forked_child_waits_for_no_lock_that_a_thread_held(
         threads = [threading.Thread(target=step) for step in steps]
         for thread in threads:
             thread.start()
-        for hold in holds:
-            assert hold.reached.wait(PATIENCE)
+        are_reached = [hold.reached.wait(PATIENCE) for hold in holds]
 
         def child() -> None:
             kernel.arm()
             view.release()
-            for each in (interrupts, device, opened, memory):
+            for each in (interrupts, device, opened, memory, discarded):
                 each.close()
                 assert each.closed
 
@@ -187,6 +188,7 @@ def test_a_forked_child_waits_for_no_lock_that_a_thread_held(
             hold.released.set()
         for thread in threads:
             thread.join()
+        assert all(are_reached)
         assert status == 0
         assert not opened.closed
         assert interrupts.pending() == 1

@@ -38,7 +38,8 @@ def test_one_missing_iommu_is_one_failure(bare: FakeHost) -> None:
     ran = bare.run("doctor")
     assert ran.status == 1
     assert [line.split()[1] for line in ran.out.splitlines() if line.startswith("FAIL")] == ["iommu"]
-    assert ran.out.count("fix:") == 1
+    # What else there is to say, as of an ordinary user's memlock, is a WARN.
+    assert len([fix for status, _, fix in checks(bare).values() if fix and status in ("FAIL", "SKIP")]) == 1
     for name in ("interrupt remapping", "groups", "nodes"):
         status, found, fix = checks(bare)[name]
         assert (status, fix) == ("SKIP", "")
