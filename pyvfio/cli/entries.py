@@ -23,6 +23,7 @@ def entry_data(entry: Entry) -> dict[str, object]:
         "viable": entry.viable,
         "noiommu": entry.is_noiommu,
         "blocked_by": [member.address for member in entry.blocked_by],
+        "firmware_claims": list(entry.direct),
         "numa_node": device.numa_node,
         "group_node": entry.group_node,
         "device_node": entry.device_node,

@@ -126,6 +126,8 @@ def _viable(entry: Entry, output: Output) -> str:
 
 def _viable_in_brief(entry: Entry, output: Output) -> str:
     """VIABLE in fewer words: one of the devices in the way, without domain 0000, and how many more there are."""
+    if entry.direct and not entry.device.is_bridge:
+        return output.paint("no: firmware claims it", Style.YELLOW)
     if not entry.blocked_by or entry.device.is_bridge:
         return _viable(entry, output)
     first, *others = entry.blocked_by

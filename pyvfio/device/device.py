@@ -52,7 +52,7 @@ class Device(OpenDevice):
         """The region with this index, for PCI a RegionIndex or a number beyond: the same object at each call, until it
         is closed; a new one then.
 
-        Raises VfioError if the device has no such region.
+        A BAR or a ROM that a PCI device lacks is a region of 0 bytes. Raises VfioError for an index beyond the last.
         """
         if index == RegionIndex.CONFIG and self.info.flags & DeviceFlags.PCI:
             return self.part(ConfigRegion, index)

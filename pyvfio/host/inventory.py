@@ -15,6 +15,7 @@ from pyvfio.sysfs import (
     block_devices,
     blocking_members,
     character_device,
+    direct_regions,
     group_node,
     interfaces,
     is_noiommu,
@@ -28,6 +29,7 @@ class Entry:
 
     device: the function. kind: a word for what it is, "Ethernet". name: vendor and model, in full. short_name: vendor
     and model as people call them. blocked_by: the other members of its group that keep the group from being used.
+    direct: the addresses, "0x7ba1e000-0x7ba26fff", that firmware claims for its group, so that nobody may use it.
     group_node, device_node: the nodes that programs open for it; None if there is none, for example because no VFIO
     driver has it. interfaces: its network interfaces. disks: its disks and partitions. override: what its
     driver_override names; None for nothing. is_noiommu: whether it is bound to a VFIO driver although there is no IOMMU
@@ -39,6 +41,7 @@ class Entry:
     name: str
     short_name: str
     blocked_by: tuple[PciDevice | GroupMember, ...]
+    direct: tuple[str, ...]
     group_node: str | None
     device_node: str | None
     interfaces: tuple[InterfaceUse, ...]
@@ -49,7 +52,7 @@ class Entry:
     @property
     def viable(self) -> bool:
         """Whether its group can be used through VFIO once it is bound to a VFIO driver itself; False for a bridge."""
-        return self.device.group is not None and not self.blocked_by and not self.device.is_bridge
+        return not (self.device.group is None or self.blocked_by or self.direct or self.device.is_bridge)
 
     @property
     def viability(self) -> str:
@@ -58,6 +61,8 @@ class Entry:
             return "bridge"
         if self.device.group is None:
             return "no IOMMU"
+        if self.direct:
+            return f"no: firmware claims {', '.join(self.direct)}"
         if self.blocked_by:
             return f"no: {', '.join(f'{member.address} {member.driver}' for member in self.blocked_by)}"
         if self.device.blocks_group:
@@ -80,6 +85,7 @@ def _entry(kernel: Kernel, network: Network, names: PciNames, device: PciDevice)
         names.name(device.vendor_id, device.device_id),
         names.short_name(device.vendor_id, device.device_id),
         () if group is None else tuple(each for each in blocking_members(kernel, group) if each != device),
+        () if group is None else tuple(direct_regions(kernel, group)),
         group_node(kernel, group) if device.has_vfio_driver and group is not None else None,
         character_device(kernel, device.address),
         tuple(network.use(name) for name in interfaces(kernel, device.address)),

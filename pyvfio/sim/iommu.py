@@ -29,6 +29,14 @@ class IommuModel:
     remaps_interrupts: bool
 
     @property
+    def reserved_regions(self) -> tuple[tuple[Span, str], ...]:
+        """What sysfs says of the reserved addresses, ascending, each with its kind.
+
+        Source: drivers/iommu/iommu.c, iommu_group_show_resv_regions.
+        """
+        return tuple((span, "msi" if span == _MSI else "reserved") for span in sorted(self.reserved))
+
+    @property
     def usable(self) -> tuple[Span, ...]:
         """The addresses that can be mapped, ascending."""
         return without((self.aperture,), self.reserved)

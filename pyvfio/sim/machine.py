@@ -100,6 +100,7 @@ class Machine:
             cdev=self.has_iommufd and version >= (6, 6),
             noiommu_cdev=self.has_iommufd and version >= (7, 3),
             iommu=iommu != "none",
+            reserved_regions=self.iommu_model.reserved_regions,
         )
         self.pages = PageTracker(real, populate_on_pin=populate_on_pin)
         self.dma_owners = DmaOwners(self.functions, self.sysfs, lambda: self.version >= (6, 7))

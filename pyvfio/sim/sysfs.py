@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 
 from pyvfio.abi.tainted import TAINT_USER
 from pyvfio.sim.devices import VFIO_DRIVER, PciFunction
+from pyvfio.sim.iommu import Span
 from pyvfio.sim.process import File, Text, fail
 
 _DEVICES = "/sys/bus/pci/devices"
@@ -37,13 +38,16 @@ class Sysfs:
         cdev: bool = False,
         noiommu_cdev: bool = False,
         iommu: bool = True,
+        reserved_regions: Sequence[tuple[Span, str]] = (),
     ) -> None:
         """functions: by address. cdev: devices have nodes of their own; noiommu_cdev: those without an IOMMU too.
-        iommu: there is one. dma_entry_limit: the parameter of vfio_iommu_type1."""
+        iommu: there is one; reserved_regions: what it reserves for every device that it translates for.
+        dma_entry_limit: the parameter of vfio_iommu_type1."""
         self._functions = functions
         self._cdev = cdev
         self._noiommu_cdev = noiommu_cdev
         self._iommu = iommu
+        self._regions_of_iommu = tuple(reserved_regions)
         self._owners: dict[str, tuple[int, int]] = {}
         self.release_device: Callable[[str], None] = _release_nothing
         """Called with the address of a function that VFIO's driver is taken off; returns when nobody has it open."""
@@ -117,9 +121,11 @@ class Sysfs:
         """The text of the group's reserved_regions."""
         if not self.members(group):
             raise fail(errno.ENOENT)
-        spans = [(span, "direct") for function in self.members(group) for span in function.direct]
-        spans += [(span, "reserved") for function in self.members(group) for span in function.reserved]
-        return "".join(f"{first:#018x} {last:#018x} {kind}\n" for (first, last), kind in spans)
+        members = [function for function in self.members(group) if not self.lacks_iommu(function)]
+        spans = [(span, "direct") for function in members for span in function.direct]
+        spans += [(span, "reserved") for function in members for span in function.reserved]
+        spans += self._regions_of_iommu if members else ()
+        return "".join(f"{first:#018x} {last:#018x} {kind}\n" for (first, last), kind in sorted(spans))
 
     def nodes(self) -> dict[str, str]:
         """The names in /dev/vfio/devices, with the address of each device."""

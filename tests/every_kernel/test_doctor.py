@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
-from pyvfio import Container, LinuxKernel
+from pyvfio import Container, Kernel, LinuxKernel
 from pyvfio.abi import mman
 from pyvfio.cli import main
 from pyvfio.drivers.edu import edu_addresses
 from pyvfio.host import bind, device_addresses, restore
 from pyvfio.host.doctor.build import Build, ModuleState
 from pyvfio.kernel import host_memory, huge_pages, write_text
+from pyvfio.sim import SimKernel
 from pyvfio.sysfs import group_node, pci_device
 
 pytestmark = pytest.mark.needs("type1")
@@ -77,14 +78,21 @@ def test_a_node_that_is_not_in_dev(real: LinuxKernel, capsys: pytest.CaptureFixt
         restore(real, before)
 
 
-def test_addresses_are_those_that_a_container_takes(real: LinuxKernel) -> None:
+def test_addresses_are_those_that_a_container_takes(kernel_name: str) -> None:
     """What sysfs tells before anything is opened is what the kernel says afterwards, as far as it tells."""
-    address = edu_addresses(real)[0]
-    before = bind(real, address)
+    simulated = [SimKernel(edu_devices=1, iommu=iommu, remaps_interrupts=True) for iommu in ("intel", "amd", "virtio")]
+    for kernel in simulated if kernel_name == "simulated" else [LinuxKernel()]:
+        agree(kernel)
+
+
+def agree(kernel: Kernel) -> None:
+    address = edu_addresses(kernel)[0]
+    before = bind(kernel, address)
     try:
-        told = device_addresses(real, [address])
+        told = device_addresses(kernel, [address])
         assert told is not None
-        with Container(kernel=real) as container:
+        assert told.reserved
+        with Container(kernel=kernel) as container:
             container.open_device(address)
             ranges = container.iova_ranges
         assert ranges is not None
@@ -94,7 +102,7 @@ def test_addresses_are_those_that_a_container_takes(real: LinuxKernel) -> None:
             assert ranges[-1].last == (1 << told.width) - 1
         assert all(told.obstacle(each.start, each.last) is None for each in ranges)
     finally:
-        restore(real, before)
+        restore(kernel, before)
 
 
 def test_memory_can_be_had(real: LinuxKernel) -> None:

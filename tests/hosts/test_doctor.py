@@ -175,3 +175,12 @@ def test_an_iommu_that_covers_no_pci_function(fake_host: FakeHost) -> None:
     assert said.endswith("2 units, but no PCI function is behind it: it translates for other devices only")
     assert "unsafe mode" in fix
     assert found["nodes"][0] == "SKIP"
+
+
+def test_a_group_that_firmware_claims_is_a_failure(fake_host: FakeHost) -> None:
+    fake_host.pci("0000:03:00.0", "8086:1521", 0x020000, driver="vfio-pci", group=12)
+    regions = "0x000000007ba1e000 0x000000007ba26fff direct\n"
+    fake_host.file("/sys/kernel/iommu_groups/12/reserved_regions", regions)
+    failures = [line for line in fake_host.run("doctor").out.splitlines() if line.startswith("FAIL  groups")]
+    assert len(failures) == 1
+    assert "group 12 cannot be used: firmware claims 0x7ba1e000-0x7ba26fff" in failures[0]

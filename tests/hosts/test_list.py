@@ -48,6 +48,16 @@ def cell(text: str, address: str, column: str) -> str:
     return row[start:].split("  ")[0].rstrip()
 
 
+def test_a_group_that_firmware_claims_is_of_no_use(host: FakeHost) -> None:
+    regions = "0x000000007ba1e000 0x000000007ba26fff direct\n0x00000000fee00000 0x00000000feefffff msi\n"
+    host.file("/sys/kernel/iommu_groups/12/reserved_regions", regions)
+    assert cell(host.run("list", "-w").out, NIC, "VIABLE") == "no: firmware claims 0x7ba1e000-0x7ba26fff"
+    assert "no: firmware claims it" in host.run("list", NIC).out
+    (entry,) = (entry for entry in data(host) if entry["address"] == NIC)
+    assert (entry["viable"], entry["firmware_claims"]) == (False, ["0x7ba1e000-0x7ba26fff"])
+    assert "viable: no: firmware claims 0x7ba1e000-0x7ba26fff" in host.run("show", NIC).out
+
+
 def test_each_row_says_what_can_be_done(host: FakeHost) -> None:
     text = host.run("list", "-w").out
     assert cell(text, NIC, "VIABLE") == "once bound"

@@ -272,6 +272,8 @@ def test_the_first_line_makes_the_device() -> None:
         list(trace.replay(['{"op": "system_reset"}']))
     with pytest.raises(InvalidArgument, match="would fit"):
         play(requested_size=65 * MIB)
+    with pytest.raises(trace.TraceError, match="mappers must be a number from 0 to 0x40"):
+        play(mappers=65)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ A trace has one JSON object a line. The first line makes the device; all sizes a
     {"op": "init", "block_size": …, "addr": …, "region_size": …, "requested_size": …}
 
 with, optionally, "node_id", "features" (as negotiated; default: UNPLUGGED_INACCESSIBLE) and "mappers" (how many address
-spaces the region is mapped into; default: 1). The others are:
+spaces the region is mapped into, 64 at most; default: 1). The others are:
 
     {"op": "request", "hex": "<what the guest sent>"}, optionally "response_size" (bytes of its buffer; default: 10)
     {"op": "resize", "requested_size": …}

@@ -32,6 +32,10 @@ class Step(TypedDict):
     dma: list[list[int | str]]
 
 
+MOST_MAPPERS = 64
+"""How many address spaces a trace may map into: each makes every step dearer."""
+
+
 class Player:
     """Plays lines on a device that the first one makes, until close(). The device can be recorded in turn.
 
@@ -43,7 +47,7 @@ class Player:
         if init.op != "init":
             raise init.error('the first line must have "op": "init"')
         self._log = DmaLog()
-        self._mappers = init.integer("mappers", 1)
+        self._mappers = init.integer("mappers", 1, largest=MOST_MAPPERS)
         self.kernel = LoggedKernel(self._mappers, self._log)
         with ExitStack() as cleanup:
             size = init.integer("region_size")

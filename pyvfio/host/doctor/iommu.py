@@ -8,6 +8,7 @@ from pyvfio.host.doctor.check import Check, Status
 from pyvfio.host.doctor.cure import how_to_turn_on
 from pyvfio.host.doctor.surroundings import hypervisor_fix
 from pyvfio.kernel import Kernel, names_in, text_or_empty
+from pyvfio.reserved import firmware_claim
 from pyvfio.sysfs import GROUPS, blocking_members, group_members, is_noiommu, pci_devices
 
 _IOMMUS = {"dmar": "Intel VT-d", "ivhd": "AMD-Vi", "smmu": "Arm SMMU", "arm-smmu": "Arm SMMU", "virtio": "virtio-iommu"}
@@ -86,7 +87,7 @@ def check_groups(kernel: Kernel) -> Iterator[Check]:
     if not numbers:
         yield Check("groups", Status.FAIL, "none", "they appear with the IOMMU")
         return
-    shared, spoiled = [], []
+    shared, spoiled, claimed = [], [], []
     for number in numbers:
         members = group_members(kernel, number)
         if len([member for member in members if not member.is_bridge]) > 1:
@@ -95,11 +96,15 @@ def check_groups(kernel: Kernel) -> Iterator[Check]:
         if blocking and any(member.has_vfio_driver for member in members):
             names = ", ".join(f"{member.address} {member.driver}" for member in blocking)
             spoiled.append((number, names, blocking[0].address))
+        if any(member.has_vfio_driver for member in members) and (claim := firmware_claim(kernel, number, "")):
+            claimed.append((number, claim))
     found = f"{_count(len(numbers), 'group')}, " + (f"shared: {_several(shared)}" if shared else "one device in each")
     yield Check("groups", Status.OK, found)
     for number, names, example in spoiled:
         fix = f"pyvfio bind --group {example}"
         yield Check("groups", Status.FAIL, f"group {number} is not viable: {names}", fix)
+    for number, claim in claimed:
+        yield Check("groups", Status.FAIL, f"group {number} cannot be used: {claim.meaning}", claim.advice)
 
 
 def check_noiommu(kernel: Kernel) -> Iterator[Check]:
