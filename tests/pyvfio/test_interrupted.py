@@ -272,26 +272,26 @@ BYTECODES = ("map", "map anywhere", "copy", "unmap", "unmap everything")
 BYTECODE_CASES = [(name, way) for name in BYTECODES for way in OPERATIONS[name].only if way != "compat"]
 
 
+# Where a generator is being closed, Python drops what is raised, with a warning.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(("name", "way"), BYTECODE_CASES)
 def test_an_exception_at_any_bytecode(name: str, way: str) -> None:
     operation = OPERATIONS[name]
     with a_world(way) as world:
         for nth in range(100_000):
             operation.prepare(world)
-            try:
-                with AtOpcode(nth):
-                    operation.act(world)
-            except KeyboardInterrupt:
-                world.expect_safe()
-                world.clean_up()
-                world.expect_nothing()
-            else:
+            opcode = AtOpcode(nth)
+            with suppress(KeyboardInterrupt), opcode:
+                operation.act(world)
+            world.expect_safe()
+            world.clean_up()
+            world.expect_nothing()
+            if opcode.left >= 0:
                 break
-        assert nth > 100
-        world.clean_up()
-        world.expect_nothing()
+        assert nth > 50
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("is_made", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("way", ["container", "iommufd"])
 def test_a_second_exception_at_any_bytecode_of_the_way_back(way: str, is_made: bool) -> None:

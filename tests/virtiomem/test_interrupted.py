@@ -63,10 +63,11 @@ def interrupted(function: Callable[[], object], at: int) -> bool:
     """Run function with a KeyboardInterrupt at the at-th place where Python would run a signal handler in our code."""
     places = 0
 
-    def profile(frame: FrameType, event: str, argument: object) -> None:  # noqa: ARG001 (what sys.setprofile calls)
+    def profile(frame: FrameType, event: str, argument: object) -> None:
         nonlocal places
-        # As a function is entered, and after one in C has returned.
-        if event in ("call", "c_return") and frame.f_code.co_filename.startswith(INSIDE):
+        # As a function is entered, and after one in C has returned; never between the entering and the body of a with.
+        entered = getattr(argument, "__name__", "") == "__enter__"
+        if event in ("call", "c_return") and not entered and frame.f_code.co_filename.startswith(INSIDE):
             places += 1
             if places == at:
                 sys.setprofile(None)
