@@ -60,12 +60,18 @@ def no_descriptor(code: int) -> tuple[str, str] | None:
     )
 
 
-def open_failure(error: OSError, operation: str, path: str, module: str, address: str | None = None) -> VfioError:
+def open_failure(
+    error: OSError, operation: str, path: str, module: str, address: str | None = None, *, is_there: bool = False
+) -> VfioError:
     """The error to raise for the kernel's refusal to open the node path. module: the kernel module that makes it.
 
-    address: of the device that the node is of, if it is of one.
+    address: of the device that the node is of, if it is of one. is_there: the kernel has made what the node is of.
     """
     code = error.errno or errno.EIO
+    if is_there and code == errno.ENOENT:
+        meaning = f"{path} is not here, though the kernel has what it is of"
+        advice = f"In a container, have the node passed in: docker run --device {path}"
+        return VfioError(code, operation, {"node": path}, meaning, advice)
     meaning, advice = no_descriptor(code) or _OPEN.get(
         code, (f"{path} cannot be opened ({os.strerror(code)})", "Look at dmesg")
     )
@@ -95,8 +101,8 @@ def not_asked_for(operation: str) -> NoIommuError:
         operation,
         meaning="there is no IOMMU behind it: the kernel would map memory, but what the device is told as an address "
         "would be one of physical memory, anywhere in the host",
-        advice="Turn the IOMMU on (intel_iommu=on, amd_iommu=on), or give the machine a virtual one. To use it "
-        "all the same: unsafe_noiommu=True, and give the device only what Ioas.physical_range() tells",
+        advice="Turn the IOMMU on (in the firmware, on Intel also intel_iommu=on), or give the machine a virtual one. "
+        "To use it all the same: unsafe_noiommu=True, and give the device only what Ioas.physical_range() tells",
     )
 
 
@@ -117,8 +123,8 @@ def no_iommu(operation: str) -> NoIommuError:
         operation,
         meaning="there is no IOMMU behind this device, so the kernel maps no memory for it: "
         "its DMA goes to physical addresses, anywhere in the host",
-        advice="Turn the IOMMU on (intel_iommu=on, amd_iommu=on), or give the machine a virtual one. To do "
-        "without: pyvfio.noiommu tells the physical addresses of locked huge pages, which is unsafe",
+        advice="Turn the IOMMU on (in the firmware, on Intel also intel_iommu=on), or give the machine a virtual one. "
+        "To do without: pyvfio.noiommu tells the physical addresses of locked huge pages, which is unsafe",
     )
 
 

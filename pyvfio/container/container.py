@@ -13,14 +13,14 @@ from typing import Self
 from pyvfio.abi import vfio
 from pyvfio.container.dirty import ContainerDirtyTracking
 from pyvfio.container.group import Group, attach_failure, take_out
-from pyvfio.container.info import IommuInfo, IommuType, iommu_info, is_of_iommufd, set_iommu
+from pyvfio.container.info import IommuInfo, IommuType, iommu_info, is_of_iommufd, set_iommu, without_iommu
 from pyvfio.container.meanings import DETACH, INVALIDATE, not_waiting
 from pyvfio.container.restorers import Restorers
 from pyvfio.device import Device
 from pyvfio.dma import Access, MapCall, MappedRun, MappingSpace, check_map_arguments, map_failure
 from pyvfio.errors import InvalidArgument, VfioError
 from pyvfio.explain import explain, is_refusal, no_iommu, open_failure
-from pyvfio.kernel import Kernel, LinuxKernel
+from pyvfio.kernel import Kernel, LinuxKernel, is_registered
 from pyvfio.memory import Memory
 from pyvfio.resource import Resource
 from pyvfio.sysfs import vfio_device
@@ -65,7 +65,9 @@ class Container(MappingSpace):
         try:
             self.fd = self.kernel.open(path, os.O_RDWR) if fd is None else fd
         except OSError as error:
-            raise open_failure(error, "open container", path, "vfio") from error
+            raise open_failure(
+                error, "open container", path, "vfio", is_there=is_registered(self.kernel, path)
+            ) from error
         super().__init__()
 
     @classmethod
@@ -327,8 +329,7 @@ class Container(MappingSpace):
         if self.iommu_type is IommuType.NOIOMMU:
             raise no_iommu(operation)
         if self._info is None:
-            meaning = "the container has no IOMMU yet"
-            raise VfioError(errno.EINVAL, operation, meaning=meaning, advice="Attach a group first")
+            raise without_iommu(self.kernel, self.fd, operation)
         return self._info
 
     def _require_iommu(self, group: Group) -> None:

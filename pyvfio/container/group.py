@@ -216,6 +216,14 @@ class Group(DeviceGroup):
         match code:
             case errno.EBUSY:
                 return self._busy(operation)
+            case errno.ENOENT if bound := self._bound_member():
+                return DeviceNotBound(
+                    code,
+                    operation,
+                    meaning=f"{self.path} is not here, though {bound} is bound to a VFIO driver",
+                    advice=f"In a container, have the node passed in: docker run --device {self.path}. A kernel "
+                    "without nodes of groups (CONFIG_VFIO_GROUP) has the device's own: open it in an Ioas",
+                )
             case errno.ENOENT:
                 names = ", ".join(member.address for member in group_members(self.kernel, self.number))
                 return DeviceNotBound(

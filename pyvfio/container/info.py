@@ -101,6 +101,22 @@ def set_iommu(kernel: Kernel, fd: int, kinds: Sequence[IommuType], group: int) -
     raise VfioError(errno.ENODEV, "set IOMMU", {}, *SET_IOMMU[errno.ENODEV])
 
 
+def without_iommu(kernel: Kernel, fd: int, operation: str) -> VfioError:
+    """The error for an operation that needs an IOMMU, of a container in which this process has chosen none."""
+    try:
+        iommu_info(kernel, fd)
+    except VfioError:
+        return VfioError(
+            errno.EINVAL, operation, meaning="the container has no IOMMU yet", advice="Attach a group first"
+        )
+    return VfioError(
+        errno.EINVAL,
+        operation,
+        meaning="the container has an IOMMU that another process has chosen, and nobody has said of which type",
+        advice="Container.from_fd(fd, iommu_type=...), with the iommu_type that the container has there",
+    )
+
+
 def is_of_iommufd(kernel: Kernel, fd: int) -> bool:
     """Whether a container is one of iommufd's compatibility, whose descriptor takes iommufd's own ioctls too."""
     try:

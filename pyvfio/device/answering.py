@@ -21,6 +21,7 @@ class Answering:
     def __init__(self) -> None:
         self.lock: Final = threading.RLock()
         self._is_decoding = True
+        self._is_powered = True
         self._is_asleep = False
         self._windows: list[Window] = []
 
@@ -37,6 +38,15 @@ class Answering:
         with self.lock:
             self._is_decoding = value
             self._release_if_silent()
+
+    @property
+    def is_powered(self) -> bool:
+        """Whether the device is in D0, as far as it was told: the reason why it does not decode, if it is not."""
+        return self._is_powered
+
+    @is_powered.setter
+    def is_powered(self, value: bool) -> None:
+        self._is_powered = value
 
     @property
     def is_asleep(self) -> bool:

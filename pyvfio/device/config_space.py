@@ -149,7 +149,8 @@ class ConfigRegion(Region):
         """
         try:
             power = self._power_management()
-            is_decoding = bool(ConfigSpace(self).command & PciCommand.MEMORY) and not (power and power.state)
+            self.device.answering.is_powered = is_powered = not (power and power.state)
+            is_decoding = bool(ConfigSpace(self).command & PciCommand.MEMORY) and is_powered
         except VfioError:
             is_decoding = False
         self.device.answering.is_decoding = is_decoding

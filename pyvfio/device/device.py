@@ -98,8 +98,11 @@ class Device(OpenDevice):
             self.kernel.ioctl(self.fd, vfio.VFIO_DEVICE_RESET)
         except OSError as error:
             code = error.errno or errno.EIO
-            meaning = "" if self.info.flags & DeviceFlags.RESET else "the device cannot be reset alone"
-            advice = "" if self.info.flags & DeviceFlags.RESET else "hot_reset() resets it with all beside it"
+            meaning = advice = ""
+            if code == errno.ENODEV:
+                meaning = "the device is gone"
+            elif not self.info.flags & DeviceFlags.RESET:
+                meaning, advice = "the device cannot be reset alone", "hot_reset() resets it with all beside it"
             raise VfioError(code, f"reset {self.address}", meaning=meaning, advice=advice) from error
         if self.info.flags & DeviceFlags.PCI:
             self._config_region().look_at_decoding()

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pyvfio.abi import vfio
-from pyvfio.device.open_device import DevicePart, OpenDevice
+from pyvfio.device.open_device import DeviceFlags, DevicePart, OpenDevice
 from pyvfio.errors import InvalidArgument, VfioError
 from pyvfio.kernel import EventFd, wait_for_any
 
@@ -27,6 +27,10 @@ class InterruptIndex(enum.IntEnum):
     MSIX = vfio.VFIO_PCI_MSIX_IRQ_INDEX
     ERR = vfio.VFIO_PCI_ERR_IRQ_INDEX
     REQ = vfio.VFIO_PCI_REQ_IRQ_INDEX
+
+
+_EXCLUSIVE = frozenset({InterruptIndex.INTX, InterruptIndex.MSI, InterruptIndex.MSIX})
+"""Of these a PCI device has one enabled at a time."""
 
 
 class InterruptFlags(enum.IntFlag):
@@ -66,6 +70,8 @@ class Interrupts(DevicePart):
         self._vectors: dict[int, EventFd] = {}
         self._unmask: EventFd | None = None
         self._active = False
+        # How many vectors the kernel has made room for, of which those that are disabled can be enabled again.
+        self._room = 0
         info = vfio.vfio_irq_info(index=index)
         try:
             device.kernel.ioctl(device.fd, vfio.VFIO_DEVICE_GET_IRQ_INFO, info)
@@ -115,7 +121,7 @@ class Interrupts(DevicePart):
                     event.close()
                 raise
             self._vectors = dict(enumerate(events))
-            self._active = True
+            self._active, self._room = True, count
 
     def enable_vector(self, vector: int) -> None:
         """Enable one vector more. A failure leaves the others as they are.
@@ -140,7 +146,7 @@ class Interrupts(DevicePart):
                 event.close()
                 raise
             self._vectors[vector] = event
-            self._active = True
+            self._active, self._room = True, max(self._room, vector + 1)
 
     def disable_vector(self, vector: int) -> None:
         """Disable one vector and close its eventfd. The others stay enabled, and so does the index.
@@ -281,17 +287,34 @@ class Interrupts(DevicePart):
         try:
             result = self.kernel.ioctl(self.device.fd, vfio.VFIO_DEVICE_SET_IRQS, buffer)
         except OSError as error:
-            meaning = {
-                errno.EINVAL: "the device lacks these vectors, they are not enabled, or another kind of interrupt is",
-                errno.ENOTTY: "this kind of interrupt cannot do that",
-                errno.ENOSPC: "the host has no interrupt vectors left",
-            }.get(error.errno or 0, "")
-            raise VfioError(error.errno or errno.EIO, f"set {self.name}", arguments, meaning) from error
+            meaning, advice = {
+                errno.EINVAL: self._refusal(start, count),
+                errno.ENOTTY: ("this kind of interrupt cannot do that", ""),
+                errno.ENOSPC: ("the host has no interrupt vectors left", ""),
+            }.get(error.errno or 0, ("", ""))
+            raise VfioError(error.errno or errno.EIO, f"set {self.name}", arguments, meaning, advice) from error
         if result > 0:
             # vfio_msi_enable: the number of vectors the host could have provided.
             raise VfioError(
                 errno.ENOSPC, f"set {self.name}", arguments, f"the host can provide only {result}", "Ask for fewer"
             )
+
+    def _refusal(self, start: int, count: int) -> tuple[str, str]:
+        """Why the kernel refuses (EINVAL) vectors that the device has, and what to do; as far as this process knows."""
+        wanted = start + count
+        rivals = _EXCLUSIVE if self.device.info.flags & DeviceFlags.PCI and self.index in _EXCLUSIVE else frozenset()
+        others = (each for each in self.device.parts(Interrupts) if each is not self and each.index in rivals)
+        if other := next((each for each in others if each._active), None):
+            name = InterruptIndex(other.index).name
+            return f"{name} is enabled: a device has one kind of interrupt at a time", f"Disable {name} first"
+        if self._active and wanted > self._room and self.info.flags & InterruptFlags.NORESIZE:
+            return (
+                f"there is room for {self._room}, as many as were enabled first, and this kernel adds none",
+                f"disable(), then enable({wanted})",
+            )
+        if not self._active:
+            return "it is not enabled, or another program has enabled another kind of interrupt", ""
+        return "not all of these vectors are enabled", ""
 
     def _disable(self) -> None:
         try:
@@ -301,7 +324,7 @@ class Interrupts(DevicePart):
 
     def _drop_events(self) -> None:
         events = [*self._vectors.values(), *([self._unmask] if self._unmask else [])]
-        self._vectors, self._unmask, self._active = {}, None, False
+        self._vectors, self._unmask, self._active, self._room = {}, None, False, 0
         for event in events:
             event.close()
 

@@ -134,6 +134,11 @@ class OpenDevice(Resource):
                 found = self._parts[kind, index] = kind(self, index)
             return found
 
+    def parts(self, kind: type[P]) -> tuple[P, ...]:
+        """The parts of this kind that are open, by no particular order."""
+        with self._lock:
+            return tuple(found for found in self._parts.values() if isinstance(found, kind) and not found.closed)
+
     def _ask_info(self) -> DeviceInfo:
         try:
             info, data = query(self.kernel, self.fd, vfio.VFIO_DEVICE_GET_INFO, vfio.vfio_device_info)

@@ -229,12 +229,20 @@ class Region(DevicePart):
         code = code or errno.EIO
         advice = ""
         if not meaning and code == errno.EIO and self.info.index <= RegionIndex.ROM:
-            meaning = "the device does not answer: memory decoding is off, or it is in D3"
-            advice = "config.command |= PciCommand.MEMORY"
+            meaning, advice = self._silence()
         if not meaning and code == errno.EBUSY and self.info.index <= RegionIndex.ROM:
             meaning, advice = bar_claim(self.kernel, self.device.address, self.info.index)
         arguments = {"offset": offset, "size": size}
         return VfioError(code, f"{operation} {self._name}", arguments, meaning, advice)
+
+    def _silence(self) -> tuple[str, str]:
+        """Why a BAR does not answer, as far as this process put it in that state, and what makes it answer."""
+        answering = self.device.answering
+        if not answering.is_powered:
+            return "the device does not answer: it is not in D0", "config.find(PowerManagement).state = 0"
+        if not answering.is_decoding:
+            return "the device does not answer: memory decoding is off", "config.command |= PciCommand.MEMORY"
+        return "the device does not answer", "Another program may have switched memory decoding off, or its power"
 
     def _check_access(self, operation: str, offset: int, size: int, width: int, need: RegionFlags) -> None:
         self.require_open()

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import errno
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pyvfio.abi import vfio
 from pyvfio.device.open_device import OpenDevice
 from pyvfio.errors import VfioError
+from pyvfio.kernel import Kernel
+from pyvfio.sysfs import pci_device
 
 _HEAD = ctypes.sizeof(vfio.vfio_pci_hot_reset_info)
 _ENTRY = ctypes.sizeof(vfio.vfio_pci_dependent_device)
@@ -59,12 +62,8 @@ def hot_reset(device: OpenDevice) -> None:
         named = ", ".join(
             other.address if other.group is None else f"{other.address} (group {other.group})" for other in missing
         )
-        raise VfioError(
-            errno.EPERM,
-            operation,
-            meaning=f"it would also reset {named}, which is not open here",
-            advice="Open it in the same container, or attach it to the same iommufd: container.open_group(NUMBER)",
-        )
+        meaning = f"it would also reset {named}, which is not open here"
+        raise VfioError(errno.EPERM, operation, meaning=meaning, advice=_way_to_hold(device, missing))
     fds: list[int] = []
     if device.group is not None:
         groups = {other.group for other in affected}
@@ -79,6 +78,30 @@ def hot_reset(device: OpenDevice) -> None:
             errno.ENOTTY: ("the port above has not brought the device back in time", "Look at the kernel's log"),
         }.get(error.errno or 0, ("", ""))
         raise VfioError(error.errno or errno.EIO, operation, meaning=meaning, advice=advice) from error
+
+
+def _way_to_hold(device: OpenDevice, missing: Sequence[AffectedDevice]) -> str:
+    """What makes the functions that are missing held by whoever holds the device."""
+    steps = []
+    for other in missing:
+        driver = _host_driver(device.kernel, other.address)
+        if driver is not None:
+            steps.append(f"{other.address} has {driver or 'no driver'}: pyvfio bind {other.address}")
+    if device.group is None:
+        steps += [f"ioas.open_device({other.address!r}), with the same iommufd" for other in missing]
+    else:
+        groups = sorted({other.group for other in missing if other.group is not None})
+        steps += [f"container.open_group({number}), of the same container" for number in groups]
+    return "; then ".join(steps)
+
+
+def _host_driver(kernel: Kernel, address: str) -> str | None:
+    """The driver of a function, "" for none; None if a VFIO driver has it. Explaining a failure must not become one."""
+    try:
+        found = pci_device(kernel, address)
+    except OSError:
+        return None
+    return None if found.has_vfio_driver else found.driver or ""
 
 
 def _query(device: OpenDevice) -> tuple[int, list[vfio.vfio_pci_dependent_device]]:

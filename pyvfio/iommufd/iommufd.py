@@ -13,7 +13,7 @@ from pyvfio.abi import iommufd as abi
 from pyvfio.errors import VfioError
 from pyvfio.explain import Meanings, explain, open_failure
 from pyvfio.iommufd.attachments import Attachments
-from pyvfio.kernel import Kernel, LinuxKernel
+from pyvfio.kernel import Kernel, LinuxKernel, is_registered
 from pyvfio.resource import Resource
 
 _MEANINGS: Meanings = {
@@ -53,7 +53,9 @@ class Iommufd(Resource):
         try:
             self.fd = self.kernel.open(path, os.O_RDWR) if fd is None else fd
         except OSError as error:
-            raise open_failure(error, "open iommufd", path, "iommufd") from error
+            raise open_failure(
+                error, "open iommufd", path, "iommufd", is_there=is_registered(self.kernel, path)
+            ) from error
         super().__init__()
 
     @classmethod

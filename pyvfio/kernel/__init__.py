@@ -5,6 +5,7 @@ from pyvfio.kernel.buffers import octets_of
 from pyvfio.kernel.eventfd import EventFd, Stream, wait_for_any
 from pyvfio.kernel.files import (
     exists,
+    is_registered,
     link_name,
     linux_release,
     names_in,
@@ -56,6 +57,7 @@ __all__ = [
     "host_page_size",
     "huge_page_sizes",
     "huge_pages",
+    "is_registered",
     "is_strongly_ordered",
     "is_tight",
     "link_name",

@@ -66,6 +66,17 @@ def names_in(kernel: Kernel, path: str) -> list[str]:
         return []
 
 
+def is_registered(kernel: Kernel, path: str) -> bool:
+    """Whether the kernel has a device for the node /dev/NAME or /dev/vfio/vfio, wherever the node itself is.
+
+    Source: /sys/class/misc, drivers/char/misc.c.
+    """
+    try:
+        return exists(kernel, f"/sys/class/misc/{path.rpartition('/')[2]}")
+    except OSError:
+        return False
+
+
 def linux_release(kernel: Kernel) -> tuple[int, int]:
     """The version of the running kernel, (6, 12) of "6.12.9-amd64"; (0, 0) if the kernel does not say it."""
     found = re.match(r"(\d+)\.(\d+)", text_or_empty(kernel, "/proc/sys/kernel/osrelease"))

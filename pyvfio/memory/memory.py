@@ -7,7 +7,7 @@ import errno
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Self
 
 from pyvfio.abi import mman
@@ -308,13 +308,20 @@ class Memory(DmaTarget):
         if self.page_size not in sizes:
             there = ", ".join(f"{size >> 10} KiB" for size in sizes) or "none"
             return MemoryUnavailable(code, operation, arguments, f"{meaning}; the sizes that this host has: {there}")
-        return MemoryUnavailable(
-            code,
-            operation,
-            arguments,
-            f"{meaning}, {pool.free} of {pool.total} free",
-            f"As root: echo {pool.total + max(needed - pool.free, 1)} > {pool.setting}",
-        )
+        short = needed - self._resident_pages(operation, offset, size) - pool.free
+        if short <= 0:
+            meaning += f", and {pool.free} of {pool.total} are free: not to this process"
+            advice = "Raise the limit of its cgroup (hugetlb.*.max), or let it use more NUMA nodes (numactl, cpuset)"
+        else:
+            meaning += f", {pool.free} of {pool.total} free"
+            advice = f"As root: echo {pool.total + short} > {pool.setting}"
+        return MemoryUnavailable(code, operation, arguments, meaning, advice)
+
+    def _resident_pages(self, operation: str, offset: int, size: int) -> int:
+        """How many pages of the range are there already. Explaining a failure must not become one."""
+        with suppress(OSError):
+            return self.resident(offset, size) // self.page_size if operation == "populate" else 0
+        return 0
 
     def _require_pages(self, operation: str) -> None:  # noqa: ARG002 (for SharedMemory)
         """Raise ClosedError if there are no pages for operation. They stay while the caller has the lock."""
