@@ -7,6 +7,7 @@ import errno
 import os
 import uuid
 from contextlib import suppress
+from functools import partial
 from typing import Self
 
 from pyvfio.abi import vfio
@@ -16,7 +17,7 @@ from pyvfio.device import Device, DeviceGroup
 from pyvfio.dma import MappingSpace
 from pyvfio.errors import DeviceBusy, DeviceNotBound, GroupBusy, GroupNotViable, VfioError, VfTokenRefused
 from pyvfio.explain import Meanings, explain, no_raw_io, permit
-from pyvfio.kernel import Kernel, LinuxKernel
+from pyvfio.kernel import Descriptor, Kernel, LinuxKernel
 from pyvfio.reserved import firmware_claim
 from pyvfio.resource import Resource, collected, opened
 from pyvfio.sysfs import blocking_members, group_members
@@ -26,8 +27,9 @@ class Group(DeviceGroup):
     """/dev/vfio/NUMBER, or noiommu-NUMBER. A group is open at most once in the whole system; its devices can be opened
     after Container.attach().
 
-    kernel: the kernel that the group was opened in. number: as in /sys/kernel/iommu_groups. fd: the descriptor. path:
-    the node that it was opened from. is_noiommu: whether there is no IOMMU behind its devices: see pyvfio.noiommu.
+    kernel: the kernel that the group was opened in. number: as in /sys/kernel/iommu_groups. descriptor: the group's.
+    path: the node that it was opened from. is_noiommu: whether there is no IOMMU behind its devices: see
+    pyvfio.noiommu.
     """
 
     # The group can move, and its devices do not wait for what the container maps.
@@ -52,13 +54,14 @@ class Group(DeviceGroup):
         self.is_noiommu = is_noiommu
         self.path = f"/dev/vfio/{'noiommu-' if is_noiommu else ''}{number}"
         try:
-            self.fd = self._open() if fd is None else fd
+            opened_fd = self._open() if fd is None else fd
         except OSError as error:
             raise self._open_failure(error) from error
+        self.descriptor = Descriptor(opened_fd, f"group {number}", partial(self.kernel.close, opened_fd))
         try:
             super().__init__(container)
         except BaseException:
-            self.kernel.close(self.fd)
+            self.descriptor.close()
             raise
 
     @classmethod
@@ -163,10 +166,11 @@ class Group(DeviceGroup):
     def _status(self) -> int:
         self.require_open()
         status = vfio.vfio_group_status()
-        try:
-            self.kernel.ioctl(self.fd, vfio.VFIO_GROUP_GET_STATUS, status)
-        except OSError as error:
-            raise explain(error, f"status of group {self.number}") from error
+        with self.descriptor.in_use() as fd:
+            try:
+                self.kernel.ioctl(fd, vfio.VFIO_GROUP_GET_STATUS, status)
+            except OSError as error:
+                raise explain(error, f"status of group {self.number}") from error
         return status.flags
 
     def _open(self) -> int:
@@ -256,7 +260,7 @@ class Group(DeviceGroup):
         return None
 
     def _release(self) -> None:
-        self.kernel.close(self.fd)
+        self.descriptor.close()
 
     def __repr__(self) -> str:
         return f"<Group {self.number}{' closed' if self._closed else ''}>"

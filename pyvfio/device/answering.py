@@ -59,6 +59,20 @@ class Answering:
             self._is_asleep = value
             self._release_if_silent()
 
+    @property
+    def silence(self) -> tuple[str, str]:
+        """Why the BARs do not answer, as far as this process put the device in that state; and what makes them answer.
+
+        For a device that is taken to answer: what may be the matter all the same.
+        """
+        if self._is_asleep:
+            return "the device does not answer: it may sleep", "features.exit_low_power()"
+        if not self._is_powered:
+            return "the device does not answer: it is not in D0", "config.find(PowerManagement).state = 0"
+        if not self._is_decoding:
+            return "the device does not answer: memory decoding is off", "config.command |= PciCommand.MEMORY"
+        return "the device does not answer", "Another program may have switched memory decoding off, or its power"
+
     def window(self, make: Callable[[], Window]) -> Window | None:
         """A window that make() makes; None if the device does not answer. Raises what make() raises."""
         with self.lock:

@@ -50,10 +50,11 @@ class BarMemory(DmaTarget):
         protection = mman.PROT_READ if region.info.flags & RegionFlags.READ else mman.PROT_NONE
         protection |= mman.PROT_WRITE if region.info.flags & RegionFlags.WRITE else mman.PROT_NONE
         place = region.info.offset + offset
-        try:
-            self.address = self.kernel.mmap(self.size, protection, mman.MAP_SHARED, region.device.fd, place)
-        except OSError as error:
-            raise VfioError(error.errno or errno.EIO, self._name, arguments) from error
+        with region.device.descriptor.in_use() as fd:
+            try:
+                self.address = self.kernel.mmap(self.size, protection, mman.MAP_SHARED, fd, place)
+            except OSError as error:
+                raise VfioError(error.errno or errno.EIO, self._name, arguments) from error
         try:
             self.fd = self._dma_buf()
             super().__init__(region)
@@ -67,10 +68,11 @@ class BarMemory(DmaTarget):
         return False
 
     def refusal(self, code: int) -> tuple[str, str] | None:
-        if not self.region.device.answers_memory:
-            meaning = f"{self.region.device.address} does not decode memory, or is asleep"
-            return meaning, "config.command |= PciCommand.MEMORY, then map it"
+        answering = self.region.device.answering
         match code:
+            case errno.EFAULT | errno.ENODEV if not answering:
+                meaning, advice = answering.silence
+                return meaning, f"{advice}; then map it"
             case errno.EFAULT:
                 meaning = "the device does not decode memory, or the container is iommufd's, which takes no registers"
                 return meaning, "Map it in a container of type1, or in an Ioas, while the device decodes memory"
@@ -93,6 +95,11 @@ class BarMemory(DmaTarget):
             return features.dma_buf(self.region.info.index, MmapArea(self.offset, self.size))
         except FeatureUnsupported:
             return None
+        except VfioError as error:
+            # A kernel without peer-to-peer DMA for this device. Its registers can be mapped by address all the same.
+            if error.errno == errno.EOPNOTSUPP:
+                return None
+            raise
 
     def _free_if_unused(self) -> None:
         with self._lock:

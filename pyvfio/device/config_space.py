@@ -5,12 +5,13 @@ from __future__ import annotations
 import enum
 import errno
 from collections.abc import Iterator
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from pyvfio.abi import pci_regs
+from pyvfio.device.lasting_region import LastingRegion
 from pyvfio.device.pci_capabilities import PciCapability, PowerManagement, capability_at
 from pyvfio.device.region import Region
-from pyvfio.device.registers import Register, Registers
+from pyvfio.device.registers import Register, Registers, RegisterSpace
 from pyvfio.errors import VfioError
 
 C = TypeVar("C", bound=PciCapability)
@@ -53,14 +54,31 @@ class PciStatus(enum.IntFlag):
     DETECTED_PARITY = pci_regs.PCI_STATUS_DETECTED_PARITY
 
 
+class ConfigRegisters(RegisterSpace, Protocol):
+    """Where a config space can be read: a device's, or a copy of one.
+
+    address: the function's name in sysfs. size: bytes.
+    """
+
+    @property
+    def address(self) -> str: ...
+    @property
+    def size(self) -> int: ...
+
+
 class ConfigSpace(Registers):
     """The registers of config space, named as in linux/pci_regs.h. Owns nothing: it works while its device is open.
 
     VFIO virtualizes some registers: the BARs hold no host addresses, and MSI and MSI-X are programmed by Interrupts
     alone. Reading or setting an attribute reads or writes the device; it raises VfioError if the kernel refuses.
+    region: where they are read and written by their offsets, as long as the device is open.
     """
 
-    region: Region
+    region: ConfigRegisters
+
+    def __init__(self, region: ConfigRegisters) -> None:
+        """Does not access the device."""
+        super().__init__(region)
 
     vendor_id = Register(pci_regs.PCI_VENDOR_ID, 16)
     device_id = Register(pci_regs.PCI_DEVICE_ID, 16)
@@ -94,17 +112,17 @@ class ConfigSpace(Registers):
         Raises VfioError for a list that is damaged, and if the device does not answer.
         """
         if self.status == _NO_STATUS:
-            raise no_answer(self.region.device.address)
+            raise no_answer(self.region.address)
         if not self.status & PciStatus.CAP_LIST:
             return
-        offset = self.region.read8(pci_regs.PCI_CAPABILITY_LIST) & ~3
+        offset = self.read_register(pci_regs.PCI_CAPABILITY_LIST, 8) & ~3
         seen: set[int] = set()
         while offset:
             if offset in seen or offset < pci_regs.PCI_STD_HEADER_SIZEOF:
                 raise _damaged(offset)
             seen.add(offset)
-            yield capability_at(self.region, offset, self.region.read8(offset))
-            offset = self.region.read8(offset + pci_regs.PCI_CAP_LIST_NEXT) & ~3
+            yield capability_at(self.region, offset, self.read_register(offset, 8))
+            offset = self.read_register(offset + pci_regs.PCI_CAP_LIST_NEXT, 8) & ~3
 
     def extended_capabilities(self) -> Iterator[PciCapability]:
         """The extended capabilities of a PCI Express device, in the order of its list; none of another device.
@@ -112,7 +130,7 @@ class ConfigSpace(Registers):
         Raises VfioError for a list that is damaged, and if the device does not answer.
         """
         if self.status == _NO_STATUS:
-            raise no_answer(self.region.device.address)
+            raise no_answer(self.region.address)
         offset = pci_regs.PCI_CFG_SPACE_SIZE
         if self.region.size <= offset:
             return
@@ -121,7 +139,7 @@ class ConfigSpace(Registers):
             if offset in seen or offset < pci_regs.PCI_CFG_SPACE_SIZE:
                 raise _damaged(offset)
             seen.add(offset)
-            header = self.region.read32(offset)
+            header = self.read_register(offset, 32)
             # An id of 0 is an entry the kernel hides, or an empty list.
             if header == _ABSENT or not header:
                 return
@@ -150,7 +168,7 @@ class ConfigRegion(Region):
         try:
             power = self._power_management()
             self.device.answering.is_powered = is_powered = not (power and power.state)
-            is_decoding = bool(ConfigSpace(self).command & PciCommand.MEMORY) and is_powered
+            is_decoding = bool(self._registers().command & PciCommand.MEMORY) and is_powered
         except VfioError:
             is_decoding = False
         self.device.answering.is_decoding = is_decoding
@@ -178,8 +196,12 @@ class ConfigRegion(Region):
     def _power_management(self) -> PowerManagement | None:
         """The capability, None for a device without it. Where it is does not change. Raises VfioError."""
         if not self._is_power_known:
-            self._power, self._is_power_known = ConfigSpace(self).find(PowerManagement), True
+            self._power, self._is_power_known = self._registers().find(PowerManagement), True
         return self._power
+
+    def _registers(self) -> ConfigSpace:
+        # Not through this object, which another thread may close while it looks.
+        return ConfigSpace(LastingRegion(self.device, self.index, ConfigRegion))
 
     _power: PowerManagement | None = None
     _is_power_known = False

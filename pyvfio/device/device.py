@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from contextlib import suppress
 
 from pyvfio.abi import vfio
 from pyvfio.device.config_space import ConfigRegion, ConfigSpace
@@ -10,14 +11,15 @@ from pyvfio.device.display import Display
 from pyvfio.device.dma_logging import DmaLogging
 from pyvfio.device.features import Features
 from pyvfio.device.irq import InterruptIndex, Interrupts
+from pyvfio.device.lasting_region import LastingRegion
 from pyvfio.device.migration import Migration
 from pyvfio.device.open_device import DeviceFlags, DeviceGroup, OpenDevice
 from pyvfio.device.region import Region, RegionIndex
 from pyvfio.device.reset import AffectedDevice, affected_devices, hot_reset
 from pyvfio.dma import IovaRange
-from pyvfio.errors import VfioError
+from pyvfio.errors import ClosedError, VfioError
 from pyvfio.kernel import Kernel
-from pyvfio.resource import Resource
+from pyvfio.resource import Resource, opened
 
 
 class Device(OpenDevice):
@@ -45,7 +47,6 @@ class Device(OpenDevice):
         address: the device's name in sysfs. Raises VfioError if fd is no VFIO device, ClosedError if parent is closed.
         """
         self.features = Features(self)
-        self._config: ConfigRegion | None = None
         super().__init__(fd, address, kernel=kernel, group=group, parent=parent)
 
     def region(self, index: int) -> Region:
@@ -69,7 +70,9 @@ class Device(OpenDevice):
     @property
     def config(self) -> ConfigSpace:
         """PCI config space. Raises VfioError for a device that is not PCI."""
-        return ConfigSpace(self._config_region())
+        if not self.info.flags & DeviceFlags.PCI:
+            raise VfioError(errno.EINVAL, f"config space of {self.address}", meaning="it is no PCI device")
+        return ConfigSpace(LastingRegion(self, RegionIndex.CONFIG, ConfigRegion))
 
     def migration(self) -> Migration:
         """The device's migration states. Raises VfioError (ENOTTY) for a device that cannot be migrated."""
@@ -94,16 +97,17 @@ class Device(OpenDevice):
         Source: VFIO_DEVICE_RESET.
         """
         self.require_open()
-        try:
-            self.kernel.ioctl(self.fd, vfio.VFIO_DEVICE_RESET)
-        except OSError as error:
-            code = error.errno or errno.EIO
-            meaning = advice = ""
-            if code == errno.ENODEV:
-                meaning = "the device is gone"
-            elif not self.info.flags & DeviceFlags.RESET:
-                meaning, advice = "the device cannot be reset alone", "hot_reset() resets it with all beside it"
-            raise VfioError(code, f"reset {self.address}", meaning=meaning, advice=advice) from error
+        with self.descriptor.in_use() as fd:
+            try:
+                self.kernel.ioctl(fd, vfio.VFIO_DEVICE_RESET)
+            except OSError as error:
+                code = error.errno or errno.EIO
+                meaning = advice = ""
+                if code == errno.ENODEV:
+                    meaning = "the device is gone"
+                elif not self.info.flags & DeviceFlags.RESET:
+                    meaning, advice = "the device cannot be reset alone", "hot_reset() resets it with all beside it"
+                raise VfioError(code, f"reset {self.address}", meaning=meaning, advice=advice) from error
         if self.info.flags & DeviceFlags.PCI:
             self._config_region().look_at_decoding()
 
@@ -122,18 +126,15 @@ class Device(OpenDevice):
         iommufd. Raises VfioError (EPERM) that names the functions that are not. Source: VFIO_DEVICE_PCI_HOT_RESET.
         """
         self.require_open()
-        hot_reset(self)
-        self._config_region().look_at_decoding()
+        for affected in hot_reset(self):
+            # Whoever else has one of them open here, it may answer again, or not any more.
+            device = self if affected.address == self.address else opened(Device, affected.is_of)
+            if device is not None:
+                with suppress(ClosedError):
+                    device._config_region().look_at_decoding()
 
     def _config_region(self) -> ConfigRegion:
-        if not self.info.flags & DeviceFlags.PCI:
-            raise VfioError(errno.EINVAL, f"config space of {self.address}", meaning="it is no PCI device")
-        # Not the one that region() hands out, which the program may close.
-        with self._lock:
-            self.require_open()
-            if self._config is None or self._config.closed:
-                self._config = ConfigRegion(self, RegionIndex.CONFIG)
-            return self._config
+        return self.part(ConfigRegion, RegionIndex.CONFIG)
 
     def _release(self) -> None:
         try:

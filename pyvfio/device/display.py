@@ -95,10 +95,11 @@ class Display:
         argument = vfio.vfio_device_gfx_plane_info(flags=kind, drm_plane_type=drm_plane_type)
         operation = f"{drm_plane_type.name} plane of {self.device.address}"
         self.device.require_open()
-        try:
-            self.device.kernel.ioctl(self.device.fd, vfio.VFIO_DEVICE_QUERY_GFX_PLANE, argument)
-        except OSError as error:
-            raise explain(error, operation, {"type": kind.name}, _PLANE) from error
+        with self.device.descriptor.in_use() as fd:
+            try:
+                self.device.kernel.ioctl(fd, vfio.VFIO_DEVICE_QUERY_GFX_PLANE, argument)
+            except OSError as error:
+                raise explain(error, operation, {"type": kind.name}, _PLANE) from error
         if not argument.drm_format:
             return None
         return GfxPlane(
@@ -128,12 +129,12 @@ class Display:
         if plane.dmabuf_id is None:
             raise InvalidArgument(errno.EINVAL, operation, meaning=f"the plane is in region {plane.region_index}")
         self.device.require_open()
-        try:
-            fd = self.device.kernel.ioctl(
-                self.device.fd, vfio.VFIO_DEVICE_GET_GFX_DMABUF, ctypes.c_int32(plane.dmabuf_id)
-            )
-        except OSError as error:
-            raise explain(error, operation, {"dmabuf_id": plane.dmabuf_id}, _DMA_BUF) from error
+        dmabuf_id = ctypes.c_int32(plane.dmabuf_id)
+        with self.device.descriptor.in_use() as device:
+            try:
+                fd = self.device.kernel.ioctl(device, vfio.VFIO_DEVICE_GET_GFX_DMABUF, dmabuf_id)
+            except OSError as error:
+                raise explain(error, operation, {"dmabuf_id": plane.dmabuf_id}, _DMA_BUF) from error
         os.set_inheritable(fd, False)
         return fd
 
@@ -142,13 +143,14 @@ class Display:
         return Edid(self.device)
 
     def _shows(self, kind: GfxPlaneType) -> bool:
-        try:
-            probe = vfio.vfio_device_gfx_plane_info(flags=vfio.VFIO_GFX_PLANE_TYPE_PROBE | kind)
-            self.device.kernel.ioctl(self.device.fd, vfio.VFIO_DEVICE_QUERY_GFX_PLANE, probe)
-        except OSError as error:
-            if error.errno == errno.EINVAL:
-                return False
-            raise self._none(error.errno or errno.EIO) from error
+        probe = vfio.vfio_device_gfx_plane_info(flags=vfio.VFIO_GFX_PLANE_TYPE_PROBE | kind)
+        with self.device.descriptor.in_use() as fd:
+            try:
+                self.device.kernel.ioctl(fd, vfio.VFIO_DEVICE_QUERY_GFX_PLANE, probe)
+            except OSError as error:
+                if error.errno == errno.EINVAL:
+                    return False
+                raise self._none(error.errno or errno.EIO) from error
         return True
 
     def _none(self, code: int) -> VfioError:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from pyvfio.abi import vfio
 from pyvfio.abi.types import offset_of
+from pyvfio.device.lasting_region import LastingRegion
 from pyvfio.device.open_device import OpenDevice
-from pyvfio.device.region import Region, RegionIndex
+from pyvfio.device.region import RegionIndex
 from pyvfio.device.region_info import RegionType
 from pyvfio.errors import InvalidArgument, VfioError
 from pyvfio.kernel import octets_of
@@ -56,7 +57,7 @@ class Edid:
         if not 0 < len(octets) <= self.max_size:
             meaning = f"an EDID has 1 to {self.max_size} bytes here"
             arguments = {"size": len(octets)}
-            raise InvalidArgument(errno.EINVAL, f"EDID of {self._region.device.address}", arguments, meaning)
+            raise InvalidArgument(errno.EINVAL, f"EDID of {self._region.address}", arguments, meaning)
         offset = self._head().edid_offset
         self.disconnect()
         self._region.write(offset, octets)
@@ -72,12 +73,12 @@ class Edid:
         return _HEAD(*fields)
 
     def __repr__(self) -> str:
-        return f"<Edid of {self._region.device.address}>"
+        return f"<Edid of {self._region.address}>"
 
 
-def _region_of(device: OpenDevice) -> Region:
+def _region_of(device: OpenDevice) -> LastingRegion:
     for index in range(RegionIndex.VGA + 1, device.info.num_regions):
-        region = device.part(Region, index)
+        region = LastingRegion(device, index)
         if region.info.type == _EDID:
             return region
     raise VfioError(errno.ENOTTY, f"EDID of {device.address}", meaning="it has no region for one")

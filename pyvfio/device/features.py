@@ -187,13 +187,14 @@ class Features:
     def _ioctl(self, feature: Feature | int, buffer: ctypes.Array[ctypes.c_char]) -> int:
         device = self.device
         device.require_open()
-        try:
-            return device.kernel.ioctl(device.fd, vfio.VFIO_DEVICE_FEATURE, buffer)
-        except OSError as error:
-            name = feature.name if isinstance(feature, Feature) else f"{feature:#x}"
-            operation = f"feature {name} of {device.address}"
-            if error.errno == errno.ENOTTY:
-                raise FeatureUnsupported(
-                    errno.ENOTTY, operation, meaning="the device, its driver or this kernel does not have it"
-                ) from error
-            raise VfioError(error.errno or errno.EIO, operation, {}, *no_descriptor(error.errno or 0) or ()) from error
+        with device.descriptor.in_use() as fd:
+            try:
+                return device.kernel.ioctl(fd, vfio.VFIO_DEVICE_FEATURE, buffer)
+            except OSError as error:
+                code = error.errno or errno.EIO
+                name = feature.name if isinstance(feature, Feature) else f"{feature:#x}"
+                operation = f"feature {name} of {device.address}"
+                if code == errno.ENOTTY:
+                    meaning = "the device, its driver or this kernel does not have it"
+                    raise FeatureUnsupported(code, operation, meaning=meaning) from error
+                raise VfioError(code, operation, {}, *no_descriptor(code) or ()) from error

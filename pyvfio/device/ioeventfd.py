@@ -66,16 +66,17 @@ class IoEventFd(Resource):
         argument = vfio.vfio_device_ioeventfd(
             flags=_WIDTHS[self.width], offset=self.region.offset + self.offset, data=self.value, fd=fd
         )
-        try:
-            self.kernel.ioctl(self.device.fd, vfio.VFIO_DEVICE_IOEVENTFD, argument)
-        except OSError as error:
-            meaning = {
-                errno.EEXIST: "this write has an ioeventfd already",
-                errno.ENOSPC: "the device has as many ioeventfds as the kernel allows",
-                errno.EINVAL: "the device takes none there: not a BAR, in the MSI-X table, or too wide",
-                errno.ENOTTY: "the device's VFIO driver has no ioeventfds",
-            }.get(error.errno or 0, "")
-            raise VfioError(error.errno or errno.EIO, self._operation, self._arguments, meaning) from error
+        with self.device.descriptor.in_use() as device:
+            try:
+                self.kernel.ioctl(device, vfio.VFIO_DEVICE_IOEVENTFD, argument)
+            except OSError as error:
+                meaning = {
+                    errno.EEXIST: "this write has an ioeventfd already",
+                    errno.ENOSPC: "the device has as many ioeventfds as the kernel allows",
+                    errno.EINVAL: "the device takes none there: not a BAR, in the MSI-X table, or too wide",
+                    errno.ENOTTY: "the device's VFIO driver has no ioeventfds",
+                }.get(error.errno or 0, "")
+                raise VfioError(error.errno or errno.EIO, self._operation, self._arguments, meaning) from error
 
     @property
     def _operation(self) -> str:

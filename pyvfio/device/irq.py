@@ -6,12 +6,14 @@ import ctypes
 import enum
 import errno
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from pyvfio.abi import vfio
 from pyvfio.device.open_device import DeviceFlags, DevicePart, OpenDevice
 from pyvfio.errors import InvalidArgument, VfioError
 from pyvfio.kernel import EventFd, wait_for_any
+from pyvfio.resource import opened
 
 _DETACH = -1
 
@@ -29,6 +31,8 @@ class InterruptIndex(enum.IntEnum):
     REQ = vfio.VFIO_PCI_REQ_IRQ_INDEX
 
 
+_SINGLE = frozenset({InterruptIndex.ERR, InterruptIndex.REQ})
+"""Those of a PCI device that are their one vector: without it nothing is left that could be disabled."""
 _EXCLUSIVE = frozenset({InterruptIndex.INTX, InterruptIndex.MSI, InterruptIndex.MSIX})
 """Of these a PCI device has one enabled at a time."""
 
@@ -73,14 +77,12 @@ class Interrupts(DevicePart):
         # How many vectors the kernel has made room for, of which those that are disabled can be enabled again.
         self._room = 0
         info = vfio.vfio_irq_info(index=index)
-        try:
-            device.kernel.ioctl(device.fd, vfio.VFIO_DEVICE_GET_IRQ_INFO, info)
-        except OSError as error:
-            raise VfioError(
-                error.errno or errno.EIO,
-                f"interrupts {index} of {device.address}",
-                meaning="the device has none",
-            ) from error
+        with device.descriptor.in_use() as fd:
+            try:
+                device.kernel.ioctl(fd, vfio.VFIO_DEVICE_GET_IRQ_INFO, info)
+            except OSError as error:
+                operation, meaning = f"interrupts {index} of {device.address}", "the device has none"
+                raise VfioError(error.errno or errno.EIO, operation, meaning=meaning) from error
         self.info = InterruptInfo(index, InterruptFlags(info.flags), info.count)
         super().__init__(device, index)
 
@@ -111,17 +113,19 @@ class Interrupts(DevicePart):
             self.require_open()
             if self._active:
                 raise InvalidArgument(errno.EBUSY, operation, meaning="enabled already", advice="Disable them first")
-            events: list[EventFd] = []
+            self._active, self._room = True, count
             try:
                 for vector in range(count):
-                    events.append(self._event(vector))
-                self._set_eventfds(0, [event.fileno() for event in events])
-            except BaseException:
-                for event in events:
-                    event.close()
+                    self._vectors[vector] = self._event(vector)
+                self._set_eventfds(0, [event.fileno() for event in self._vectors.values()])
+            except VfioError:
+                # The kernel has refused, or was not asked.
+                self._drop_events()
                 raise
-            self._vectors = dict(enumerate(events))
-            self._active, self._room = True, count
+            except BaseException:
+                with suppress(VfioError):
+                    self._disable()
+                raise
 
     def enable_vector(self, vector: int) -> None:
         """Enable one vector more. A failure leaves the others as they are.
@@ -139,14 +143,19 @@ class Interrupts(DevicePart):
             self.require_open()
             if vector in self._vectors:
                 raise InvalidArgument(errno.EBUSY, operation, {"vector": vector}, "enabled already")
-            event = self._event(vector)
+            before, event = (self._active, self._room), self._event(vector)
             try:
+                self._vectors[vector] = event
+                self._active = True
                 self._set_eventfds(vector, [event.fileno()])
-            except BaseException:
-                event.close()
+                self._room = max(self._room, vector + 1)
+            except BaseException as error:
+                if not isinstance(error, VfioError):
+                    with suppress(VfioError):
+                        self._set_eventfds(vector, [_DETACH])
+                self._drop_event(vector)
+                self._active, self._room = before
                 raise
-            self._vectors[vector] = event
-            self._active, self._room = True, max(self._room, vector + 1)
 
     def disable_vector(self, vector: int) -> None:
         """Disable one vector and close its eventfd. The others stay enabled, and so does the index.
@@ -154,10 +163,17 @@ class Interrupts(DevicePart):
         Raises InvalidArgument if the vector is not enabled, VfioError.
         """
         with self._lock:
-            event = self._enabled_vector(vector)
-            self._set_eventfds(vector, [_DETACH])
-            del self._vectors[vector]
-            event.close()
+            self._enabled_vector(vector)
+            try:
+                self._set_eventfds(vector, [_DETACH])
+            except VfioError:
+                raise
+            except BaseException:
+                with suppress(VfioError):
+                    self._set_eventfds(vector, [_DETACH])
+                self._drop_event(vector)
+                raise
+            self._drop_event(vector)
 
     def disable(self) -> None:
         """Disable every vector of the index and close the eventfds. Does nothing if none is enabled.
@@ -241,13 +257,14 @@ class Interrupts(DevicePart):
                     # The kernel keeps the one before, whoever has closed it, and takes no second one.
                     self._set(flags, 0, 1, [_DETACH])
                     self._unmask = None
-                event = EventFd(self.kernel, f"unmask of {self.name}", is_owned=True)
+                event = self._unmask = EventFd(self.kernel, f"unmask of {self.name}", is_owned=True)
                 try:
                     self._set(flags, 0, 1, [event.fileno()])
-                except BaseException:
+                except BaseException as error:
                     event.close()
+                    if isinstance(error, VfioError):
+                        self._unmask = None
                     raise
-                self._unmask = event
             return self._unmask
 
     @property
@@ -263,12 +280,23 @@ class Interrupts(DevicePart):
         try:
             return self._vectors[vector]
         except KeyError:
-            raise InvalidArgument(
-                errno.EINVAL,
-                f"vector {vector} of {self.name}",
-                meaning=f"it is not enabled; {len(self._vectors)} vectors are",
-                advice="Call enable() first",
-            ) from None
+            meaning = f"it is not enabled; {len(self._vectors)} vectors are"
+            operation = f"vector {vector} of {self.name}"
+            raise InvalidArgument(errno.EINVAL, operation, {}, meaning, self._way_to_enable(vector)) from None
+
+    def _way_to_enable(self, vector: int) -> str:
+        if not 0 <= vector < self.info.count:
+            return f"The device has {self.info.count} of them"
+        if not self._active:
+            return "Call enable() first"
+        return f"Call enable_vector({vector}) first" if self._has_room(vector + 1) else self._way_to_room(vector + 1)
+
+    def _has_room(self, count: int) -> bool:
+        return count <= self._room or not self.info.flags & InterruptFlags.NORESIZE
+
+    @staticmethod
+    def _way_to_room(count: int) -> str:
+        return f"disable(), then enable({count})"
 
     def _set_eventfds(self, start: int, fds: Sequence[int]) -> None:
         self._set(vfio.VFIO_IRQ_SET_DATA_EVENTFD | vfio.VFIO_IRQ_SET_ACTION_TRIGGER, start, len(fds), fds)
@@ -284,15 +312,16 @@ class Interrupts(DevicePart):
         argument.count = count
         (ctypes.c_int32 * len(eventfds)).from_buffer(buffer, head)[:] = list(eventfds)
         arguments = {"start": start, "count": count}
-        try:
-            result = self.kernel.ioctl(self.device.fd, vfio.VFIO_DEVICE_SET_IRQS, buffer)
-        except OSError as error:
-            meaning, advice = {
-                errno.EINVAL: self._refusal(start, count),
-                errno.ENOTTY: ("this kind of interrupt cannot do that", ""),
-                errno.ENOSPC: ("the host has no interrupt vectors left", ""),
-            }.get(error.errno or 0, ("", ""))
-            raise VfioError(error.errno or errno.EIO, f"set {self.name}", arguments, meaning, advice) from error
+        with self.device.descriptor.in_use() as fd:
+            try:
+                result = self.kernel.ioctl(fd, vfio.VFIO_DEVICE_SET_IRQS, buffer)
+            except OSError as error:
+                meaning, advice = {
+                    errno.EINVAL: self._refusal(start, count),
+                    errno.ENOTTY: ("this kind of interrupt cannot do that", ""),
+                    errno.ENOSPC: ("the host has no interrupt vectors left", ""),
+                }.get(error.errno or 0, ("", ""))
+                raise VfioError(error.errno or errno.EIO, f"set {self.name}", arguments, meaning, advice) from error
         if result > 0:
             # vfio_msi_enable: the number of vectors the host could have provided.
             raise VfioError(
@@ -301,26 +330,42 @@ class Interrupts(DevicePart):
 
     def _refusal(self, start: int, count: int) -> tuple[str, str]:
         """Why the kernel refuses (EINVAL) vectors that the device has, and what to do; as far as this process knows."""
-        wanted = start + count
-        rivals = _EXCLUSIVE if self.device.info.flags & DeviceFlags.PCI and self.index in _EXCLUSIVE else frozenset()
+        rivals = _EXCLUSIVE if self._is_pci and self.index in _EXCLUSIVE else frozenset()
         others = (each for each in self.device.parts(Interrupts) if each is not self and each.index in rivals)
         if other := next((each for each in others if each._active), None):
             name = InterruptIndex(other.index).name
             return f"{name} is enabled: a device has one kind of interrupt at a time", f"Disable {name} first"
-        if self._active and wanted > self._room and self.info.flags & InterruptFlags.NORESIZE:
+        if not self._has_room(start + count):
             return (
                 f"there is room for {self._room}, as many as were enabled first, and this kernel adds none",
-                f"disable(), then enable({wanted})",
+                self._way_to_room(start + count),
             )
-        if not self._active:
-            return "it is not enabled, or another program has enabled another kind of interrupt", ""
-        return "not all of these vectors are enabled", ""
+        known = opened(OpenDevice, lambda each: each is not self.device and each.address == self.device.address)
+        who = f"{known!r}, another object of this process, or another program" if known else "another program"
+        return f"it is not enabled, or {who} has enabled another kind of interrupt", ""
+
+    @property
+    def _is_pci(self) -> bool:
+        return bool(self.device.info.flags & DeviceFlags.PCI)
 
     def _disable(self) -> None:
         try:
             self._set(vfio.VFIO_IRQ_SET_DATA_NONE | vfio.VFIO_IRQ_SET_ACTION_TRIGGER, 0, 0)
+        except VfioError:
+            raise
+        except BaseException:
+            # It may have come before the kernel was asked.
+            with suppress(VfioError):
+                self._set(vfio.VFIO_IRQ_SET_DATA_NONE | vfio.VFIO_IRQ_SET_ACTION_TRIGGER, 0, 0)
+            raise
         finally:
             self._drop_events()
+
+    def _drop_event(self, vector: int) -> None:
+        event = self._vectors.pop(vector)
+        if not self._vectors and self._is_pci and self.index in _SINGLE:
+            self._active, self._room = False, 0
+        event.close()
 
     def _drop_events(self) -> None:
         events = [*self._vectors.values(), *([self._unmask] if self._unmask else [])]

@@ -6,13 +6,14 @@ import enum
 import errno
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pyvfio.abi import vfio
 from pyvfio.device.features import Feature, Features
 from pyvfio.device.open_device import OpenDevice
 from pyvfio.errors import FeatureUnsupported, VfioError
-from pyvfio.kernel import octets_of
+from pyvfio.kernel import Descriptor, octets_of
 from pyvfio.resource import Resource
 
 if TYPE_CHECKING:
@@ -62,19 +63,24 @@ class PrecopyInfo:
 class MigrationStream(Resource):
     """The state of a device as bytes: read in PRE_COPY and STOP_COPY, written in RESUMING. A child of the device.
 
-    device: the device. fd: the stream's descriptor.
+    device: the device. descriptor: the stream's.
     """
 
     def __init__(self, device: OpenDevice, fd: int) -> None:
         """Take over fd: it is closed with the stream, or here when this fails. Raises ClosedError."""
         self.kernel = device.kernel
         self.device = device
-        self.fd = fd
+        self.descriptor = Descriptor(fd, f"state of {device.address}", partial(self.kernel.close, fd))
         try:
             super().__init__(device)
         except BaseException:
-            self.kernel.close(fd)
+            self.descriptor.close()
             raise
+
+    @property
+    def fd(self) -> int:
+        """The number of the descriptor, which is the stream's until it is closed."""
+        return self.descriptor.number
 
     def read(self, size: int = _CHUNK) -> bytes:
         """Read up to size bytes; return b"" at the end.
@@ -82,13 +88,14 @@ class MigrationStream(Resource):
         In STOP_COPY that is the end of the state, in PRE_COPY the end of what is ready so far. Raises VfioError.
         """
         self.require_open()
-        try:
-            return self.kernel.read(self.fd, size)
-        except OSError as error:
-            # The stream of PRE_COPY has no end: it says that nothing is ready.
-            if error.errno == errno.ENOMSG:
-                return b""
-            raise VfioError(error.errno or errno.EIO, f"read state of {self.device.address}") from error
+        with self.descriptor.in_use() as fd:
+            try:
+                return self.kernel.read(fd, size)
+            except OSError as error:
+                # The stream of PRE_COPY has no end: it says that nothing is ready.
+                if error.errno == errno.ENOMSG:
+                    return b""
+                raise VfioError(error.errno or errno.EIO, f"read state of {self.device.address}") from error
 
     def read_all(self) -> bytes:
         """Read to the end. Raises VfioError."""
@@ -101,11 +108,12 @@ class MigrationStream(Resource):
         """Write all bytes of data. Raises VfioError for a state that the device does not take."""
         self.require_open()
         view = octets_of(data)
-        try:
-            while view:
-                view = view[self.kernel.write(self.fd, bytes(view[:_CHUNK])) :]
-        except OSError as error:
-            raise VfioError(error.errno or errno.EIO, f"write state of {self.device.address}") from error
+        with self.descriptor.in_use() as fd:
+            try:
+                while view:
+                    view = view[self.kernel.write(fd, bytes(view[:_CHUNK])) :]
+            except OSError as error:
+                raise VfioError(error.errno or errno.EIO, f"write state of {self.device.address}") from error
 
     def precopy_info(self) -> PrecopyInfo:
         """How much is left to read in PRE_COPY. Raises VfioError in another state.
@@ -114,18 +122,18 @@ class MigrationStream(Resource):
         """
         self.require_open()
         info = vfio.vfio_precopy_info()
-        try:
-            self.kernel.ioctl(self.fd, vfio.VFIO_MIG_GET_PRECOPY_INFO, info)
-        except OSError as error:
-            meaning = "the device is not in PRE_COPY, or has no such state"
-            raise VfioError(
-                error.errno or errno.EIO, f"precopy info of {self.device.address}", meaning=meaning
-            ) from error
+        with self.descriptor.in_use() as fd:
+            try:
+                self.kernel.ioctl(fd, vfio.VFIO_MIG_GET_PRECOPY_INFO, info)
+            except OSError as error:
+                operation = f"precopy info of {self.device.address}"
+                meaning = "the device is not in PRE_COPY, or has no such state"
+                raise VfioError(error.errno or errno.EIO, operation, meaning=meaning) from error
         begins_anew = bool(info.flags & vfio.VFIO_PRECOPY_INFO_REINIT)
         return PrecopyInfo(info.initial_bytes, info.dirty_bytes, begins_anew)
 
     def _release(self) -> None:
-        self.kernel.close(self.fd)
+        self.descriptor.close()
 
     def __repr__(self) -> str:
         return f"<MigrationStream of {self.device.address}>"

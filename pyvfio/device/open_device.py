@@ -7,12 +7,13 @@ import errno
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from pyvfio.abi import vfio
 from pyvfio.device.answering import Answering
 from pyvfio.errors import VfioError
-from pyvfio.kernel import Capability, Kernel, LinuxKernel, chain, query
+from pyvfio.kernel import Capability, Descriptor, Kernel, LinuxKernel, chain, query
 from pyvfio.resource import Resource
 
 
@@ -58,15 +59,20 @@ class DeviceInfo:
 class DeviceGroup(Resource, ABC):
     """What a device needs of the IOMMU group that it was opened through.
 
-    kernel: the kernel that the group was opened in. fd: the group's descriptor. number: as in /sys/kernel/iommu_groups.
+    kernel: the kernel that the group was opened in. descriptor: the group's. number: as in /sys/kernel/iommu_groups.
     is_noiommu: whether there is no IOMMU behind the group's devices: see pyvfio.noiommu.
     """
 
     kernel: Kernel
-    fd: int
+    descriptor: Descriptor
     number: int
     is_noiommu: bool
     _is_exclusive = True
+
+    @property
+    def fd(self) -> int:
+        """The number of the descriptor, which is the group's until it is closed."""
+        return self.descriptor.number
 
     @abstractmethod
     def siblings(self) -> Sequence[DeviceGroup]:
@@ -76,8 +82,8 @@ class DeviceGroup(Resource, ABC):
 class OpenDevice(Resource):
     """An open device, as its parts see it.
 
-    kernel: the kernel that the device was opened in. fd: its descriptor. address: its name in sysfs. group: the group
-    that it was opened through; None for a device of /dev/vfio/devices. info: what VFIO_DEVICE_GET_INFO says.
+    kernel: the kernel that the device was opened in. descriptor: its descriptor. address: its name in sysfs. group: the
+    group that it was opened through; None for a device of /dev/vfio/devices. info: what VFIO_DEVICE_GET_INFO says.
     answering: whether the BARs answer, and the windows onto them.
     """
 
@@ -101,7 +107,7 @@ class OpenDevice(Resource):
         """
         self.kernel = group.kernel if group else kernel or LinuxKernel()
         self.group = group
-        self.fd = fd
+        self.descriptor = Descriptor(fd, f"device {address}", partial(self.kernel.close, fd))
         self.address = address
         self.answering = Answering()
         self._parts: dict[tuple[type[DevicePart], int], DevicePart] = {}
@@ -109,8 +115,13 @@ class OpenDevice(Resource):
             self.info = self._ask_info()
             super().__init__(parent or group)
         except BaseException:
-            self.kernel.close(fd)
+            self.descriptor.close()
             raise
+
+    @property
+    def fd(self) -> int:
+        """The number of the descriptor, which is the device's until it is closed."""
+        return self.descriptor.number
 
     @property
     def is_noiommu(self) -> bool:
@@ -141,7 +152,7 @@ class OpenDevice(Resource):
 
     def _ask_info(self) -> DeviceInfo:
         try:
-            info, data = query(self.kernel, self.fd, vfio.VFIO_DEVICE_GET_INFO, vfio.vfio_device_info)
+            info, data = query(self.kernel, self.descriptor.number, vfio.VFIO_DEVICE_GET_INFO, vfio.vfio_device_info)
         except VfioError:
             raise
         except OSError as error:
@@ -157,7 +168,7 @@ class OpenDevice(Resource):
             del self._parts[type(child), child.index]
 
     def _release(self) -> None:
-        self.kernel.close(self.fd)
+        self.descriptor.close()
 
     def __repr__(self) -> str:
         return f"<Device {self.address}{' closed' if self._closed else ''}>"

@@ -6,8 +6,7 @@ import re
 from typing import ClassVar
 
 from pyvfio.abi import pci_regs
-from pyvfio.device.region import Region
-from pyvfio.device.registers import Field, Register, Registers
+from pyvfio.device.registers import Field, Register, Registers, RegisterSpace
 
 
 class PciCapability(Registers):
@@ -21,7 +20,9 @@ class PciCapability(Registers):
     ID: ClassVar[int | None] = None
     EXTENDED: ClassVar[bool] = False
 
-    def __init__(self, region: Region, offset: int, number: int, version: int = 0, *, extended: bool = False) -> None:
+    def __init__(
+        self, region: RegisterSpace, offset: int, number: int, version: int = 0, *, extended: bool = False
+    ) -> None:
         super().__init__(region, offset)
         self.offset = offset
         self.id = number
@@ -149,7 +150,7 @@ _NAMES = {
 
 
 def capability_at(
-    region: Region, offset: int, number: int, version: int = 0, *, extended: bool = False
+    region: RegisterSpace, offset: int, number: int, version: int = 0, *, extended: bool = False
 ) -> PciCapability:
     """The capability at offset of config space, as the class that names its registers if there is one."""
     kind = _KINDS.get((extended, number), PciCapability)

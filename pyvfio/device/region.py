@@ -73,12 +73,13 @@ class Region(DevicePart):
         self._windows: dict[MmapArea, Window] = {}
         self._views: Mapping[int, memoryview[int]] = {}
         self._u32 = _NONE
-        try:
-            info, data = query(device.kernel, device.fd, vfio.VFIO_DEVICE_GET_REGION_INFO, vfio.vfio_region_info, index)
-        except OSError as error:
-            raise VfioError(
-                error.errno or errno.EIO, f"region {index} of {device.address}", meaning="the device has none"
-            ) from error
+        with device.descriptor.in_use() as fd:
+            try:
+                struct = vfio.vfio_region_info
+                info, data = query(device.kernel, fd, vfio.VFIO_DEVICE_GET_REGION_INFO, struct, index)
+            except OSError as error:
+                meaning = "the device has none"
+                raise VfioError(error.errno or errno.EIO, f"region {index} of {device.address}", {}, meaning) from error
         self.info: RegionInfo = region_info(info, data)
         super().__init__(device, index)
 
@@ -204,45 +205,38 @@ class Region(DevicePart):
 
     def _pread(self, offset: int, size: int) -> bytes:
         data = b""
-        while len(data) < size:
-            try:
-                part = self.kernel.pread(self.device.fd, size - len(data), self.info.offset + offset + len(data))
-            except OSError as error:
-                raise self._failure("read", error.errno, offset, size) from error
-            if not part:
-                raise self._failure("read", errno.EIO, offset, size, f"only {len(data)} bytes came")
-            data += part
+        with self.device.descriptor.in_use() as fd:
+            while len(data) < size:
+                try:
+                    part = self.kernel.pread(fd, size - len(data), self.info.offset + offset + len(data))
+                except OSError as error:
+                    raise self._failure("read", error.errno, offset, size) from error
+                if not part:
+                    raise self._failure("read", errno.EIO, offset, size, f"only {len(data)} bytes came")
+                data += part
         return data
 
     def _pwrite(self, offset: int, data: memoryview) -> None:
         done = 0
-        while done < len(data):
-            try:
-                count = self.kernel.pwrite(self.device.fd, bytes(data[done:]), self.info.offset + offset + done)
-            except OSError as error:
-                raise self._failure("write", error.errno, offset, len(data)) from error
-            if not count:
-                raise self._failure("write", errno.EIO, offset, len(data), f"only {done} bytes went")
-            done += count
+        with self.device.descriptor.in_use() as fd:
+            while done < len(data):
+                try:
+                    count = self.kernel.pwrite(fd, bytes(data[done:]), self.info.offset + offset + done)
+                except OSError as error:
+                    raise self._failure("write", error.errno, offset, len(data)) from error
+                if not count:
+                    raise self._failure("write", errno.EIO, offset, len(data), f"only {done} bytes went")
+                done += count
 
     def _failure(self, operation: str, code: int | None, offset: int, size: int, meaning: str = "") -> VfioError:
         code = code or errno.EIO
         advice = ""
         if not meaning and code == errno.EIO and self.info.index <= RegionIndex.ROM:
-            meaning, advice = self._silence()
+            meaning, advice = self.device.answering.silence
         if not meaning and code == errno.EBUSY and self.info.index <= RegionIndex.ROM:
             meaning, advice = bar_claim(self.kernel, self.device.address, self.info.index)
         arguments = {"offset": offset, "size": size}
         return VfioError(code, f"{operation} {self._name}", arguments, meaning, advice)
-
-    def _silence(self) -> tuple[str, str]:
-        """Why a BAR does not answer, as far as this process put it in that state, and what makes it answer."""
-        answering = self.device.answering
-        if not answering.is_powered:
-            return "the device does not answer: it is not in D0", "config.find(PowerManagement).state = 0"
-        if not answering.is_decoding:
-            return "the device does not answer: memory decoding is off", "config.command |= PciCommand.MEMORY"
-        return "the device does not answer", "Another program may have switched memory decoding off, or its power"
 
     def _check_access(self, operation: str, offset: int, size: int, width: int, need: RegionFlags) -> None:
         self.require_open()
@@ -257,7 +251,9 @@ class Region(DevicePart):
                 errno.EPERM, f"{operation} {self._name}", {"offset": offset}, "the region does not allow it"
             )
         meaning = f"outside the region of {self.info.size:#_x} bytes"
-        if offset % width:
+        if not size:
+            meaning = "the range is empty"
+        elif offset % width:
             meaning = f"offset must be a multiple of {width}"
         arguments = {"offset": offset, "size": size}
         raise InvalidArgument(errno.EINVAL, f"{operation} {self._name}", arguments, meaning)
@@ -309,20 +305,16 @@ class Region(DevicePart):
             protection |= mman.PROT_READ
         if self.info.flags & RegionFlags.WRITE:
             protection |= mman.PROT_WRITE
-        try:
-            return self.kernel.mmap(
-                _whole_pages(area.size),
-                protection,
-                mman.MAP_SHARED,
-                self.device.fd,
-                self.info.offset + area.offset,
-            )
-        except OSError as error:
-            code, meaning, advice = error.errno or errno.EIO, "", ""
-            if code == errno.EBUSY and self.info.index <= RegionIndex.ROM:
-                meaning, advice = bar_claim(self.kernel, self.device.address, self.info.index)
-            arguments = {"offset": area.offset, "size": area.size}
-            raise VfioError(code, f"map {self._name}", arguments, meaning, advice) from error
+        place = self.info.offset + area.offset
+        with self.device.descriptor.in_use() as fd:
+            try:
+                return self.kernel.mmap(_whole_pages(area.size), protection, mman.MAP_SHARED, fd, place)
+            except OSError as error:
+                code, meaning, advice = error.errno or errno.EIO, "", ""
+                if code == errno.EBUSY and self.info.index <= RegionIndex.ROM:
+                    meaning, advice = bar_claim(self.kernel, self.device.address, self.info.index)
+                arguments = {"offset": area.offset, "size": area.size}
+                raise VfioError(code, f"map {self._name}", arguments, meaning, advice) from error
 
     def _release(self) -> None:
         answering = self.device.answering

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from pyvfio.abi import vfio
@@ -31,6 +32,10 @@ class AffectedDevice:
     group: int | None
     held: bool
 
+    def is_of(self, device: OpenDevice) -> bool:
+        """Whether device is this function."""
+        return device.address == self.address
+
 
 def affected_devices(device: OpenDevice) -> tuple[AffectedDevice, ...]:
     """Every function that a hot reset of the device resets.
@@ -50,8 +55,8 @@ def affected_devices(device: OpenDevice) -> tuple[AffectedDevice, ...]:
     return tuple(affected)
 
 
-def hot_reset(device: OpenDevice) -> None:
-    """Reset the slot or bus of the device.
+def hot_reset(device: OpenDevice) -> tuple[AffectedDevice, ...]:
+    """Reset the slot or bus of the device; return what was reset.
 
     Raises VfioError (EPERM) that names what is in the way, if the caller does not hold all of it; nothing is reset
     then. Source: VFIO_DEVICE_PCI_HOT_RESET.
@@ -64,20 +69,31 @@ def hot_reset(device: OpenDevice) -> None:
         )
         meaning = f"it would also reset {named}, which is not open here"
         raise VfioError(errno.EPERM, operation, meaning=meaning, advice=_way_to_hold(device, missing))
-    fds: list[int] = []
-    if device.group is not None:
-        groups = {other.group for other in affected}
-        fds = [group.fd for group in device.group.siblings() if group.number in groups]
-    head = vfio.vfio_pci_hot_reset(argsz=ctypes.sizeof(vfio.vfio_pci_hot_reset) + 4 * len(fds), count=len(fds))
-    buffer = ctypes.create_string_buffer(bytes(head) + bytes((ctypes.c_int32 * len(fds))(*fds)), head.argsz)
-    try:
-        device.kernel.ioctl(device.fd, vfio.VFIO_DEVICE_PCI_HOT_RESET, buffer)
-    except OSError as error:
-        meaning, advice = {
-            errno.EINVAL: ("not every function it would reset is in a VFIO driver's hands", ""),
-            errno.ENOTTY: ("the port above has not brought the device back in time", "Look at the kernel's log"),
-        }.get(error.errno or 0, ("", ""))
-        raise VfioError(error.errno or errno.EIO, operation, meaning=meaning, advice=advice) from error
+    groups = {other.group for other in affected}
+    members = () if device.group is None else device.group.siblings()
+    with ExitStack() as uses:
+        fd = uses.enter_context(device.descriptor.in_use())
+        held = [uses.enter_context(group.descriptor.in_use()) for group in members if group.number in groups]
+        head = vfio.vfio_pci_hot_reset(argsz=ctypes.sizeof(vfio.vfio_pci_hot_reset) + 4 * len(held), count=len(held))
+        buffer = ctypes.create_string_buffer(bytes(head) + bytes((ctypes.c_int32 * len(held))(*held)), head.argsz)
+        try:
+            device.kernel.ioctl(fd, vfio.VFIO_DEVICE_PCI_HOT_RESET, buffer)
+        except OSError as error:
+            meaning, advice = {
+                errno.EINVAL: _not_all_bound(device.kernel, affected),
+                errno.ENOTTY: ("the port above has not brought the device back in time", "Look at the kernel's log"),
+            }.get(error.errno or 0, ("", ""))
+            raise VfioError(error.errno or errno.EIO, operation, meaning=meaning, advice=advice) from error
+    return affected
+
+
+def _not_all_bound(kernel: Kernel, affected: Sequence[AffectedDevice]) -> tuple[str, str]:
+    """Why a hot reset is refused though all groups are held, and what helps: each function needs a VFIO driver."""
+    unbound = [other for other in affected if _host_driver(kernel, other.address) is not None]
+    named = ", ".join(f"{other.address} has {_host_driver(kernel, other.address) or 'no driver'}" for other in unbound)
+    meaning = "not every function it would reset is in a VFIO driver's hands"
+    advice = "; then ".join(f"pyvfio bind {other.address}" for other in unbound)
+    return (f"{meaning}: {named}", advice) if named else (meaning, "")
 
 
 def _way_to_hold(device: OpenDevice, missing: Sequence[AffectedDevice]) -> str:
@@ -111,14 +127,15 @@ def _query(device: OpenDevice) -> tuple[int, list[vfio.vfio_pci_dependent_device
         buffer = ctypes.create_string_buffer(_HEAD + _ENTRY * count)
         info = vfio.vfio_pci_hot_reset_info.from_buffer(buffer)
         info.argsz = len(buffer)
-        try:
-            device.kernel.ioctl(device.fd, vfio.VFIO_DEVICE_GET_PCI_HOT_RESET_INFO, buffer)
-        except OSError as error:
-            if error.errno == errno.ENOSPC and info.count > count:
-                count = info.count
-                continue
-            meaning = "neither its slot nor its bus can be reset" if error.errno == errno.ENODEV else ""
-            raise VfioError(error.errno or errno.EIO, f"hot reset of {device.address}", meaning=meaning) from error
+        with device.descriptor.in_use() as fd:
+            try:
+                device.kernel.ioctl(fd, vfio.VFIO_DEVICE_GET_PCI_HOT_RESET_INFO, buffer)
+            except OSError as error:
+                if error.errno == errno.ENOSPC and info.count > count:
+                    count = info.count
+                    continue
+                meaning = "neither its slot nor its bus can be reset" if error.errno == errno.ENODEV else ""
+                raise VfioError(error.errno or errno.EIO, f"hot reset of {device.address}", meaning=meaning) from error
         entries = vfio.vfio_pci_dependent_device * info.count
         return info.flags, list(entries.from_buffer_copy(buffer, _HEAD))
     raise VfioError(errno.E2BIG, f"hot reset of {device.address}", {"count": count}, "more functions than can be")

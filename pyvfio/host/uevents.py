@@ -72,7 +72,7 @@ class LinuxUevents(Stream[Uevent | None]):
         except OSError as error:
             closing.close()
             raise explain(error, "listen to uevents") from error
-        super().__init__(kernel, "uevents", self._socket.fileno(), closing)
+        super().__init__(kernel, "uevents", self._socket.fileno(), closing, close=self._socket.close)
 
     def next(self, timeout: float | None = None) -> Uevent | None:
         """Wait for the next event; None after timeout seconds.
@@ -94,12 +94,6 @@ class LinuxUevents(Stream[Uevent | None]):
                 raise VfioError(errno.ENOBUFS, "uevents", meaning="some events were lost") from error
             if sender == 0:
                 return Uevent.parse(message)
-
-    def _close_descriptors(self) -> None:
-        try:
-            self._socket.close()
-        finally:
-            self._closing.close()
 
     def __repr__(self) -> str:
         return f"<LinuxUevents{' closed' if self.closed else ''}>"

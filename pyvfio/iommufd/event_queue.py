@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Generic, TypeVar
@@ -99,8 +98,7 @@ class _Reader(Stream[tuple[E, ...]]):
         super().close()
         # The iommufd destroys no object that is open anywhere. Who waits holds no lock, and leaves at once; but in this
         # thread it is what a signal handler has interrupted.
-        if threading.get_ident() not in self._users:
-            self._left.wait()
+        self._descriptor.wait_until_unused()
 
     def _take(self, fd: int) -> tuple[E, ...]:
         return self._parsed(self.kernel.read(fd, self._size))

@@ -7,13 +7,14 @@ import enum
 import errno
 import os
 from collections.abc import Mapping
+from functools import partial
 from typing import Self
 
 from pyvfio.abi import iommufd as abi
 from pyvfio.errors import VfioError
 from pyvfio.explain import Meanings, explain, open_failure
 from pyvfio.iommufd.attachments import Attachments
-from pyvfio.kernel import Kernel, LinuxKernel, is_registered
+from pyvfio.kernel import Descriptor, Kernel, LinuxKernel, is_registered
 from pyvfio.resource import Resource
 
 _MEANINGS: Meanings = {
@@ -37,8 +38,8 @@ class RlimitMode(enum.IntEnum):
 class Iommufd(Resource):
     """An open /dev/iommu. Its address spaces (Ioas) and the devices bound to it are its children.
 
-    kernel: the kernel that opened it. fd: the descriptor. path: the node, or "fd N" for a descriptor that was handed
-    over. attachments: which of its devices is attached to what; the devices write it.
+    kernel: the kernel that opened it. descriptor: its descriptor. path: the node, or "fd N" for a descriptor that was
+    handed over. attachments: which of its devices is attached to what; the devices write it.
     """
 
     def __init__(self, *, kernel: Kernel | None = None, path: str = "/dev/iommu", fd: int | None = None) -> None:
@@ -51,12 +52,18 @@ class Iommufd(Resource):
         self.path = path
         self.attachments = Attachments()
         try:
-            self.fd = self.kernel.open(path, os.O_RDWR) if fd is None else fd
+            opened = self.kernel.open(path, os.O_RDWR) if fd is None else fd
         except OSError as error:
             raise open_failure(
                 error, "open iommufd", path, "iommufd", is_there=is_registered(self.kernel, path)
             ) from error
+        self.descriptor = Descriptor(opened, f"iommufd {path}", partial(self.kernel.close, opened))
         super().__init__()
+
+    @property
+    def fd(self) -> int:
+        """The number of the descriptor, which is the iommufd's until it is closed."""
+        return self.descriptor.number
 
     @classmethod
     def from_fd(cls, fd: int, *, kernel: Kernel | None = None) -> Self:
@@ -129,23 +136,25 @@ class Iommufd(Resource):
         explained by meanings first and then by what it means for every ioctl of an iommufd.
         """
         self.require_open()
-        try:
-            self.kernel.ioctl(self.fd, request, argument)
-        except OSError as error:
-            raise explain_iommufd(error, operation, arguments, meanings) from error
+        with self.descriptor.in_use() as fd:
+            try:
+                self.kernel.ioctl(fd, request, argument)
+            except OSError as error:
+                raise explain_iommufd(error, operation, arguments, meanings) from error
 
     def destroy(self, object_id: int, what: str) -> None:
         """Destroy the object with this number. what: the object's name, for messages.
 
         Raises VfioError: EBUSY while something else uses the object. Source: IOMMU_DESTROY.
         """
-        try:
-            self.kernel.ioctl(self.fd, abi.IOMMU_DESTROY, abi.iommu_destroy(id=object_id))
-        except OSError as error:
-            raise explain_iommufd(error, f"destroy {what}", {"id": object_id}) from error
+        with self.descriptor.in_use() as fd:
+            try:
+                self.kernel.ioctl(fd, abi.IOMMU_DESTROY, abi.iommu_destroy(id=object_id))
+            except OSError as error:
+                raise explain_iommufd(error, f"destroy {what}", {"id": object_id}) from error
 
     def _release(self) -> None:
-        self.kernel.close(self.fd)
+        self.descriptor.close()
 
     def __repr__(self) -> str:
         return f"<Iommufd {self.path}{' closed' if self._closed else ''}>"

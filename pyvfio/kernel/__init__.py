@@ -2,6 +2,7 @@
 
 from pyvfio.kernel.barrier import has_memory_barrier, is_strongly_ordered, memory_barrier
 from pyvfio.kernel.buffers import octets_of
+from pyvfio.kernel.descriptor import Descriptor
 from pyvfio.kernel.eventfd import EventFd, Stream, wait_for_any
 from pyvfio.kernel.files import (
     exists,
@@ -38,6 +39,7 @@ __all__ = [
     "DMA_ENTRY_LIMIT",
     "Capability",
     "Deadline",
+    "Descriptor",
     "EventFd",
     "HostMemory",
     "HugePages",

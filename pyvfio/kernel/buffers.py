@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 def octets_of(data: ReadableBuffer) -> memoryview[int]:
     """A contiguous buffer as its bytes, whatever its items are: its len() is how many bytes there are.
 
-    Raises InvalidArgument for a buffer with gaps, such as every second byte of another.
+    Raises InvalidArgument for a buffer with gaps, such as every second byte of another, and for one with several
+    dimensions whose last index is not the fastest.
     """
     view = memoryview(data)
-    if not view.contiguous:
+    if not view.c_contiguous:
         raise InvalidArgument(errno.EINVAL, "buffer", meaning="its bytes do not lie side by side", advice="bytes(data)")
     return view.cast("B") if view.nbytes else memoryview(b"")

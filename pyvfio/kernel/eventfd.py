@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
+from functools import partial
 
 from pyvfio.errors import ClosedError, InvalidArgument
 from pyvfio.explain import explain
@@ -55,16 +56,26 @@ class EventFd(Waitable[int]):
         return int(count)
 
     def __repr__(self) -> str:
-        return f"<EventFd {self.name}{' closed' if self._closed else ''}>"
+        return f"<EventFd {self.name}{' closed' if self.closed else ''}>"
 
 
 class Stream(Waitable[T]):
     """A Waitable whose descriptor closing cannot make readable: threads wait for an eventfd beside it, too."""
 
-    def __init__(self, kernel: Kernel, name: str, fd: int, closing: EventFd, *, is_owned: bool = False) -> None:
-        """Take fd and closing over: both are closed with this object. is_owned: as for Waitable."""
+    def __init__(
+        self,
+        kernel: Kernel,
+        name: str,
+        fd: int,
+        closing: EventFd,
+        *,
+        is_owned: bool = False,
+        close: Callable[[], object] | None = None,
+    ) -> None:
+        """Take fd and closing over: both are closed with this object. is_owned, close: as for Waitable."""
         self._closing = closing
-        super().__init__(kernel, name, fd, is_owned=is_owned)
+        both = partial(_close_both, close or partial(kernel.close, fd), closing)
+        super().__init__(kernel, name, fd, is_owned=is_owned, close=both)
 
     def _awaited(self) -> list[int]:
         return [self._fd, self._closing.fileno()]
@@ -72,11 +83,12 @@ class Stream(Waitable[T]):
     def _wake(self) -> None:
         self._closing.signal()
 
-    def _close_descriptors(self) -> None:
-        try:
-            super()._close_descriptors()
-        finally:
-            self._closing.close()
+
+def _close_both(close: Callable[[], object], closing: EventFd) -> None:
+    try:
+        close()
+    finally:
+        closing.close()
 
 
 def wait_for_any(events: Mapping[int, EventFd], timeout: float | None) -> dict[int, int]:

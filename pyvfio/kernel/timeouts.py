@@ -18,9 +18,14 @@ class Deadline:
 
     def __init__(self, timeout: float | None) -> None:
         """Raises InvalidArgument for what is no number."""
-        if timeout is not None and math.isnan(timeout):
+        try:
+            seconds = math.inf if timeout is None else timeout * 1.0
+        except OverflowError:
+            # An int with more digits than a float has: for ever, or long past.
+            seconds = math.inf if timeout is not None and timeout > 0 else 0.0
+        if math.isnan(seconds):
             raise InvalidArgument(errno.EINVAL, "wait", {"timeout": timeout}, "it is not a number of seconds")
-        self._end = math.inf if timeout is None else time.monotonic() + max(timeout, 0)
+        self._end = time.monotonic() + max(seconds, 0.0)
 
     @property
     def left(self) -> float | None:

@@ -8,12 +8,14 @@ import select
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
-from pyvfio.errors import ClosedError, InvalidArgument
+from pyvfio.errors import InvalidArgument
 from pyvfio.explain import explain
+from pyvfio.kernel.descriptor import Descriptor
 from pyvfio.kernel.seam import Kernel
 from pyvfio.kernel.timeouts import Deadline
 from pyvfio.lifetime import drop, lock_of
@@ -32,26 +34,35 @@ class Waitable(ABC, Generic[T]):
     kernel: the kernel that the descriptor is of. name: what it stands for, for messages.
     """
 
-    def __init__(self, kernel: Kernel, name: str, fd: int, *, is_owned: bool = False) -> None:
-        """Take fd over: it is closed with this object. is_owned: another object closes this one, so that the program is
-        not told when both are dropped."""
+    def __init__(
+        self,
+        kernel: Kernel,
+        name: str,
+        fd: int,
+        *,
+        is_owned: bool = False,
+        close: Callable[[], object] | None = None,
+    ) -> None:
+        """Take fd over: it is closed with this object.
+
+        is_owned: another object closes this one, so that the program is not told when both are dropped. close: closes
+        fd and whatever goes with it, and does not refer to this object.
+        """
         self.kernel = kernel
         self.name = name
         self._fd = fd
         self._is_owned = is_owned
         self._process = os.getpid()
-        # A signal handler may come in while its thread holds it.
+        # For who begins to watch and who closes. A signal handler may come in while its thread holds it.
         self._living_lock = threading.RLock()
-        self._users: list[int] = []
-        self._left = threading.Event()
-        self._descriptors_left = [fd]
         self._watch: _Watch | None = None
-        self._closed = False
+        # Last: an object that could not be made has none, and is not missed.
+        self._descriptor = Descriptor(fd, f"wait for {name}", close or partial(kernel.close, fd))
 
     @property
     def closed(self) -> bool:
         """Whether close() has been called."""
-        return self._closed
+        return self._descriptor.closed
 
     def fileno(self) -> int:
         """The descriptor, for poll, epoll and event loops: it is readable while there is something, which pending()
@@ -59,8 +70,7 @@ class Waitable(ABC, Generic[T]):
 
         Raises ClosedError.
         """
-        if self._closed:
-            raise self._closed_error()
+        self._descriptor.require_open()
         return self._fd
 
     def pending(self) -> T:
@@ -78,8 +88,7 @@ class Waitable(ABC, Generic[T]):
         with self.in_use() as fd:
             while True:
                 self.kernel.poll(self._awaited(), deadline.left)
-                if self._closed:
-                    raise self._closed_error()
+                self._descriptor.require_open()
                 # Another thread may have taken it first.
                 if (taken := self._take(fd)) or deadline.has_passed:
                     return taken
@@ -103,17 +112,9 @@ class Waitable(ABC, Generic[T]):
     def close(self) -> None:
         """Wake every thread and task that waits. The last thread of them closes the descriptor."""
         with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-            watch = self._watch
-            if self._process != os.getpid():
-                # A fork takes the users along, but not the threads that wait.
-                self._users, watch = [], None
-            if self._users:
-                self._wake()
-            else:
-                self._close_once()
+            self._descriptor.close(self._wake)
+            # A fork takes the watch along, but not the loop's thread.
+            watch = None if self._descriptor.inherited else self._watch
         if watch is not None:
             watch.wake()
 
@@ -129,34 +130,9 @@ class Waitable(ABC, Generic[T]):
         """The descriptors that threads wait for."""
         return [self._fd]
 
-    def _close_descriptors(self) -> None:
-        self.kernel.close(self._fd)
-
-    @contextmanager
-    def in_use(self) -> Iterator[int]:
+    def in_use(self) -> AbstractContextManager[int]:
         """The descriptor, which is not closed before the block is left. Raises ClosedError."""
-        thread = threading.get_ident()
-        with self._lock:
-            # Before the look: a signal handler that closes it in between leaves the descriptor to us.
-            self._users.append(thread)
-        try:
-            if self._closed:
-                raise self._closed_error()
-            yield self._fd
-        finally:
-            with self._lock:
-                self._users.remove(thread)
-                if self._closed and not self._users:
-                    self._close_once()
-
-    def _close_once(self) -> None:
-        # pop() and not a look: a signal handler may come between the two.
-        with suppress(IndexError):
-            self._descriptors_left.pop()
-            try:
-                self._close_descriptors()
-            finally:
-                self._left.set()
+        return self._descriptor.in_use()
 
     @property
     def _lock(self) -> threading.RLock:
@@ -165,8 +141,7 @@ class Waitable(ABC, Generic[T]):
     @contextmanager
     def _watched_by(self, loop: asyncio.AbstractEventLoop, fire: Callable[[], object]) -> Iterator[None]:
         with self._lock:
-            if self._closed:
-                raise self._closed_error()
+            self._descriptor.require_open()
             if self._watch is not None:
                 raise InvalidArgument(errno.EBUSY, f"wait for {self.name}", meaning="a task waits for it already")
             watch = self._watch = _Watch(loop, self._fd, fire)
@@ -176,12 +151,8 @@ class Waitable(ABC, Generic[T]):
             self._watch = None
             watch.end()
 
-    def _closed_error(self) -> ClosedError:
-        return ClosedError(errno.EBADF, f"wait for {self.name}", meaning="it is closed")
-
     def __enter__(self) -> Self:
-        if self._closed:
-            raise self._closed_error()
+        self._descriptor.require_open()
         return self
 
     def __exit__(
@@ -190,8 +161,9 @@ class Waitable(ABC, Generic[T]):
         self.close()
 
     def __del__(self) -> None:
-        if not getattr(self, "_closed", True):
-            drop(self, self.close, warn=not self._is_owned and self._process == os.getpid())
+        descriptor = getattr(self, "_descriptor", None)
+        if descriptor is not None and not descriptor.closed:
+            drop(self, self.close, warn=not self._is_owned and not descriptor.inherited)
 
 
 class _Watch:

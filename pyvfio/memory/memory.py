@@ -279,7 +279,8 @@ class Memory(DmaTarget):
         unit = unit or self.page_size
         arguments = {"offset": offset, "size": size}
         if offset < 0 or size <= 0 or offset + size > self.size:
-            raise InvalidArgument(errno.EINVAL, operation, arguments, f"outside the memory of {self.size:#_x} bytes")
+            meaning = f"outside the memory of {self.size:#_x} bytes" if size else "the range is empty"
+            raise InvalidArgument(errno.EINVAL, operation, arguments, meaning)
         if offset % unit or size % unit:
             raise InvalidArgument(
                 errno.EINVAL, operation, arguments, f"offset and size must be multiples of {unit:#_x}"

@@ -136,6 +136,8 @@ def test_a_monitor(bochs: Device, picture: Device) -> None:
     edid = bochs.display().edid()
     assert (edid.max_size, edid.max_resolution) == (1024, (800, 600))
     edid.connect(EDID)
+    for index in range(RegionIndex.VGA + 1, bochs.info.num_regions):
+        bochs.region(index).close()
     assert (edid.connected, edid.data) == (True, EDID)
     edid.disconnect()
     assert not edid.connected

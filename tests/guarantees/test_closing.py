@@ -18,6 +18,7 @@ from pyvfio import (
     Ioas,
     Memory,
     MemoryKind,
+    PowerManagement,
     RegionIndex,
     StillMapped,
 )
@@ -61,9 +62,13 @@ def test_config_space_works_as_long_as_its_device_is_open(kernel: FaultyKernel) 
     with Container(kernel=kernel) as container:
         device = container.open_device(PLAIN)
         config = device.config
+        power = config.find(PowerManagement)
+        assert power is not None
         with device.region(RegionIndex.CONFIG) as region:
             assert region.read16(0) == config.vendor_id
         config.enable_bus_master()
+        assert power.state == 0
+        assert not hasattr(config.region, "close")
         device.reset()
         assert device.config.bus_master == config.bus_master
         assert device.region(RegionIndex.CONFIG).read16(0) == config.vendor_id

@@ -89,7 +89,7 @@ def joined(thread: threading.Thread) -> bool:
 
 
 @every_wait
-@pytest.mark.parametrize("timeout", [0, -0.0, -1, -1e10, -math.inf])
+@pytest.mark.parametrize("timeout", [0, -0.0, -1, -1e10, -math.inf, pytest.param(-(10**400), id="-10^400")])
 def test_a_timeout_that_is_not_positive_does_not_wait(waits: Callable[[], object], timeout: float) -> None:
     with waits() as (wait, _):  # type: ignore[attr-defined]
         waiting = threading.Thread(target=wait, args=(timeout,), daemon=True)
@@ -98,7 +98,7 @@ def test_a_timeout_that_is_not_positive_does_not_wait(waits: Callable[[], object
 
 
 @every_wait
-@pytest.mark.parametrize("timeout", [None, math.inf, 1e18, 3e6, 2**31 / 1000 + 1])
+@pytest.mark.parametrize("timeout", [None, math.inf, 1e18, pytest.param(10**400, id="10^400"), 3e6, 2**31 / 1000 + 1])
 def test_a_large_timeout_is_waited_for(waits: Callable[[], object], timeout: float | None) -> None:
     results: list[object] = []
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import errno
+import re
+from collections.abc import Callable
 
 import pytest
 
 from pyvfio import (
+    BarMemory,
     Container,
     Device,
     Group,
     InterruptIndex,
+    InvalidArgument,
     Ioas,
     Iommufd,
     Memory,
@@ -114,6 +118,59 @@ def test_who_is_in_the_way_of_a_hot_reset(kind: type[Container | Ioas], advice: 
         device = space.open_device(FIRST)
         with pytest.raises(VfioError, match=rf"which is not open here\. {advice}"):
             device.hot_reset()
+
+
+@pytest.mark.parametrize("driver", ["pcieport", None])
+def test_who_is_in_the_way_of_a_hot_reset_in_a_group_that_is_open(driver: str | None) -> None:
+    kernel = plain()
+    kernel.add(PciFunction(SECOND, 7, driver=driver, model=PlainDevice))
+    with Container(kernel=kernel) as container:
+        device = container.open_device(FIRST)
+        has = driver or "no driver"
+        with pytest.raises(VfioError, match=rf"hands: {SECOND} has {has}\. pyvfio bind {SECOND} \[EINVAL\]"):
+            device.hot_reset()
+
+
+@pytest.mark.parametrize(
+    ("silence", "meaning"),
+    [
+        (lambda device: device.features.enter_low_power(), "it may sleep. features.exit_low_power()"),
+        (lambda device: setattr(device.config.find(PowerManagement), "state", 3), "it is not in D0. config.find"),
+        (lambda device: setattr(device.config, "command", 0), "memory decoding is off. config.command |="),
+    ],
+    ids=["asleep", "D3hot", "no decoding"],
+)
+def test_why_registers_cannot_be_mapped_for_another_device(silence: Callable[[Device], object], meaning: str) -> None:
+    simulated = plain()
+    simulated.add(PciFunction(SECOND, 8, driver="vfio-pci", model=PlainDevice))
+    kernel = FaultyKernel(simulated)
+    with Container(kernel=kernel) as container:
+        container.open_device(SECOND)
+        device = container.open_device(FIRST)
+        bar = BarMemory(device.region(0), 0, 4096)
+        silence(device)
+        kernel.arm(Fault(None, "ioctl", vfio.VFIO_IOMMU_MAP_DMA, errno=errno.EFAULT))
+        with pytest.raises(VfioError, match=re.escape(meaning)):
+            container.map_dma(0x1000_0000, bar, 0, 4096)
+        kernel.arm(Fault(None, "ioctl", vfio.VFIO_IOMMU_MAP_DMA, errno=errno.ENOMEM))
+        with pytest.raises(VfioError) as caught:
+            container.map_dma(0x1000_0000, bar, 0, 4096)
+        assert "does not answer" not in str(caught.value)
+
+
+def test_a_range_of_nothing_is_said_to_be_empty() -> None:
+    with Container(kernel=plain()) as container:
+        region = container.open_device(FIRST).region(0)
+        with Memory.allocate(MemoryKind.ANONYMOUS, 4096, kernel=container.kernel) as memory:
+            for act in (
+                lambda: region.read(0, 0),
+                lambda: region.write(0, b""),
+                lambda: memory.read(0, 0),
+                lambda: memory.write(0, b""),
+                lambda: memory.discard(0, 0),
+            ):
+                with pytest.raises(InvalidArgument, match="the range is empty"):
+                    act()
 
 
 def test_a_device_that_is_gone_is_not_said_to_lack_a_reset() -> None:

@@ -7,7 +7,9 @@ import errno
 import pytest
 
 from pyvfio import BarMemory, Container, InvalidArgument, Ioas, Memory, MemoryKind, VfioError
+from pyvfio.abi import vfio
 from pyvfio.drivers.edu import Edu, edu_addresses
+from pyvfio.faults import Fault, FaultyKernel
 from pyvfio.sim import SimKernel
 
 IOVA = 0x1_0000_0000
@@ -53,6 +55,20 @@ def test_only_whole_pages_that_can_be_mapped(offset: int, size: int) -> None:
         region = container.open_device(edu_addresses(kernel)[0]).region(0)
         with pytest.raises(InvalidArgument, match="only whole pages of 0x1000"):
             BarMemory(region, offset, size)
+
+
+@pytest.mark.parametrize("code", [errno.ENOTTY, errno.EOPNOTSUPP])
+def test_without_a_dma_buf_registers_are_mapped_by_address(code: int) -> None:
+    kernel = FaultyKernel(SimKernel(edu_devices=2, version=(7, 2)))
+    first, second = edu_addresses(kernel)
+    with Container(kernel=kernel) as container:
+        container.open_device(first)
+        peer = container.open_device(second).region(0)
+        kernel.arm(Fault(None, "ioctl", vfio.VFIO_DEVICE_FEATURE, errno=code))
+        bar = BarMemory(peer, 0, PAGE)
+        assert bar.fd is None
+        container.map_dma(BAR, bar, 0, PAGE)
+        container.unmap_all()
 
 
 def test_it_is_a_child_of_its_region() -> None:

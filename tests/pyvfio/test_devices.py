@@ -26,6 +26,7 @@ from pyvfio import (
     MigrationState,
     MmapArea,
     PciAtomics,
+    PowerManagement,
     RegionFlags,
     RegionIndex,
     RegionType,
@@ -128,7 +129,12 @@ def test_a_hot_reset_names_what_it_would_reset_without_asking(container: Contain
     assert device.region(0).read32(0) == 0x1234
     neighbour = container.open_device(ADDRESSES[2])
     neighbour.region(0).write32(0, 0x5678)
+    power = neighbour.config.find(PowerManagement)
+    assert power is not None
+    power.state = 3
+    assert not neighbour.answers_memory
     device.hot_reset()
+    assert (device.answers_memory, neighbour.answers_memory) == (True, True)
     assert (device.region(0).read32(0), neighbour.region(0).read32(0)) == (0, 0)
 
 
@@ -170,7 +176,7 @@ def test_a_failed_config_write_says_so_and_not_what_came_after(kernel: SimKernel
         assert device.region(0).read32(0) == 0
         faulty.arm(Fault(name="pwrite", errno=errno.EACCES), Fault(name="pread", errno=errno.EIO))
         with pytest.raises(VfioError, match=r"^write region 7") as caught:
-            config.region.write16(4, 0)
+            config.region.write_register(4, 2, 0)
         assert caught.value.errno == errno.EACCES
         # What it is now is not known: the kernel makes the accesses, until the device is known to answer.
         assert not device.answers_memory

@@ -192,3 +192,11 @@ def test_a_buffer_counts_its_bytes() -> None:
         octets_of(memoryview(bytes(16))[::2])
     with MemoryDevice(64).open_device() as device, pytest.raises(InvalidArgument, match="outside the region of 0x40"):
         device.region(0).write(16, numbers)
+
+
+def test_bytes_that_lie_side_by_side_in_another_order_are_refused() -> None:
+    """Items of several dimensions, the first index the fastest, as Fortran has them and numpy knows."""
+    buffers = pytest.importorskip("_testbuffer", reason="CPython's own test module makes such a buffer")
+    columns = buffers.ndarray(list(range(12)), shape=[3, 4], flags=buffers.ND_FORTRAN)
+    with pytest.raises(InvalidArgument, match="do not lie side by side"):
+        octets_of(columns)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import cast
 
-from pyvfio.device import ConfigSpace, Region
+from pyvfio.device import ConfigSpace
 from pyvfio.errors import VfioError
 from pyvfio.kernel import Kernel, read_bytes, text_or_empty
 from pyvfio.sysfs import DEVICES
@@ -19,11 +18,13 @@ _ROM = 6
 class ConfigImage:
     """The bytes of a config space that sysfs shows, to be read as a Region is.
 
-    size: how many bytes there are. The kernel shows an ordinary user the first 64 only.
+    address: the function's name in sysfs. size: how many bytes there are. The kernel shows an ordinary user the first
+    64 only.
     """
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, address: str, data: bytes) -> None:
         """data: the bytes, from offset 0 on."""
+        self.address = address
         self._data = data
         self.size = len(data)
 
@@ -39,17 +40,10 @@ class ConfigImage:
             )
         return int.from_bytes(self._data[offset : offset + width], "little")
 
-    def read8(self, offset: int) -> int:
-        """The value of 8 bits at offset. Raises VfioError, as read_register() does."""
-        return self.read_register(offset, 1)
-
-    def read16(self, offset: int) -> int:
-        """The value of 16 bits at offset. Raises VfioError, as read_register() does."""
-        return self.read_register(offset, 2)
-
-    def read32(self, offset: int) -> int:
-        """The value of 32 bits at offset. Raises VfioError, as read_register() does."""
-        return self.read_register(offset, 4)
+    def write_register(self, offset: int, width: int, value: int) -> None:
+        """Raises VfioError (EROFS): it is a copy."""
+        arguments = {"offset": offset, "width": width, "value": value}
+        raise VfioError(errno.EROFS, "write config space", arguments, "this is a copy, as sysfs shows it")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +71,7 @@ def config_image(kernel: Kernel, address: str) -> ConfigSpace:
 
     Reading a register raises VfioError (EACCES) if sysfs does not show it to this user. Nothing can be written.
     """
-    image = ConfigImage(read_bytes(kernel, f"{DEVICES}/{address}/config"))
-    # ConfigSpace reads it as it reads a region, and needs nothing else of it.
-    return ConfigSpace(cast(Region, image))
+    return ConfigSpace(ConfigImage(address, read_bytes(kernel, f"{DEVICES}/{address}/config")))
 
 
 def resources(kernel: Kernel, address: str) -> Iterator[Resource]:
