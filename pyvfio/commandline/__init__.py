@@ -2,7 +2,7 @@
 
 from pyvfio.commandline.output import Output, Style
 from pyvfio.commandline.program import Command, Failure, Program
-from pyvfio.commandline.values import size
+from pyvfio.commandline.values import count, size
 
 __all__ = [
     "Command",
@@ -10,5 +10,6 @@ __all__ = [
     "Output",
     "Program",
     "Style",
+    "count",
     "size",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 
+from pyvfio.commandline import count
 from pyvfio.memory import HUGE_PAGE_SIZE, MemoryKind
 from pyvfio.units import format_size, parse_size
 
@@ -33,6 +34,17 @@ def memory_choice(text: str) -> MemoryChoice:
     if pages and not kind.is_hugetlb:
         raise argparse.ArgumentTypeError(f"{name} has no huge pages")
     return MemoryChoice(kind, (pages or HUGE_PAGE_SIZE) if kind.is_hugetlb else None)
+
+
+def add_prealloc_threads(parser: argparse.ArgumentParser) -> None:
+    """Add --prealloc-threads."""
+    parser.add_argument(
+        "--prealloc-threads",
+        type=count,
+        default=1,
+        metavar="N",
+        help="threads that populate a block's memory before it is plugged (default: 1)",
+    )
 
 
 def add_memory(parser: argparse.ArgumentParser) -> None:

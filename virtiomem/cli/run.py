@@ -12,7 +12,7 @@ from pyvfio.kernel import Kernel, LinuxKernel
 from pyvfio.sim import SimKernel
 from pyvfio.sysfs import full_address, named_address
 from pyvfio.units import format_size
-from virtiomem.cli.memory import MemoryChoice, add_memory
+from virtiomem.cli.memory import MemoryChoice, add_memory, add_prealloc_threads
 from virtiomem.cli.recording import add_record, recording
 from virtiomem.cli.signals import ending
 from virtiomem.cli.telling import telling
@@ -28,6 +28,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--requested", type=size, default=0, metavar="SIZE", help="to begin with (default: nothing)")
     parser.add_argument("--address", type=size, default=0x1_0000_0000, help="guest-physical (default: 4G)")
     add_memory(parser)
+    add_prealloc_threads(parser)
     parser.add_argument("--device", action="append", default=[], metavar="BDF", help="bound to VFIO; repeat for more")
     parser.add_argument("--simulate", type=int, metavar="N", help="N devices of a simulated kernel instead")
     parser.add_argument("--one-container", action="store_true", help="all devices in one address space")
@@ -66,6 +67,7 @@ def _run(options: argparse.Namespace, output: Output) -> int:
                         requested_size=options.requested,
                         one_container=options.one_container,
                         exercise=options.exercise,
+                        prealloc_threads=options.prealloc_threads,
                         record=stack.enter_context(recording(options)),
                     ),
                     control.changed,

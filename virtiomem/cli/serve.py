@@ -15,6 +15,7 @@ from pyvfio.container import Container
 from pyvfio.kernel import LinuxKernel
 from pyvfio.sysfs import full_address, named_address
 from pyvfio.units import format_size, parse_size
+from virtiomem.cli.memory import add_prealloc_threads
 from virtiomem.cli.recording import add_record, trace_file
 from virtiomem.cli.signals import ending
 from virtiomem.cli.telling import telling
@@ -58,6 +59,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--persistent-suspend", action="store_true", help="offer that blocks stay plugged over suspend to RAM"
     )
+    add_prealloc_threads(parser)
     add_record(parser)
     parser.add_argument("--device", action="append", default=[], metavar="BDF", help="bound to VFIO; repeat for more")
     parser.add_argument("--one-container", action="store_true", help="all devices in one address space")
@@ -78,6 +80,7 @@ def _run(options: argparse.Namespace, output: Output) -> int:
             control = stack.enter_context(ControlServer(str(socket), loop.stop))
             coordination = DiscardCoordination()
             containers = _containers(options.device, stack, kernel, one=options.one_container)
+            all_served: list[ServedRegion] = []
             for region in regions:
                 served = stack.enter_context(
                     ServedRegion(
@@ -91,9 +94,12 @@ def _run(options: argparse.Namespace, output: Output) -> int:
                 )
                 control.manage(served.managed)
                 stack.callback(control.forget, region.name)
-                loop.add(served.source)
+                all_served.append(served)
             _say_ready(told, regions, options.device, spaces, socket)
             loop.run()
+            for served in all_served:
+                # Before the first of them is waited for.
+                served.give_up()
         told.record({"event": "stopped", "reason": reason[-1]})
         told.text(f"stopped by {reason[-1]}: nothing is plugged, mapped or listening any more")
     return 0
@@ -177,6 +183,7 @@ def _regions(
                 file_offset=sizes.get("file-offset", options.file_offset),
                 discard=options.discard,
                 persistent_suspend=options.persistent_suspend,
+                prealloc_threads=options.prealloc_threads,
                 record=files.enter_context(trace_file(record)),
             )
         )

@@ -29,7 +29,8 @@ class SpaceStatus:
 
 @dataclass(frozen=True, slots=True)
 class DeviceStatus:
-    """A device at one moment. Sizes are bytes, and addresses guest-physical bytes.
+    """A device at one moment. Sizes are bytes, and addresses guest-physical bytes. While a request is carried out,
+    blocks and divergences are those of before it, and mappings are counted as they come and go.
 
     name: the device's. address: where the region begins. usable_size: how much of the region, from its start, the guest
     may use. requested_size: how much it is asked to have plugged. node_id: the NUMA node; None if none is told.
@@ -60,33 +61,33 @@ class DeviceStatus:
 
     @classmethod
     def of(cls, managed: ManagedDevice) -> Self:
-        """The status of a device now, all of it at one moment."""
+        """The status of a device now. It does not wait for a request that is being carried out."""
         device = managed.device
-        with device.discards.lock:
-            config = device.config
-            reached = config.plugged_size == config.requested_size
-            return cls(
-                name=device.name,
-                address=config.addr,
-                region_size=config.region_size,
-                block_size=config.block_size,
-                usable_size=config.usable_region_size,
-                plugged_size=config.plugged_size,
-                requested_size=config.requested_size,
-                node_id=config.node_id if device.features & Feature.ACPI_PXM else None,
-                memory_kind=managed.memory_kind,
-                page_size=managed.page_size,
-                plugged=device.plugged_runs,
-                address_spaces=tuple(
-                    SpaceStatus(space.name, space.mapping_count, _mappings_left(space))
-                    for space in managed.address_spaces()
-                ),
-                guest=managed.guest.state,
-                waiting_for=None if reached else managed.guest.waiting_for,
-                broken=device.broken,
-                migrating=device.migrating,
-                divergences=tuple(str(divergence) for divergence in device.discards.divergences),
-            )
+        config, plugged = device.config, device.plugged_runs
+        plugged_size = sum(run.size for run in plugged)
+        reached = plugged_size == config.requested_size
+        return cls(
+            name=device.name,
+            address=config.addr,
+            region_size=config.region_size,
+            block_size=config.block_size,
+            usable_size=config.usable_region_size,
+            plugged_size=plugged_size,
+            requested_size=config.requested_size,
+            node_id=config.node_id if device.features & Feature.ACPI_PXM else None,
+            memory_kind=managed.memory_kind,
+            page_size=managed.page_size,
+            plugged=plugged,
+            address_spaces=tuple(
+                SpaceStatus(space.name, space.mapping_count, _mappings_left(space))
+                for space in managed.address_spaces()
+            ),
+            guest=managed.guest.state,
+            waiting_for=None if reached else managed.guest.waiting_for,
+            broken=device.broken,
+            migrating=device.migrating,
+            divergences=tuple(str(divergence) for divergence in device.discards.known_divergences),
+        )
 
     @classmethod
     def from_data(cls, data: Mapping[str, object]) -> Self:

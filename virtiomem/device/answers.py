@@ -70,6 +70,8 @@ class BusyReason(enum.Enum):
     """A listener holds something else than what is plugged, and could not be brought back."""
     DISCARD_FAILED = "discard failed"
     """A listener would not let go of the blocks, or the host would not take their memory back."""
+    STOPPING = "stopping"
+    """Whoever serves the device is about to end."""
     NOT_ATTACHED = "not attached"
     """The memory that is attached is not the guest's that asks, or none is. The device was not asked."""
 

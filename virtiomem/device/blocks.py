@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 from virtiomem.runs import Run
 
 _UNPLUGGED = b"\0"
@@ -12,11 +14,12 @@ class BlockMap:
     """A flag for each block: plugged or not. Runs are of block numbers.
 
     count: how many blocks there are; plugged: how many of them are plugged. Every method raises ValueError for a run
-    outside the map, and changes nothing then.
+    outside the map, and changes nothing then. Any thread may ask at any time, and sees the map of one moment.
     """
 
     def __init__(self, count: int) -> None:
         """All count blocks are unplugged at first."""
+        self._lock = threading.Lock()
         self.count = count
         self.plugged = 0
         # One byte a block: find() and slices run at memory speed, where a bitmap in an int is copied at every change.
@@ -57,19 +60,21 @@ class BlockMap:
         self._check(within)
         find, end = self._flags.find, within.end
         runs = []
-        start = find(wanted, within.start, end)
-        while start >= 0:
-            stop = find(other, start, end)
-            stop = end if stop < 0 else stop
-            runs.append(Run(start, stop - start))
-            start = find(wanted, stop, end)
+        with self._lock:
+            start = find(wanted, within.start, end)
+            while start >= 0:
+                stop = find(other, start, end)
+                stop = end if stop < 0 else stop
+                runs.append(Run(start, stop - start))
+                start = find(wanted, stop, end)
         return tuple(runs)
 
     def _set(self, run: Run, flag: bytes) -> None:
         self._check(run)
-        before = self._flags.count(_PLUGGED, run.start, run.end)
-        self._flags[run.start : run.end] = flag * run.size
-        self.plugged += (run.size if flag == _PLUGGED else 0) - before
+        with self._lock:
+            before = self._flags.count(_PLUGGED, run.start, run.end)
+            self._flags[run.start : run.end] = flag * run.size
+            self.plugged += (run.size if flag == _PLUGGED else 0) - before
 
     def _check(self, run: Run) -> None:
         if run.start < 0 or run.size < 0 or run.end > self.count:

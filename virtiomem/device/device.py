@@ -6,7 +6,6 @@ import errno
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 
 from pyvfio.kernel import host_page_size
 from pyvfio.resource import Resource
@@ -23,10 +22,10 @@ from virtiomem.device.config import (
     check_region,
     check_requested_size,
     offered_features,
-    usable_region_size,
 )
 from virtiomem.device.errors import DeviceBusy, ProtocolViolation, RequestRefused, StateRefused
 from virtiomem.device.events import Events, RateLimited, Throttle
+from virtiomem.device.live_config import LiveConfig
 from virtiomem.device.region import BlockRegion
 from virtiomem.device.requests import RESPONSE_SIZE, Request, RequestType, Response
 from virtiomem.device.rules import block_state, check_change, requested_blocks
@@ -43,8 +42,8 @@ class VirtioMem(Resource):
     discards holds; discards.divergences has what could not be brought back. Listeners, such as DMA mappers, register
     with discards for section, or for parts of it.
 
-    Methods may be called from any thread; one request or reset is handled at a time. config never waits for one. The
-    memory stays the caller's.
+    Methods may be called from any thread; one request or reset is handled at a time. config, resize(), plugged_runs,
+    statistics and give_up() never wait for one. The memory stays the caller's.
 
     name: for people, in messages and the log. discards: the manager that tells the listeners.
     """
@@ -99,15 +98,13 @@ class VirtioMem(Resource):
         self.name = name
         self.discards = discards or RamDiscardManager(memory, offset=region_offset, size=region_size)
         self._section = Section(memory, region_offset, address, region_size)
-        self._usable_extent = usable_extent
         self._features = offered_features(
             node=node_id is not None,
             unplugged_inaccessible=unplugged_inaccessible,
             persistent_suspend=persistent_suspend,
         )
-        usable_size = usable_region_size(region_size, requested_size, block_size, usable_extent)
-        # Replaced whole at every change, so that reading it needs no lock.
-        self._config = Config(block_size, node_id or 0, address, region_size, usable_size, 0, requested_size)
+        config = Config(block_size, node_id or 0, address, region_size, 0, 0, requested_size)
+        self._live = LiveConfig(config, usable_extent)
         self._negotiated = Feature(0)
         self._broken = False
         self._migrating = False
@@ -136,7 +133,7 @@ class VirtioMem(Resource):
     @property
     def config(self) -> Config:
         """The config space as the guest reads it; bytes() of it is the wire format. It never waits for a request."""
-        return self._config
+        return self._live.value
 
     @property
     def features(self) -> Feature:
@@ -167,13 +164,14 @@ class VirtioMem(Resource):
     @property
     def plugged_size(self) -> int:
         """How many bytes are plugged."""
-        return self._config.plugged_size
+        return self.config.plugged_size
 
     @property
     def plugged_runs(self) -> tuple[Run, ...]:
         """The maximal plugged runs in guest-physical bytes, ascending."""
-        moved = self._config.addr - self._section.offset_within_region
-        return tuple(Run(run.start + moved, run.size) for run in self.populated_runs(self._section.run))
+        moved = self.config.addr - self._section.offset_within_region
+        runs = map(self._region.bytes_of, self._blocks.plugged_runs())
+        return tuple(Run(run.start + moved, run.size) for run in runs)
 
     @property
     def section(self) -> Section:
@@ -183,8 +181,7 @@ class VirtioMem(Resource):
     @property
     def statistics(self) -> Statistics:
         """A snapshot of the counters."""
-        with self._lock:
-            return self._counters.snapshot(self._telling.failures + self.discards.failures_to_tell)
+        return self._counters.snapshot(self._telling.failures + self.discards.failures_to_tell)
 
     def handle(self, request: bytes, response_size: int = RESPONSE_SIZE) -> bytes:
         """Answer one request, given as the guest wrote it; the answer is in wire format, too.
@@ -211,15 +208,17 @@ class VirtioMem(Resource):
     def resize(self, requested_size: int) -> None:
         """Ask the guest to plug or unplug blocks until requested_size bytes are plugged.
 
-        The usable region grows if it must. Raises InvalidArgument, with nothing changed, for a size that is no multiple
-        of the block size, or more than the region.
+        The usable region grows if it must. A request that is being carried out goes by the size of when it began.
+        Raises InvalidArgument, with nothing changed, for a size that is no multiple of the block size, or more than the
+        region.
         """
-        with self._lock:
+        with self._live.lock:
             self.require_open()
-            check_requested_size(requested_size, self._section.size, self._config.block_size)
-            usable_size = max(self._config.usable_region_size, self._usable_for(requested_size))
-            self._config = replace(self._config, requested_size=requested_size, usable_region_size=usable_size)
-            self._telling.tell(self._events.config_changed, self._config)
+            self._resize(requested_size)
+
+    def give_up(self) -> None:
+        """Answer BUSY to a PLUG that still populates memory, and to every later one: the device is about to close."""
+        self._region.give_up()
 
     def negotiate(self, features: int) -> None:
         """The driver has accepted features and sets FEATURES_OK. Bits from 24 on are the transport's, and ignored.
@@ -267,7 +266,7 @@ class VirtioMem(Resource):
         """
         with self._lock, self.discards.lock:
             self.require_open()
-            return bytes(DeviceState(self._config, self._negotiated, self._broken, self._blocks.plugged_runs()))
+            return bytes(DeviceState(self.config, self._negotiated, self._broken, self._blocks.plugged_runs()))
 
     def load(self, state: bytes) -> None:
         """Take over what save() gave: populate, map and plug the blocks that were plugged there.
@@ -278,17 +277,18 @@ class VirtioMem(Resource):
         with self._lock:
             self.require_open()
             loaded = DeviceState.parse(state)
-            loaded.check(self._config, self._features)
+            loaded.check(self.config, self._features)
             if self._blocks.plugged:
                 raise StateRefused(errno.EBUSY, "load state", meaning="blocks are plugged: reset the system first")
             try:
                 self._region.load(loaded.plugged)
             except DeviceBusy as error:
                 # Nothing is plugged, unless not even that could be had.
-                self._config = replace(self._config, plugged_size=self._region.plugged_size)
+                self._live.plugged(self._region.plugged_size)
                 self._telling.tell(self._counters.refused, error)
                 raise
-            self._config, self._negotiated, self._broken = loaded.config, loaded.negotiated, loaded.broken
+            self._live.load(loaded.config)
+            self._negotiated, self._broken = loaded.negotiated, loaded.broken
             self._telling.tell(self._size_events.put, self.plugged_size)
 
     @property
@@ -335,6 +335,14 @@ class VirtioMem(Resource):
         self._broken = False
         self._negotiated = Feature(0)
 
+    def _resize(self, requested_size: int) -> None:
+        """A subclass may extend it; the lock of the config is held, and the device's need not be."""
+        self._telling.tell(self._events.config_changed, self._live.resize(requested_size))
+
+    def _begin_request(self) -> Config:
+        """The config that the request which is to be carried out goes by. A subclass may extend it."""
+        return self.config
+
     def _answer(self, request: Request) -> Response:
         try:
             return self._carry_out(request)
@@ -348,17 +356,18 @@ class VirtioMem(Resource):
 
         Raises RequestRefused, with every block as it was.
         """
+        config = self._begin_request()
         if request.type is RequestType.UNPLUG_ALL:
             self._unplug_all("unplug all")
             return Response(ResponseType.ACK)
-        blocks = requested_blocks(request, self._config)
+        blocks = requested_blocks(request, config)
         if request.type is RequestType.STATE:
             return Response(ResponseType.ACK, block_state(self._blocks, blocks))
-        check_change(request, blocks, self._config, self._blocks)
+        check_change(request, blocks, config, self._blocks)
         if request.type is RequestType.PLUG:
             self._require_not_migrating("plug")
             with self._sizing():
-                self._region.plug(blocks, self._config.requested_size)
+                self._region.plug(blocks, config.requested_size)
         else:
             self._require_not_migrating("unplug")
             with self._sizing():
@@ -370,16 +379,11 @@ class VirtioMem(Resource):
             self._require_not_migrating(operation)
             with self._sizing():
                 self._region.unplug(Run(0, self._blocks.count), operation)
-        usable_size = self._usable_for(self._config.requested_size)
-        self._config = replace(self._config, usable_region_size=usable_size)
+        self._live.shrink()
 
     def _require_not_migrating(self, operation: str) -> None:
         if self._migrating:
             raise DeviceBusy(operation, BusyReason.MIGRATING)
-
-    def _usable_for(self, requested_size: int) -> int:
-        config = self._config
-        return usable_region_size(config.region_size, requested_size, config.block_size, self._usable_extent)
 
     @contextmanager
     def _sizing(self) -> Iterator[None]:
@@ -387,11 +391,11 @@ class VirtioMem(Resource):
         try:
             yield
         finally:
-            self._config = replace(self._config, plugged_size=self._region.plugged_size)
+            self._live.plugged(self._region.plugged_size)
         self._telling.tell(self._size_events.put, self.plugged_size)
 
     def _release(self) -> None:
         self._hold.release()
 
     def __repr__(self) -> str:
-        return f"<VirtioMem {self.name} at {self._config.addr:#_x} size {self._section.size:#_x}>"
+        return f"<VirtioMem {self.name} at {self.config.addr:#_x} size {self._section.size:#_x}>"

@@ -12,8 +12,8 @@ from virtiomem.device.requests import Request
 class Events:
     """What a device tells the program around it: override the methods of interest.
 
-    The device calls them with its lock held, after the change. They must be quick. What one raises is logged, counted
-    in Statistics.failures_to_tell, and changes no answer.
+    They are called after the change, in any thread, with a lock of the device held. They must be quick. What one raises
+    is logged, counted in Statistics.failures_to_tell, and changes no answer.
     """
 
     def config_changed(self, config: Config) -> None:

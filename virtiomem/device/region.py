@@ -13,6 +13,8 @@ from virtiomem.device.errors import DeviceBusy
 from virtiomem.discard import Backing, ListenerDiverged, RamDiscardManager
 from virtiomem.runs import Run, RunSet, intersect, subtract, union
 
+_POPULATED_AT_ONCE: Final = 128 << 20
+"""Bytes that are populated, a tenth of a second or so, before it is looked whether the plug was given up."""
 _REASONS: Final = (
     (MappingLimitReached, BusyReason.NO_MAPPINGS_LEFT),
     (MemlockExceeded, BusyReason.MEMLOCK_EXCEEDED),
@@ -57,6 +59,7 @@ class BlockRegion:
         self._discards = discards
         self._prealloc = prealloc
         self._prealloc_threads = prealloc_threads
+        self._given_up = False
         # Bytes of unplugged blocks that could not be discarded yet.
         self._undiscarded = RunSet()
         with discards.lock, ExitStack() as undo:
@@ -105,8 +108,7 @@ class BlockRegion:
         with ExitStack() as undo:
             undo.callback(self._give_back, run)
             if self._prealloc:
-                with _busy("plug", BusyReason.NO_MEMORY):
-                    self._memory.populate(run.start, run.size, threads=self._prealloc_threads)
+                self._populate(run)
             with _busy("plug", BusyReason.MAPPING_REFUSED), self._discards.populating(self, run) as commit:
                 commit.callback(self._undiscarded.add, run)
                 commit.callback(self.blocks.unplug, blocks)
@@ -147,6 +149,19 @@ class BlockRegion:
     def leave(self) -> None:
         """Decide on the region no more. Nothing is plugged, and all of it stays discarded. Cannot fail."""
         self._discards.retire_source(self)
+
+    def give_up(self) -> None:
+        """Let a plug() that is populating end with DeviceBusy, and every later one. Safe from any thread."""
+        self._given_up = True
+
+    def _populate(self, run: Run) -> None:
+        """Have the host give the pages of run, as long as nobody gives it up. Raises DeviceBusy."""
+        step = max(_POPULATED_AT_ONCE, self._memory.page_size)
+        for start in range(run.start, run.end, step):
+            if self._given_up:
+                raise DeviceBusy("plug", BusyReason.STOPPING, "whoever serves the device is about to end")
+            with _busy("plug", BusyReason.NO_MEMORY):
+                self._memory.populate(start, min(step, run.end - start), threads=self._prealloc_threads)
 
     def _give_back(self, run: Run) -> None:
         """Discard the memory of unplugged blocks, or remember to do it later: a listener may still hold it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,25 +35,28 @@ class Statistics:
 class Counters:
     """The counters of a device, of which Statistics is a snapshot. What is refused is logged, too.
 
-    The device's lock guards them.
+    The device's lock guards who counts; a snapshot may be taken in any thread.
     """
 
     def __init__(self, name: str, throttle: Throttle) -> None:
         """name: the device's, for the log. throttle: lets a log entry pass once an interval for each reason."""
         self._name = name
         self._throttle = throttle
+        self._lock = threading.Lock()
         self._responses: Counter[tuple[RequestType, ResponseType]] = Counter()
         self._refusals: Counter[RefusalReason] = Counter()
         self._violations = 0
 
     def answered(self, request: RequestType, response: ResponseType) -> None:
         """A request was answered."""
-        self._responses[request, response] += 1
+        with self._lock:
+            self._responses[request, response] += 1
 
     def refused(self, error: RequestRefused) -> None:
         """A request was refused, or a reset or load met a busy device."""
         reason = error.reason
-        self._refusals[reason] += 1
+        with self._lock:
+            self._refusals[reason] += 1
         if self._throttle.passes(reason):
             # A reset or load is no request of the guest, and has no answer.
             what = "is busy" if isinstance(reason, BusyReason) else f"answers {reason.response.name}"
@@ -67,9 +71,10 @@ class Counters:
 
     def snapshot(self, failures_to_tell: int) -> Statistics:
         """What has been counted so far, with what others have counted of failures to tell."""
-        return Statistics(
-            MappingProxyType(dict(self._responses)),
-            MappingProxyType(dict(self._refusals)),
-            self._violations,
-            failures_to_tell,
-        )
+        with self._lock:
+            return Statistics(
+                MappingProxyType(dict(self._responses)),
+                MappingProxyType(dict(self._refusals)),
+                self._violations,
+                failures_to_tell,
+            )

@@ -44,6 +44,7 @@ class RamDiscardManager:
         self._registrations: list[Registration] = []
         # Listeners that are not registered, but hold something that they could not let go of.
         self._leaving: list[Registration] = []
+        self._known: tuple[Divergence, ...] = ()
         self._telling = Telling("listeners")
 
     @property
@@ -59,6 +60,16 @@ class RamDiscardManager:
         with self.lock:
             self._look(thorough=True)
             return self._divergences()
+
+    @property
+    def known_divergences(self) -> tuple[Divergence, ...]:
+        """The divergences, without waiting for a change that is going on: those of before it then."""
+        if self.lock.acquire(blocking=False):
+            try:
+                return self.divergences
+            finally:
+                self.lock.release()
+        return self._known
 
     @property
     def failures_to_tell(self) -> int:
@@ -328,6 +339,7 @@ class RamDiscardManager:
         concerned = (*self._registrations, *self._leaving)
         for registration in concerned:
             registration.begin()
+        self._known = self._divergences()
         try:
             with ExitStack() as undo:
                 yield undo

@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary, WeakSet
 
 from pyvfio.dma import AddressSpace
 from pyvfio.errors import AlreadyMapped
+from virtiomem.mapping.turns import Turns
 from virtiomem.runs import Run, intersect
 
 
@@ -30,7 +31,10 @@ class Claim:
 
 
 class Claims:
-    """The claims on one address space, shared by all who map into it. Methods may be called from any thread."""
+    """The claims on one address space, shared by all who map into it. Methods may be called from any thread.
+
+    turns: of those who map much at once.
+    """
 
     # An attribute of each address space, kept here because an address space knows nothing of mappers.
     _of_space: ClassVar[WeakKeyDictionary[AddressSpace, Claims]] = WeakKeyDictionary()
@@ -43,6 +47,7 @@ class Claims:
             return cls._of_space.setdefault(space, cls())
 
     def __init__(self) -> None:
+        self.turns = Turns()
         self._lock = threading.Lock()
         # A mapper that was dropped maps nothing more, and must not keep others out.
         self._claims: WeakSet[Claim] = WeakSet()

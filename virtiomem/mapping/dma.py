@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import logging
 import threading
-from collections.abc import Callable, Sequence
-from typing import Self
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, Self
 
 from pyvfio.dma import Access, AddressSpace, AttachesGroups
 from pyvfio.errors import (
@@ -25,9 +25,12 @@ from virtiomem.mapping.books import Books, blocks_of
 from virtiomem.mapping.claims import Claims
 from virtiomem.mapping.presence import is_closed, mapped_runs
 from virtiomem.planner import fitting_block_size
-from virtiomem.runs import Run, intersect, subtract
+from virtiomem.runs import Run, intersect, subtract, union
 
 _log = logging.getLogger(__name__)
+
+_AT_ONCE: Final = 64 << 20
+"""Bytes, a power of two, that are mapped, in a few milliseconds, before others have their turn."""
 
 
 class DmaMapper:
@@ -51,6 +54,7 @@ class DmaMapper:
         registered, on the claims of that memory. Raises DiscardRefused if somebody discards without telling anyone.
         """
         self._space = address_space
+        self._turns = Claims.of(address_space).turns
         self._coordination = coordination
         # The books of each section; those of one are changed with the lock of its manager, which calls one at a time.
         self._books: list[Books] = []
@@ -170,11 +174,12 @@ class DmaMapper:
         books.enter(wanted)
         done: list[Run] = []
         try:
-            for run in wanted:
-                self._map(_part(section, run), granularity)
+            for run in _pieces(wanted, granularity):
+                with self._turns.turn():
+                    self._map(_part(section, run), granularity)
                 done.append(run)
         except VfioError as error:
-            for run in done:
+            for run in union(done):
                 self._take_back(_part(section, run), error)
             stayed = intersect(subtract(mapped_runs(self._space, section)[0], before), wanted)
             books.strike(wanted)
@@ -347,6 +352,17 @@ class DmaMapper:
             error.meaning,
             f"This memory of {format_size(size)} fits with blocks of {format_size(fitting)} or more",
         )
+
+
+def _pieces(runs: Sequence[Run], granularity: int) -> Iterator[Run]:
+    """runs in pieces that take no longer than others who map into the same address space can wait, cut at multiples of
+    granularity."""
+    for run in runs:
+        start, most = run.start, max(_AT_ONCE, granularity)
+        while start < run.end:
+            end = min((start // most + 1) * most, run.end)
+            yield Run(start, end - start)
+            start = end
 
 
 def _part(section: Section, run: Run) -> Section:

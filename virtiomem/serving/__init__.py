@@ -2,9 +2,11 @@
 
 from virtiomem.serving.event_loop import EventLoop
 from virtiomem.serving.unix_socket import Listener, is_served
+from virtiomem.serving.worker import Worker
 
 __all__ = [
     "EventLoop",
     "Listener",
+    "Worker",
     "is_served",
 ]

@@ -30,7 +30,7 @@ class ManagerOptions:
     to VFIO. memory_kind: what backs the region. page_size: of huge pages; None for ordinary ones. region_size,
     block_size, requested_size: as VirtioMem has them. address: where the guest sees the region, guest-physical.
     one_container: whether all devices share one address space; otherwise each has its own. exercise: whether the first
-    device, an edu, does DMA to plugged blocks all the while. record: where the trace of the guest's requests goes; None
+    device, an edu, does DMA to plugged blocks all the while. prealloc_threads: as VirtioMem has it. record: where the trace of the guest's requests goes; None
     for no trace.
     """
 
@@ -45,6 +45,7 @@ class ManagerOptions:
     requested_size: int = 0
     one_container: bool = False
     exercise: bool = False
+    prealloc_threads: int = 1
     record: TextIO | None = None
 
 
@@ -78,6 +79,7 @@ class Manager(Resource):
                 requested_size=options.requested_size,
                 events=events,
                 event_interval=0.0,
+                prealloc_threads=options.prealloc_threads,
                 name=options.name,
             )
         )

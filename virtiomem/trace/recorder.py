@@ -12,6 +12,7 @@ from virtiomem.device import (
     RESPONSE_SIZE,
     USABLE_EXTENT,
     BusyReason,
+    Config,
     DeviceBusy,
     Feature,
     ProtocolViolation,
@@ -37,6 +38,8 @@ class RecordedVirtioMem(VirtioMem):
     _mappers = 0
     _waiting: list[str] | None = None
     """Lines from before the first request, while the features are not known yet; None afterwards."""
+    _later: list[dict[str, object]] | None = None
+    """The lines of resizes since a request has begun; None while none is carried out."""
 
     def record(self, file: TextIO, *, mappers: int = 1) -> None:
         """Begin a trace in file, which stays the caller's.
@@ -76,9 +79,9 @@ class RecordedVirtioMem(VirtioMem):
             try:
                 response = super().handle(request, response_size)
             except ProtocolViolation:
-                self._write(line)
+                self._end_request(line)
                 raise
-            self._write(line)
+            self._end_request(line)
             return response
 
     def _carry_out(self, request: Request) -> Response:
@@ -91,10 +94,25 @@ class RecordedVirtioMem(VirtioMem):
                 self._write({"op": "refuse_map", "mapper": 0, "nth": 0, "errno": code})
             raise
 
-    def resize(self, requested_size: int) -> None:
-        with self._lock:
-            super().resize(requested_size)
-            self._write({"op": "resize", "requested_size": requested_size})
+    def _resize(self, requested_size: int) -> None:
+        super()._resize(requested_size)
+        line: dict[str, object] = {"op": "resize", "requested_size": requested_size}
+        # A request that is being carried out goes by the size of before, and its line comes first.
+        if self._later is not None:
+            self._later.append(line)
+        else:
+            self._write(line)
+
+    def _begin_request(self) -> Config:
+        with self._live.lock:
+            self._later = []
+            return super()._begin_request()
+
+    def _end_request(self, line: dict[str, object]) -> None:
+        with self._live.lock:
+            later, self._later = self._later or (), None
+            for each in (line, *later):
+                self._write(each)
 
     def device_reset(self) -> None:
         with self._lock:

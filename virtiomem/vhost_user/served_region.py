@@ -28,6 +28,7 @@ from virtiomem.device import (
 )
 from virtiomem.discard import DiscardCoordination
 from virtiomem.mapping import joined
+from virtiomem.serving import Worker
 from virtiomem.trace import RecordedVirtioMem
 from virtiomem.vhost_user.device import VhostUserDevice
 from virtiomem.vhost_user.events import ConfigChanges, FrontEndEvents
@@ -45,8 +46,8 @@ class ServedRegionOptions:
     path: the vhost-user socket. name: the device's. address: where the guest sees the region, guest-physical.
     region_size, block_size, requested_size: as VirtioMem has them. page_size: of the front end's memory; None for the
     host's. node_id: the NUMA node of the region; None: none is told. packed: offer packed rings, too. file_offset,
-    discard: as VhostUserDevice has them. persistent_suspend: as VirtioMem has it. record: where the trace of what the
-    guest asks goes; None for no trace.
+    discard: as VhostUserDevice has them. persistent_suspend, prealloc_threads: as VirtioMem has them. record: where the
+    trace of what the guest asks goes; None for no trace.
     """
 
     path: str
@@ -61,15 +62,17 @@ class ServedRegionOptions:
     file_offset: int | None = None
     discard: bool = False
     persistent_suspend: bool = False
+    prealloc_threads: int = 1
     record: TextIO | None = None
 
 
 class ServedRegion(Resource):
-    """Listens from the beginning until close(). Nothing is mapped or open then.
+    """Serves from the beginning, in a thread of its own, until close(). Nothing is mapped or open then.
 
-    A guest that still runs keeps the memory that it has plugged, but has no device any more to unplug it from.
+    However long a guest's request takes, no other region waits for it. A guest that still runs keeps the memory that it
+    has plugged, but has no device any more to unplug it from.
 
-    source: the device, for an EventLoop. managed: the device, for a control socket.
+    managed: the device, for a control socket.
     """
 
     def __init__(
@@ -86,8 +89,8 @@ class ServedRegion(Resource):
 
         kernel: what maps the memory and reads event descriptors. coordination: the claims on the guest's memory.
         changed: called after every change that a status shows, from any thread. say: called with a line about each
-        thing that happens between front end, guest and device, unless there are too many; from any thread, with the
-        device's lock held: it must not wait for a reader.
+        thing that happens between front end, guest and device, unless there are too many; from any thread, with a lock
+        of the device held: it must not wait for a reader.
 
         Raises what SharedMemory, VirtioMem, DmaMapper and VhostUserDevice raise; nothing stays open then.
         """
@@ -104,6 +107,7 @@ class ServedRegion(Resource):
                     requested_size=options.requested_size,
                     node_id=options.node_id,
                     persistent_suspend=options.persistent_suspend,
+                    prealloc_threads=options.prealloc_threads,
                     coordination=coordination,
                     events=changes,
                     name=options.name,
@@ -115,7 +119,7 @@ class ServedRegion(Resource):
             stack.callback(memory.detach)
             for space in spaces:
                 stack.enter_context(joined(space, device.discards, device.section, coordination))
-            self.source = stack.enter_context(
+            source = stack.enter_context(
                 VhostUserDevice(
                     options.path,
                     device,
@@ -127,9 +131,15 @@ class ServedRegion(Resource):
                     discard=options.discard,
                 )
             )
+            stack.enter_context(Worker(f"serve {options.name}", [source], kernel=kernel, failed=guest.failed))
+            stack.callback(device.give_up)
             self.managed = ManagedDevice(device, guest, "vhost-user", memory.page_size, lambda: spaces)
             super().__init__()
             self._stack = stack.pop_all()
+
+    def give_up(self) -> None:
+        """Answer a PLUG that takes long BUSY, and every later one: close() is about to follow. Safe from any thread."""
+        self.managed.device.give_up()
 
     def _release(self) -> None:
         self._stack.close()
@@ -186,6 +196,10 @@ class _Guest(FrontEndEvents, Events):
 
     def disconnected(self, reason: str) -> None:
         self._become("no front end", f"the front end has left: {reason}")
+
+    def failed(self, error: Exception) -> None:
+        """A fault of ours: the region is not served any more. All others are."""
+        self._become("is served no more", f"served no more, by a fault of this server: {type(error).__name__}: {error}")
 
     def attached(self, size: int) -> None:
         self._in_the_way = None
