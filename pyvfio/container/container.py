@@ -7,6 +7,7 @@ import errno
 import os
 import uuid
 from collections.abc import Callable
+from functools import partial
 from typing import Self
 
 from pyvfio.abi import vfio
@@ -29,7 +30,7 @@ from pyvfio.device import Device
 from pyvfio.dma import MapCall, MappedRun, map_failure, tracks_already
 from pyvfio.errors import InvalidArgument, VfioError
 from pyvfio.explain import explain, is_refusal, no_iommu, open_failure
-from pyvfio.kernel import Kernel, LinuxKernel, is_registered
+from pyvfio.kernel import Descriptor, Kernel, LinuxKernel, is_registered
 from pyvfio.resource import Resource, require_kind
 from pyvfio.sysfs import vfio_device
 
@@ -44,8 +45,8 @@ class Container(LiveUpdate):
     Safe from several threads. A container has one lock, and each of its groups another one for itself and its devices:
     register accesses and interrupts do not wait for a long map_dma().
 
-    kernel: the kernel that the container was opened in. fd: its descriptor. path: the node that it was opened from.
-    iommu_type: the type that was chosen; None until the first group is attached.
+    kernel: the kernel that the container was opened in. descriptor: its descriptor. path: the node that it was opened
+    from. iommu_type: the type that was chosen; None until the first group is attached.
     """
 
     def __init__(
@@ -75,11 +76,12 @@ class Container(LiveUpdate):
         self._entered: set[Group] = set()
         self._restorers = Restorers()
         try:
-            self.fd = self.kernel.open(path, os.O_RDWR) if fd is None else fd
+            opened = self.kernel.open(path, os.O_RDWR) if fd is None else fd
         except OSError as error:
             raise open_failure(
                 error, "open container", path, "vfio", is_there=is_registered(self.kernel, path)
             ) from error
+        self.descriptor = Descriptor(opened, f"container {path}", partial(self.kernel.close, opened))
         super().__init__()
 
     @classmethod
@@ -100,6 +102,11 @@ class Container(LiveUpdate):
             container.close()
             raise
         return container
+
+    @property
+    def fd(self) -> int:
+        """The number of the descriptor, which is the container's until it is closed."""
+        return self.descriptor.number
 
     @property
     def name(self) -> str:
@@ -239,10 +246,11 @@ class Container(LiveUpdate):
     def mappings_left(self) -> int | None:
         """How many more mappings the kernel takes; None if it sets no limit or, before Linux 5.10, does not say.
 
-        Raises VfioError while no group is attached.
+        It waits for no map_dma() of another thread. Raises VfioError while no group is attached.
         """
-        with self._lock:
-            return self._ask_layout("mappings_left").mappings_left
+        self._known_info("mappings_left")
+        with self.descriptor.in_use() as fd:
+            return iommu_info(self.kernel, fd).mappings_left
 
     def track_dirty(self) -> ContainerDirtyTracking:
         """Begin to note which pages devices write; closing the result ends that. There is one at a time.
@@ -365,7 +373,7 @@ class Container(LiveUpdate):
         try:
             self._forget_mappings()
         finally:
-            self.kernel.close(self.fd)
+            self.descriptor.close()
 
     def __repr__(self) -> str:
         return f"<Container {self.path}{' closed' if self._closed else ''}>"

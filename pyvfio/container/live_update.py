@@ -20,7 +20,11 @@ class LiveUpdate(MappingSpace, ABC):
     fd: the container's descriptor.
     """
 
-    fd: int
+    @property
+    @abstractmethod
+    def fd(self) -> int:
+        """The number of the container's descriptor."""
+
 
     def invalidate_vaddrs(self) -> int:
         """Let every mapping live on without this process's addresses; return the bytes concerned.

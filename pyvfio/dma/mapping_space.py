@@ -62,7 +62,8 @@ class MappingSpace(Resource, AddressSpace, ABC):
 
     mappings() has all that the kernel has at any moment, whatever exception comes at whichever bytecode: what is to be
     mapped is entered, and its memory held, before the kernel is asked, and what is unmapped stays until the kernel has
-    confirmed it. An exception on the way has what can be undone undone; the rest is unconfirmed().
+    confirmed it. An exception on the way has what can be undone undone; the rest is unconfirmed(). Asking what is
+    mapped waits for no call that maps.
 
     kernel: the kernel whose calls are made.
     """
@@ -157,22 +158,18 @@ class MappingSpace(Resource, AddressSpace, ABC):
             return unmapped
 
     def mappings(self) -> tuple[MappedRun, ...]:
-        with self._lock:
-            return self._table.runs()
+        return self._table.runs()
 
     def mappings_in(self, iova: int, size: int) -> tuple[MappedRun, ...]:
         """What is mapped in the range, ascending; of a run that reaches over an end of it, the part inside."""
-        with self._lock:
-            return self._table.parts(iova, size)
+        return self._table.parts(iova, size)
 
     def mapping_cut_by(self, iova: int, size: int) -> MappedRun | None:
         """The run with a mapping that reaches over an end of the range; None if the range cuts no mapping."""
-        with self._lock:
-            return self._table.bisected(iova, size)
+        return self._table.bisected(iova, size)
 
     def unconfirmed(self) -> tuple[MappedRun, ...]:
-        with self._lock:
-            return self._table.doubted(0, END)
+        return self._table.doubted(0, END)
 
     @property
     def is_iommufd(self) -> bool:

@@ -340,7 +340,7 @@ class VirtioMem(Resource):
         self._telling.tell(self._events.config_changed, self._live.resize(requested_size))
 
     def _begin_request(self) -> Config:
-        """The config that the request which is to be carried out goes by. A subclass may extend it."""
+        """The config that a request goes by from its beginning. A subclass may extend it."""
         return self.config
 
     def _answer(self, request: Request) -> Response:

@@ -63,13 +63,13 @@ class RamDiscardManager:
 
     @property
     def known_divergences(self) -> tuple[Divergence, ...]:
-        """The divergences, without waiting for a change that is going on: those of before it then."""
-        if self.lock.acquire(blocking=False):
-            try:
-                return self.divergences
-            finally:
-                self.lock.release()
-        return self._known
+        """The divergences; those of before a change that is going on, for which it does not wait."""
+        if not self.lock.acquire(blocking=False):
+            return self._known
+        try:
+            return self.divergences
+        finally:
+            self.lock.release()
 
     @property
     def failures_to_tell(self) -> int:

@@ -30,8 +30,8 @@ class ManagerOptions:
     to VFIO. memory_kind: what backs the region. page_size: of huge pages; None for ordinary ones. region_size,
     block_size, requested_size: as VirtioMem has them. address: where the guest sees the region, guest-physical.
     one_container: whether all devices share one address space; otherwise each has its own. exercise: whether the first
-    device, an edu, does DMA to plugged blocks all the while. prealloc_threads: as VirtioMem has it. record: where the trace of the guest's requests goes; None
-    for no trace.
+    device, an edu, does DMA to plugged blocks all the while. prealloc_threads: as VirtioMem has it. record: where the
+    trace of the guest's requests goes; None for no trace.
     """
 
     kernel: Kernel
