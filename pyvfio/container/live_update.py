@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from abc import ABC
+from abc import ABC, abstractmethod
 from dataclasses import replace
 
 from pyvfio.abi import vfio
