@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Self, TypeVar
 
-from pyvfio.errors import ClosedError
+from pyvfio.errors import ClosedError, InvalidArgument
 from pyvfio.lifetime import are_waiting, collect, drop, lock_of
 
 R = TypeVar("R", bound="Resource")
@@ -251,6 +251,22 @@ def opened(kind: type[R], matches: Callable[[R], bool]) -> R | None:
         if isinstance(each, kind) and not each.closed and not each._inherited and matches(each):
             return each
     return None
+
+
+def held_here(holder: Resource) -> tuple[str, str]:
+    """That this process itself has open what can be open only once, by which object, and what to do about it."""
+    above = holder.outermost
+    owner = "" if above is holder else f" of {above!r}"
+    return (
+        f"this process has it open already: {holder!r}{owner}",
+        "Close that. If no name is left for it, a traceback or the last result of a REPL may refer to it",
+    )
+
+
+def require_kind(thing: object, kind: type[Resource], operation: str) -> None:
+    """Raise InvalidArgument unless thing is of a kind. operation: what was asked to be done with it."""
+    if not isinstance(thing, kind):
+        raise InvalidArgument(errno.EINVAL, operation, meaning=f"{thing!r} is no {kind.__name__}")
 
 
 def _attempt(step: Callable[[], object], failures: list[BaseException]) -> None:

@@ -7,26 +7,34 @@ import errno
 import os
 import uuid
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Self
 
 from pyvfio.abi import vfio
 from pyvfio.container.dirty import ContainerDirtyTracking
 from pyvfio.container.group import Group, attach_failure, take_out
-from pyvfio.container.info import IommuInfo, IommuType, iommu_info, is_of_iommufd, set_iommu, without_iommu
-from pyvfio.container.meanings import DETACH, INVALIDATE, not_waiting
+from pyvfio.container.info import (
+    IommuInfo,
+    IommuType,
+    has_iommu,
+    iommu_info,
+    is_of_iommufd,
+    require_container,
+    set_iommu,
+    without_iommu,
+)
+from pyvfio.container.live_update import LiveUpdate
+from pyvfio.container.meanings import DETACH
 from pyvfio.container.restorers import Restorers
 from pyvfio.device import Device
-from pyvfio.dma import Access, MapCall, MappedRun, MappingSpace, check_map_arguments, map_failure
+from pyvfio.dma import MapCall, MappedRun, map_failure, tracks_already
 from pyvfio.errors import InvalidArgument, VfioError
 from pyvfio.explain import explain, is_refusal, no_iommu, open_failure
 from pyvfio.kernel import Kernel, LinuxKernel, is_registered
-from pyvfio.memory import Memory
-from pyvfio.resource import Resource
+from pyvfio.resource import Resource, require_kind
 from pyvfio.sysfs import vfio_device
 
 
-class Container(MappingSpace):
+class Container(LiveUpdate):
     """The DMA address space of the groups that are attached to it. An AddressSpace.
 
     With path="/dev/iommu", or where iommufd provides /dev/vfio/vfio, it is a container of iommufd's compatibility. That
@@ -59,6 +67,10 @@ class Container(MappingSpace):
         self._wanted = iommu_type
         self._info: IommuInfo | None = None
         self._is_info_old = False
+        # Others may use the container beside this object, and keep it as it is.
+        self._is_shared = fd is not None
+        # How many mappings the kernel took when it had none; None if it did not say, or if others had chosen the IOMMU.
+        self._limit: int | None = None
         # The groups that the kernel may have put behind the IOMMU for this object.
         self._entered: set[Group] = set()
         self._restorers = Restorers()
@@ -80,18 +92,13 @@ class Container(MappingSpace):
         """
         container = cls(kernel=kernel, path=f"fd {fd}", iommu_type=iommu_type, fd=fd)
         try:
-            if container.kernel.ioctl(fd, vfio.VFIO_GET_API_VERSION) != vfio.VFIO_API_VERSION:
-                raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY))
+            require_container(container.kernel, fd)
             if iommu_type is not None:
                 container.iommu_type = iommu_type
                 container._info = iommu_info(container.kernel, fd)
-        except VfioError:
+        except BaseException:
             container.close()
             raise
-        except OSError as error:
-            container.close()
-            meaning = "it is no VFIO container"
-            raise VfioError(error.errno or errno.EIO, "container", {"fd": fd}, meaning) from error
         return container
 
     @property
@@ -106,7 +113,8 @@ class Container(MappingSpace):
         Raises what Group and attach() raise.
         """
         self.require_open()
-        group = Group(number, kernel=self.kernel, container=self)
+        # A child only when it is attached: what Ctrl-C keeps from getting a name here is dropped, and so closed.
+        group = Group(number, kernel=self.kernel)
         try:
             self.attach(group)
         except BaseException:
@@ -142,6 +150,7 @@ class Container(MappingSpace):
         failure leaves the group unattached, with the parent that it had, or of nobody if one of those has failed.
         Raises GroupNotViable, VfioError, and what those raise. Source: VFIO_GROUP_SET_CONTAINER, VFIO_SET_IOMMU.
         """
+        require_kind(group, Group, "attach group")
         with self._lock, self._lock_of(group):
             self.require_open()
             group.require_viable()
@@ -154,7 +163,8 @@ class Container(MappingSpace):
                     if not is_refusal(error):
                         raise
                     is_refused = True
-                    raise attach_failure(error, group) from error
+                    mixes = self.iommu_type is not None and (self.iommu_type is IommuType.NOIOMMU) != group.is_noiommu
+                    raise attach_failure(error, group, self, mixes=mixes) from error
                 self._require_iommu(group)
                 self._is_info_old = False
                 self._adopt(group)
@@ -166,16 +176,31 @@ class Container(MappingSpace):
         # Without a lock: they map, with locks of their own that come before this container's.
         try:
             self._restorers.call()
-        except BaseException:
-            self.detach(group)
+            self._require_attached(group)
+        except BaseException as error:
+            if not self.closed and group in self.groups:
+                try:
+                    self.detach(group)
+                except VfioError as failure:
+                    error.add_note(f"Taking group {group.number} out again failed too, it stays attached: {failure}")
             raise
+
+    def _require_attached(self, group: Group) -> None:
+        """Raise ClosedError or VfioError if one of those that map again has closed the container or the group, or taken
+        the group out."""
+        self.require_open()
+        group.require_open()
+        if group not in self.groups:
+            meaning = "what on_attach() was told to call has taken it out again"
+            raise VfioError(errno.ECANCELED, f"attach group {group.number}", meaning=meaning)
 
     def on_attach(self, restore: Callable[[], object]) -> None:
         """Have restore, a bound method, called whenever a group has been attached, before a device of it is opened.
 
         It may map again what went with the last group. What it raises refuses the group: it is taken out again, and
-        attach() raises it. No lock of the container is held then. The method goes with its object, which this does not
-        keep alive.
+        attach() raises it. No lock of the container is held then. If it closes the container or the group, or takes the
+        group out, attach() raises ClosedError or VfioError (ECANCELED). The method goes with its object, which this
+        does not keep alive. Raises InvalidArgument for anything but a bound method.
         """
         self._restorers.add(restore)
 
@@ -183,10 +208,12 @@ class Container(MappingSpace):
         """Take a group whose devices are all closed out of the container. It stays open, and is a child of nobody.
 
         Attach it again, here or elsewhere, or close it. As when a group is closed, mappings stay as long as another
-        group is attached; all of them, and the choice of IOMMU type, go with the last group. A failure changes nothing.
+        group is attached, here or by another process that has the container; all of them, and the choice of IOMMU type,
+        go with the last group. A failure changes nothing.
         Raises InvalidArgument if the group is not in this container, DeviceBusy while a device of it is open.
         Source: VFIO_GROUP_UNSET_CONTAINER.
         """
+        require_kind(group, Group, "detach group")
         with self._lock, self._lock_of(group):
             self.require_open()
             operation = f"detach group {group.number}"
@@ -221,86 +248,33 @@ class Container(MappingSpace):
         """Begin to note which pages devices write; closing the result ends that. There is one at a time.
 
         type1v2 has no help from hardware: every page that is mapped reads as dirty, always.
-        Raises VfioError where there is no dirty tracking: type1, and iommufd's compatibility.
+        Raises DeviceBusy while there is one, VfioError where there is no dirty tracking: type1, and iommufd's
+        compatibility.
         """
         with self._lock:
             info = self._layout("track_dirty")
+            tracking = (child for child in self._children if isinstance(child, ContainerDirtyTracking))
+            if any(child.is_on for child in tracking):
+                raise tracks_already(self.name)
             page_size = info.dirty_page_size or info.page_sizes[0]
             return ContainerDirtyTracking(self, self.fd, page_size, info.largest_dirty_bitmap or 0)
 
-    def invalidate_vaddrs(self) -> int:
-        """Let every mapping live on without this process's addresses; return the bytes concerned.
+    @property
+    def is_iommufd(self) -> bool:
+        return is_of_iommufd(self.kernel, self.fd)
 
-        This is the first step of a live update, in which another program takes the container over while its devices go
-        on with their DMA. The old program calls invalidate_vaddrs(), and passes on the descriptors of the container, of
-        its groups and devices, and of the files of its memory. The new one makes its own objects of them with from_fd()
-        and Memory, and calls update_vaddr() for each mapping. type1 only; an Iommufd has change_process() instead.
+    @property
+    def may_hold_mappings(self) -> bool:
+        return self._is_shared or super().may_hold_mappings
 
-        Pages stay pinned and devices go on with them. No group can be attached until update_vaddr() has given every
-        mapping an address again. Raises VfioError if the kernel cannot (before Linux 5.12) or if the addresses are
-        invalid already; nothing has changed then.
-        Source: VFIO_DMA_UNMAP_FLAG_VADDR, VFIO_UPDATE_VADDR; drivers/vfio/vfio_iommu_type1.c.
-        """
-        with self._lock:
-            self._require_updates("invalidate_vaddrs")
-            flags = vfio.VFIO_DMA_UNMAP_FLAG_VADDR | vfio.VFIO_DMA_UNMAP_FLAG_ALL
-            argument = vfio.vfio_iommu_type1_dma_unmap(flags=flags)
-            try:
-                self.kernel.ioctl(self.fd, vfio.VFIO_IOMMU_UNMAP_DMA, argument)
-            except OSError as error:
-                raise explain(error, "invalidate_vaddrs", {}, INVALIDATE) from error
-            return argument.size
+    def _map_call(self, run: MappedRun) -> MapCall:
+        return self._call(run, int(run.access))
 
-    def update_vaddr(
-        self, iova: int, memory: Memory, offset: int, size: int, *, granularity: int | None = None
-    ) -> None:
-        """Tell the kernel where in this process the memory under existing mappings is; they become this process's.
-
-        iova, size and granularity are as they were for map_dma(), and memory is the same file, passed on. The mappings
-        are in mappings() afterwards. A failure leaves the mappings without an address from the one on that it names.
-        Raises NotMapped if no such mapping waits for an address, InvalidArgument, ClosedError, MemlockExceeded.
-        Source: VFIO_DMA_MAP_FLAG_VADDR; see invalidate_vaddrs().
-        """
-        run = MappedRun(iova, size, memory, offset, Access.READ_WRITE, granularity)
-        with self._lock:
-            layout = self._require_updates("update_vaddr")
-            memory.require_open()
-            check_map_arguments(run, layout.page_sizes[0], layout.iova_ranges)
-            if self._table.bisected(iova, size):
-                raise not_waiting(iova, size, errno.EINVAL)
-            known = self._table.parts(iova, size)
-            # Before the kernel is asked: from then on it is this memory that must not go away.
-            self._table.doubt(iova, size)
-            self._table.put(iova, size, replace(run, access=known[0].access) if known else run)
-            call = self._map_call(run, vfio.VFIO_DMA_MAP_FLAG_VADDR)
-            try:
-                call.make(self.kernel)
-            except OSError as error:
-                done = run.size_of(call.made)
-                refused, left = iova + done, size - done
-                self._table.put(refused, left, *(old.part(refused, old.end) for old in known if old.end > refused))
-                self._table.trust(iova, size)
-                part = run.size_of(call.made + 1) - done
-                if error.errno in (errno.ENOENT, errno.EINVAL):
-                    raise not_waiting(refused, part, error.errno) from error
-                raise self._map_failure(error, run, refused, part, self.mapping_count) from error
-            self._table.trust(iova, size)
-
-    def _require_updates(self, operation: str) -> IommuInfo:
-        layout = self._layout(operation)
-        if not self.kernel.ioctl(self.fd, vfio.VFIO_CHECK_EXTENSION, vfio.VFIO_UPDATE_VADDR):
-            meaning = "this container cannot: it is iommufd's compatibility, has mediated devices, or the kernel is old"
-            raise VfioError(errno.EOPNOTSUPP, operation, {}, meaning, "An iommufd has change_process() instead")
-        return layout
-
-    def _map_call(self, run: MappedRun, flags: int | None = None) -> MapCall:
-        # Source: drivers/vfio/vfio_iommu_type1.c, vfio_dma_do_map.
-        argument = vfio.vfio_iommu_type1_dma_map(flags=int(run.access) if flags is None else flags)
-        address = run.memory.address + run.offset
-        return MapCall(run, self.fd, vfio.VFIO_IOMMU_MAP_DMA, argument, "vaddr", address, "size")
-
-    def _map_failure(self, error: OSError, run: MappedRun, iova: int, size: int, count: int) -> VfioError:
-        return map_failure(error, run, iova, size, count, self.kernel, per_user=is_of_iommufd(self.kernel, self.fd))
+    def _map_failure(
+        self, error: OSError, run: MappedRun, iova: int | None, size: int, count: int, operation: str = "map_dma"
+    ) -> VfioError:
+        held, per_user = (count, self._limit), self.is_iommufd
+        return map_failure(error, run, iova, size, self.kernel, held=held, per_user=per_user, operation=operation)
 
     def _unmap_ioctl(self, iova: int, size: int) -> int:
         # Source: drivers/vfio/vfio_iommu_type1.c, vfio_dma_do_unmap.
@@ -334,19 +308,16 @@ class Container(MappingSpace):
 
     def _require_iommu(self, group: Group) -> None:
         """Have an IOMMU, chosen now if this is the first group, and know its layout. Raises VfioError."""
-        if self.iommu_type is None:
-            self.iommu_type = set_iommu(self.kernel, self.fd, self._kinds(group), group.number)
-        if self.iommu_type is IommuType.NOIOMMU:
-            return
-        try:
-            self._info = iommu_info(self.kernel, self.fd)
-        except VfioError as error:
-            if error.errno != errno.EINVAL or self._info is None:
-                raise
+        if self.iommu_type is not None and not has_iommu(self.kernel, self.fd):
             # The last group has left unseen: in another process, or as an exception broke off what is done then.
             self._lose_iommu()
+        is_chosen_here = self.iommu_type is None
+        if self.iommu_type is None:
             self.iommu_type = set_iommu(self.kernel, self.fd, self._kinds(group), group.number)
+        if self.iommu_type is not IommuType.NOIOMMU:
             self._info = iommu_info(self.kernel, self.fd)
+            if is_chosen_here:
+                self._limit = self._info.mappings_left
 
     def _kinds(self, group: Group) -> tuple[IommuType, ...]:
         """The types to ask for, for a group, in this order."""
@@ -362,14 +333,20 @@ class Container(MappingSpace):
     def _group_gone(self) -> None:
         # What the group alone reserved can be used now.
         self._is_info_old = self._info is not None
-        if not self.groups:
+        if not self.groups and not self._is_kept_by_others():
             # With its last group the container loses its IOMMU: the next one has to choose it again.
             self._forget_mappings()
             self.iommu_type = self._info = None
 
+    def _is_kept_by_others(self) -> bool:
+        """Whether groups that other processes have put into the container keep its IOMMU, and with it all mappings."""
+        if self._inherited or self.iommu_type is None:
+            return False
+        # iommufd keeps its address space whether there are groups or not, and does not tell of others'.
+        return self._is_shared if self.is_iommufd else has_iommu(self.kernel, self.fd)
+
     def _forget_mappings(self) -> None:
-        # The last group took every mapping with it; where a copy of its descriptor lives on elsewhere, they must go by
-        # name.
+        # type1 has dropped every mapping with the last group; iommufd's compatibility does not.
         try:
             if not self._inherited:
                 self._unmap_all()

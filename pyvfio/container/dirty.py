@@ -2,12 +2,13 @@
 
 import ctypes
 import errno
+from contextlib import suppress
 from functools import partial
 
 from pyvfio.abi import vfio
 from pyvfio.abi.types import Argsz, struct, u32, u64
 from pyvfio.dma import DirtyBitmap, DirtyTracking, MappingSpace, bitmap_size, bits_of, stretches
-from pyvfio.errors import NotMapped
+from pyvfio.errors import ClosedError, NotMapped, VfioError
 from pyvfio.explain import explain
 
 
@@ -46,12 +47,28 @@ class ContainerDirtyTracking(DirtyTracking):
         """
         self._fd = fd
         self._kernel = space.kernel
-        self._command(vfio.VFIO_IOMMU_DIRTY_PAGES_FLAG_START, "start dirty tracking")
+        self._generation = space.generation
         try:
+            self._command(vfio.VFIO_IOMMU_DIRTY_PAGES_FLAG_START, "start dirty tracking")
             super().__init__(space, space, page_size, largest_bitmap * 8 * page_size)
-        except BaseException:
-            self._command(vfio.VFIO_IOMMU_DIRTY_PAGES_FLAG_STOP, "stop dirty tracking")
+        except BaseException as error:
+            with suppress(VfioError):
+                self._command(vfio.VFIO_IOMMU_DIRTY_PAGES_FLAG_STOP, "stop dirty tracking")
+            if isinstance(error, VfioError) and error.errno == errno.ENOTTY and not space.is_iommufd:
+                raise VfioError(errno.ENOTTY, "start dirty tracking", {}, *_TOO_OLD) from error
             raise
+
+    @property
+    def is_on(self) -> bool:
+        """Whether the kernel tracks for this object: until it is closed, or the container's last group has left."""
+        return not self.closed and self.space.generation == self._generation
+
+    def require_open(self) -> None:
+        """Raise ClosedError if tracking has ended: by close(), or with the last group of the container."""
+        super().require_open()
+        if not self.is_on:
+            meaning = "it ended when the last group left the container, and every mapping with it"
+            raise ClosedError(errno.EBADF, repr(self), meaning=meaning, advice="track_dirty() again")
 
     def unmap(self, iova: int, size: int) -> DirtyBitmap:
         """Unmap as unmap_dma does, and return what was written until then: nothing is lost in between.
@@ -97,10 +114,18 @@ class ContainerDirtyTracking(DirtyTracking):
             raise explain(error, operation, arguments, _MEANINGS) from error
 
     def _release(self) -> None:
-        if not self._inherited:
+        # What the IOMMU's driver was told to do ends with the last group. Another tracking may be on by now.
+        if self._inherited or self.space.generation != self._generation:
+            return
+        try:
             self._command(vfio.VFIO_IOMMU_DIRTY_PAGES_FLAG_STOP, "stop dirty tracking")
+        except VfioError as error:
+            # Only a container without an IOMMU refuses: its last group has left unseen, in another process.
+            if error.errno != errno.EINVAL:
+                raise
 
 
+_TOO_OLD = ("this kernel has no dirty tracking", "Linux 5.8 and later have")
 _MEANINGS = {
     errno.EACCES: ("type1 has no dirty tracking", "Open the container as type1v2"),
     errno.ENOTTY: (

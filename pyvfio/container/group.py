@@ -12,15 +12,22 @@ from typing import Self
 
 from pyvfio.abi import vfio
 from pyvfio.container.info import FIRMWARE
-from pyvfio.container.meanings import ATTACH
+from pyvfio.container.meanings import (
+    ATTACH,
+    ATTACH_MAPPED,
+    MIXED,
+    OPEN_DEVICE,
+    OPEN_DEVICE_IOMMUFD,
+    OPEN_DEVICE_MAPPED,
+)
 from pyvfio.device import Device, DeviceGroup
 from pyvfio.dma import MappingSpace
 from pyvfio.errors import DeviceBusy, DeviceNotBound, GroupBusy, GroupNotViable, VfioError, VfTokenRefused
 from pyvfio.explain import Meanings, explain, no_raw_io, permit
 from pyvfio.kernel import Descriptor, Kernel, LinuxKernel
 from pyvfio.reserved import firmware_claim
-from pyvfio.resource import Resource, collected, opened
-from pyvfio.sysfs import blocking_members, group_members
+from pyvfio.resource import Resource, collected, held_here, opened, require_kind
+from pyvfio.sysfs import blocking_members, group_members, vfio_device
 
 
 class Group(DeviceGroup):
@@ -49,7 +56,7 @@ class Group(DeviceGroup):
         fd, is_noiommu: a descriptor that is open already, and whether it is noiommu-NUMBER's; see from_fd.
         Raises GroupBusy, DeviceNotBound, or VfioError that says why the node cannot be opened.
         """
-        self.kernel = kernel or (container.kernel if container else LinuxKernel())
+        self.kernel = kernel or (container.kernel if isinstance(container, MappingSpace) else LinuxKernel())
         self.number = number
         self.is_noiommu = is_noiommu
         self.path = f"/dev/vfio/{'noiommu-' if is_noiommu else ''}{number}"
@@ -59,6 +66,8 @@ class Group(DeviceGroup):
             raise self._open_failure(error) from error
         self.descriptor = Descriptor(opened_fd, f"group {number}", partial(self.kernel.close, opened_fd))
         try:
+            if container is not None:
+                require_kind(container, MappingSpace, f"open group {number}")
             super().__init__(container)
         except BaseException:
             self.descriptor.close()
@@ -144,24 +153,41 @@ class Group(DeviceGroup):
             return self.kernel.ioctl(self.fd, vfio.VFIO_GROUP_GET_DEVICE_FD, name)
         except OSError as error:
             code = error.errno or errno.EIO
+            operation = f"open device {address}"
             if code == errno.ENODEV:
-                raise DeviceNotBound(
-                    code,
-                    f"open device {address}",
-                    meaning=f"no such device of group {self.number} is bound to a VFIO driver",
-                    advice=f"pyvfio bind {address}",
-                ) from error
+                raise self._not_here(address) from error
             if code == errno.EACCES:
                 raise VfTokenRefused.at_open(address, given=vf_token is not None) from error
+            if code == errno.EPERM and self.is_noiommu:
+                raise no_raw_io(operation) from error
             if code == errno.EPERM and not self.viable:
                 # Only iommufd's compatibility finds out so late.
                 raise self.not_viable() from error
-            refused = {**_OPEN_DEVICE}
+            refused = {**self._open_meanings()}
             if code == errno.EINVAL and not self.attached:
                 refused[code] = ("the group is not attached to a container", "Container.attach() it first")
             elif code == errno.EINVAL and vf_token:
                 refused[code] = ("it takes no VF token", "Open it without")
-            raise explain(error, f"open device {address}", {}, refused) from error
+            raise explain(error, operation, {}, refused) from error
+
+    def _not_here(self, address: str) -> DeviceNotBound:
+        """Why the kernel knows no device of this name in the group."""
+        meaning = f"no such device of group {self.number} is bound to a VFIO driver"
+        advice = f"pyvfio bind {address}"
+        with suppress(OSError):
+            found = vfio_device(self.kernel, address)
+            if found.group != self.number:
+                meaning, advice = f"it is in group {found.group}, not in {self.number}", f"Open group {found.group}"
+            elif found.address != address:
+                meaning, advice = f"the group calls it {found.address}", f"open_device({found.address!r})"
+        return DeviceNotBound(errno.ENODEV, f"open device {address}", meaning=meaning, advice=advice)
+
+    def _open_meanings(self) -> Meanings:
+        """What the kernel's refusals to open a device mean in this container."""
+        container = self.outermost
+        if not isinstance(container, MappingSpace) or not container.is_iommufd:
+            return OPEN_DEVICE
+        return OPEN_DEVICE_MAPPED if container.may_hold_mappings else OPEN_DEVICE_IOMMUFD
 
     def _status(self) -> int:
         self.require_open()
@@ -208,10 +234,7 @@ class Group(DeviceGroup):
         if holder is None:
             meaning = "it is open already, in another process or through a descriptor that no object here owns"
             return GroupBusy(errno.EBUSY, operation, meaning=meaning, advice="Close it there")
-        above = holder.outermost
-        owner = "" if above is holder else f" of {above!r}"
-        meaning = f"this process has it open already: {holder!r}{owner}"
-        advice = "Close that. If no name is left for it, a traceback or the last result of a REPL may refer to it"
+        meaning, advice = held_here(holder)
         return GroupBusy(errno.EBUSY, operation, meaning=meaning, advice=advice)
 
     def _open_failure(self, error: OSError) -> VfioError:
@@ -277,34 +300,24 @@ def take_out(group: Group, error: BaseException) -> bool:
     return True
 
 
-def attach_failure(error: OSError, group: Group) -> VfioError:
-    """The error to raise for the kernel's refusal to put a group into a container."""
+def attach_failure(error: OSError, group: Group, container: MappingSpace, *, mixes: bool) -> VfioError:
+    """The error to raise for the kernel's refusal to put a group into a container.
+
+    mixes: whether one of the group and the container has an IOMMU, and the other one has none.
+    """
     code = error.errno or errno.EIO
     operation = f"attach group {group.number}"
     if code in (errno.EPERM, errno.EBUSY) and not group.viable:
         return group.not_viable()
+    if code == errno.EINVAL and group.attached:
+        above = group.outermost
+        which = "" if above is group else f": {above!r}"
+        where = "in this container already" if above is container else f"in a container already{which}"
+        return VfioError(code, operation, meaning=f"it is {where}", advice="detach() it there first")
+    if code == errno.EPERM and mixes:
+        return VfioError(code, operation, {}, *MIXED[group.is_noiommu])
+    if code == errno.EPERM and group.is_noiommu:
+        return no_raw_io(operation)
     if code in FIRMWARE and (claim := firmware_claim(group.kernel, group.number, operation)):
         return claim
-    return explain(error, operation, {}, ATTACH)
-
-
-_OPEN_DEVICE: Meanings = {
-    errno.EINVAL: (
-        "its driver cannot open it, or another device of its group is attached to another address space",
-        "The kernel's log may say more: dmesg",
-    ),
-    errno.EPERM: (
-        "it has no IOMMU and this process no CAP_SYS_RAWIO, or the platform cannot remap interrupts",
-        "Run it as root; if every device is trusted: modprobe iommufd allow_unsafe_interrupts=1",
-    ),
-    errno.EBUSY: ("something else uses it, or has it as one of several that are reset together", "Close it there"),
-    errno.EADDRINUSE: (
-        "its IOMMU reserves addresses that are mapped in the container already",
-        "Open devices first, then map inside iova_ranges",
-    ),
-    errno.EFAULT: ("some of what is mapped in the container cannot be pinned for it", "Populate memory before mapping"),
-    errno.ENOMEM: (
-        "pinning what is mapped in the container exceeds RLIMIT_MEMLOCK or the memory there is",
-        "Unmap some, or raise the limit: ulimit -l, LimitMEMLOCK= or prlimit --memlock",
-    ),
-}
+    return explain(error, operation, {}, ATTACH_MAPPED if container.may_hold_mappings else ATTACH)

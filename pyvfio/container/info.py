@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pyvfio.abi import iommufd, vfio
-from pyvfio.container.meanings import GET_INFO, SET_IOMMU
+from pyvfio.container.meanings import GET_INFO, NOIOMMU_OFF, SET_IOMMU
 from pyvfio.dma import END, IovaRange
 from pyvfio.errors import VfioError
-from pyvfio.explain import explain
+from pyvfio.explain import explain, no_raw_io
 from pyvfio.kernel import Kernel, chain, host_page_size, query
 from pyvfio.reserved import firmware_claim
 
@@ -81,6 +81,27 @@ def iommu_info(kernel: Kernel, fd: int) -> IommuInfo:
     )
 
 
+def has_iommu(kernel: Kernel, fd: int) -> bool:
+    """Whether the container with the descriptor fd has an IOMMU, as it has from VFIO_SET_IOMMU until its last group has
+    left. What type it is does not matter."""
+    try:
+        kernel.ioctl(fd, vfio.VFIO_IOMMU_GET_INFO, vfio.vfio_iommu_type1_info())
+    except OSError as error:
+        # Any other answer comes from the IOMMU's driver.
+        return error.errno != errno.EINVAL
+    return True
+
+
+def require_container(kernel: Kernel, fd: int) -> None:
+    """Raise VfioError if the descriptor fd is no container's."""
+    try:
+        is_one = kernel.ioctl(fd, vfio.VFIO_GET_API_VERSION) == vfio.VFIO_API_VERSION
+    except OSError as error:
+        raise VfioError(error.errno or errno.EIO, "container", {"fd": fd}, "it is no VFIO container") from error
+    if not is_one:
+        raise VfioError(errno.ENOTTY, "container", {"fd": fd}, "it is no VFIO container")
+
+
 def set_iommu(kernel: Kernel, fd: int, kinds: Sequence[IommuType], group: int) -> IommuType:
     """Choose the first of kinds that the container with the descriptor fd can be; return it. Raises VfioError.
 
@@ -90,15 +111,18 @@ def set_iommu(kernel: Kernel, fd: int, kinds: Sequence[IommuType], group: int) -
     """
     for kind in kinds:
         if kernel.ioctl(fd, vfio.VFIO_CHECK_EXTENSION, kind) > 0:
+            operation = f"set IOMMU {kind.name}"
             try:
                 kernel.ioctl(fd, vfio.VFIO_SET_IOMMU, kind)
             except OSError as error:
-                operation = f"set IOMMU {kind.name}"
+                if error.errno == errno.EPERM and kind is IommuType.NOIOMMU:
+                    raise no_raw_io(operation) from error
                 if error.errno in FIRMWARE and (claim := firmware_claim(kernel, group, operation)):
                     raise claim from error
                 raise explain(error, operation, {}, SET_IOMMU) from error
             return kind
-    raise VfioError(errno.ENODEV, "set IOMMU", {}, *SET_IOMMU[errno.ENODEV])
+    meaning, advice = SET_IOMMU[errno.ENODEV] if IommuType.NOIOMMU not in kinds else NOIOMMU_OFF
+    raise VfioError(errno.ENODEV, "set IOMMU", {}, meaning, advice)
 
 
 def without_iommu(kernel: Kernel, fd: int, operation: str) -> VfioError:

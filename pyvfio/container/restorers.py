@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import weakref
 from collections.abc import Callable
+from types import MethodType
+
+from pyvfio.errors import InvalidArgument
 
 
 class Restorers:
@@ -13,7 +17,13 @@ class Restorers:
         self._methods: list[weakref.WeakMethod[Callable[[], object]]] = []
 
     def add(self, restore: Callable[[], object]) -> None:
-        """Have restore, a bound method, called from now on. Its object is not kept alive."""
+        """Have restore, a bound method, called from now on. Its object is not kept alive.
+
+        Raises InvalidArgument for anything but a bound method.
+        """
+        if not isinstance(restore, MethodType):
+            meaning = f"{restore!r} is no bound method, which goes with its object"
+            raise InvalidArgument(errno.EINVAL, "on_attach", meaning=meaning)
         self._methods.append(weakref.WeakMethod(restore))
 
     def call(self) -> None:

@@ -1,10 +1,10 @@
 """What every kind of address space has: mappings, device addresses, dirty pages, and reasons to refuse a mapping."""
 
 from pyvfio.dma.address_space import Access, AddressSpace, AttachesGroups, IovaRange, MappedRun
-from pyvfio.dma.dirty import DirtyBitmap, DirtyTracking, bitmap_of, bitmap_size, bits_of, stretches
+from pyvfio.dma.dirty import DirtyBitmap, DirtyTracking, bitmap_of, bitmap_size, bits_of, stretches, tracks_already
 from pyvfio.dma.iova import Fit, IovaAllocator
 from pyvfio.dma.map_call import MapCall
-from pyvfio.dma.mapping_space import END, DmaCalls, MappingSpace
+from pyvfio.dma.mapping_space import END, DmaCalls, Layout, MappingSpace
 from pyvfio.dma.refusals import check_map_arguments, check_target, map_failure
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Fit",
     "IovaAllocator",
     "IovaRange",
+    "Layout",
     "MapCall",
     "MappedRun",
     "MappingSpace",
@@ -28,4 +29,5 @@ __all__ = [
     "check_target",
     "map_failure",
     "stretches",
+    "tracks_already",
 ]

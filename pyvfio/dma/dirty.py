@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pyvfio.dma.address_space import IovaRange, MappedRun
-from pyvfio.errors import InvalidArgument, NotMapped
+from pyvfio.errors import DeviceBusy, InvalidArgument, NotMapped
 from pyvfio.resource import Resource
 
 if TYPE_CHECKING:
@@ -104,9 +104,18 @@ class DirtyTracking(Resource, ABC):
             meaning = f"it would cut a mapping of {cut.iova:#_x}-{cut.end - 1:#_x}"
             raise NotMapped(errno.EINVAL, "read dirty bitmap", arguments, meaning, "Ask for mappings as a whole")
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self.space!r}{' closed' if self._closed else ''}>"
+
     @abstractmethod
     def _read(self, iova: int, size: int) -> int:
         """Ask the kernel for the bits of a stretch without holes, and clear them. Raises VfioError."""
+
+
+def tracks_already(name: str) -> DeviceBusy:
+    """The error for a second DirtyTracking. name: of what is tracked."""
+    meaning = f"{name} tracks already: there is one at a time"
+    return DeviceBusy(errno.EBUSY, "track_dirty", meaning=meaning, advice="Close that first, or read it")
 
 
 def bitmap_size(size: int, page_size: int) -> int:

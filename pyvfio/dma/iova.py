@@ -83,16 +83,25 @@ class IovaAllocator:
             if (aligned := -(-(start or lowest) // alignment) * alignment) + size <= end
         ]
         if not fitting:
+            meaning, advice = self._no_room(size)
             raise OutsideIovaRanges(
-                errno.ENOSPC,
-                "allocate iova",
-                {"size": size, "alignment": alignment},
-                f"no hole has room: {self.free_bytes:#_x} bytes are free, the largest hole has {self.largest_hole:#_x}",
-                "Free some, or ask for less alignment",
+                errno.ENOSPC, "allocate iova", {"size": size, "alignment": alignment}, meaning, advice
             )
         iova = fitting[0][1] if self.fit is Fit.FIRST else min(fitting)[1]
         self._take(iova, size)
         return iova
+
+    def _no_room(self, size: int) -> tuple[str, str]:
+        """Why no hole has room, and what to do about it."""
+        free = f"{self.free_bytes:#_x} bytes are free, the largest hole has {self.largest_hole:#_x}"
+        if not self.allow_zero and self._free and self._free[0][0] == 0 and self._free[0][1] >= size:
+            return (
+                f"no hole has room but that at 0, an address that is kept back: {free}",
+                "Free some, or allow_zero=True",
+            )
+        if self.largest_hole < size:
+            return f"no hole has room: {free}", "Free some"
+        return f"no hole has room at such an address: {free}", "Free some, or ask for less alignment"
 
     def reserve(self, iova: int, size: int) -> None:
         """Take these size bytes at iova, so that allocate() does not give them out. free() gives them back.

@@ -15,7 +15,6 @@ from pyvfio.dma.refusals import (
     already_mapped,
     check_map_arguments,
     check_target,
-    map_failure,
     short_unmap,
     unmap_failure,
 )
@@ -91,7 +90,7 @@ class MappingSpace(Resource, AddressSpace, ABC):
         *,
         granularity: int | None = None,
     ) -> None:
-        check_target(memory, iova, size)
+        check_target(memory, "map_dma", iova, size)
         run = MappedRun(iova, size, memory, offset, access, granularity)
         with self._lock:
             layout = self._layout("map_dma")
@@ -176,6 +175,16 @@ class MappingSpace(Resource, AddressSpace, ABC):
             return self._table.doubted(0, END)
 
     @property
+    def is_iommufd(self) -> bool:
+        """Whether an iommufd is behind it, which pins what is mapped only when there is a device."""
+        return False
+
+    @property
+    def may_hold_mappings(self) -> bool:
+        """Whether the kernel may have something mapped here, through this object or another user of the descriptor."""
+        return self._table.count > 0
+
+    @property
     def generation(self) -> int:
         return self._generation
 
@@ -216,12 +225,15 @@ class MappingSpace(Resource, AddressSpace, ABC):
     def _unmap_everything_ioctl(self) -> int:
         """Ask the kernel to unmap all addresses; return how many bytes it says were. Raises OSError as it does."""
 
-    def _map_failure(self, error: OSError, run: MappedRun, iova: int, size: int, count: int) -> VfioError:
+    @abstractmethod
+    def _map_failure(
+        self, error: OSError, run: MappedRun, iova: int | None, size: int, count: int, operation: str = "map_dma"
+    ) -> VfioError:
         """The kernel's refusal in words, of the mapping of run that has size bytes at iova.
 
-        count: how many mappings the address space holds.
+        iova: None if the kernel was to choose it. count: how many mappings the address space holds. operation: what was
+        asked for.
         """
-        return map_failure(error, run, iova, size, count, self.kernel)
 
     def _map(self, run: MappedRun) -> None:
         """Make every mapping of run, in ascending order, or none."""

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 
-from pyvfio.dma.address_space import IovaRange, MappedRun
+from pyvfio.dma.address_space import Access, IovaRange, MappedRun
 from pyvfio.errors import (
     AlreadyMapped,
     InvalidArgument,
@@ -22,19 +22,24 @@ from pyvfio.kernel import Kernel, memlock_if_known
 from pyvfio.memory import DmaTarget
 
 
-def check_map_arguments(run: MappedRun, page_size: int, iova_ranges: tuple[IovaRange, ...]) -> None:
+def check_map_arguments(
+    run: MappedRun, page_size: int, iova_ranges: tuple[IovaRange, ...], operation: str = "map_dma"
+) -> None:
     """Check what every kernel would refuse to map.
 
-    page_size: the IOMMU's smallest, in bytes. iova_ranges: where mappings may lie.
+    page_size: the IOMMU's smallest, in bytes. iova_ranges: where mappings may lie. operation: what was asked for.
     Raises InvalidArgument, or OutsideIovaRanges for a run outside iova_ranges.
     """
 
     def refuse(meaning: str, advice: str = "", kind: type[VfioError] = InvalidArgument) -> VfioError:
         arguments = {"iova": run.iova, "offset": run.offset, "size": run.size}
-        return kind(errno.EINVAL, "map_dma", arguments, meaning, advice)
+        return kind(errno.EINVAL, operation, arguments, meaning, advice)
 
-    if not int(run.access) & 3:
-        raise refuse("access must allow reading, writing or both")
+    numbers = (run.iova, run.offset, run.size, 0 if run.granularity is None else run.granularity)
+    if not all(isinstance(number, int) for number in numbers):
+        raise refuse("iova, offset, size and granularity are numbers of bytes, whole ones")
+    if not _allows_something(run.access):
+        raise refuse("access must be an Access that allows reading, writing or both")
     if run.size <= 0 or (run.iova | run.offset | run.size) % page_size:
         raise refuse(f"iova, offset and size must be multiples of the IOMMU's page size {page_size:#_x}")
     if run.offset < 0 or run.offset + run.size > run.memory.size:
@@ -50,13 +55,21 @@ def check_map_arguments(run: MappedRun, page_size: int, iova_ranges: tuple[IovaR
         )
 
 
-def check_target(memory: object, iova: int, size: int) -> None:
-    """Raise InvalidArgument for what is no DmaTarget."""
+def _allows_something(access: object) -> bool:
+    return isinstance(access, Access) and bool(access & Access.READ_WRITE)
+
+
+def check_target(memory: object, operation: str, iova: int | None, size: int) -> None:
+    """Raise InvalidArgument for what is no DmaTarget.
+
+    operation, iova, size: what was asked for; None where no address was.
+    """
     if not isinstance(memory, DmaTarget):
+        arguments = {"size": size} if iova is None else {"iova": iova, "size": size}
         raise InvalidArgument(
             errno.EINVAL,
-            "map_dma",
-            {"iova": iova, "size": size},
+            operation,
+            arguments,
             f"{memory!r} is no memory that devices can be let reach",
             "Memory, SharedMemory and, for a BAR of another device, BarMemory are",
         )
@@ -89,29 +102,35 @@ def short_unmap(iova: int, size: int, unmapped: int, expected: int, remaining: i
 
 
 def map_failure(
-    error: OSError, run: MappedRun, iova: int, size: int, count: int, kernel: Kernel, *, per_user: bool = False
+    error: OSError,
+    run: MappedRun,
+    iova: int | None,
+    size: int,
+    kernel: Kernel,
+    *,
+    held: tuple[int, int | None],
+    per_user: bool = False,
+    operation: str = "map_dma",
 ) -> VfioError:
     """The kernel's refusal in words, of the mapping of run that has size bytes at iova.
 
-    count: how many mappings the address space holds. per_user: whether pinned memory may be charged to the user for all
-    of the user's processes together, as an iommufd charges it.
+    iova: None if the kernel was to choose it. held: how many mappings were made through this object and are there, and
+    how many there may be in all; None if that is not known. per_user: whether pinned memory may be charged to the user
+    for all of the user's processes together, as an iommufd charges it. operation: what was asked for.
     """
     code = error.errno or errno.EIO
-    arguments = {"iova": iova, "size": size}
+    arguments = {"size": size} if iova is None else {"iova": iova, "size": size}
+    before = 0 if iova is None else iova - run.iova
     if known := run.memory.refusal(code):
-        return MemoryUnavailable(code, "map_dma", arguments, *known)
+        return MemoryUnavailable(code, operation, arguments, *known)
 
     def refusal(kind: type[VfioError], meaning: str, advice: str) -> VfioError:
-        return kind(code, "map_dma", arguments, meaning, advice)
+        return kind(code, operation, arguments, meaning, advice)
 
     match code:
         case errno.ENOSPC:
-            return refusal(
-                MappingLimitReached,
-                f"the container holds {count} mappings, its limit since it was opened "
-                "(vfio_iommu_type1.dma_entry_limit)",
-                _fitting_blocks(run, replace(run, size=iova - run.iova).mappings if iova > run.iova else 0),
-            )
+            made = replace(run, size=before).mappings if before else 0
+            return refusal(MappingLimitReached, _limit_reached(*held), _fitting_blocks(run, made))
         case errno.EEXIST:
             return refusal(
                 AlreadyMapped,
@@ -135,16 +154,33 @@ def map_failure(
                     "Raise it: ulimit -l, LimitMEMLOCK= or prlimit --memlock; or, as root, have the process charged: "
                     "Iommufd.rlimit_mode",
                 )
+            is_populated = run.memory.is_populated(run.offset + before, size)
             return refusal(
                 MemoryUnavailable,
                 "no memory left to pin the pages, or for the IOMMU's page tables",
-                "Populate the memory first, which says what is missing; or raise this memory cgroup's limit",
+                "Free memory, or raise this memory cgroup's limit"
+                if is_populated
+                else "Populate the memory first, which says what is missing; or raise this memory cgroup's limit",
+            )
+        case errno.EFAULT if run.memory.is_populated(run.offset + before, size):
+            return refusal(
+                MemoryUnavailable,
+                "every page of it is there, and the kernel does not pin them for devices with this access",
+                "Memory of kind MEMFD, or a file of tmpfs or hugetlbfs, can be pinned; a shared file of a disk can be "
+                "read by devices only (Linux 6.5 and later)",
             )
         case errno.EFAULT:
             return refusal(
                 MemoryUnavailable,
                 "the pages cannot be pinned: not populated and none to be had, or not accessible as asked",
                 "Populate the memory first, which says what is missing",
+            )
+        case errno.EINVAL if operation == "map_dma":
+            # The layout was asked for again: see MappingSpace.
+            return refusal(
+                OutsideIovaRanges,
+                "it lies inside iova_ranges, and the IOMMU's driver cannot map it all the same",
+                "The kernel's log may say more: dmesg",
             )
         case errno.EINVAL | errno.EOVERFLOW | errno.EADDRINUSE:
             return refusal(
@@ -164,6 +200,15 @@ def map_failure(
                 f"the kernel or the IOMMU driver refused ({os.strerror(code)})",
                 "The kernel's log may say more: dmesg",
             )
+
+
+def _limit_reached(made: int, limit: int | None) -> str:
+    """That there is no room for another mapping. made: how many are this object's. limit: how many there may be."""
+    source = "(vfio_iommu_type1.dma_entry_limit)"
+    if made == limit:
+        return f"the container holds {made} mappings, its limit since it was opened {source}"
+    most = "as many mappings as it may since it was opened" if limit is None else f"{limit} mappings, its limit"
+    return f"the container holds {most} {source}: {made} were made through this object, others by other users of it"
 
 
 def unmap_failure(error: OSError, arguments: Mapping[str, object]) -> VfioError:

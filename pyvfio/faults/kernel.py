@@ -16,6 +16,7 @@ from pyvfio.lifetime import lock_of
 
 T = TypeVar("T")
 
+_GIVE_DESCRIPTORS = (vfio.VFIO_GROUP_GET_DEVICE_FD, vfio.VFIO_DEVICE_GET_GFX_DMABUF)
 _TOLD_FROM_MEMORY = (vfio.VFIO_DEVICE_GET_INFO, vfio.VFIO_DEVICE_GET_REGION_INFO, vfio.VFIO_DEVICE_GET_IRQ_INFO)
 
 
@@ -53,7 +54,7 @@ class FaultyKernel:
         return self.kernel.name
 
     def open(self, path: str, flags: int) -> int:
-        fd = self._call("open", self.kernel.open, path, flags)
+        fd = self._opening("open", self.kernel.open, path, flags)
         self._devices.opened(fd, path)
         return fd
 
@@ -62,7 +63,7 @@ class FaultyKernel:
         self._devices.closed(fd)
 
     def dup(self, fd: int) -> int:
-        other = self._call("dup", self.kernel.dup, fd)
+        other = self._opening("dup", self.kernel.dup, fd)
         self._devices.duplicated(fd, other)
         return other
 
@@ -92,8 +93,8 @@ class FaultyKernel:
         if short is not None and not _shorten(argument, short.size):
             return 0
         result = self.kernel.ioctl(fd, request, argument)
+        self._after_opening(due, result) if request in _GIVE_DESCRIPTORS else _after(due)
         self._devices.called(request, argument, result)
-        _after(due)
         return result
 
     def listdir(self, path: str) -> list[str]:
@@ -133,7 +134,7 @@ class FaultyKernel:
         self._call("munlock", self.kernel.munlock, address, length)
 
     def memfd_create(self, name: str, flags: int) -> int:
-        return self._call("memfd_create", self.kernel.memfd_create, name, flags)
+        return self._opening("memfd_create", self.kernel.memfd_create, name, flags)
 
     def ftruncate(self, fd: int, length: int) -> None:
         self._call("ftruncate", self.kernel.ftruncate, fd, length)
@@ -146,7 +147,7 @@ class FaultyKernel:
         return self._devices.window(address, window)
 
     def eventfd(self, initial: int, flags: int) -> int:
-        return self._call("eventfd", self.kernel.eventfd, initial, flags)
+        return self._opening("eventfd", self.kernel.eventfd, initial, flags)
 
     def poll(self, fds: Sequence[int], timeout: float | None) -> list[int]:
         return self._call("poll", self.kernel.poll, fds, timeout)
@@ -160,6 +161,21 @@ class FaultyKernel:
         result = function(*arguments)
         _after(due)
         return result
+
+    def _opening(self, name: str, function: Callable[..., int], *arguments: object) -> int:
+        """A call that returns a new descriptor."""
+        due = self._before(Call(name))
+        fd = function(*arguments)
+        self._after_opening(due, fd)
+        return fd
+
+    def _after_opening(self, due: Sequence[Rule], fd: int) -> None:
+        """As _after(), for a call that has returned a new descriptor: nobody else could close it any more."""
+        try:
+            _after(due)
+        except BaseException:
+            self.kernel.close(fd)
+            raise
 
     def _require(self, fd: int) -> None:
         """Raises OSError(ENODEV) for a descriptor of a device that is gone."""

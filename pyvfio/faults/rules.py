@@ -54,7 +54,8 @@ class ShortUnmap(Rule):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interrupt(Rule):
-    """An exception comes out of the call that is not the kernel's, as from a signal handler.
+    """An exception comes out of the call that is not the kernel's, as from a signal handler. A call that returns a new
+    descriptor has closed it then.
 
     is_made: whether the kernel was asked, and has answered with success, by then. error: the exception's type.
     """

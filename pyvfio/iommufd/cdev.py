@@ -17,8 +17,10 @@ from pyvfio.iommufd.iommufd import Iommufd, explain_iommufd
 from pyvfio.iommufd.object import IommufdObject
 from pyvfio.kernel import Kernel
 from pyvfio.reserved import firmware_claim
-from pyvfio.resource import Resource, collected
+from pyvfio.resource import Resource, collected, held_here, opened, require_kind
 from pyvfio.sysfs import blocking_members, character_device, group_node, is_noiommu, vfio_device
+
+_ELSEWHERE = "in another process or through a descriptor that no object here owns"
 
 
 def cdev_node(kernel: Kernel, address: str) -> str:
@@ -71,6 +73,7 @@ class CdevDevice(Device, IommufdDevice):
         A failure leaves nothing open.
         Source: VFIO_DEVICE_BIND_IOMMUFD; drivers/vfio/device_cdev.c.
         """
+        require_kind(iommufd, Iommufd, f"open device {address}")
         self._is_noiommu = unsafe_noiommu
         kernel = iommufd.kernel
         try:
@@ -196,19 +199,27 @@ def _bind_failure(error: OSError, kernel: Kernel, address: str, vf_token: uuid.U
         and (claim := firmware_claim(kernel, group, operation))
     ):
         return claim
+    holder = opened(Resource, lambda other: _is_in_the_way(other, kernel, address))
     match code:
+        case errno.EINVAL if holder is not None:
+            meaning, advice = held_here(holder)
+            return DeviceBusy(code, operation, meaning=meaning, advice=advice)
         case errno.EBUSY:
             node = "" if group is None else f" as {group_node(kernel, group)}"
-            meaning = f"its group {group} is open{node}, here or in another process"
-            return DeviceBusy(code, operation, meaning=meaning, advice="Close it there: a device is opened in one way")
+            who, advice = (_ELSEWHERE, "Close it there") if holder is None else held_here(holder)
+            meaning = f"its group {group} is open{node}, so the device is not opened by its own: {who}"
+            return DeviceBusy(code, operation, meaning=meaning, advice=advice)
         case errno.ENOTTY:
             meaning = "the descriptor is not of a device's own node"
             return VfioError(code, operation, meaning=meaning, advice="Open one in /dev/vfio/devices")
         case errno.EINVAL if vf_token:
-            meaning = "it is open already, it takes no VF token, or nodes take none on this kernel (before Linux 6.17)"
+            meaning = (
+                f"it is open already, {_ELSEWHERE}, it takes no VF token, or nodes take none on this kernel (before "
+                "Linux 6.17)"
+            )
             return VfioError(code, operation, meaning=meaning)
         case errno.EINVAL:
-            meaning = "it is open already, here or in another process, or its DMA is not coherent with the caches"
+            meaning = f"it is open already, {_ELSEWHERE}, or its DMA is not coherent with the caches"
             return DeviceBusy(code, operation, meaning=meaning, advice="Close it there: a node gives one user access")
         case errno.EPERM:
             blocking = [] if group is None else blocking_members(kernel, group)

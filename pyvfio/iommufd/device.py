@@ -12,6 +12,7 @@ from pyvfio.explain import Meanings, is_refusal
 from pyvfio.iommufd.hw_info import HardwareInfo, hardware_info
 from pyvfio.iommufd.iommufd import explain_iommufd
 from pyvfio.iommufd.object import IommufdObject, Translation
+from pyvfio.resource import require_kind
 
 _LAST_PASID = (1 << 20) - 1
 """The largest PASID of PCI Express."""
@@ -60,6 +61,7 @@ class IommufdDevice(IommufdObject):
         Source: VFIO_DEVICE_ATTACH_IOMMUFD_PT; drivers/iommu/iommufd/device.c.
         """
         self.require_open()
+        require_kind(target, Translation, f"attach {self.address}")
         target.require_open()
         operation, arguments = f"attach {self.address} to {target.name}", {} if pasid is None else {"pasid": pasid}
         if target.iommufd is not self.iommufd:
@@ -78,7 +80,10 @@ class IommufdDevice(IommufdObject):
             except BaseException as error:
                 if is_refusal(error):
                     self.iommufd.attachments.restore(self, pasid, before)
-                    meanings = _ATTACH if pasid is None else _ATTACH_PASID
+                    meanings = {**(_ATTACH if pasid is None else _ATTACH_PASID)}
+                    if not target.may_hold_mappings:
+                        del meanings[errno.ENOMEM]
+                        meanings[errno.EADDRINUSE] = _RESERVES_ALLOWED
                     raise explain_iommufd(error, operation, arguments, meanings) from error
                 self._back(pasid, before, error)
                 raise
@@ -124,6 +129,10 @@ class IommufdDevice(IommufdObject):
         """Ask the kernel to detach the device. Raises OSError as the kernel does."""
 
 
+_RESERVES_ALLOWED = (
+    "its IOMMU reserves addresses that allow_iovas() has set aside, or wants other units",
+    "Allow only addresses inside the ranges of a device attached alone",
+)
 _ATTACH: Meanings = {
     errno.EADDRINUSE: (
         "its IOMMU reserves addresses that are mapped already, or wants larger units than are",

@@ -33,6 +33,7 @@ from pyvfio.iommufd.physical import physical_pieces, physical_range
 from pyvfio.kernel import Kernel
 from pyvfio.memory import DmaTarget
 from pyvfio.noiommu import PhysicalRange, PhysicalRun, joined
+from pyvfio.resource import require_kind
 
 # How IOMMU_IOAS_MAP_FILE may refuse a call of no address space, no access, no size and no file.
 _KNOWN = (errno.EBADF, errno.EINVAL, errno.ENOENT)
@@ -63,6 +64,8 @@ class Ioas(Translation, MappingSpace):
         # How many devices and page tables had come and gone when the kernel was asked.
         self._changes_known = 0
         self._maps_files: bool | None = None
+        if iommufd is not None:
+            require_kind(iommufd, Iommufd, "allocate address space")
         super().__init__(iommufd or Iommufd(kernel=kernel))
         if self._owns_iommufd:
             self._speak_for_parent()
@@ -126,6 +129,7 @@ class Ioas(Translation, MappingSpace):
         Raises VfioError: EOPNOTSUPP where the IOMMU has no such page table. Source: IOMMU_HWPT_ALLOC.
         """
         self.require_open()
+        require_kind(device, IommufdDevice, "make page table")
         return HwPageTable(
             self,
             device,
@@ -142,24 +146,23 @@ class Ioas(Translation, MappingSpace):
         The address is never 0. Apart from that this is map_dma() without a granularity: it makes one mapping, and
         raises the same, and VfioError (ENOSPC) where no range has room.
         """
-        check_target(memory, 0, size)
+        check_target(memory, "map_anywhere", None, size)
         with self._lock:
             layout = self._layout("map_anywhere")
             memory.require_open()
             run = MappedRun(0, size, memory, offset, access)
-            check_map_arguments(run, layout.page_sizes[0], (IovaRange(0, END - 1),))
-            argument = abi.iommu_ioas_map(ioas_id=self.id, flags=_flags(access), length=size)
-            argument.user_va = memory.address + offset
+            check_map_arguments(run, layout.page_sizes[0], (IovaRange(0, END - 1),), "map_anywhere")
             # The kernel writes the address into the argument, where the table finds it whatever comes after the call.
+            call = self._calls_of(run, 0)
             with memory.lock:
                 try:
-                    self._table.await_place(run, lambda: argument.iova)
+                    self._table.await_place(run, lambda: call.iova)
                     self._map_calls += 1
-                    self.kernel.ioctl(self.iommufd.fd, abi.IOMMU_IOAS_MAP, argument)
+                    call.make(self.kernel)
                     self._table.placed()
-                    return argument.iova
+                    return call.iova
                 except BaseException as error:
-                    iova = argument.iova
+                    iova = call.iova
                     self._table.placed()
                     if not is_refusal(error):
                         if iova:
@@ -173,7 +176,7 @@ class Ioas(Translation, MappingSpace):
                             "no range that may be used has room for it",
                             "Unmap some, or allow_iovas() more",
                         ) from error
-                    raise self._map_failure(error, run, 0, size, self._table.count) from error
+                    raise self._map_failure(error, run, None, size, self._table.count, "map_anywhere") from error
 
     def allow_iovas(self, ranges: Sequence[IovaRange]) -> None:
         """Let map_anywhere() choose from these addresses only, and refuse devices that reserve any of them.
@@ -196,6 +199,7 @@ class Ioas(Translation, MappingSpace):
         Raises NotMapped for a hole in the source, InvalidArgument for access that the source does not have, and what
         map_dma() raises. Source: IOMMU_IOAS_COPY.
         """
+        require_kind(source, Ioas, "copy")
         arguments = {"source_iova": source_iova, "size": size, "iova": iova}
         with self._lock:
             unit = self._layout("copy").page_sizes[0]
@@ -224,7 +228,7 @@ class Ioas(Translation, MappingSpace):
             except BaseException as error:
                 if is_refusal(error):
                     self._table.remove(iova, size)
-                    raise self._map_failure(error, copies[0], iova, size, self._table.count) from error
+                    raise self._map_failure(error, copies[0], iova, size, self._table.count, "copy") from error
                 # All of it or nothing was mapped: what is not there is found out.
                 try:
                     self.unmap_by(self._unmap_ioctl, iova, size)
@@ -290,13 +294,31 @@ class Ioas(Translation, MappingSpace):
         self._changes_known = self.iommufd.attachments.changes
         return self._info
 
+    @property
+    def is_iommufd(self) -> bool:
+        return True
+
+    @property
+    def may_hold_mappings(self) -> bool:
+        return self._table.count > 0
+
     def _map_call(self, run: MappedRun) -> MapCall:
-        fd, flags, memory = self.iommufd.fd, _flags(run.access) | abi.IOMMU_IOAS_MAP_FIXED_IOVA, run.memory
+        return self._calls_of(run, abi.IOMMU_IOAS_MAP_FIXED_IOVA)
+
+    def _calls_of(self, run: MappedRun, fixed: int) -> MapCall:
+        """The calls that map run, by its file if it has one. fixed: IOMMU_IOAS_MAP_FIXED_IOVA, or 0 for a place that
+        the kernel chooses. Raises VfioError if there is none for such memory."""
+        fd, flags, memory = self.iommufd.fd, _flags(run.access) | fixed, run.memory
+        by_address: MapCall | None = None
+        if memory.is_pinnable:
+            argument = abi.iommu_ioas_map(ioas_id=self.id, flags=flags)
+            address = memory.address + run.offset
+            by_address = MapCall(run, fd, abi.IOMMU_IOAS_MAP, argument, "user_va", address, "length")
         if memory.fd is not None and self._can_map_files():
             file = abi.iommu_ioas_map_file(ioas_id=self.id, flags=flags, fd=memory.fd)
-            first = memory.file_offset + run.offset
-            return MapCall(run, fd, abi.IOMMU_IOAS_MAP_FILE, file, "start", first, "length")
-        if not memory.is_pinnable:
+            first, otherwise = memory.file_offset + run.offset, None if memory.has_own_file else by_address
+            return MapCall(run, fd, abi.IOMMU_IOAS_MAP_FILE, file, "start", first, "length", otherwise=otherwise)
+        if by_address is None:
             raise VfioError(
                 errno.EOPNOTSUPP,
                 "map_dma",
@@ -304,8 +326,7 @@ class Ioas(Translation, MappingSpace):
                 f"{memory!r}: an iommufd takes registers only as a dma-buf, and this kernel gives or takes none",
                 "Linux 7.0 does, built with peer-to-peer DMA; a container of type1 takes them on every kernel",
             )
-        argument = abi.iommu_ioas_map(ioas_id=self.id, flags=flags)
-        return MapCall(run, fd, abi.IOMMU_IOAS_MAP, argument, "user_va", memory.address + run.offset, "length")
+        return by_address
 
     def _can_map_files(self) -> bool:
         """Whether the kernel has IOMMU_IOAS_MAP_FILE (Linux 6.13), found out with a call that maps nothing.
@@ -334,8 +355,11 @@ class Ioas(Translation, MappingSpace):
                 return 0
             raise
 
-    def _map_failure(self, error: OSError, run: MappedRun, iova: int, size: int, count: int) -> VfioError:
-        return map_failure(error, run, iova, size, count, self.kernel, per_user=True)
+    def _map_failure(
+        self, error: OSError, run: MappedRun, iova: int | None, size: int, count: int, operation: str = "map_dma"
+    ) -> VfioError:
+        held = (count, None)
+        return map_failure(error, run, iova, size, self.kernel, held=held, per_user=True, operation=operation)
 
     def _release(self) -> None:
         try:

@@ -82,6 +82,11 @@ class Translation(IommufdObject):
     Devices that are attached to it are detached before it is destroyed.
     """
 
+    @property
+    def may_hold_mappings(self) -> bool:
+        """Whether DMA that goes through it may find something mapped."""
+        return True
+
     def _destroy(self) -> None:
         self.iommufd.attachments.detach_all(self)
         super()._destroy()

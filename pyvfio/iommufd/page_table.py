@@ -6,6 +6,7 @@ import errno
 from typing import TYPE_CHECKING
 
 from pyvfio.abi import iommufd as abi
+from pyvfio.dma import tracks_already
 from pyvfio.iommufd.device import IommufdDevice
 from pyvfio.iommufd.driver_data import DriverData
 from pyvfio.iommufd.fault_queue import FaultQueue
@@ -65,12 +66,21 @@ class HwPageTable(Translation):
         return f"page table {self.id} of {self.ioas.name}"
 
     def track_dirty(self) -> PageTableDirtyTracking:
-        """Begin to note which pages the devices attached to it write; closing the result ends that.
+        """Begin to note which pages the devices attached to it write; closing the result ends that. There is one at a
+        time.
 
-        Raises VfioError: EOPNOTSUPP unless it was made with dirty_tracking. Source: IOMMU_HWPT_SET_DIRTY_TRACKING.
+        Raises DeviceBusy while there is one, VfioError: EOPNOTSUPP unless it was made with dirty_tracking.
+        Source: IOMMU_HWPT_SET_DIRTY_TRACKING.
         """
-        self.require_open()
-        return PageTableDirtyTracking(self)
+        with self._lock:
+            self.require_open()
+            if any(isinstance(child, PageTableDirtyTracking) for child in self._children):
+                raise tracks_already(self.name)
+            return PageTableDirtyTracking(self)
+
+    @property
+    def may_hold_mappings(self) -> bool:
+        return self.ioas.may_hold_mappings
 
     def nested(
         self, device: IommufdDevice, data: DriverData, *, pasid: bool = False, faults: FaultQueue | None = None

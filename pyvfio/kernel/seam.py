@@ -10,10 +10,11 @@ import ctypes
 import errno
 import os
 import select
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from pyvfio.abi import vfio
 from pyvfio.kernel.timeouts import Deadline
 from pyvfio.kernel.window import LinuxWindow, Window
 
@@ -25,7 +26,8 @@ class Kernel(Protocol):
     """The system calls that the libraries make. Sizes, offsets and addresses are bytes; descriptors are ints.
 
     Each method is the system call of its name, and raises OSError with its errno. Then nothing has changed, unless the
-    documentation of the system call says otherwise.
+    documentation of the system call says otherwise. What a signal handler raises may come after the call was made; a
+    new descriptor is closed then, as nobody else could.
     """
 
     @property
@@ -79,6 +81,8 @@ class Kernel(Protocol):
         """
 
 
+_OPENING = (vfio.VFIO_GROUP_GET_DEVICE_FD, vfio.VFIO_DEVICE_GET_GFX_DMABUF)
+"""The ioctls that return a new descriptor."""
 # poll(2) takes its milliseconds as an int: 24 days.
 _LONGEST_POLL = 1 << 20
 """How many seconds one system call waits at most."""
@@ -115,13 +119,13 @@ class LinuxKernel:
         return "real"
 
     def open(self, path: str, flags: int) -> int:
-        return os.open(path, flags | os.O_CLOEXEC)
+        return _opened(os.open, path, flags | os.O_CLOEXEC)
 
     def close(self, fd: int) -> None:
         os.close(fd)
 
     def dup(self, fd: int) -> int:
-        return os.dup(fd)
+        return _opened(os.dup, fd)
 
     def read(self, fd: int, size: int) -> bytes:
         return os.read(fd, size)
@@ -139,7 +143,9 @@ class LinuxKernel:
         # Not fcntl.ioctl: it hands the kernel a copy of what has up to 1,024 bytes, and from Python 3.14 on brings it
         # back after a success only, while some calls fail and say how much room they need; and it holds the
         # interpreter's lock for what has more. A number it cuts to 32 bits, so that an address cannot be passed.
-        result: int = self._ioctl(fd, request, argument if isinstance(argument, int) else ctypes.byref(argument))
+        passed = argument if isinstance(argument, int) else ctypes.byref(argument)
+        result: int
+        result = _opened(self._ioctl, fd, request, passed) if request in _OPENING else self._ioctl(fd, request, passed)
         if result < 0:
             raise self._error()
         return result
@@ -182,7 +188,7 @@ class LinuxKernel:
         self._check(self._libc.munlock(address, length))
 
     def memfd_create(self, name: str, flags: int) -> int:
-        return os.memfd_create(name, flags)
+        return _opened(os.memfd_create, name, flags)
 
     def ftruncate(self, fd: int, length: int) -> None:
         os.ftruncate(fd, length)
@@ -194,7 +200,7 @@ class LinuxKernel:
         return LinuxWindow(address, length, writable=writable)
 
     def eventfd(self, initial: int, flags: int) -> int:
-        return os.eventfd(initial, flags)
+        return _opened(os.eventfd, initial, flags)
 
     def poll(self, fds: Sequence[int], timeout: float | None) -> list[int]:
         poller = select.poll()
@@ -215,6 +221,22 @@ class LinuxKernel:
     def _error() -> OSError:
         code = ctypes.get_errno() or errno.EIO
         return OSError(code, os.strerror(code))
+
+
+def _opened(function: Callable[..., int], *arguments: object) -> int:
+    """What function, which is C, returns: a new descriptor, or -1. If a signal handler raises by then, it is closed.
+
+    It is in the list, which C fills, before a handler can run.
+    """
+    descriptors: list[int] = []
+    try:
+        descriptors.extend(map(function, *((argument,) for argument in arguments)))
+    except BaseException:
+        for fd in descriptors:
+            if fd >= 0:
+                os.close(fd)
+        raise
+    return descriptors[0]
 
 
 def _first_of(libc: ctypes.CDLL, *names: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import sys
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,27 +12,18 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Self
 
 from pyvfio.abi import mman
-from pyvfio.errors import InvalidArgument, MemoryUnavailable, StillMapped, VfioError
-from pyvfio.explain import no_descriptor
-from pyvfio.kernel import (
-    Kernel,
-    LinuxKernel,
-    host_page_size,
-    huge_page_sizes,
-    huge_pages,
-    octets_of,
-    transparent_huge_page_size,
-)
+from pyvfio.errors import InvalidArgument, StillMapped, VfioError
+from pyvfio.kernel import Kernel, LinuxKernel, host_page_size, octets_of, transparent_huge_page_size
 from pyvfio.lifetime import drop
 from pyvfio.memory.kinds import HUGE_PAGE_SIZE, MemoryKind, page_size_of
 from pyvfio.memory.target import DmaTarget
+from pyvfio.memory.unavailable import MOST_INTERRUPTIONS, unavailable
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-_MOST_INTERRUPTIONS = 100
-"""After so many interrupted tries in a row, populating gives up."""
-
+_LARGEST = sys.maxsize + 1 - (1 << 30)
+"""The bytes of the largest memory that the kernel can be asked for, in pages of any size."""
 _LOWEST_BITS = bytes(entry & 1 for entry in range(256))
 
 
@@ -83,18 +75,18 @@ class Memory(DmaTarget):
         self.fd: int | None = None
         self.file_offset = 0
         self._holds: list[object] = []
-        if size <= 0 or size % self.page_size:
+        if not 0 < size <= _LARGEST or size % self.page_size:
             raise InvalidArgument(
                 errno.EINVAL,
                 "allocate memory",
                 {"size": size},
                 f"not a positive multiple of the page size {self.page_size:#_x}",
-                f"The next size that fits is {-(-max(size, 1) // self.page_size) * self.page_size:#_x}",
+                f"The next size that fits is {-(-min(max(size, 1), _LARGEST) // self.page_size) * self.page_size:#_x}",
             )
         try:
             self.address = self._map()
         except OSError as error:
-            raise self._unavailable(error, "allocate memory", 0, size) from error
+            raise unavailable(error, self, "allocate memory", 0, size) from error
         super().__init__()
 
     def populate(self, offset: int, size: int, *, threads: int = 1) -> None:
@@ -121,7 +113,7 @@ class Memory(DmaTarget):
                     for done in [_submit(pool, self._populate, *part) for part in parts]:
                         done.result()
         except OSError as error:
-            raise self._unavailable(error, "populate", offset, size) from error
+            raise unavailable(error, self, "populate", offset, size) from error
 
     def discard(self, offset: int, size: int) -> None:
         """Give the pages of the range back to the host. The range reads as zeros from now on.
@@ -161,6 +153,11 @@ class Memory(DmaTarget):
             # The other bits of an entry are reserved.
             entries = self.kernel.mincore(self.address + offset, size).translate(_LOWEST_BITS)
         return entries.count(1) * host_page_size()
+
+    def is_populated(self, offset: int, size: int) -> bool:
+        with suppress(OSError):
+            return self.resident(offset, size) == size
+        return False
 
     def buffer(self, offset: int = 0, size: int | None = None) -> memoryview:
         """A view of size bytes from offset on, or of all that follow, which reads and writes the memory itself.
@@ -260,7 +257,7 @@ class Memory(DmaTarget):
 
     def _populate(self, offset: int, size: int) -> None:
         """Populate a part of the memory. Raises OSError."""
-        for left in reversed(range(_MOST_INTERRUPTIONS)):
+        for left in reversed(range(MOST_INTERRUPTIONS)):
             try:
                 self.kernel.madvise(self.address + offset, size, mman.MADV_POPULATE_WRITE)
             except InterruptedError:
@@ -285,44 +282,6 @@ class Memory(DmaTarget):
             raise InvalidArgument(
                 errno.EINVAL, operation, arguments, f"offset and size must be multiples of {unit:#_x}"
             )
-
-    def _unavailable(self, error: OSError, operation: str, offset: int, size: int) -> VfioError:
-        """The kernel's refusal to give memory, in words."""
-        code = error.errno or errno.EIO
-        arguments = {"offset": offset, "size": size} if operation != "allocate memory" else {"size": size}
-        if no_file := no_descriptor(code):
-            return VfioError(code, operation, arguments, *no_file)
-        if code == errno.EINTR:
-            meaning = f"signals interrupted it {_MOST_INTERRUPTIONS} times, and it never came to its end"
-            return MemoryUnavailable(code, operation, arguments, meaning, "Populate less at a time")
-        if not self.kind.is_hugetlb:
-            meaning = "the host, or this process's memory cgroup, has no memory left for it"
-            return MemoryUnavailable(code, operation, arguments, meaning if code == errno.ENOMEM else "")
-        needed = size // self.page_size
-        meaning = f"{needed} huge pages of {self.page_size >> 10} KiB needed"
-        try:
-            sizes = huge_page_sizes(self.kernel)
-            pool = huge_pages(self.page_size, self.kernel)
-        except OSError:
-            # Explaining a failure must not become one.
-            return MemoryUnavailable(code, operation, arguments, meaning)
-        if self.page_size not in sizes:
-            there = ", ".join(f"{size >> 10} KiB" for size in sizes) or "none"
-            return MemoryUnavailable(code, operation, arguments, f"{meaning}; the sizes that this host has: {there}")
-        short = needed - self._resident_pages(operation, offset, size) - pool.free
-        if short <= 0:
-            meaning += f", and {pool.free} of {pool.total} are free: not to this process"
-            advice = "Raise the limit of its cgroup (hugetlb.*.max), or let it use more NUMA nodes (numactl, cpuset)"
-        else:
-            meaning += f", {pool.free} of {pool.total} free"
-            advice = f"As root: echo {pool.total + short} > {pool.setting}"
-        return MemoryUnavailable(code, operation, arguments, meaning, advice)
-
-    def _resident_pages(self, operation: str, offset: int, size: int) -> int:
-        """How many pages of the range are there already. Explaining a failure must not become one."""
-        with suppress(OSError):
-            return self.resident(offset, size) // self.page_size if operation == "populate" else 0
-        return 0
 
     def _require_pages(self, operation: str) -> None:  # noqa: ARG002 (for SharedMemory)
         """Raise ClosedError if there are no pages for operation. They stay while the caller has the lock."""

@@ -42,10 +42,16 @@ class SharedMemory(Memory):
         """Whether a file is attached."""
         return self.fd is not None
 
+    @property
+    def has_own_file(self) -> bool:
+        """False: it may be a file of any kind."""
+        return False
+
     def attach(self, fd: int, offset: int = 0) -> None:
         """Have the pages of the file fd, from offset on, in place of those of the file before.
 
-        offset: bytes, a multiple of the file's page size. The memory takes fd over. Raises StillMapped while some of
+        offset: bytes, a multiple of the file's page size. The memory takes fd over; it may be that of the file before,
+        for another part of it. Raises StillMapped while some of
         the memory is mapped for DMA, and VfioError (EBUSY) while there is a buffer() of a file before; nothing has
         changed then. Raises VfioError if the kernel refuses: then nothing is attached, and fd is still the caller's.
         """
@@ -58,7 +64,8 @@ class SharedMemory(Memory):
                     meaning=f"{len(self._holds)} buffers of what was attached before are in use",
                     advice="Release them first: they would come to show the new file",
                 )
-            self.detach()
+            self._require_unmapped("attach memory")
+            before, self.fd = self.fd, None
             flags = mman.MAP_SHARED | mman.MAP_FIXED | mman.MAP_NORESERVE
             try:
                 self.kernel.mmap(self.size, mman.PROT_READ | mman.PROT_WRITE, flags, fd, offset, self.address)
@@ -67,6 +74,10 @@ class SharedMemory(Memory):
                 self._reserve(self.address)
                 arguments = {"offset": offset, "size": self.size}
                 raise VfioError(error.errno or errno.EIO, "attach memory", arguments) from error
+            finally:
+                # Last, as it may be the same one again: it is the caller's then.
+                if before is not None and before != fd:
+                    self.kernel.close(before)
             self.fd = fd
             self.file_offset = offset
 
@@ -77,14 +88,21 @@ class SharedMemory(Memory):
         """
         with self._lock:
             self.require_open()
-            if self._users:
-                raise StillMapped(
-                    errno.EBUSY, "detach memory", meaning="devices still reach it", advice="Unmap it first"
-                )
+            self._require_unmapped("detach memory")
             if self.fd is not None:
                 self._reserve(self.address)
                 fd, self.fd = self.fd, None
                 self.kernel.close(fd)
+
+    def _require_unmapped(self, operation: str) -> None:
+        if self._users:
+            raise StillMapped(errno.EBUSY, operation, meaning="devices still reach it", advice="Unmap it first")
+
+    def refusal(self, code: int) -> tuple[str, str] | None:
+        """As for every DmaTarget: that no file is attached."""
+        if code in (errno.EFAULT, errno.EINVAL) and self.fd is None:
+            return "no file is attached to the memory", "attach() one first"
+        return super().refusal(code)
 
     @contextmanager
     def pages_kept(self) -> Iterator[None]:

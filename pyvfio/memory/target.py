@@ -57,6 +57,11 @@ class DmaTarget(Resource, ABC):
         """Whether it is memory, whose pages the kernel can pin at their address: not a device's registers."""
         return True
 
+    @property
+    def has_own_file(self) -> bool:
+        """Whether its file, if it has one, was made for it: an iommufd can map such a file by its descriptor."""
+        return True
+
     def hold(self, user: MemoryUser) -> None:
         """Keep all of it until release(user), even if it is closed before. Address spaces call it, before they ask the
         kernel to map. Holding twice is holding once.
@@ -78,6 +83,12 @@ class DmaTarget(Resource, ABC):
         space; None otherwise."""
         del code
         return None
+
+    def is_populated(self, offset: int, size: int) -> bool:
+        """Whether it is known that every page of the range is there. For messages: explaining a failure must not become
+        one."""
+        del offset, size
+        return False
 
     @abstractmethod
     def _free_if_unused(self) -> None:

@@ -157,3 +157,36 @@ def test_many_vectors_under_a_low_limit() -> None:
         loop.close()
     """
     assert output(source) == "VfioError 24 True\n0 0\n8\n24 True\n24 True\n24 True\n"
+
+
+def test_a_signal_leaves_no_descriptor_that_nobody_knows() -> None:
+    """It comes as often as not when the kernel has opened and the program has no name for it yet."""
+    source = """
+    import os, signal
+    from contextlib import suppress
+    from pyvfio.kernel import LinuxKernel
+    class Rung(Exception): pass
+    def ring(*_): raise Rung
+    kernel = LinuxKernel()
+    directory = "/proc/self/fd"
+    before = len(os.listdir(directory))
+    signal.signal(signal.SIGALRM, ring)
+    calls = [lambda: kernel.open("/dev/null", os.O_RDONLY), lambda: kernel.memfd_create("m", 0),
+             lambda: kernel.eventfd(0, 0), lambda: kernel.dup(0)]
+    left = 0
+    for number in range(1200):
+        kept = []
+        with suppress(Rung):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 0.0002 + number % 7 * 0.00003)
+                while True:
+                    kept[:] = (calls[number % 4](),)
+                    closing, kept[:] = kept[0], ()
+                    os.close(closing)
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+        for fd in kept:
+            os.close(fd)
+    print(len(os.listdir(directory)) - before)
+    """
+    assert output(source) == "0\n"

@@ -6,6 +6,7 @@ cleans up, and then nothing is pinned, held or mapped.
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from pyvfio.abi.vfio import VFIO_IOMMU_MAP_DMA
 from pyvfio.drivers.edu import edu_addresses
 from pyvfio.faults import FaultyKernel, Hold, Interrupt
 from pyvfio.sim import SimKernel
+from pyvfio.sysfs import pci_device
 from tests.support.kernels.held import charged, expect_known, held_by
 
 BLOCK = 0x10_000
@@ -171,6 +173,67 @@ def test_an_exception_at_any_system_call(
             else:
                 assert nth > 0
                 break
+
+
+# Descriptors of what can be open only once.
+
+
+@pytest.mark.parametrize("is_made", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("way", WAYS)
+def test_what_was_being_opened_can_be_opened_again(way: str, is_made: bool) -> None:
+    """Nothing keeps the group or the device busy, and no descriptor is left over but the one whose closing it met."""
+    for nth in range(1000):
+        with a_world(way) as world:
+            before = len(os.listdir("/proc/self/fd"))
+            world.kernel.arm(Interrupt(nth, is_made=is_made))
+            try:
+                world.space.open_device(world.second)
+            except KeyboardInterrupt:
+                world.kernel.arm()
+            else:
+                assert nth > 0
+                break
+            assert len(os.listdir("/proc/self/fd")) <= before + (not is_made)
+            world.space.open_device(world.second).close()
+            world.space.close()
+            group = pci_device(world.simulated, world.second).group
+            assert group is not None
+            Group(group, kernel=world.kernel).close()
+
+
+class BetweenOpeningAndKeeping:
+    """Raises KeyboardInterrupt at the first line of a function that follows the opening of a group."""
+
+    def __init__(self, function: Callable[..., object]) -> None:
+        self._code, self._is_due = function.__code__, False
+
+    def __enter__(self) -> None:
+        sys.settrace(self._step)
+
+    def __exit__(self, *_: object) -> None:
+        sys.settrace(None)
+
+    def _step(self, frame: FrameType, event: str, _argument: Any) -> Any:
+        if event == "return" and frame.f_code is Group.__init__.__code__:
+            self._is_due = True
+        if frame.f_code is self._code:
+            frame.f_trace_opcodes = True
+            if event == "opcode" and self._is_due:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+        return self._step
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_group_that_ctrl_c_keeps_from_getting_a_name_is_closed() -> None:
+    kernel = SimKernel(edu_devices=1)
+    number = pci_device(kernel, edu_addresses(kernel)[0]).group
+    assert number is not None
+    with Container(kernel=kernel) as container:
+        with pytest.raises(KeyboardInterrupt), BetweenOpeningAndKeeping(Container.open_group):
+            container.open_group(number)
+        assert container.groups == ()
+        container.open_group(number)
 
 
 # Groups and devices come and go.

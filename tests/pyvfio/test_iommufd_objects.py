@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pyvfio import CdevDevice, ClosedError, Ioas, Iommufd, Memory, MemoryKind, VfioError
+from pyvfio import CdevDevice, ClosedError, DeviceBusy, Ioas, Iommufd, Memory, MemoryKind, VfioError
 from pyvfio.abi import iommufd as abi
 from pyvfio.drivers.edu import edu_addresses
 from pyvfio.drivers.iommufd_mock import APERTURE, MockDevice, MockDeviceFlags, MockStage1, MockViommu
@@ -148,6 +148,17 @@ def test_tracking_that_cannot_begin_is_off(ioas: Ioas, device: MockDevice) -> No
         device.mark_dirty(table, IOVA, PAGE, 1)
     with table.track_dirty():
         device.mark_dirty(table, IOVA, PAGE, 1)
+
+
+def test_a_page_table_is_tracked_by_one_at_a_time(ioas: Ioas, device: MockDevice) -> None:
+    """A second one would clear what the first has not read, and end it with itself."""
+    table = ioas.page_table(device, dirty_tracking=True)
+    device.attach(table)
+    with table.track_dirty():
+        with pytest.raises(DeviceBusy, match=f"{table.name} tracks already: there is one at a time"):
+            table.track_dirty()
+        device.mark_dirty(table, IOVA, PAGE, 1)
+    table.track_dirty()
 
 
 def test_nothing_is_made_of_what_is_closed(ioas: Ioas, device: MockDevice) -> None:

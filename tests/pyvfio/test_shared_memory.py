@@ -139,3 +139,19 @@ def test_a_device_reaches_its_part_of_the_file(
         assert memory.read(2 * PAGE, 11) == b"guest's own"
         written = [at for at in range(0, 4 * SIZE, PAGE) if os.pread(file, PAGE, at).strip(b"\0")]
         assert written == [2 * SIZE + PAGE, 2 * SIZE + 2 * PAGE]
+
+
+def test_the_same_file_again_stays_open(kernel: Kernel, file: int) -> None:
+    with SharedMemory(SIZE, kernel=kernel) as memory:
+        fd = os.dup(file)
+        memory.attach(fd)
+        memory.attach(fd, SIZE)
+        memory.write(0, b"second part")
+        assert os.pread(file, 11, SIZE) == b"second part"
+        with pytest.raises(VfioError):
+            memory.attach(fd, PAGE - 1)
+        assert not memory.attached
+        memory.attach(fd)
+        memory.detach()
+        with pytest.raises(OSError, match="descriptor"):
+            os.fstat(fd)

@@ -51,7 +51,8 @@ class RecordingAddressSpace:
                 except OSError as error:
                     if start > iova:
                         self._log.unmap(self._mapper, iova, start - iova)
-                    raise map_failure(error, run, start, part.step, count, self._kernel) from error
+                    held = (count, self._limit)
+                    raise map_failure(error, run, start, part.step, self._kernel, held=held) from error
                 count += 1
         self._table.add(run)
 
