@@ -128,14 +128,15 @@ def test_a_guests_mapping_is_out_of_reach_before_its_memory_is_gone(
     stack.callback(space.close)
     engine = stack.enter_context(Edu(space.open_device(testbed.devices[0])))
     iommu = stack.enter_context(GuestIommu(device.discards, device.section, max_bytes=memory.size, max_mappings=8))
-    iommu.join(space)
-    stack.callback(iommu.leave, space)
+    domain = iommu.open_domain()
+    domain.join(space)
+    stack.callback(domain.leave, space)
     charged = mode.charged(testbed.kernel)
     with pytest.raises(GuestMappingRefused, match="not plugged"):
-        iommu.map(0x4000, MEBIBYTE, PAGE)
+        domain.map(0x4000, IOVA + MEBIBYTE, PAGE)
     assert ask(device, PLUG, 0, 3) is ACK
-    iommu.map(0x4000, MEBIBYTE, PAGE)
-    iommu.map(0x8000, 0, 2 * PAGE)
+    domain.map(0x4000, IOVA + MEBIBYTE, PAGE)
+    domain.map(0x8000, IOVA, 2 * PAGE)
     assert mode.charged(testbed.kernel) == charged + 3 * PAGE
     memory.write(0, b"written by the guest")
     engine.fetch(0x8000, 20)
@@ -147,7 +148,7 @@ def test_a_guests_mapping_is_out_of_reach_before_its_memory_is_gone(
     engine.store(0x4000, 20)
     assert memory.read(MEBIBYTE, 20) == bytes(20)
     assert mode.charged(testbed.kernel) == charged + 2 * PAGE
-    assert [mapping.iova for mapping in iommu.mappings] == [0x8000]
+    assert [mapping.iova for mapping in domain.mappings] == [0x8000]
 
 
 def test_only_what_is_plugged_can_be_dirty(testbed: Testbed, stack: ExitStack) -> None:

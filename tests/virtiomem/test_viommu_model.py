@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from pyvfio.dma import Access
 from pyvfio.errors import VfioError
-from tests.support.virtiomem.fakes import BLOCK
+from tests.support.virtiomem.fakes import ADDRESS, BLOCK
 from tests.support.virtiomem.iommu import FaultySpace, World
 from virtiomem.device import RequestType, ResponseType
 from virtiomem.mapping import GuestMapping
@@ -60,18 +60,19 @@ class IommuModel(RuleBasedStateMachine):
         page=st.integers(0, IOVA_PAGES), unit=st.integers(0, 4 * MODEL_BLOCKS), count=st.integers(1, 9), failing=FAILING
     )
     def map(self, page: int, unit: int, count: int, failing: tuple[int, bool] | None) -> None:
-        mapping = GuestMapping(page * STEP, unit * STEP, count * STEP, READ_WRITE)
-        blocks = set(range(mapping.offset // BLOCK, -(-mapping.run.end // BLOCK)))
+        start, size = unit * STEP, count * STEP
+        mapping = GuestMapping(page * STEP, ADDRESS + start, size, READ_WRITE)
+        blocks = set(range(start // BLOCK, -(-(start + size) // BLOCK)))
         allowed = (
             blocks <= self.plugged
             and not any(other.iova < mapping.end and mapping.iova < other.end for other in self.mapped.values())
             and len(self.mapped) < 8
             and sum(other.size for other in self.mapped.values()) + mapping.size <= 10 * BLOCK
         )
-        done = self.attempt(failing, lambda: self.world.iommu.map(mapping.iova, mapping.offset, mapping.size))
+        done = self.attempt(failing, lambda: self.world.map(mapping.iova, start, size))
         assert done <= allowed
         assert done or not allowed or failing
-        if done or (allowed and mapping in self.world.iommu.mappings):
+        if done or (allowed and mapping in self.world.domain.mappings):
             self.mapped[mapping.iova] = mapping
 
     @rule(page=st.integers(0, IOVA_PAGES), count=st.integers(1, 24), failing=FAILING)
@@ -79,7 +80,7 @@ class IommuModel(RuleBasedStateMachine):
         start, end = page * STEP, (page + count) * STEP
         touched = [each for each in self.mapped.values() if each.iova < end and start < each.end]
         allowed = all(start <= each.iova and each.end <= end for each in touched)
-        done = self.attempt(failing, lambda: self.world.iommu.unmap(start, end - start))
+        done = self.attempt(failing, lambda: self.world.domain.unmap(start, end - start))
         assert done <= allowed
         assert done or not allowed or failing
         if done:
@@ -93,7 +94,8 @@ class IommuModel(RuleBasedStateMachine):
             assert gone <= self.plugged
             self.plugged -= gone
             for each in list(self.mapped.values()):
-                if any(each.offset < (one + 1) * BLOCK and one * BLOCK < each.run.end for one in gone):
+                start = each.address - ADDRESS
+                if any(start < (one + 1) * BLOCK and one * BLOCK < start + each.size for one in gone):
                     del self.mapped[each.iova]
 
     @rule(block=st.integers(0, MODEL_BLOCKS - 1), count=st.integers(1, 3))
@@ -107,23 +109,23 @@ class IommuModel(RuleBasedStateMachine):
             return
         space = FaultySpace(self.count, self.world.faults, short=short)
         self.count += 1
-        if self.attempt(failing, lambda: self.world.iommu.join(space)) or space.held():
+        if self.attempt(failing, lambda: self.world.domain.join(space)) or space.held():
             self.joined.append(space)
 
     @rule(number=st.integers(0, 2), failing=FAILING)
     def leave(self, number: int, failing: tuple[int, bool] | None) -> None:
-        if number < len(self.joined) and self.attempt(failing, lambda: self.world.iommu.leave(self.joined[number])):
+        if number < len(self.joined) and self.attempt(failing, lambda: self.world.domain.leave(self.joined[number])):
             assert self.joined.pop(number).held() == ()
 
     @invariant()
     def every_address_space_holds_what_the_guest_mapped(self) -> None:
-        assert {mapping.iova: mapping for mapping in self.world.iommu.mappings} == self.mapped
+        assert {mapping.iova: mapping for mapping in self.world.domain.mappings} == self.mapped
         for space in self.joined:
             held = set(space.held())
             assert held <= set(self.mapped.values())
             assert held == set(self.mapped.values()) or self.disturbed
         for mapping in self.mapped.values():
-            assert self.world.device.discards.is_populated(mapping.offset, mapping.size)
+            assert self.world.device.discards.is_populated(mapping.address - ADDRESS, mapping.size)
 
 
 TestIommu = IommuModel.TestCase

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import ClassVar
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -27,6 +29,12 @@ class Claim:
     def release(self) -> None:
         """Give the addresses up. Releasing twice is harmless."""
         self._claims.give_up(self)
+
+    @contextmanager
+    def alone(self) -> Iterator[bool]:
+        """Whether nobody else has claimed any of the addresses; nobody does so for the length of the with block."""
+        with self._claims.still() as claims:
+            yield not any(intersect([other.run], [self.run]) for other in claims if other is not self)
 
 
 class Claims:
@@ -63,6 +71,12 @@ class Claims:
                     )
             self._claims.add(claim)
         return claim
+
+    @contextmanager
+    def still(self) -> Iterator[Sequence[Claim]]:
+        """All claims, to which none is added, and of which none is given up, for the length of the with block."""
+        with self._lock:
+            yield tuple(self._claims)
 
     def give_up(self, claim: Claim) -> None:
         """Claim.release()."""
