@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
+from typing import Any
 
 import pytest
 
@@ -35,8 +36,8 @@ def stack() -> Iterator[ExitStack]:
 class Domains(World):
     """Two domains, each with an address space, and four blocks of boot RAM below the region."""
 
-    def __init__(self, stack: ExitStack, **options: int) -> None:
-        super().__init__(stack, spaces=1, boot_blocks=4, **options)
+    def __init__(self, stack: ExitStack, **limits: Any) -> None:
+        super().__init__(stack, spaces=1, boot_blocks=4, **limits)
         self.second = self.iommu.open_domain("another domain")
         self.other = FaultySpace(7, self.faults)
         self.second.join(self.other)
@@ -202,7 +203,7 @@ def test_a_closed_domain_takes_nothing_and_lets_its_address_spaces_go(stack: Exi
     world.domain.close()
     assert world.domain.closed
     assert (world.domain.mappings, world.spaces[0].mappings(), world.iommu.mapped_bytes) == ((), (), 0)
-    assert world.iommu.domains == (world.second,)
+    assert list(world.iommu.domains) == [world.second]
     for act in (
         lambda: world.domain.map(0, ADDRESS, PAGE),
         lambda: world.domain.unmap(0, PAGE),
@@ -251,8 +252,8 @@ def test_nobody_may_discard_boot_ram_while_a_guest_maps_it(stack: ExitStack) -> 
         with pytest.raises(DiscardRefused, match="guest IOMMU"):
             claims.hold(use, "balloon")
     world.iommu.close()
+    boot = Section(world.boot, 0, 0, BLOCK)
     with claims.hold(DiscardUse.REQUIRE, "balloon"), pytest.raises(DiscardRefused, match="balloon"):
-        boot = Section(world.boot, 0, 0, BLOCK)
         GuestIommu(world.device.discards, world.device.section, boot, max_bytes=1, max_mappings=1)
     # It left nothing behind.
     assert world.device.discards.sections(world.iommu) == ()
@@ -285,7 +286,7 @@ def test_a_guest_of_boot_ram_alone_and_one_without_any_section_of_its_manager(st
 
 def test_two_regions_and_boot_ram_of_one_memory_have_one_manager(stack: ExitStack) -> None:
     memory = stack.enter_context(Memory.allocate(MemoryKind.ANONYMOUS, 24 * BLOCK))
-    discards = RamDiscardManager(memory, offset=8 * BLOCK)
+    discards = RamDiscardManager(memory, offset=7 * BLOCK, size=16 * BLOCK)
     devices = [
         stack.enter_context(
             VirtioMem(
@@ -298,12 +299,12 @@ def test_two_regions_and_boot_ram_of_one_memory_have_one_manager(stack: ExitStac
                 discards=discards,
             )
         )
-        for offset, address in ((8 * BLOCK, ADDRESS), (16 * BLOCK, ADDRESS + 8 * BLOCK))
+        for offset, address in ((7 * BLOCK, ADDRESS), (15 * BLOCK, ADDRESS + 8 * BLOCK))
     ]
     iommu = stack.enter_context(
         GuestIommu(
             discards,
-            Section(memory, 0, 0, 8 * BLOCK),
+            Section(memory, 0, ADDRESS - 7 * BLOCK, 7 * BLOCK),
             *(device.section for device in devices),
             max_bytes=memory.size,
             max_mappings=64,
@@ -314,7 +315,10 @@ def test_two_regions_and_boot_ram_of_one_memory_have_one_manager(stack: ExitStac
     def ask(device: VirtioMem, kind: RequestType, address: int, count: int) -> ResponseType:
         return Response.parse(device.handle(bytes(Request(kind, address, count)))).type
 
-    domain.map(0, 7 * BLOCK, BLOCK)
+    domain.map(0, ADDRESS - BLOCK, BLOCK)
+    assert ask(devices[0], RequestType.PLUG, ADDRESS, 2) is ACK
+    domain.map(BLOCK, ADDRESS - 2 * BLOCK, 4 * BLOCK)
+    assert domain.unmap(BLOCK, 4 * BLOCK) == 4 * BLOCK
     assert ask(devices[0], RequestType.PLUG, ADDRESS + 7 * BLOCK, 1) is ACK
     assert ask(devices[1], RequestType.PLUG, ADDRESS + 8 * BLOCK, 1) is ACK
     domain.map(BLOCK, ADDRESS + 7 * BLOCK, 2 * BLOCK)

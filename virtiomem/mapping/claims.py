@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import ClassVar
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -30,11 +29,9 @@ class Claim:
         """Give the addresses up. Releasing twice is harmless."""
         self._claims.give_up(self)
 
-    @contextmanager
-    def alone(self) -> Iterator[bool]:
-        """Whether nobody else has claimed any of the addresses; nobody does so for the length of the with block."""
-        with self._claims.still() as claims:
-            yield not any(intersect([other.run], [self.run]) for other in claims if other is not self)
+    def undisturbed(self, act: Callable[[bool], None]) -> None:
+        """Call act with whether nobody else has claimed any of the addresses. Nobody does so before it returns."""
+        self._claims.undisturbed(self, act)
 
 
 class Claims:
@@ -72,11 +69,11 @@ class Claims:
             self._claims.add(claim)
         return claim
 
-    @contextmanager
-    def still(self) -> Iterator[Sequence[Claim]]:
-        """All claims, to which none is added, and of which none is given up, for the length of the with block."""
+    def undisturbed(self, claim: Claim, act: Callable[[bool], None]) -> None:
+        """Claim.undisturbed()."""
+        # No context manager of our own: an exception between its beginning and its block would leave the lock taken.
         with self._lock:
-            yield tuple(self._claims)
+            act(not any(intersect([other.run], [claim.run]) for other in self._claims if other is not claim))
 
     def give_up(self, claim: Claim) -> None:
         """Claim.release()."""

@@ -42,7 +42,7 @@ class GuestDomain:
     @property
     def closed(self) -> bool:
         """Whether the domain is no more."""
-        return self._books not in self._guest.books
+        return self._guest.closed or self._books not in self._guest.books
 
     @property
     def mappings(self) -> tuple[GuestMapping, ...]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from pyvfio.dma import Access, MappedRun
+from pyvfio.dma import Access, MappedRun, SpanIndex
 from pyvfio.memory import Memory
 from virtiomem.discard import Backing, Section
 from virtiomem.runs import Run
@@ -57,7 +57,7 @@ class GuestMappingTable:
     def __init__(self, memory: Backing, granularity: int) -> None:
         """memory: whose bytes mappings are looked up by. granularity: bytes of the smallest unit of that."""
         self._memory = memory
-        self._smallest = (granularity - 1).bit_length()
+        self._granularity = granularity
         self._mappings: dict[int, GuestMapping] = {}
         self._is_broken_off = False
         self._clear()
@@ -125,16 +125,10 @@ class GuestMappingTable:
     def over(self, run: Run) -> list[GuestMapping]:
         """The mappings of any of these bytes of the memory, ascending by device address."""
         self._mend()
-        near: set[int] = set()
-        for shift, units in self._by_unit.items():
-            first, end = run.start >> shift, (run.end - 1 >> shift) + 1
-            touched: Iterable[int] = range(first, end)
-            if len(units) < end - first:
-                touched = [unit for unit in units if first <= unit < end]
-            for unit in touched:
-                near.update(units.get(unit, ()))
-        found = (self._mappings[iova] for iova in sorted(near))
-        return [each for each in found if any(_touch(part, run) for part in each.runs_of(self._memory))]
+        near = sorted(self._by_memory.near(run.start, run.size))
+        found = dict.fromkeys(self._starts[bisect_right(self._starts, iova) - 1] for iova in near)
+        mappings = (self._mappings[start] for start in found)
+        return [each for each in mappings if any(_touch(part, run) for part in each.runs_of(self._memory))]
 
     def neighbours(self, mappings: Sequence[GuestMapping]) -> list[list[GuestMapping]]:
         """mappings of the table, ascending, in lists between whose mappings no other mapping lies."""
@@ -154,25 +148,16 @@ class GuestMappingTable:
         """Count a mapping that was added (sign 1) or taken out (-1)."""
         self._bytes += sign * mapping.size
         self._parts += sign * len(mapping.parts)
-        for run in mapping.runs_of(self._memory):
-            # In units that are as large as the mapping: a large one touches as few of them as a small one does.
-            shift = max(self._smallest, (run.size - 1).bit_length())
-            units = self._by_unit.setdefault(shift, {})
-            for unit in range(run.start >> shift, (run.end - 1 >> shift) + 1):
-                if sign > 0:
-                    units.setdefault(unit, set()).add(mapping.iova)
-                elif unit in units:
-                    units[unit].discard(mapping.iova)
-                    if not units[unit]:
-                        del units[unit]
-            if not units:
-                del self._by_unit[shift]
+        memory: object = self._memory
+        change = self._by_memory.add if sign > 0 else self._by_memory.remove
+        for run in mapping.mapped_runs():
+            if run.memory is memory:
+                change(run.offset, run.size, run.iova)
 
     def _clear(self) -> None:
         self._bytes = self._parts = 0
         self._starts: list[int] = []
-        # The device addresses of the mappings that touch each unit of the memory, by the unit's size, a power of two.
-        self._by_unit: dict[int, dict[int, set[int]]] = {}
+        self._by_memory = SpanIndex(self._granularity)
 
     def _mend(self) -> None:
         """Finish what an exception has broken off."""

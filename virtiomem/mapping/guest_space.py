@@ -88,11 +88,14 @@ class GuestSpace:
         neighbours: ascending, without another mapping of the domain between them. undo maps it again. lost: gets what
         that fails for. Raises what unmap_dma raises, and ShortUnmap.
         """
-        # Nobody joins meanwhile, who could map in a hole of what is about to be unmapped.
-        with self._claim.alone() as alone:
+
+        def unmap(alone: bool) -> None:
             for stretch in self._stretches(list(_pieces(neighbours)), over_holes=alone):
                 undo.callback(self._put_back, stretch, lost)
                 self._unmap(stretch)
+
+        # Nobody joins meanwhile, who could map in a hole of what is about to be unmapped.
+        self._claim.undisturbed(unmap)
 
     def _has(self, run: MappedRun) -> bool:
         return run in self.space.mappings_in(run.iova, run.size)

@@ -78,6 +78,7 @@ class GuestIommu:
         self._unmapped = unmapped
         self._domains: dict[GuestBooks, GuestDomain] = {}
         self._count = 0
+        self._was_unsure = False
         with ExitStack() as undo:
             coordination = coordination or DiscardCoordination.of(discards.memory)
             uses = {coordination: DiscardUse.DISABLE_UNCOORDINATED}
@@ -98,7 +99,7 @@ class GuestIommu:
     def domains(self) -> tuple[GuestDomain, ...]:
         """The domains that are open, in the order in which they were opened."""
         with self._guest.lock:
-            return tuple(domain for _, domain in self._open_domains())
+            return () if self._guest.closed else tuple(domain for _, domain in self._open_domains())
 
     @property
     def mapped_bytes(self) -> int:
@@ -130,7 +131,7 @@ class GuestIommu:
         Those of them that are in the region are in the divergences of its manager, too.
         """
         with self._guest.lock:
-            return tuple(self._lacking())
+            return () if self._guest.closed else tuple(self._lacking())
 
     def open_domain(self, name: str | None = None) -> GuestDomain:
         """A domain without mappings, until it is closed.
@@ -150,6 +151,9 @@ class GuestIommu:
     def repair(self) -> tuple[Divergence, ...]:
         """Make mappings again that an address space lacks, in the region and elsewhere; return what is left of that."""
         with self._guest.lock:
+            if self._guest.closed:
+                return ()
+            self._guest.unsure = True
             self._discards.repair()
             for books in self._guest.books:
                 always = [each for each in books.table.all() if not self._guest.memory.managed_parts(each.parts)]
@@ -201,27 +205,26 @@ class GuestIommu:
 
         Raises what unmap_dma raises, with all of it mapped again, or ListenerDiverged that says what is not.
         """
+        was_unsure = self._guest.unsure
         with self._guest.change():
             self._take(lambda books: books.table.over(section.run), ExitStack())
+        if any(books.table.over(section.run) for books in self._guest.books):
+            # Until discarded(): they are in the books, and nowhere else.
+            self._guest.unsure, self._was_unsure = True, was_unsure
 
     def discarded(self, section: Section) -> None:
         """Forget the mappings that discard() took, and tell revoked of them."""
         if self._guest.closed:
             # They are gone because it closes, and unmapped is told of that.
             return
-        count = 0
-        for books, domain in self._open_domains():
-            gone = books.table.over(section.run)
-            books.table.remove(gone)
-            if gone:
-                count += len(gone)
-                self._guest.telling.tell(self._revoked, domain, gone)
-        if count:
-            _log.info("%s: %d mappings revoked with the memory at %s", self.name, count, section)
+        if self._revoke(lambda books: books.table.over(section.run)):
+            self._guest.unsure = self._was_unsure
 
     def lost(self, section: Section, *, thorough: bool) -> Sequence[Section]:
         """The memory of mappings that some address space does not hold any more, though nobody has taken them back."""
         look = thorough or self._guest.unsure
+        if self._guest.unsure:
+            self._revoke(self._discarded_unheard)
         missing: list[GuestMapping] = []
         for books in self._guest.books:
             missing += books.missing(partial(books.table.over, section.run), thorough=look)
@@ -238,6 +241,24 @@ class GuestIommu:
 
     def released(self, section: Section) -> None:
         """Do nothing: close() has given up everything."""
+
+    def _revoke(self, find: Callable[[GuestBooks], Sequence[GuestMapping]]) -> int:
+        """Strike what find() gives of each domain, which no address space has, and tell revoked. Return how many."""
+        count = 0
+        for books, domain in self._open_domains():
+            if gone := find(books):
+                books.table.remove(gone)
+                count += len(gone)
+                self._guest.telling.tell(self._revoked, domain, gone)
+        if count:
+            _log.info("%s: %d mappings revoked with their memory", self.name, count)
+        return count
+
+    def _discarded_unheard(self, books: GuestBooks) -> list[GuestMapping]:
+        """Mappings whose memory was discarded by a call that was broken off before discarded()."""
+        are_populated = self._guest.memory.are_populated
+        gone = [mapping for mapping in books.table.all() if not are_populated(mapping.parts)]
+        return [mapping for mapping in gone if not any(space.holds(mapping) for space in books.spaces)]
 
     def _open_domains(self) -> list[tuple[GuestBooks, GuestDomain]]:
         return [(books, self._domains[books]) for books in self._guest.books]
