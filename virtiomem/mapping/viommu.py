@@ -79,6 +79,8 @@ class GuestIommu:
         self._domains: dict[GuestBooks, GuestDomain] = {}
         self._count = 0
         self._was_unsure = False
+        # Its registration ends first: what is left of a close that was broken off is done by the next one.
+        self._is_over = False
         with ExitStack() as undo:
             coordination = coordination or DiscardCoordination.of(discards.memory)
             uses = {coordination: DiscardUse.DISABLE_UNCOORDINATED}
@@ -169,15 +171,16 @@ class GuestIommu:
         and close() can be called again. Closing twice is harmless.
         """
         with self._guest.lock:
-            if self._guest.closed and not self._guest.books:
+            if self._is_over:
                 return
             with self._guest.change():
                 self._unregister()
                 gone = [(domain, books.table.all()) for books, domain in self._open_domains()]
                 for books in self._guest.books:
                     books.end()
-                self._guest.books = []
                 self._holds.close()
+                self._guest.books = []
+                self._is_over = True
             for domain, mappings in gone:
                 if mappings:
                     self._guest.telling.tell(self._unmapped, domain, mappings)
