@@ -228,15 +228,18 @@ class MappingTable:
         self._is_index_old = True
         self._runs[first:last] = runs
         if is_index_good:
-            self._count_in(runs, 1)
+            # In this order: a run may take its own place.
             self._count_in(before, -1)
+            self._count_in(runs, 1)
             self._is_index_old = False
 
     def _count_in(self, runs: Iterable[MappedRun], sign: int) -> None:
         """Bring the index up to date with runs that were added (sign 1) or taken out (-1)."""
         for run in runs:
             self._count += sign * run.mappings
-            places = self._places.setdefault(run.memory, _Places())
+            places = self._places.get(run.memory)
+            if places is None:
+                places = self._places[run.memory] = _Places()
             places.count_in(run, sign)
             if not places:
                 del self._places[run.memory]
