@@ -9,12 +9,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from pyvfio.errors import VfioError
-from pyvfio.kernel import Kernel, Window, host_page_size
+from pyvfio.kernel import Kernel, host_page_size
 from pyvfio.memory import SharedMemory
 from pyvfio.units import format_size
 from virtiomem.vhost_user.abi.vhost_user import VhostUserMemoryRegion
 from virtiomem.vhost_user.errors import FrontEndError, QueueBroken
+from virtiomem.vhost_user.guest_bytes import CopiedBytes, GuestBytes, MappedBytes, stays
 from virtiomem.vhost_user.window import GuestWindow
 
 _END: Final = 1 << 64
@@ -42,7 +42,7 @@ class GuestRegion:
     """A part of the guest's memory that the front end shares.
 
     guest_address: where the guest sees it. size: bytes. user_address: where the front end has it. memory, offset: what
-    it is mapped into here, and from which byte of that. file: where the front end keeps it. window: onto all of memory.
+    it is mapped into here, and from which byte of that. file: where the front end keeps it. content: memory's bytes.
     """
 
     guest_address: int
@@ -51,11 +51,11 @@ class GuestRegion:
     memory: SharedMemory
     offset: int
     file: FileRange
-    window: Window
+    content: GuestBytes
 
     def close(self) -> None:
         """Unmap it. No window may be used any more."""
-        self.window.release()
+        self.content.release()
         self.memory.close()
 
     def overlaps_file(self, offset: int, size: int) -> bool:
@@ -158,7 +158,7 @@ class MemoryTable:
             address, size = address + part, size - part
 
     def _window(self, region: GuestRegion, offset: int, size: int) -> GuestWindow:
-        return GuestWindow(region.window, region.offset + offset, size)
+        return GuestWindow(region.content, region.offset + offset, size)
 
     def _check(self, entry: VhostUserMemoryRegion, fd: int) -> None:
         end, user_end = entry.guest_phys_addr + entry.memory_size, entry.userspace_addr + entry.memory_size
@@ -184,14 +184,21 @@ class MemoryTable:
         size = -(-(within + entry.memory_size) // page_size) * page_size
         memory = SharedMemory(size, page_size=page_size, kernel=self._kernel)
         try:
+            content = self._content(memory, fd)
             memory.attach(fd, entry.mmap_offset - within)
-        except VfioError:
+        except BaseException:
             memory.close()
             raise
         status = os.fstat(fd)
         file = FileRange(status.st_dev, status.st_ino, entry.mmap_offset)
-        window = self._kernel.window(memory.address, size)
-        return GuestRegion(entry.guest_phys_addr, entry.memory_size, entry.userspace_addr, memory, within, file, window)
+        return GuestRegion(
+            entry.guest_phys_addr, entry.memory_size, entry.userspace_addr, memory, within, file, content
+        )
+
+    def _content(self, memory: SharedMemory, fd: int) -> GuestBytes:
+        if stays(fd, memory.page_size):
+            return MappedBytes(self._kernel.window(memory.address, memory.size))
+        return CopiedBytes(memory.address, memory.size)
 
 
 def _page_size(fd: int) -> int:

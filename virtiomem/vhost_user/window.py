@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pyvfio.kernel import Window
+from virtiomem.vhost_user.guest_bytes import GuestBytes
 
 
 @dataclass(frozen=True, slots=True)
 class GuestWindow:
-    """size bytes of the guest's memory, from start on in the window onto its region. It is usable while its region is
-    mapped, and afterwards raises WindowReleased or ValueError.
+    """size bytes of the guest's memory, from start on in its region. It is usable while its region is mapped, and
+    afterwards raises WindowReleased, ValueError or QueueBroken, as GuestBytes does where the memory is gone.
 
     Offsets are bytes; the caller keeps them within size. load() and store() are one access of width bytes, little
     endian and aligned to it, which read() and write() are not: what one side may read while the other writes needs
     load() and store(), and where their order matters memory_barrier().
 
-    region: the window onto all of the region.
+    region: all of the region's bytes.
     """
 
-    region: Window
+    region: GuestBytes
     start: int
     size: int
 
@@ -36,11 +36,9 @@ class GuestWindow:
     def read(self, offset: int, size: int) -> bytes:
         """A copy of size bytes at offset, made once: the guest cannot change it after it was checked."""
         assert 0 <= offset <= self.size - size
-        place = self.start + offset
-        return self.region.views[1][place : place + size].tobytes()
+        return self.region.read(self.start + offset, size)
 
     def write(self, offset: int, data: bytes) -> None:
         """Copy data to offset."""
         assert 0 <= offset <= self.size - len(data)
-        place = self.start + offset
-        self.region.views[1][place : place + len(data)] = data
+        self.region.write(self.start + offset, data)

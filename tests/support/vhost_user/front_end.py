@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import mmap
 import os
 import socket
@@ -148,12 +149,14 @@ class Bench:
 
 
 class Shared:
-    """A memfd of the front end's, and its bytes."""
+    """A memfd of the front end's, and its bytes. is_sealed: whether it can no longer be shortened, as QEMU's."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, *, is_sealed: bool = False) -> None:
         self.size = size
-        self.fd = os.memfd_create("guest", os.MFD_CLOEXEC)
+        self.fd = os.memfd_create("guest", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(self.fd, size)
+        if is_sealed:
+            fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
         self.bytes = mmap.mmap(self.fd, size)
 
     def resident(self) -> int:
@@ -168,12 +171,18 @@ class Shared:
 class FrontEnd:
     """Sends messages to a device and reads its replies; ram is at guest address 0, region at the region's."""
 
-    def __init__(self, backend: Backend, protocol_features: int = int(ALL), region: Shared | None = None) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        protocol_features: int = int(ALL),
+        region: Shared | None = None,
+        ram: Shared | None = None,
+    ) -> None:
         self.backend = backend
         self.protocol_features = protocol_features
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.connect(backend.path)
-        self.ram = Shared(RAM_SIZE)
+        self.ram = ram or Shared(RAM_SIZE)
         self.region = region or Shared(REGION_SIZE)
         self.kick, self.call, self.error = (os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(3))
         self.channel, theirs = socket.socketpair()
