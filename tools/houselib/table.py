@@ -123,7 +123,6 @@ OTHER_NAMES = {
         "CONFIG_IOMMUFD_TEST CONFIG_IOMMUFD_VFIO_CONTAINER CONFIG_VFIO CONFIG_VFIO_CONTAINER CONFIG_VFIO_DEVICE_CDEV "
         "CONFIG_VFIO_GROUP CONFIG_VFIO_IOMMU_TYPE1 CONFIG_VFIO_NOIOMMU CONFIG_VFIO_PCI CONFIG_VFIO_PCI_VGA"
     ),
-    "linux/fcntl.h": "F_SEAL_SHRINK",
     "asm-generic/resource.h": "RLIMIT_MEMLOCK",
     "linux/virtio_config.h, status bits": "DEVICE_NEEDS_RESET",
     "linux/virtio_iommu.h, status": (

@@ -16,12 +16,9 @@ import sys
 from typing import Final, Protocol
 
 from pyvfio.kernel import Window, host_page_size
+from virtiomem.vhost_user.abi import futex
 from virtiomem.vhost_user.errors import QueueBroken
 
-_FUTEX_WAKE_OP: Final = 5
-_FUTEX_PRIVATE_FLAG: Final = 128
-_FUTEX_OP_ADD: Final = 1
-_FUTEX_OP_OPARG_SHIFT: Final = 8
 _TRIES: Final = 1000
 # futex, process_vm_readv, process_vm_writev. Source: asm/unistd.h of each architecture.
 _GENERIC: Final = (98, 270, 271)
@@ -143,11 +140,11 @@ class CopiedBytes:
         difference = ((word & ~mask | value << shift) - word) & 0xFFFF_FFFF
         if not difference or difference & (difference - 1):
             return not difference
-        operation = (_FUTEX_OP_ADD | _FUTEX_OP_OPARG_SHIFT) << 28 | (difference.bit_length() - 1) << 12
+        operation = (futex.FUTEX_OP_ADD | futex.FUTEX_OP_OPARG_SHIFT) << 28 | (difference.bit_length() - 1) << 12
         self._call(
             self._futex,
             ctypes.byref(self._word),
-            ctypes.c_long(_FUTEX_WAKE_OP | _FUTEX_PRIVATE_FLAG),
+            ctypes.c_long(futex.FUTEX_WAKE_OP | futex.FUTEX_PRIVATE_FLAG),
             ctypes.c_long(0),
             ctypes.c_long(0),
             ctypes.c_void_p(self._address + place),
