@@ -9,6 +9,7 @@ from dataclasses import replace
 from operator import attrgetter
 
 from pyvfio.dma.address_space import MappedRun
+from pyvfio.dma.span_index import SpanIndex
 from pyvfio.memory import DmaTarget
 
 Span = tuple[int, int]
@@ -38,11 +39,10 @@ class MappingTable:
         self._unplaced: tuple[MappedRun, Callable[[], int]] | None = None
         # What may be held: entered before, and taken out after.
         self._held: dict[DmaTarget, None] = {}
-        # The index: how many mappings, and the bytes mapped by memory and by the distance from offset to iova. Runs of
-        # one distance ascend alike in both.
+        # The index: how many mappings there are, and where of each memory.
         self._is_index_old = False
         self._count = 0
-        self._bytes: dict[DmaTarget, dict[int, int]] = {}
+        self._places: dict[DmaTarget, _Places] = {}
 
     @property
     def count(self) -> int:
@@ -82,10 +82,11 @@ class MappingTable:
         """An address at which devices reach some of these bytes, the first that is mapped there; None if none is."""
         with self._lock:
             self._mend()
-            for distance in self._bytes.get(memory, ()):
-                for run in self._touching(offset + distance, size):
-                    if run.memory is memory and run.iova - run.offset == distance:
-                        return distance + max(run.offset, offset)
+            places = self._places.get(memory)
+            for iova in places.near(offset, size) if places else ():
+                for run in self._touching(iova, size):
+                    if run.memory is memory and run.offset < offset + size and offset < run.offset + run.size:
+                        return run.iova + max(offset - run.offset, 0)
         return None
 
     # What may be in the kernel or not.
@@ -180,7 +181,7 @@ class MappingTable:
             runs, end = self._runs[first:last], iova + size
             self._change(first, last, _outside(runs, iova, end))
             self.trust(iova, size)
-        if len(self._held) != len(self._bytes):
+        if len(self._held) != len(self._places):
             self._release_unused()
         return tuple(run.part(max(run.iova, iova), min(run.end, end)) for run in runs)
 
@@ -203,7 +204,7 @@ class MappingTable:
         with self._lock:
             self._mend()
             unplaced = self._unplaced[0].memory if self._unplaced is not None else None
-            unused = [memory for memory in self._held if memory not in self._bytes and memory is not unplaced]
+            unused = [memory for memory in self._held if memory not in self._places and memory is not unplaced]
         for memory in unused:
             memory.release(self)
             del self._held[memory]
@@ -227,27 +228,26 @@ class MappingTable:
         self._is_index_old = True
         self._runs[first:last] = runs
         if is_index_good:
-            self._count_in(runs, 1)
+            # In this order: a run may take its own place.
             self._count_in(before, -1)
+            self._count_in(runs, 1)
             self._is_index_old = False
 
     def _count_in(self, runs: Iterable[MappedRun], sign: int) -> None:
         """Bring the index up to date with runs that were added (sign 1) or taken out (-1)."""
         for run in runs:
             self._count += sign * run.mappings
-            distances, distance = self._bytes.setdefault(run.memory, {}), run.iova - run.offset
-            size = distances.get(distance, 0) + sign * run.size
-            if size:
-                distances[distance] = size
-            else:
-                distances.pop(distance, None)
-                if not distances:
-                    del self._bytes[run.memory]
+            places = self._places.get(run.memory)
+            if places is None:
+                places = self._places[run.memory] = _Places()
+            places.count_in(run, sign)
+            if not places:
+                del self._places[run.memory]
 
     def _mend(self) -> None:
         """Finish what an exception has broken off. With the lock held."""
         if self._is_index_old:
-            self._count, self._bytes = 0, {}
+            self._count, self._places = 0, {}
             self._count_in(self._runs, 1)
             self._is_index_old = False
         if self._unplaced is not None:
@@ -276,6 +276,36 @@ class MappingTable:
         if first and self._runs[first - 1].end > iova:
             first -= 1
         return first, bisect_left(self._runs, iova + size, lo=first, key=_START)
+
+
+class _Places:
+    """At which addresses bytes of one memory are mapped. It is true as long as there are any."""
+
+    def __init__(self) -> None:
+        # Runs of many mappings grow and shrink. Those of one distance from offset to iova ascend alike in both, and
+        # there are few distances. Of single mappings there may be as many as there are mappings.
+        self._distances: dict[int, int] = {}
+        self._singles = SpanIndex()
+
+    def __bool__(self) -> bool:
+        return bool(self._distances or self._singles)
+
+    def count_in(self, run: MappedRun, sign: int) -> None:
+        """Count a run that was added (sign 1) or taken out (-1)."""
+        if run.granularity is None:
+            change = self._singles.add if sign > 0 else self._singles.remove
+            change(run.offset, run.size, run.iova)
+            return
+        distance = run.iova - run.offset
+        size = self._distances.get(distance, 0) + sign * run.size
+        if size:
+            self._distances[distance] = size
+        else:
+            self._distances.pop(distance, None)
+
+    def near(self, offset: int, size: int) -> list[int]:
+        """Addresses to look at, over size bytes, for mappings of these bytes of the memory."""
+        return [*(offset + distance for distance in self._distances), *sorted(self._singles.near(offset, size))]
 
 
 def _outside(runs: Sequence[MappedRun], iova: int, end: int, *between: MappedRun) -> list[MappedRun]:

@@ -30,6 +30,7 @@ from virtiomem import (
     RequestType,
     Response,
     ResponseType,
+    Section,
     VirtioMem,
 )
 
@@ -128,14 +129,15 @@ def test_a_guests_mapping_is_out_of_reach_before_its_memory_is_gone(
     stack.callback(space.close)
     engine = stack.enter_context(Edu(space.open_device(testbed.devices[0])))
     iommu = stack.enter_context(GuestIommu(device.discards, device.section, max_bytes=memory.size, max_mappings=8))
-    iommu.join(space)
-    stack.callback(iommu.leave, space)
+    domain = iommu.open_domain()
+    domain.join(space)
+    stack.callback(domain.leave, space)
     charged = mode.charged(testbed.kernel)
     with pytest.raises(GuestMappingRefused, match="not plugged"):
-        iommu.map(0x4000, MEBIBYTE, PAGE)
+        domain.map(0x4000, IOVA + MEBIBYTE, PAGE)
     assert ask(device, PLUG, 0, 3) is ACK
-    iommu.map(0x4000, MEBIBYTE, PAGE)
-    iommu.map(0x8000, 0, 2 * PAGE)
+    domain.map(0x4000, IOVA + MEBIBYTE, PAGE)
+    domain.map(0x8000, IOVA, 2 * PAGE)
     assert mode.charged(testbed.kernel) == charged + 3 * PAGE
     memory.write(0, b"written by the guest")
     engine.fetch(0x8000, 20)
@@ -147,7 +149,61 @@ def test_a_guests_mapping_is_out_of_reach_before_its_memory_is_gone(
     engine.store(0x4000, 20)
     assert memory.read(MEBIBYTE, 20) == bytes(20)
     assert mode.charged(testbed.kernel) == charged + 2 * PAGE
-    assert [mapping.iova for mapping in iommu.mappings] == [0x8000]
+    assert [mapping.iova for mapping in domain.mappings] == [0x8000]
+
+
+def test_a_guests_domains_reach_what_each_of_them_maps_and_a_range_comes_off_with_one_call(
+    mode: Mode, testbed: Testbed, stack: ExitStack
+) -> None:
+    memory, boot = (
+        stack.enter_context(Memory.allocate(MemoryKind.MEMFD, size, kernel=testbed.kernel))
+        for size in (4 * MEBIBYTE, MEBIBYTE)
+    )
+    device = stack.enter_context(VirtioMem(memory, address=IOVA, block_size=MEBIBYTE, requested_size=memory.size))
+    assert ask(device, PLUG, 0, 2) is ACK
+    iommu = stack.enter_context(
+        GuestIommu(
+            device.discards,
+            Section(boot, 0, IOVA - boot.size, boot.size),
+            device.section,
+            max_bytes=memory.size,
+            max_mappings=600,
+        )
+    )
+    charged = mode.charged(testbed.kernel)
+    spaces, engines, domains = [], [], []
+    for address in testbed.devices[:2]:
+        space = mode.open(testbed.kernel)
+        stack.callback(space.close)
+        engines.append(stack.enter_context(Edu(space.open_device(address))))
+        domains.append(iommu.open_domain())
+        domains[-1].join(space)
+        stack.callback(domains[-1].close)
+        spaces.append(space)
+    first, second = domains
+    # The same device address is boot RAM and the region in one, and the region alone in the other.
+    first.map(MEBIBYTE, IOVA - PAGE, 2 * PAGE)
+    second.map(MEBIBYTE, IOVA + MEBIBYTE, 2 * PAGE)
+    boot.write(boot.size - 16, b"the end of boot ")
+    memory.write(0, b"and a region")
+    engines[0].fetch(MEBIBYTE + PAGE - 16, 28)
+    engines[1].store(MEBIBYTE, 28)
+    engines[0].store(MEBIBYTE + PAGE - 8, 28)
+    assert memory.read(MEBIBYTE, 28) == bytes(28)
+    assert (boot.read(boot.size - 8, 8), memory.read(0, 20)) == (b"the end ", b"of boot and a region")
+    for number in range(512):
+        first.map(2 * MEBIBYTE + 2 * number * PAGE, IOVA - boot.size + number * 7 % 256 * PAGE, PAGE)
+    before = [space.calls.unmap for space in spaces]
+    assert first.unmap(0, 64 * MEBIBYTE) == 514 * PAGE
+    assert [space.calls.unmap for space in spaces] == [before[0] + 1, before[1]]
+    assert spaces[0].mappings() == ()
+    assert mode.charged(testbed.kernel) == charged + 2 * PAGE
+    first.map(MEBIBYTE, IOVA - PAGE, 2 * PAGE)
+    assert ask(device, UNPLUG, 0, 1) is ACK
+    assert (first.mappings, len(second.mappings)) == ((), 1)
+    engines[0].store(MEBIBYTE, 28)
+    assert boot.read(boot.size - PAGE, 28) == bytes(28)
+    assert mode.charged(testbed.kernel) == charged + 2 * PAGE
 
 
 def test_only_what_is_plugged_can_be_dirty(testbed: Testbed, stack: ExitStack) -> None:

@@ -107,10 +107,10 @@ def test_a_closed_device_takes_nothing(name: str) -> None:
 
 
 GUEST: dict[str, Callable[[World], object]] = {
-    "join": lambda world: world.iommu.join(FaultySpace(9, world.faults)),
-    "leave": lambda world: world.iommu.leave(world.spaces[0]),
-    "map": lambda world: world.iommu.map(0, 0, PAGE),
-    "unmap": lambda world: world.iommu.unmap(0, PAGE),
+    "join": lambda world: world.domain.join(FaultySpace(9, world.faults)),
+    "leave": lambda world: world.domain.leave(world.spaces[0]),
+    "map": lambda world: world.map(0, 0, PAGE),
+    "unmap": lambda world: world.domain.unmap(0, PAGE),
 }
 
 
@@ -118,23 +118,23 @@ GUEST: dict[str, Callable[[World], object]] = {
 def test_a_closed_guest_iommu_takes_nothing(name: str) -> None:
     with ExitStack() as stack:
         world = World(stack)
-        world.iommu.map(0, 0, PAGE)
+        world.map(0, 0, PAGE)
         world.iommu.close()
         with pytest.raises(ClosedError, match="guest IOMMU"):
             GUEST[name](world)
-        assert world.iommu.mappings == world.spaces[0].held() == ()
+        assert world.domain.mappings == world.spaces[0].held() == ()
         assert world.unplug(0) is ACK
 
 
 def test_a_guest_iommus_close_that_failed_can_be_tried_again() -> None:
     with ExitStack() as stack:
         world = World(stack)
-        world.iommu.map(0, 0, PAGE)
-        before = world.iommu.mappings
+        world.map(0, 0, PAGE)
+        before = world.domain.mappings
         world.faults.arm(0)
         with pytest.raises(OSError, match="injected"):
             world.iommu.close()
-        assert world.iommu.mappings == world.spaces[0].held() == before
+        assert world.domain.mappings == world.spaces[0].held() == before
         world.faults.disarm()
         world.iommu.close()
         assert world.spaces[0].held() == ()

@@ -16,7 +16,7 @@ from tests.support.virtiomem.fakes import ADDRESS, BLOCK, FakeListener, FakeMemo
 from tests.support.virtiomem.spaces import RecordingAddressSpace
 from virtiomem.device import Request, RequestType, Response, ResponseType, VirtioMem
 from virtiomem.discard import Section
-from virtiomem.mapping import DirtyTracker, DmaMapper, GuestIommu, GuestMapping
+from virtiomem.mapping import DirtyTracker, DmaMapper, GuestDomain, GuestIommu, GuestMapping
 from virtiomem.mapping.page_bits import PageBits
 from virtiomem.runs import Run
 from virtiomem.trace import DmaLog
@@ -173,9 +173,10 @@ def test_a_guest_iommus_mappings_are_asked_for_where_they_lie(stack: ExitStack) 
     space = LoggingSpace(0)
     world = World(stack)
 
-    def mark(mappings: Sequence[GuestMapping]) -> None:
+    def mark(_: GuestDomain, mappings: Sequence[GuestMapping]) -> None:
         for mapping in mappings:
-            world.tracker.mark(mapping.run)
+            for run in mapping.runs_of(world.memory):
+                world.tracker.mark(run)
 
     iommu = stack.enter_context(
         GuestIommu(
@@ -186,15 +187,16 @@ def test_a_guest_iommus_mappings_are_asked_for_where_they_lie(stack: ExitStack) 
             unmapped=mark,
         )
     )
-    iommu.join(space)
-    iommu.map(0x7000, 2 * BLOCK + 3 * PAGE, 5 * PAGE)
-    iommu.map(0x1_0000, 8 * BLOCK, 2 * PAGE)
+    domain = iommu.open_domain()
+    domain.join(space)
+    domain.map(0x7000, ADDRESS + 2 * BLOCK + 3 * PAGE, 5 * PAGE)
+    domain.map(0x1_0000, ADDRESS + 8 * BLOCK, 2 * PAGE)
     world.tracker.start({space: space})
     space.written = {0x7000, 0x8000, 0xB000}
     world.tracker.sync()
     start = 2 * BLOCK + 3 * PAGE
     assert world.dirty() == {start, start + PAGE, start + 4 * PAGE}
-    iommu.unmap(0x1_0000, 2 * PAGE)
+    domain.unmap(0x1_0000, 2 * PAGE)
     assert world.dirty() == {8 * BLOCK, 8 * BLOCK + PAGE}
 
 

@@ -17,9 +17,11 @@ import pytest
 import virtiomem
 from pyvfio.memory import Memory, MemoryKind
 from tests.support.virtiomem.fakes import ADDRESS, BLOCK
+from tests.support.virtiomem.iommu import expected_of
 from tests.support.virtiomem.spaces import RecordingAddressSpace
 from virtiomem.device import Request, RequestType, Response, ResponseType, VirtioMem
-from virtiomem.mapping import DmaMapper
+from virtiomem.discard import Section
+from virtiomem.mapping import DmaMapper, GuestIommu
 from virtiomem.runs import Run, subtract
 from virtiomem.trace import DmaLog
 
@@ -28,6 +30,7 @@ PLUG, UNPLUG, UNPLUG_ALL, STATE = RequestType
 SOURCES = Path(virtiomem.__file__).parent
 INSIDE = (*(str(SOURCES / room) for room in ("device", "discard", "mapping")), contextlib.__file__)
 BLOCKS = 16
+PAGE = 4096
 REQUESTS = {"plug": (PLUG, 4, 3), "unplug": (UNPLUG, 1, 2), "unplug all": (UNPLUG_ALL, 0, 0)}
 
 
@@ -96,3 +99,64 @@ def test_wherever_a_request_is_interrupted_the_next_one_finds_all_in_step(name: 
             assert world.ask(PLUG, 12, 1) is ACK, at
             world.expect_consistent()
     assert at > 100
+
+
+class GuestWorld(World):
+    """The same memory, of which a guest has mapped some, and boot RAM, in two domains: the first in two spaces."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        super().__init__(stack)
+        boot = stack.enter_context(Memory.allocate(MemoryKind.ANONYMOUS, BLOCK))
+        self.iommu = GuestIommu(
+            self.device.discards,
+            Section(boot, 0, ADDRESS - BLOCK, BLOCK),
+            self.device.section,
+            max_bytes=self.memory.size,
+            max_mappings=16,
+        )
+        stack.callback(self.iommu.close)
+        self.guests = [RecordingAddressSpace(number, DmaLog()) for number in range(2, 6)]
+        self.first, self.second = self.iommu.open_domain(), self.iommu.open_domain()
+        for space, domain in zip(self.guests, (self.first, self.first, self.second), strict=False):
+            domain.join(space)
+        for iova, offset in ((0, 0), (8 * PAGE, -PAGE), (16 * PAGE, BLOCK), (24 * PAGE, -BLOCK)):
+            self.first.map(iova, ADDRESS + offset, 2 * PAGE)
+        self.second.map(0, ADDRESS + BLOCK, PAGE)
+
+    def expect_guest_in_step(self) -> None:
+        """Each address space holds what its domain maps, and one that is in no domain holds nothing."""
+        assert self.iommu.repair() == ()
+        for space in self.guests:
+            joined = [expected_of(domain) for domain in self.iommu.domains if space in domain.spaces]
+            assert [space.mappings()] == (joined or [()])
+
+
+GUEST: dict[str, Callable[[GuestWorld], object]] = {
+    "map": lambda world: world.first.map(BLOCK, ADDRESS - PAGE, 3 * PAGE),
+    "unmap": lambda world: world.first.unmap(0, 32 * PAGE),
+    "unplug": lambda world: world.ask(UNPLUG, 1, 1),
+    "join": lambda world: world.first.join(world.guests[3]),
+    "leave": lambda world: world.first.leave(world.guests[0]),
+    "close a domain": lambda world: world.first.close(),
+    "close": lambda world: world.iommu.close(),
+}
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("name", GUEST)
+def test_wherever_a_guests_iommu_is_interrupted_nothing_is_mapped_that_is_not_in_its_books(name: str) -> None:
+    act = GUEST[name]
+    at, ended = 0, False
+    while not ended:
+        at += 1
+        with ExitStack() as stack:
+            world = GuestWorld(stack)
+            ended = not interrupted(lambda world=world: act(world), at)  # type: ignore[misc]
+            world.expect_guest_in_step()
+            if name != "close":
+                world.first.close()
+            world.iommu.close()
+            assert not any(space.mappings() for space in world.guests), at
+            assert world.ask(PLUG, 12, 1) is ACK
+            world.expect_consistent()
+    assert at > 50

@@ -183,13 +183,14 @@ def test_a_mapper_that_is_registered_is_not_closed(world: World, plugged: int) -
 
 def test_a_guests_iommu_and_a_mapper_do_not_share_an_address_space(world: World) -> None:
     with GuestIommu(world.device.discards, world.device.section, max_bytes=BLOCK, max_mappings=4) as iommu:
+        domain = iommu.open_domain()
         with pytest.raises(AlreadyMapped, match="belongs to the DMA mapper"):
-            iommu.join(world.container)
+            domain.join(world.container)
         world.device.discards.unregister(world.mapper)
-        iommu.join(world.container)
+        domain.join(world.container)
         with pytest.raises(AlreadyMapped, match="belongs to the guest IOMMU"):
             world.device.discards.register(world.mapper, world.device.section)
-        iommu.leave(world.container)
+        domain.leave(world.container)
         world.device.discards.register(world.mapper, world.device.section)
 
 
@@ -197,12 +198,13 @@ def test_a_guest_mapping_that_is_refused_takes_nobody_elses_away(world: World) -
     world.device.discards.unregister(world.mapper)
     world.ask(PLUG, 0, 4)
     with GuestIommu(world.device.discards, world.device.section, max_bytes=BLOCK, max_mappings=4) as iommu:
-        iommu.join(world.container)
+        domain = iommu.open_domain()
+        domain.join(world.container)
         world.container.map_dma(0, world.memory, 0, 4096)
         with pytest.raises(VfioError, match="by somebody else"):
-            iommu.map(0, 0, 4096)
+            domain.map(0, ADDRESS, 4096)
         assert [run.iova for run in world.container.mappings()] == [0]
-        assert iommu.mappings == ()
+        assert domain.mappings == ()
 
 
 def test_the_next_device_finds_all_that_is_plugged(world: World) -> None:
@@ -251,9 +253,10 @@ def test_a_guests_mappings_are_there_for_the_next_device(world: World) -> None:
     world.device.discards.unregister(world.mapper)
     world.ask(PLUG, 0, 4)
     with GuestIommu(world.device.discards, world.device.section, max_bytes=4 * BLOCK, max_mappings=4) as iommu:
-        iommu.join(world.container)
-        iommu.map(0, BLOCK, 4096)
-        iommu.map(ADDRESS, 2 * BLOCK, 4096)
+        domain = iommu.open_domain()
+        domain.join(world.container)
+        domain.map(0, ADDRESS + BLOCK, 4096)
+        domain.map(ADDRESS, ADDRESS + 2 * BLOCK, 4096)
         world.last_group_leaves()
         assert [each.stale for each in world.device.discards.divergences] == [False, False]
         world.container.open_device(world.addresses[1])
@@ -296,13 +299,14 @@ def test_a_guests_iommu_lets_go_of_an_address_space_that_is_closed(
     other.open_device(world.addresses[1])
     world.ask(PLUG, 0, 4)
     with GuestIommu(world.device.discards, world.device.section, max_bytes=4 * BLOCK, max_mappings=4) as iommu:
-        iommu.join(world.container)
-        iommu.join(other)
-        iommu.map(0, 0, 4096)
+        domain = iommu.open_domain()
+        domain.join(world.container)
+        domain.join(other)
+        domain.map(0, ADDRESS, 4096)
         world.container.close()
         caplog.clear()
-        iommu.map(4096, 4096, 4096)
-        assert iommu.unmap(0, 4096) == 4096
+        domain.map(4096, ADDRESS + 4096, 4096)
+        assert domain.unmap(0, 4096) == 4096
         assert [record.levelname for record in caplog.records] == ["WARNING"]
         assert [run.iova for run in other.mappings()] == [4096]
 

@@ -159,10 +159,10 @@ def revocation_that_fails(count: int) -> int:
     with ExitStack() as stack:
         world = World(stack, spaces=2, short=True, max_mappings=count)
         for number in range(count):
-            world.iommu.map(number * 8192, number % 512 * 4096, 4096)
+            world.map(number * 8192, number % 512 * 4096, 4096)
         world.faults.fails = lambda step: step == 2 * count - 1
         lines = lines_run(lambda: world.unplug(0))
-        assert world.iommu.mappings == world.spaces[0].held() == world.spaces[1].held()
+        assert world.domain.mappings == world.spaces[0].held() == world.spaces[1].held()
         world.faults.disarm()
         return lines
 

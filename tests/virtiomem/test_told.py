@@ -25,7 +25,7 @@ from virtiomem.device import (
     VirtioMem,
 )
 from virtiomem.discard import Section, Telling
-from virtiomem.mapping import GuestIommu, GuestMapping
+from virtiomem.mapping import GuestDomain, GuestIommu, GuestMapping
 from virtiomem.stand_in.stand_in import StandInGuest
 from virtiomem.trace import RecordedVirtioMem
 
@@ -150,7 +150,7 @@ def test_a_revocation_that_is_not_heard_is_one_all_the_same() -> None:
         world = World(stack)
         told: list[GuestMapping] = []
 
-        def boom(mappings: Sequence[GuestMapping]) -> None:
+        def boom(_: GuestDomain, mappings: Sequence[GuestMapping]) -> None:
             told.extend(mappings)
             raise OSError(errno.EPIPE, "the event queue is gone")
 
@@ -165,15 +165,16 @@ def test_a_revocation_that_is_not_heard_is_one_all_the_same() -> None:
                 unmapped=boom,
             )
         )
-        iommu.join(world.spaces[0])
-        iommu.map(0, 0, 4096)
-        iommu.map(4096, BLOCK, 4096)
+        domain = iommu.open_domain()
+        domain.join(world.spaces[0])
+        domain.map(0, ADDRESS, 4096)
+        domain.map(4096, ADDRESS + BLOCK, 4096)
         assert world.unplug(0) is ACK
-        assert iommu.unmap(4096, 4096) == 4096
+        assert domain.unmap(4096, 4096) == 4096
         assert world.unplug(0) is ERROR
         assert [mapping.iova for mapping in told] == [0, 4096]
         assert iommu.failures_to_tell == 2
-        assert iommu.mappings == world.spaces[0].held() == ()
+        assert domain.mappings == world.spaces[0].held() == ()
 
 
 def test_a_trace_whose_file_was_closed_ends_and_changes_no_answer(caplog: pytest.LogCaptureFixture) -> None:

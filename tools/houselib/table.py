@@ -125,6 +125,9 @@ OTHER_NAMES = {
     ),
     "asm-generic/resource.h": "RLIMIT_MEMLOCK",
     "linux/virtio_config.h, status bits": "DEVICE_NEEDS_RESET",
+    "linux/virtio_iommu.h, status": (
+        "VIRTIO_IOMMU_S_DEVERR VIRTIO_IOMMU_S_INVAL VIRTIO_IOMMU_S_NOENT VIRTIO_IOMMU_S_NOMEM VIRTIO_IOMMU_S_RANGE"
+    ),
     "drm/drm_fourcc.h": "DRM_FORMAT_*",
     "drm/drm_mode.h, and the kernel's drm_plane.h": "DRM_PLANE_TYPE_*",
     "linux/version.h": "LINUX_VERSION_CODE",

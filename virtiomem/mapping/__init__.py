@@ -3,6 +3,7 @@
 from virtiomem.mapping.dirty import DirtyLog, DirtyTracker, TracksDirty
 from virtiomem.mapping.dma import DmaMapper
 from virtiomem.mapping.errors import GuestMappingRefused, Refusal
+from virtiomem.mapping.guest_domain import GuestDomain
 from virtiomem.mapping.guest_mappings import GuestMapping
 from virtiomem.mapping.joined import joined
 from virtiomem.mapping.viommu import GuestIommu
@@ -11,6 +12,7 @@ __all__ = [
     "DirtyLog",
     "DirtyTracker",
     "DmaMapper",
+    "GuestDomain",
     "GuestIommu",
     "GuestMapping",
     "GuestMappingRefused",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import threading
+from collections.abc import Callable
 from typing import ClassVar
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -28,6 +29,10 @@ class Claim:
     def release(self) -> None:
         """Give the addresses up. Releasing twice is harmless."""
         self._claims.give_up(self)
+
+    def undisturbed(self, act: Callable[[bool], None]) -> None:
+        """Call act with whether nobody else has claimed any of the addresses. Nobody does so before it returns."""
+        self._claims.undisturbed(self, act)
 
 
 class Claims:
@@ -68,6 +73,12 @@ class Claims:
                     )
             self._claims.add(claim)
         return claim
+
+    def undisturbed(self, claim: Claim, act: Callable[[bool], None]) -> None:
+        """Claim.undisturbed()."""
+        # No context manager of our own: an exception between its beginning and its block would leave the lock taken.
+        with self._lock:
+            act(not any(intersect([other.run], [claim.run]) for other in self._claims if other is not claim))
 
     def give_up(self, claim: Claim) -> None:
         """Claim.release()."""

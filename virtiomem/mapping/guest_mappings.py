@@ -2,98 +2,172 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterable
-from dataclasses import dataclass
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
-from pyvfio.dma import Access
+from pyvfio.dma import Access, MappedRun, SpanIndex
+from pyvfio.memory import Memory
+from virtiomem.discard import Backing, Section
 from virtiomem.runs import Run
 
 
 @dataclass(frozen=True, slots=True)
 class GuestMapping:
-    """What a guest has mapped: size bytes of the memory, from offset, at the device address iova.
+    """What a guest has mapped in a domain: size bytes from its guest-physical address, at the device address iova.
 
-    It is one mapping in every address space. access: what devices may do with it.
+    access: what devices may do with it. parts: where these bytes are, ascending: parts of the guest's sections, each of
+    which is one mapping in every address space of the domain.
     """
 
     iova: int
-    offset: int
+    address: int
     size: int
     access: Access
+    parts: tuple[Section, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def end(self) -> int:
         """The first device address after it."""
         return self.iova + self.size
 
-    @property
-    def run(self) -> Run:
-        """The bytes of the memory that are mapped."""
-        return Run(self.offset, self.size)
+    def runs_of(self, memory: Backing) -> list[Run]:
+        """The bytes of memory that are mapped; none if it lies in other memory."""
+        return [part.run for part in self.parts if part.memory is memory]
+
+    def mapped_runs(self) -> Iterator[MappedRun]:
+        """What an address space has for it, ascending: one mapping for each part."""
+        moved = self.iova - self.address
+        for part in self.parts:
+            assert isinstance(part.memory, Memory)
+            iova = part.offset_within_address_space + moved
+            yield MappedRun(iova, part.size, part.memory, part.offset_within_region, self.access)
 
     def __str__(self) -> str:
         return f"{self.iova:#_x}-{self.end - 1:#_x}"
 
 
 class GuestMappingTable:
-    """Mappings whose device addresses do not overlap, though their memory may. bytes: the size of all of them."""
+    """Mappings whose device addresses do not overlap, though their memory may.
 
-    def __init__(self, granularity: int) -> None:
-        """granularity: bytes of the unit in which memory is looked up."""
-        self.bytes = 0
+    The mappings by device address are the record. What is derived from it is made anew after a change that an exception
+    has broken off. A question costs what it finds and a search, not what the table holds.
+    """
+
+    def __init__(self, memory: Backing, granularity: int) -> None:
+        """memory: whose bytes mappings are looked up by. granularity: bytes of the smallest unit of that."""
+        self._memory = memory
         self._granularity = granularity
         self._mappings: dict[int, GuestMapping] = {}
-        self._starts: list[int] = []
-        # Which mappings touch each unit of the memory, so that those of a block are found without a search.
-        self._by_unit: dict[int, set[int]] = {}
+        self._is_broken_off = False
+        self._clear()
 
     def __len__(self) -> int:
         return len(self._mappings)
 
-    def all(self) -> tuple[GuestMapping, ...]:
-        """All mappings, ascending by device address."""
-        return tuple(self._mappings[start] for start in self._starts)
+    @property
+    def bytes(self) -> int:
+        """The size of all mappings."""
+        self._mend()
+        return self._bytes
+
+    @property
+    def parts(self) -> int:
+        """How many parts the mappings have, each a mapping of every address space."""
+        self._mend()
+        return self._parts
 
     @property
     def first(self) -> GuestMapping | None:
         """The mapping with the lowest device address; None if there is none."""
+        self._mend()
         return self._mappings[self._starts[0]] if self._starts else None
+
+    def all(self) -> tuple[GuestMapping, ...]:
+        """All mappings, ascending by device address."""
+        self._mend()
+        return tuple(self._mappings[start] for start in self._starts)
+
+    def has(self, mapping: GuestMapping) -> bool:
+        """Whether just this object is in the table."""
+        return self._mappings.get(mapping.iova) is mapping
 
     def add(self, mapping: GuestMapping) -> None:
         """Enter a mapping whose device addresses overlap no other's."""
+        self._mend()
+        self._is_broken_off = True
         self._mappings[mapping.iova] = mapping
         self._starts.insert(bisect_right(self._starts, mapping.iova), mapping.iova)
-        self.bytes += mapping.size
-        for unit in self._units(mapping.run):
-            self._by_unit.setdefault(unit, set()).add(mapping.iova)
+        self._count_in(mapping, 1)
+        self._is_broken_off = False
 
-    def remove(self, mapping: GuestMapping) -> None:
-        """Take out a mapping that is in the table."""
-        del self._mappings[mapping.iova]
-        del self._starts[bisect_right(self._starts, mapping.iova) - 1]
-        self.bytes -= mapping.size
-        for unit in self._units(mapping.run):
-            self._by_unit[unit].remove(mapping.iova)
-            if not self._by_unit[unit]:
-                del self._by_unit[unit]
+    def remove(self, mappings: Sequence[GuestMapping]) -> None:
+        """Take out mappings, ascending by device address, all of which are in the table."""
+        groups = self.neighbours(mappings)
+        self._is_broken_off = True
+        for group in groups:
+            first = bisect_left(self._starts, group[0].iova)
+            del self._starts[first : first + len(group)]
+            for mapping in group:
+                del self._mappings[mapping.iova]
+                self._count_in(mapping, -1)
+        self._is_broken_off = False
 
     def at(self, iova: int, size: int) -> list[GuestMapping]:
         """The mappings that have a device address in the range, ascending."""
+        self._mend()
         first = bisect_right(self._starts, iova) - 1
         if first < 0 or self._mappings[self._starts[first]].end <= iova:
             first += 1
-        last = bisect_right(self._starts, iova + size - 1)
+        last = bisect_left(self._starts, iova + size, lo=first)
         return [self._mappings[start] for start in self._starts[first:last]]
 
     def over(self, run: Run) -> list[GuestMapping]:
         """The mappings of any of these bytes of the memory, ascending by device address."""
-        units: Iterable[int] = self._units(run)
-        if len(self._by_unit) < len(self._units(run)):
-            units = self._by_unit
-        near = {iova for unit in units for iova in self._by_unit.get(unit, ())}
-        found = (self._mappings[iova] for iova in sorted(near))
-        return [mapping for mapping in found if mapping.offset < run.end and run.start < mapping.run.end]
+        self._mend()
+        near = sorted(self._by_memory.near(run.start, run.size))
+        found = dict.fromkeys(self._starts[bisect_right(self._starts, iova) - 1] for iova in near)
+        mappings = (self._mappings[start] for start in found)
+        return [each for each in mappings if any(_touch(part, run) for part in each.runs_of(self._memory))]
 
-    def _units(self, run: Run) -> range:
-        return range(run.start // self._granularity, -(-run.end // self._granularity))
+    def neighbours(self, mappings: Sequence[GuestMapping]) -> list[list[GuestMapping]]:
+        """mappings of the table, ascending, in lists between whose mappings no other mapping lies."""
+        self._mend()
+        groups: list[list[GuestMapping]] = []
+        following = len(self._starts)
+        for mapping in mappings:
+            if following < len(self._starts) and self._starts[following] == mapping.iova:
+                groups[-1].append(mapping)
+            else:
+                groups.append([mapping])
+                following = bisect_left(self._starts, mapping.iova)
+            following += 1
+        return groups
+
+    def _count_in(self, mapping: GuestMapping, sign: int) -> None:
+        """Count a mapping that was added (sign 1) or taken out (-1)."""
+        self._bytes += sign * mapping.size
+        self._parts += sign * len(mapping.parts)
+        memory: object = self._memory
+        change = self._by_memory.add if sign > 0 else self._by_memory.remove
+        for run in mapping.mapped_runs():
+            if run.memory is memory:
+                change(run.offset, run.size, run.iova)
+
+    def _clear(self) -> None:
+        self._bytes = self._parts = 0
+        self._starts: list[int] = []
+        self._by_memory = SpanIndex(self._granularity)
+
+    def _mend(self) -> None:
+        """Finish what an exception has broken off."""
+        if self._is_broken_off:
+            self._clear()
+            self._starts = sorted(self._mappings)
+            for mapping in self._mappings.values():
+                self._count_in(mapping, 1)
+            self._is_broken_off = False
+
+
+def _touch(one: Run, other: Run) -> bool:
+    return one.start < other.end and other.start < one.end
