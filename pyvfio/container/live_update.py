@@ -25,7 +25,6 @@ class LiveUpdate(MappingSpace, ABC):
     def fd(self) -> int:
         """The number of the container's descriptor."""
 
-
     def invalidate_vaddrs(self) -> int:
         """Let every mapping live on without this process's addresses; return the bytes concerned.
 

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from pyvfio import CdevDevice, Container, Device, Group, Ioas, Memory, MemoryKind, NotMapped, StillMapped, VfioError
-from pyvfio.abi.iommufd import IOMMU_IOAS_MAP
-from pyvfio.abi.vfio import VFIO_IOMMU_MAP_DMA
+from pyvfio.abi.iommufd import IOMMU_IOAS_MAP, IOMMU_IOAS_UNMAP
+from pyvfio.abi.vfio import VFIO_IOMMU_MAP_DMA, VFIO_IOMMU_UNMAP_DMA
 from pyvfio.drivers.edu import edu_addresses
 from pyvfio.faults import FaultyKernel, Hold, Interrupt
 from pyvfio.sim import SimKernel
@@ -422,6 +422,39 @@ def test_mapping_waits_for_who_discards_the_memory(way: str) -> None:
             mapping.join(10)
         assert world.space.mapping_count == BLOCKS
         world.unmap()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_asking_what_is_mapped_waits_for_no_call_that_maps(way: str) -> None:
+    with a_world(way) as world:
+        world.map()
+        (run,) = world.space.mappings()
+        request = IOMMU_IOAS_UNMAP if way == "iommufd" else VFIO_IOMMU_UNMAP_DMA
+        hold = Hold(0, request=request)
+        world.kernel.arm(hold)
+        answers: list[object] = []
+
+        def ask() -> None:
+            space = world.space
+            answers.append(space.mappings())
+            answers.append((*space.mappings_in(IOVA, SIZE), space.mapping_cut_by(IOVA, SIZE)))
+            answers.append(space.mapping_count)
+            answers.append(space.unconfirmed())
+            if isinstance(space, Container):
+                answers.append(space.mappings_left)
+
+        unmapping, asking = threading.Thread(target=world.unmap), threading.Thread(target=ask)
+        unmapping.start()
+        try:
+            assert hold.reached.wait(10)
+            asking.start()
+            asking.join(10)
+            assert answers[:4] == [(run,), (run, None), BLOCKS, (run,)]
+            assert len(answers) == (5 if isinstance(world.space, Container) else 4)
+        finally:
+            hold.released.set()
+            unmapping.join(10)
+        assert world.space.mappings() == ()
 
 
 @pytest.mark.parametrize("way", WAYS)

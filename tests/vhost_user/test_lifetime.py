@@ -21,6 +21,7 @@ from tests.support.vhost_user.front_end import (
     REGION_SIZE,
     REGION_USER_ADDRESS,
     Bench,
+    Elsewhere,
     FrontEnd,
     Request,
     Shared,
@@ -271,7 +272,7 @@ def test_a_guest_keeps_its_memory_when_its_server_ends(tmp_path: Path) -> None:
         served = ServedRegion(
             options, [container], kernel=kernel, coordination=DiscardCoordination(), changed=list, say=told.append
         )
-        backend = Turns(path, served)
+        backend = Elsewhere(path)
         front_end = FrontEnd(backend)
         assert ask(started(front_end, "split"), PLUG, REGION_ADDRESS, 2) == ACK
         front_end.region.bytes[:5] = b"guest"
@@ -310,8 +311,9 @@ def test_refusals_are_said_once_an_interval_and_shown(tmp_path: Path) -> None:
         def waiting_for() -> str | None:
             return served.managed.guest.waiting_for
 
-        front_end = FrontEnd(Turns(options.path, served))
+        front_end = FrontEnd(Elsewhere(options.path))
         driver = started(front_end, "split")
+        assert ask(driver, STATE, REGION_ADDRESS, 1) is not None
         changes.clear()
         for _ in range(100):
             assert ask(driver, PLUG, REGION_ADDRESS, 3) == NACK
@@ -340,9 +342,10 @@ def test_a_driver_that_was_refused_is_shown_as_refused(tmp_path: Path) -> None:
     with ServedRegion(
         options, [], kernel=LinuxKernel(), coordination=DiscardCoordination(), changed=list, say=told.append
     ) as served:
-        front_end = FrontEnd(Turns(options.path, served))
+        front_end = FrontEnd(Elsewhere(options.path))
         front_end.connect()
         front_end.start(FEATURES & ~2)
+        assert front_end.number(Request.GET_FEATURES)
         guest = served.managed.guest
         assert guest.state == "vhost-user: its driver was refused"
         assert "VIRTIO_MEM_F_UNPLUGGED_INACCESSIBLE" in str(guest.waiting_for)
@@ -356,24 +359,10 @@ def test_a_front_end_that_comes_and_goes_does_not_fill_what_the_host_reads(tmp_p
     options = ServedRegionOptions(str(tmp_path / "socket"), "vm0", REGION_ADDRESS, REGION_SIZE, BLOCK)
     with ServedRegion(
         options, [], kernel=LinuxKernel(), coordination=DiscardCoordination(), changed=list, say=told.append
-    ) as served:
+    ):
         for _ in range(200):
-            FrontEnd(Turns(options.path, served)).close()
+            FrontEnd(Elsewhere(options.path)).close()
     assert len(told) < 100
-
-
-class Turns:
-    """A Backend: a served region, turn by turn in this thread."""
-
-    def __init__(self, path: str, served: ServedRegion) -> None:
-        self.path = path
-        self._source = served.source
-
-    def settle(self) -> None:
-        while fds := LinuxKernel().poll(self._source.descriptors, 0):
-            for fd in fds:
-                if fd in self._source.descriptors:
-                    self._source.ready(fd)
 
 
 def test_base_of_a_ring_that_never_ran(front_end: FrontEnd) -> None:

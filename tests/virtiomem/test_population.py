@@ -12,7 +12,7 @@ from pyvfio.errors import InvalidArgument
 from pyvfio.kernel import transparent_huge_page_size
 from pyvfio.sim import SimKernel
 from tests.support.virtiomem.fakes import ADDRESS, BLOCK, FakeListener, FakeMemory, Machine
-from virtiomem.device import Request, RequestType, Response, ResponseType, VirtioMem
+from virtiomem.device import BusyReason, Request, RequestType, Response, ResponseType, VirtioMem
 from virtiomem.discard import RamDiscardManager, Section
 from virtiomem.mapping import DmaMapper
 from virtiomem.runs import Run
@@ -142,3 +142,29 @@ def test_blocks_smaller_than_huge_pages_are_warned_of(caplog: pytest.LogCaptureF
         with Memory.allocate(kind, 8 << 20) as memory, VirtioMem(memory, address=0, block_size=1 << 20):
             pass
     assert len(caplog.records) == (huge > 1 << 20)
+
+
+class Impatient(FakeMemory):
+    """Its device is given up as soon as it populates."""
+
+    device: VirtioMem
+
+    def populate(self, offset: int, size: int, *, threads: int = 1) -> None:
+        super().populate(offset, size, threads=threads)
+        self.device.give_up()
+
+
+def test_a_plug_that_is_given_up_is_busy_and_leaves_nothing() -> None:
+    memory = Impatient(size=512 * BLOCK)
+    memory.device = VirtioMem(memory, address=ADDRESS, block_size=BLOCK, requested_size=memory.size)
+    memory.faults.steps.clear()
+
+    def plug(count: int) -> ResponseType:
+        return Response.parse(memory.device.handle(bytes(Request(PLUG, ADDRESS, count)))).type
+
+    assert plug(512) is ResponseType.BUSY
+    assert memory.faults.steps == ["memory.populate", "memory.discard"]
+    assert (memory.populated, memory.device.plugged_size) == ([], 0)
+    assert plug(1) is ResponseType.BUSY
+    assert memory.device.statistics.refusals == {BusyReason.STOPPING: 2}
+    memory.device.close()

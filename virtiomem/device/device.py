@@ -106,8 +106,7 @@ class VirtioMem(Resource):
         config = Config(block_size, node_id or 0, address, region_size, 0, 0, requested_size)
         self._live = LiveConfig(config, usable_extent)
         self._negotiated = Feature(0)
-        self._broken = False
-        self._migrating = False
+        self._broken = self._migrating = False
         self._counters = Counters(name, Throttle(event_interval, clock))
         self._events = events or Events()
         self._size_events = RateLimited(self._events.size_changed, event_interval, clock)

@@ -372,16 +372,14 @@ class RamDiscardManager:
             raise InvalidArgument(errno.EINVAL, f"section {section}", meaning="not a part of this region")
 
     def _check_granularity(self, source: RamDiscardSource) -> None:
-        granularity = source.granularity
+        granularity, operation = source.granularity, f"add source {source.name}"
         if granularity <= 0 or granularity & (granularity - 1):
-            raise InvalidArgument(
-                errno.EINVAL, f"add source {source.name}", {"granularity": granularity}, "not a power of two"
-            )
+            raise InvalidArgument(errno.EINVAL, operation, {"granularity": granularity}, "not a power of two")
         for registration in self._registrations:
             if granularity < registration.granularity:
                 raise InvalidArgument(
                     errno.EINVAL,
-                    f"add source {source.name}",
+                    operation,
                     {"granularity": granularity},
                     f"{registration.listener.name} holds units of {registration.granularity:#_x} bytes, "
                     "which cannot be discarded in parts",
