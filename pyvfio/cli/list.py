@@ -180,7 +180,8 @@ COMMAND = Command(
     _run,
     _configure,
     description="One row for each PCI function. VIABLE says whether VFIO can use it: yes; once bound: its own driver\n"
-    "has it; no: others of its group are in the way, by name. A bridge stays with the host. Rows are cut to fit the\n"
-    "terminal, or 100 columns, unless -w, -v or -o ask for more. Names come from pci.ids or systemd's hwdb.",
+    "has it; no: others of its group are in the way, by name; not known yet: a virtio-iommu makes its group only\n"
+    "when it is bound. A bridge stays with the host. Rows are cut to fit the terminal, or 100 columns, unless -w, -v\n"
+    "or -o ask for more. Names come from pci.ids or systemd's hwdb.",
     examples=_EXAMPLES,
 )

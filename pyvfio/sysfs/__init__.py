@@ -1,6 +1,7 @@
 """PCI functions and IOMMU groups as sysfs shows them."""
 
 from pyvfio.sysfs.attached import block_devices, character_device, device_nodes, interfaces, of_class, virtual_functions
+from pyvfio.sysfs.iommus import VIRTIO_IOMMU, VT_D, iommu_kinds
 from pyvfio.sysfs.named import named_address, named_device
 from pyvfio.sysfs.pci import (
     DEVICES,
@@ -23,6 +24,8 @@ from pyvfio.sysfs.pci import (
 __all__ = [
     "DEVICES",
     "GROUPS",
+    "VIRTIO_IOMMU",
+    "VT_D",
     "GroupMember",
     "PciDevice",
     "block_devices",
@@ -34,6 +37,7 @@ __all__ = [
     "group_members",
     "group_node",
     "interfaces",
+    "iommu_kinds",
     "is_address",
     "is_noiommu",
     "named_address",

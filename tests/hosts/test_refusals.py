@@ -92,10 +92,22 @@ def test_noiommu_mode_takes_what_has_no_iommu(fake_host: FakeHost) -> None:
     assert fake_host.run("bind", "--dry-run", NIC).status == 0
 
 
-def test_behind_a_virtual_iommu_it_is_tried(fake_host: FakeHost) -> None:
-    """Its driver may make the group only with the first bind."""
+def test_behind_a_virtio_iommu_what_has_had_no_driver_is_bound(fake_host: FakeHost) -> None:
+    """Its group is made with its first driver. Only then is it known that it is behind the IOMMU."""
+    fake_host.virtio_iommu()
+    fake_host.pci(NIC)
+    assert "viable: not known yet" in fake_host.run("show", NIC).out
+    assert "not known yet" in fake_host.run("list", NIC).out
+    assert "virtio-iommu, 1 unit" in fake_host.run("doctor").out
+    fake_host.driver("vfio-pci").makes_group[NIC] = 3
+    bound = fake_host.run("bind", NIC)
+    assert (bound.status, bound.err) == (0, "")
+    assert fake_host.driver_of(NIC) == "vfio-pci"
+
+
+def test_beside_a_virtio_iommu_it_is_tried(fake_host: FakeHost) -> None:
     without_iommu(fake_host)
-    fake_host.file("/sys/class/iommu/virtio0/x", "")
+    fake_host.virtio_iommu()
     refused = fake_host.run("bind", NIC)
     assert "vfio-pci did not take it: there is no IOMMU behind it" in refused.err
     assert fake_host.driver_of(NIC) == "igb"

@@ -50,11 +50,13 @@ class Driver:
     """A driver that is loaded.
 
     takes: the addresses of the devices that it takes if their driver_override names none. refuses: the addresses of
-    those whose probe fails, and with which errno.
+    those whose probe fails, and with which errno. makes_group: those that get an IOMMU group by being probed, as behind
+    a virtio-iommu, and its number.
     """
 
     takes: set[str] = field(default_factory=set)
     refuses: dict[str, int] = field(default_factory=dict)
+    makes_group: dict[str, int] = field(default_factory=dict)
 
 
 class FakeHost:
@@ -168,6 +170,21 @@ class FakeHost:
             self.link(f"{directory}/devices/{address}", f"/{place}")
         self.file(f"{directory}/reserved_regions", reserved + "0x00000000fee00000 0x00000000feefffff msi\n")
 
+    def virtio(self, name: str, place: str, driver: str | None = None) -> str:
+        """Make the virtio device of the function at place; return its own place. driver: the driver that has it."""
+        self.link(f"/sys/bus/virtio/devices/{name}", f"{place}/{name}")
+        self.file(f"{place}/{name}/status", "0x0000000f\n")
+        if driver is not None:
+            self.link(f"{place}/{name}/driver", f"/sys/bus/virtio/drivers/{driver}")
+        return f"{place}/{name}"
+
+    def virtio_iommu(self) -> None:
+        """Put PCI functions behind a virtio-iommu, which is a function itself. Its unit is named after that."""
+        address = "0000:00:01.0"
+        place = self.virtio("virtio0", self.pci(address, "1af4:1057", 0x080600, driver="virtio-pci"), "virtio_iommu")
+        self.file(f"{place}/iommu/{address}/devices/x", "")
+        self.link(f"/sys/class/iommu/{address}", f"{place}/iommu/{address}")
+
     def driver(self, name: str) -> Driver:
         """Load a driver of PCI devices, unless it is; return it."""
         if name not in self.drivers:
@@ -250,6 +267,8 @@ class FakeHost:
             if name not in self.drivers or (not prescribed and address not in self.drivers[name].takes):
                 continue
             code = self.drivers[name].refuses.get(address, 0)
+            if number := self.drivers[name].makes_group.get(address):
+                self.group(number, address)
             if name == "vfio-pci" and not self.at(f"{_DEVICES}/{address}/iommu_group").is_symlink():
                 code = code or errno.EINVAL
             if code:
