@@ -16,6 +16,9 @@ DEVICES = "/sys/bus/pci/devices"
 GROUPS = "/sys/kernel/iommu_groups"
 """The directory with a directory for each IOMMU group."""
 
+MEDIATED_DEVICES = "/sys/bus/mdev/devices"
+"""The directory with a link for each mediated device of the host."""
+
 _ADDRESS = re.compile(r"(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}):([0-9a-f]{2})\.([0-7])", re.IGNORECASE)
 # Bridges to another PCI or CardBus bus: the kernel takes no such class from a function with another header type.
 _BUS_BRIDGES = (0x0604, 0x0607)
@@ -216,7 +219,11 @@ def is_noiommu(kernel: Kernel, number: int) -> bool:
 
     Source: the group's name in sysfs; drivers/vfio/group.c, vfio_noiommu_group_alloc.
     """
-    return text_or_empty(kernel, f"{GROUPS}/{number}/name") == "vfio-noiommu"
+    if text_or_empty(kernel, f"{GROUPS}/{number}/name") != "vfio-noiommu":
+        return False
+    # A mediated device's group has the same name: its parent's driver maps for it.
+    mediated = names_in(kernel, MEDIATED_DEVICES)
+    return not any(name in mediated for name in names_in(kernel, f"{GROUPS}/{number}/devices"))
 
 
 def group_node(kernel: Kernel, number: int) -> str:

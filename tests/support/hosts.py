@@ -64,8 +64,8 @@ class FakeHost:
 
     drivers: those that are loaded, by name. errors: paths whose open() fails, and with which errno. exclusive: the
     nodes of disks that somebody uses, so that opening them exclusively fails. interfaces: what interfaces are used for,
-    by name. owners: the user and group of nodes that are not root's. kernel: the Kernel of this host. undo_file, rules:
-    as those of Host.
+    by name. owners: the user and group of nodes that are not root's. images: paths of regular files that programs have
+    open; all others are nodes. kernel: the Kernel of this host. undo_file, rules: as those of Host.
     """
 
     def __init__(self, root: Path, capture: pytest.CaptureFixture[str]) -> None:
@@ -75,6 +75,7 @@ class FakeHost:
         self.exclusive: set[str] = set()
         self.interfaces: dict[str, InterfaceUse] = {}
         self.owners: dict[str, tuple[int, int]] = {}
+        self.images: set[str] = set()
         self.has_groups = True
         """Whether VFIO makes nodes for groups."""
         self.kernel = TreeKernel(self)
@@ -201,9 +202,12 @@ class FakeHost:
     def disk(self, name: str, place: str, number: str, *, holders: tuple[str, ...] = (), in_use: bool = False) -> None:
         """Add a disk or partition below place. number: "MAJOR:MINOR". in_use: whether opening it exclusively fails."""
         self.file(f"{place}/{name}/dev", f"{number}\n")
+        self.file(f"{place}/{name}/uevent", f"DEVNAME={name}\n")
         self.at(f"{place}/{name}/holders").mkdir(exist_ok=True)
         for holder in holders:
             self.file(f"{place}/{name}/holders/{holder}", "")
+        if self.at(f"{place}/dev").exists():
+            self.file(f"{place}/{name}/partition", "1\n")
         self.link(f"/sys/class/block/{name}", f"{place}/{name}")
         self.file(f"/dev/{name}", "")
         if in_use:
@@ -321,6 +325,17 @@ class TreeKernel(LinuxKernel):
     def owner(self, path: str) -> tuple[int, int]:
         super().owner(self._at(path))
         return self._host.owners.get(path, (0, 0))
+
+    def device_number(self, path: str) -> str:
+        # What a program has open may have no name here.
+        node = self.readlink(path) if path.startswith("/proc/") else f"/{self._resolved(path)}"
+        number = self._host.at(f"/sys/class/block/{node.rpartition('/')[2]}/dev")
+        if node in self._host.images:
+            return ""
+        return f"block {number.read_text().strip()}" if number.exists() else "char 1:1"
+
+    def _resolved(self, path: str) -> Path:
+        return Path(self._at(path)).resolve(strict=True).relative_to(self._host.root.resolve())
 
     def chown(self, path: str, user: int, group: int) -> None:
         if code := self._host.errors.get(path):
