@@ -136,7 +136,7 @@ def _viable_in_brief(entry: Entry, output: Output) -> str:
 
 
 def _interface(use: InterfaceUse) -> str:
-    return f"{use.name} (default route)" if "default" in use.routes else use.name
+    return f"{use.shown} (default route)" if "default" in use.routes else use.shown
 
 
 def _or_dash(value: int | str | None) -> str:

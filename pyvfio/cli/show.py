@@ -110,7 +110,7 @@ def _host_rows(entry: Entry, members: Sequence[PciDevice], resets: Sequence[str]
     yield "beside", ", ".join(others)
     yield "node", ", ".join(filter(None, (entry.group_node, entry.device_node)))
     yield "numa", "" if device.numa_node is None else f"node {device.numa_node}"
-    yield "network", ", ".join(reason for use in entry.interfaces for reason in use.reasons or [f"{use.name} unused"])
+    yield "network", ", ".join(reason for use in entry.interfaces for reason in use.reasons or [f"{use.shown} unused"])
     yield "disks", ", ".join(entry.disks)
     if resets is None:
         yield "reset", "yes (this kernel does not say how)"

@@ -149,7 +149,8 @@ def _unusable_groups(kernel: Kernel, addresses: Sequence[str]) -> Iterator[str]:
 
 def _is_denied(kernel: Kernel, device: PciDevice) -> bool:
     """Whether vfio-pci is sure to have the device in its deny list, and to heed the list."""
-    if device.vendor_id != _INTEL or text_or_empty(kernel, _NO_DENYLIST)[:1] in ("1", "Y", "y"):
+    # Where the module has no such parameter it has no list: before Linux 5.9.
+    if device.vendor_id != _INTEL or text_or_empty(kernel, _NO_DENYLIST)[:1] not in ("0", "N", "n"):
         return False
     return device.device_id in _DENIED or (
         device.device_id in _DENIED_LATER and linux_release(kernel) >= _DENIED_LATER_SINCE

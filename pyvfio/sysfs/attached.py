@@ -9,6 +9,8 @@ from pyvfio.kernel import Kernel, exists, link_name, names_in, text_or_empty
 from pyvfio.sysfs.pci import DEVICES, MEDIATED_DEVICES
 
 _VIRTIO_DEVICES = "/sys/bus/virtio/devices"
+_NVME = "/sys/class/nvme"
+_BLOCK = "/sys/class/block"
 _PCI_ADDRESS = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
 
 
@@ -49,8 +51,19 @@ def interfaces(kernel: Kernel, address: str, *, dependent: bool = False) -> list
 
 
 def block_devices(kernel: Kernel, address: str, *, dependent: bool = False) -> list[str]:
-    """The names of the disks and partitions of a function, sorted. dependent: as for interfaces()."""
-    return of_class(kernel, "block", address, dependent=dependent)
+    """The names of the disks and partitions of a function, sorted. dependent: as for interfaces().
+
+    Those of NVMe over Fibre Channel are below no function: they are their host bus adapter's, by the name of its port.
+    """
+    found = of_class(kernel, "block", address, dependent=dependent)
+    hosts = of_class(kernel, "fc_host", address, dependent=dependent)
+    ports = {text_or_empty(kernel, f"/sys/class/fc_host/{host}/port_name") for host in hosts}
+    for controller in names_in(kernel, _NVME) if ports else ():
+        # "traddr=nn-0x...:pn-0x...,host_traddr=nn-0x...:pn-0x..."
+        words = text_or_empty(kernel, f"{_NVME}/{controller}/address").split("host_traddr=")
+        if words[-1].partition(",")[0].rpartition(":pn-")[2] in ports:
+            found += [name for name in names_in(kernel, _BLOCK) if controller in _way(kernel, f"{_BLOCK}/{name}")]
+    return sorted(found)
 
 
 def device_nodes(kernel: Kernel, address: str, *, dependent: bool = False) -> list[str]:
@@ -117,10 +130,7 @@ def behind(kernel: Kernel, path: str) -> str | None:
 
     A device on a bus behind the function, as behind a USB controller, is not made of the function.
     """
-    try:
-        parts = kernel.readlink(path).split("/")
-    except OSError:
-        return None
+    parts = _way(kernel, path)
     places = [number for number, part in enumerate(parts) if _PCI_ADDRESS.fullmatch(part)]
     if not places or any(part.startswith("usb") for part in parts[places[-1] :]):
         return None
@@ -145,11 +155,15 @@ def _below(kernel: Kernel, directory: str, address: str, *, dependent: bool) -> 
 
 def _functions_above(kernel: Kernel, path: str) -> list[str]:
     """The addresses of the PCI functions on the way that a link leads, a bridge's before those behind it."""
+    return [part for part in _way(kernel, path) if _PCI_ADDRESS.fullmatch(part)]
+
+
+def _way(kernel: Kernel, path: str) -> list[str]:
+    """The names on the way that a link leads; none for what is no link."""
     try:
-        target = kernel.readlink(path)
+        return kernel.readlink(path).split("/")
     except OSError:  # a file such as bonding_masters, or a link that has just gone
         return []
-    return [part for part in target.split("/") if _PCI_ADDRESS.fullmatch(part)]
 
 
 def _vfio_node(kernel: Kernel, device: str) -> str | None:

@@ -291,6 +291,17 @@ def test_interfaces(fake_host: FakeHost, use: InterfaceUse, sentence: str) -> No
     assert bool(said) == bool(sentence)
 
 
+def test_no_name_of_an_interface_moves_the_cursor(fake_host: FakeHost) -> None:
+    """The kernel takes an escape for a name."""
+    name, bridge = "e\x1b[31mx", "br\x1b[2J"
+    fake_host.net(name, fake_host.pci(DEVICE, "8086:1521", 0x020000, driver="igb", group=12))
+    assert r"e\x1b[31mx unused" in fake_host.run("show", DEVICE).out
+    fake_host.interfaces[name] = InterfaceUse(name, link=True, routes=("default",), master=bridge)
+    assert r"e\x1b[31mx has an established link in br\x1b[2J" in refusal(fake_host)
+    assert r"e\x1b[31mx (default route)" in fake_host.run("list", "-w").out
+    assert "\x1b" not in fake_host.run("show", DEVICE).said
+
+
 def vfio_device(host: FakeHost) -> str:
     return host.pci(DEVICE, "8086:1521", 0x020000, driver="vfio-pci", group=12)
 

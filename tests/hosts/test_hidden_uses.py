@@ -224,6 +224,34 @@ def loop_device_on_a_file(host: FakeHost) -> None:
     host.file("/sys/devices/virtual/block/loop0/loop/backing_file", "/srv/nvme0n1p3\n")
 
 
+def fibre_channel(host: FakeHost, port: str = "0x10000090fae0b5f5") -> None:
+    """NVMe over it: the controller, its disks and their partitions are below no function."""
+    place = host.pci(DEVICE, "10df:e300", 0x0C0400, driver="lpfc", group=5)
+    host.file(f"{place}/host3/fc_host/host3/port_name", "0x10000090fae0b5f5\n")
+    host.link("/sys/class/fc_host/host3", f"{place}/host3/fc_host/host3")
+    controller = "/sys/devices/virtual/nvme-fabrics/ctl/nvme0"
+    host.file(
+        f"{controller}/address",
+        f"traddr=nn-0x200000109b1b:pn-0x100000109b1b,host_traddr=nn-0x20000090fae0b5f5:pn-{port}\n",
+    )
+    host.link("/sys/class/nvme/nvme0", controller)
+    host.disk("nvme0n1", controller, "259:0")
+    host.disk("nvme0n1p3", f"{controller}/nvme0n1", "259:3")
+    host.file("/proc/self/mountinfo", mounts("259:3 / / rw - ext4 /dev/nvme0n1p3 rw"))
+
+
+def fibre_channel_of_another(host: FakeHost) -> None:
+    fibre_channel(host, "0x10000090fae0b5f6")
+
+
+def fibre_channel_with_multipath(host: FakeHost) -> None:
+    """The disk is the head, and the controller has a path to it."""
+    fibre_channel(host)
+    host.disk("nvme0c0n1", "/sys/devices/virtual/nvme-fabrics/ctl/nvme0", "259:9")
+    host.disk("nvme0n1", "/sys/devices/virtual/nvme-subsystem/nvme-subsys0", "259:0")
+    host.disk("nvme0n1p3", "/sys/devices/virtual/nvme-subsystem/nvme-subsys0/nvme0n1", "259:3")
+
+
 NOT_ASKED = "nvme0n1 may be in use: whether anybody holds it could not be asked"
 DISTANT = "is in another network namespace"
 
@@ -267,6 +295,9 @@ DISTANT = "is in another network namespace"
         (nvme_target_that_passes_through, "offers /dev/nvme0 to other hosts"),
         (loop_device, "nvme0n1p3 is behind loop0, which is mounted on /mnt"),
         (loop_device_on_a_file, ""),
+        (fibre_channel, "nvme0n1p3 is mounted on /. "),
+        (fibre_channel_with_multipath, "nvme0n1p3 is mounted on /. "),
+        (fibre_channel_of_another, ""),
     ],
 )
 def test_uses_that_nothing_names(fake_host: FakeHost, layout: Callable[[FakeHost], None], sentence: str) -> None:
