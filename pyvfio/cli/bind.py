@@ -16,7 +16,7 @@ from pyvfio.cli.changes import (
     show_writes,
     undo_file,
 )
-from pyvfio.commandline import Command, Output, Style
+from pyvfio.commandline import Command, Failure, Output, Style
 from pyvfio.host import (
     Change,
     Host,
@@ -26,6 +26,8 @@ from pyvfio.host import (
     bind,
     give_nodes,
     give_nodes_script,
+    owner_by_another,
+    owners_of,
     perform,
     plan_bind,
     require_not_needed,
@@ -68,9 +70,10 @@ def _run(options: argparse.Namespace, output: Output) -> int:
     warnings = list(warnings_about(kernel, addresses)) if "vfio" in options.driver else []
     owner = Owner.parse(options.owner) if options.owner else None
     rules = _rules(host, options, owner, changes, undo)
+    removed = [] if not (owner and options.persist) else [each for a in addresses for each in host.rules.for_boot(a)]
     nodes: dict[str, list[str]] = {}
     if options.dry_run:
-        show_lines(output, writes_of(rules))
+        show_lines(output, writes_of(rules, removed))
         show_writes(output, changes)
         show_lines(output, give_nodes_script(kernel, addresses, owner) if owner else [])
     else:
@@ -84,7 +87,7 @@ def _run(options: argparse.Namespace, output: Output) -> int:
                     give_nodes(kernel, addresses, owner)
 
             step = partial(_bind, kernel, options.driver)
-            perform(kernel, changes, undo, step, around=host.rules.changed(rules), finish=finish)
+            perform(kernel, changes, undo, step, around=host.rules.changed(rules, removed), finish=finish)
         for change in changes:
             _tell(output, change, options.driver, nodes[change.before.address])
         show_lines(output, [f"  {rule.path}" for rule in rules])
@@ -113,8 +116,24 @@ def _rules(
         return []
     first = {entry.address: entry for entry in undo.read()}
     driver = options.driver if options.persist else None
-    befores = (first.get(change.before.address, change.before) for change in changes)
-    return [host.rules.rule(before, driver, owner) for before in befores]
+    if owner:
+        _require_one_owner(host, owner, [change.before.address for change in changes])
+    rules = []
+    for change in changes:
+        address = change.before.address
+        owners = owners_of(host.kernel, address) if owner else None
+        rules.append(host.rules.rule(first.get(address, change.before), driver, owner, owners))
+    return rules
+
+
+def _require_one_owner(host: Host, owner: Owner, addresses: Sequence[str]) -> None:
+    """Raise Failure if a group's node is somebody's already, for another device of the group."""
+    for address, other in owner_by_another(host.kernel, addresses, host.rules).items():
+        if other != str(owner):
+            raise Failure(
+                f"--owner {owner}: the node of the group is {other}'s, by bind --owner for {address}: it has one owner. "
+                f"Give both devices to one user, or take the other one's away: pyvfio restore {address}"
+            )
 
 
 def _bind(kernel: Kernel, driver: str, address: str) -> None:

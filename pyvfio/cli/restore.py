@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator, Sequence
 
 from pyvfio.cli.changes import add_safety, change_data, needs_root, show_lines, show_writes, undo_file
 from pyvfio.commandline import Command, Failure, Output
-from pyvfio.host import Change, Host, perform_restore, plan_restore, require_not_needed, writes_of
+from pyvfio.host import (
+    Change,
+    Host,
+    entries_to_restore,
+    owned_nodes,
+    owners_to_restore,
+    perform_restore,
+    plan_restore,
+    require_not_needed,
+    writes_of,
+)
 from pyvfio.sysfs import full_address, named_address
 
 
@@ -20,24 +31,21 @@ def _run(options: argparse.Namespace, output: Output) -> int:
     host: Host = options.host
     kernel = host.kernel
     undo = undo_file(options)
-    rules = host.rules.find()
-    entries = undo.read()
-    known = {entry.address for entry in entries}
-    # The rules of bind --persist outlive the undo file.
-    entries += {rule.before.address: rule.before for rule in rules if rule.before.address not in known}.values()
+    entries = entries_to_restore(undo, host.rules)
     wanted = [full_address(named_address(kernel, name)) for name in options.address]
     if unknown := set(wanted) - {entry.address for entry in entries}:
         raise Failure(f"{', '.join(sorted(unknown))}: not in {undo.path} and without a rule: nothing to restore")
     entries = [entry for entry in entries if not wanted or entry.address in wanted]
-    rules = [rule for rule in rules if rule.before in entries]
+    rules = [rule for entry in entries for rule in host.rules.find(entry.address)]
     changes = plan_restore(kernel, entries)
     if not options.force:
         moving = [change for change in changes if not change.gone and change.before.driver != change.driver]
         require_not_needed(kernel, host.network, [change.before.address for change in moving if change.before.driver])
-    failures: list[OSError] = []
+    failures: dict[str, OSError] = {}
     if options.dry_run:
         show_lines(output, writes_of(removed=rules))
         show_writes(output, changes)
+        show_lines(output, _chowns(host, changes))
     else:
         with needs_root("restore"):
             failures = perform_restore(kernel, entries, undo, host.rules)
@@ -45,7 +53,7 @@ def _run(options: argparse.Namespace, output: Output) -> int:
             what = f"restored to {change.driver or 'no driver'}"
             if change.gone:
                 what = f"{_gone(change)}, nothing to restore"
-            if not any(change.before.address in str(failure) for failure in failures):
+            if change.before.address not in failures:
                 output.text(f"{change.before.address}: {what}")
         if not changes:
             output.text(f"nothing to restore: {undo.path} has no devices")
@@ -55,12 +63,23 @@ def _run(options: argparse.Namespace, output: Output) -> int:
             "undo_file": str(undo.path),
             "rules": [str(rule.path) for rule in rules],
             "devices": [change_data(change, change.driver) for change in changes],
-            "failures": [str(failure) for failure in failures],
+            "failures": [str(failure) for failure in failures.values()],
         }
     )
-    for failure in failures:
-        print(f"pyvfio: {failure}", file=sys.stderr)
+    for address, failure in failures.items():
+        where = "" if address in str(failure) else f"{address}: "
+        print("\n".join([f"pyvfio: {where}{failure}", *getattr(failure, "__notes__", [])]), file=sys.stderr)
     return 1 if failures else 0
+
+
+def _chowns(host: Host, changes: Sequence[Change]) -> Iterator[str]:
+    """The lines of a shell script that give nodes back. They may go with the driver."""
+    for change in changes:
+        if not change.gone:
+            address = change.before.address
+            owners = owners_to_restore(host.kernel, address, host.rules)
+            for node, (uid, gid) in owned_nodes(host.kernel, address, owners).items():
+                yield f"test ! -e {node} || chown {uid}:{gid} {node}"
 
 
 def _gone(change: Change) -> str:

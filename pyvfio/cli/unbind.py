@@ -43,6 +43,9 @@ def _run(options: argparse.Namespace, output: Output) -> int:
         devices.append(change_data(change, driver))
         if not options.dry_run:
             output.text(f"{change.before.address}: {change.before.driver or 'no driver'} -> {driver or 'no driver'}")
+        for rule in host.rules.find(change.before.address):
+            mark = "#" if options.dry_run else " "
+            output.text(f"{mark} {rule.path} stays: pyvfio restore {change.before.address} takes it away")
     output.data({"dry_run": options.dry_run, "undo_file": str(undo.path), "devices": devices})
     return 0
 

@@ -7,9 +7,12 @@ from pyvfio.host.host import Host
 from pyvfio.host.inspect import DeviceDetails, device_details
 from pyvfio.host.inventory import Entry, inventory
 from pyvfio.host.network import InterfaceUse, LinuxNetwork
-from pyvfio.host.nodes import give_nodes, give_nodes_script, wait_for_nodes
+from pyvfio.host.nodes import give_nodes, give_nodes_script, owned_nodes, owners_of, wait_for_nodes
 from pyvfio.host.rebind import (
     Change,
+    entries_to_restore,
+    owner_by_another,
+    owners_to_restore,
     perform,
     perform_restore,
     plan_bind,
@@ -46,10 +49,15 @@ __all__ = [
     "bind",
     "device_addresses",
     "device_details",
+    "entries_to_restore",
     "give_nodes",
     "give_nodes_script",
     "group_addresses",
     "inventory",
+    "owned_nodes",
+    "owner_by_another",
+    "owners_of",
+    "owners_to_restore",
     "parse_ids",
     "perform",
     "perform_restore",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from pyvfio.errors import DeviceNotBound, InvalidArgument, VfioError
@@ -122,7 +123,7 @@ def unbind(kernel: Kernel, address: str) -> str | None:
 
 
 def restore(kernel: Kernel, before: Binding) -> None:
-    """Put a device back as it was, whatever it is now.
+    """Put a device back as it was, whatever it is now. A failure leaves it as it is now.
 
     Raises DeviceNotBound if the driver does not take it again, or if the device is gone or another one has its address;
     VfioError if a write fails.
@@ -135,8 +136,11 @@ def restore(kernel: Kernel, before: Binding) -> None:
             meaning=f"it was {before.ids}, and {now.ids} is there now",
             advice="Nothing was changed",
         )
-    for write in restore_writes(now, before):
-        _write(kernel, now.address, write, before.driver)
+    try:
+        _lead_to(kernel, before)
+    except OSError as error:
+        _lead_back(kernel, now, error)
+        raise
 
 
 def require_driver(kernel: Kernel, address: str, driver: str) -> None:
@@ -175,11 +179,27 @@ def _perform(kernel: Kernel, before: Binding, writes: Sequence[Write], driver: s
         for write in writes:
             _write(kernel, before.address, write, driver)
     except OSError as error:
-        try:
-            restore(kernel, before)
-        except OSError as failure:
-            error.add_note(f"Giving it back to {before.driver or 'no driver'} failed too: {failure}")
+        _lead_back(kernel, before, error)
         raise
+
+
+def _lead_to(kernel: Kernel, before: Binding) -> None:
+    """Make the writes that lead to before from what is now."""
+    now = binding(kernel, before.address)
+    for write in restore_writes(now, before):
+        _write(kernel, now.address, write, before.driver)
+
+
+def _lead_back(kernel: Kernel, before: Binding, error: OSError) -> None:
+    """Undo a change that error has ended, as far as that can be; a note of the error says what could not be."""
+    try:
+        _lead_to(kernel, before)
+    except OSError as failure:
+        error.add_note(f"Giving it back to {before.driver or 'no driver'} failed too: {failure}")
+        # At least no later probe is told of a driver that nobody wants.
+        with suppress(OSError):
+            if binding(kernel, before.address).override != before.override:
+                _write(kernel, before.address, _override(before, before.override), None)
 
 
 def _write(kernel: Kernel, address: str, write: Write, driver: str | None) -> None:

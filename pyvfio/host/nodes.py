@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 from pyvfio.errors import VfioError
@@ -19,6 +19,33 @@ def nodes_of(kernel: Kernel, address: str) -> list[str]:
         return []
     nodes = (group_node(kernel, device.group), character_device(kernel, address))
     return [node for node in nodes if node is not None and exists(kernel, node)]
+
+
+def owners_of(kernel: Kernel, address: str) -> dict[str, tuple[int, int]]:
+    """The user and group of each node that is there, of the device's "group", whoever has that, and of the "device"."""
+    return {kind: kernel.owner(node) for kind, node in _nodes_by_kind(kernel, address).items()}
+
+
+def put_owners(kernel: Kernel, address: str, owners: Mapping[str, tuple[int, int]]) -> None:
+    """Give the nodes of a device that are there to these users and groups. Raises VfioError."""
+    for node, (uid, gid) in owned_nodes(kernel, address, owners).items():
+        try:
+            if kernel.owner(node) != (uid, gid):
+                kernel.chown(node, uid, gid)
+        except OSError as error:
+            raise VfioError(error.errno or errno.EIO, f"chown {uid}:{gid} {node}") from error
+
+
+def owned_nodes(kernel: Kernel, address: str, owners: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
+    """The nodes of a device that are there, by path, with the user and group that owners has for each."""
+    return {node: owners[kind] for kind, node in _nodes_by_kind(kernel, address).items() if kind in owners}
+
+
+def _nodes_by_kind(kernel: Kernel, address: str) -> dict[str, str]:
+    device = pci_device(kernel, address)
+    of_group = None if device.group is None else group_node(kernel, device.group)
+    nodes = {"group": of_group, "device": character_device(kernel, address)}
+    return {kind: node for kind, node in nodes.items() if node is not None and exists(kernel, node)}
 
 
 def give_nodes(kernel: Kernel, addresses: Sequence[str], owner: Owner) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -13,11 +13,11 @@ from pyvfio.host.binding import Binding, Write
 from pyvfio.host.foreseen import require_probe
 from pyvfio.host.guard import reasons_to_keep
 from pyvfio.host.network import Network
-from pyvfio.host.nodes import give_nodes
-from pyvfio.host.rules import ROOT, RuleDirectories
+from pyvfio.host.nodes import owners_of, put_owners
+from pyvfio.host.rules import RuleDirectories
 from pyvfio.host.undo import UndoFile
 from pyvfio.kernel import Kernel
-from pyvfio.sysfs import pci_device
+from pyvfio.sysfs import group_members, pci_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +122,7 @@ def perform(
     that are as they were. Raises what step, around and finish raise; a note says which device could not be given back.
     """
     changing = [change.before for change in changes if change.writes]
+    owners = {before.address: owners_of(kernel, before.address) for before in changing}
     if changing:
         undo.remember(changing)
     done: list[Binding] = []
@@ -134,6 +135,8 @@ def perform(
     except OSError as error:
         for before in reversed(done):
             _give_back(kernel, before, error, undo)
+        for address, former in owners.items():
+            _put_owners(kernel, address, former, error)
         _forget_what_is_restored(kernel, undo)
         raise
     # Not in a finally: if something else ends the process, the file has to say what is still to be restored.
@@ -141,27 +144,98 @@ def perform(
         _forget_what_is_restored(kernel, undo)
 
 
+def entries_to_restore(undo: UndoFile, rules: RuleDirectories) -> list[Binding]:
+    """What each device was before anything was done to it, in the order in which they were changed.
+
+    A rule knows better than undo, which the boot has emptied: what undo notes afterwards of a device that the rule has
+    bound is no former state. Raises ValueError for a file that is none of ours, OSError.
+    """
+    first = {rule.before.address: rule.before for rule in rules.find()}
+    entries = [first.pop(entry.address, entry) for entry in undo.read()]
+    return [*entries, *first.values()]
+
+
+def owners_to_restore(kernel: Kernel, address: str, rules: RuleDirectories) -> dict[str, tuple[int, int]]:
+    """Whose the nodes of a device are without its own rules: as before them, and root's if it was not there then.
+
+    A node of a group is left out that the rule of another member gives to somebody. Raises ValueError, OSError.
+    """
+    own = rules.find(address)
+    if not any(rule.owner for rule in own):
+        return {}
+    before = {kind: owner for rule in own for kind, owner in rule.owners.items()}
+    owners = {kind: before.get(kind, (0, 0)) for kind in ("group", "device")}
+    if owner_by_another(kernel, [address], rules):
+        del owners["group"]
+    return owners
+
+
+def owner_by_another(kernel: Kernel, addresses: Sequence[str], rules: RuleDirectories) -> dict[str, str]:
+    """Whom the rules of other members of the devices' groups give the groups' nodes to, by the members' addresses."""
+    groups = {group for address in addresses if (group := pci_device(kernel, address).group) is not None}
+    members = {member.address for group in groups for member in group_members(kernel, group)}
+    return {
+        rule.before.address: rule.owner
+        for rule in rules.find()
+        if rule.owner and rule.before.address in members and rule.before.address not in addresses
+    }
+
+
 def perform_restore(
     kernel: Kernel, entries: Sequence[Binding], undo: UndoFile, rules: RuleDirectories | None = None
-) -> list[OSError]:
-    """Put every device back as entries say, the one that was changed last first; return the failures.
+) -> dict[str, OSError]:
+    """Put every device back as entries say, the one that was changed last first; return the failures, by address.
 
-    undo forgets the devices that are as they were. rules: the directories from which the udev rules of the devices are
-    removed; None for none.
+    A device that fails stays as it is, with its rules. undo forgets the others. rules: the directories from which the
+    udev rules of the devices are removed; None for none.
     """
-    failures: list[OSError] = []
+    failures: dict[str, OSError] = {}
+    restored: list[str] = []
     for entry in reversed(entries):
-        removed = rules.find(entry.address) if rules else []
         try:
-            with rules.changed(removed=removed) if rules else nullcontext():
-                if not _is_gone(kernel, entry):
-                    binding.restore(kernel, entry)
-                    if removed:
-                        give_nodes(kernel, [entry.address], ROOT)
+            _restore(kernel, entry, rules)
         except OSError as error:
-            failures.append(error)
-    _forget_what_is_restored(kernel, undo)
+            failures[entry.address] = error
+        else:
+            restored.append(entry.address)
+    if restored:
+        undo.forget(restored)
     return failures
+
+
+def _restore(kernel: Kernel, entry: Binding, rules: RuleDirectories | None) -> None:
+    """Put one device back, with its nodes, and remove its rules. Raises OSError, with all as it is."""
+    removed = rules.find(entry.address) if rules else []
+    if _is_gone(kernel, entry):
+        with rules.changed(removed=removed) if rules else nullcontext():
+            return
+    now = binding.binding(kernel, entry.address)
+    former = owners_of(kernel, entry.address)
+    owners = owners_to_restore(kernel, entry.address, rules) if rules else {}
+    with rules.changed(removed=removed) if rules else nullcontext():
+        try:
+            binding.restore(kernel, entry)
+            put_owners(kernel, entry.address, owners)
+        except OSError as error:
+            if binding.binding(kernel, entry.address) != now:
+                _lead_back(kernel, now, error)
+            _put_owners(kernel, entry.address, former, error)
+            raise
+
+
+def _lead_back(kernel: Kernel, before: Binding, error: OSError) -> None:
+    try:
+        binding.restore(kernel, before)
+    except OSError as failure:
+        error.add_note(f"{before.address} could not be given back to {before.driver or 'no driver'} ({failure})")
+
+
+def _put_owners(kernel: Kernel, address: str, owners: Mapping[str, tuple[int, int]], error: OSError) -> None:
+    """Give nodes back to whose they were, as a device that came back has new ones; a note of error says what failed."""
+    try:
+        put_owners(kernel, address, owners)
+    except OSError as failure:
+        error.add_note(str(failure))
 
 
 def _is_gone(kernel: Kernel, entry: Binding) -> bool:

@@ -1,7 +1,8 @@
 """udev rules that say who may open a device's nodes, and which driver gets it at every boot.
 
 A rule names the device by its address and its ids, never by the number of its group, which another boot may give to
-another device. Each device has a file of its own, which also keeps what the device was before.
+another device. Each device has a file of its own, which also keeps what the device and its nodes were before. Of two
+files with one name udev reads one: the file that lasts until the next boot has another name, and has the last word.
 """
 
 from __future__ import annotations
@@ -11,17 +12,19 @@ import json
 import pwd
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from errno import EINVAL
 from pathlib import Path
 
 from pyvfio.errors import InvalidArgument
 from pyvfio.host.binding import Binding
 
-_PREFIX, _SUFFIX = "70-pyvfio-", ".rules"
+_FOR_GOOD, _UNTIL_BOOT, _SUFFIX = "70-pyvfio-", "71-pyvfio-", ".rules"
 _BEFORE = "# before: "
+_OWNERS = "# owners: "
+_OWNER = "# owner: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,20 +64,20 @@ class Owner:
         return self.user if self.group is None else f"{self.user}:{self.group}"
 
 
-ROOT = Owner("root", 0, "root", 0)
-"""The owner of a node unless a rule says otherwise."""
-
-
 @dataclass(frozen=True, slots=True)
 class Rule:
     """A file of udev rules for one device.
 
-    path: where the file is. text: what is in it. before: what the device was before the first rule for it.
+    path: where the file is. text: what is in it. before: what the device was before the first rule for it. owner: whom
+    its nodes are given to, as chown takes it; None if it does not say. owners: the user and group that its nodes had
+    before, of those that were there: of its "group" and of the "device" itself.
     """
 
     path: Path
     text: str
     before: Binding
+    owner: str | None = None
+    owners: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 def _reload() -> None:
@@ -96,25 +99,39 @@ class RuleDirectories:
     for_good: Path = Path("/etc/udev/rules.d")
     reload: Callable[[], None] = _reload
 
-    def rule(self, before: Binding, driver: str | None, owner: Owner | None) -> Rule:
+    def rule(
+        self,
+        before: Binding,
+        driver: str | None,
+        owner: Owner | None,
+        owners: Mapping[str, tuple[int, int]] | None = None,
+    ) -> Rule:
         """The rule for a device; it is not written yet.
 
         before: the state of the device, which the rule keeps unless an earlier rule for the device has kept one.
         driver: the driver that gets the device at every boot; None for none: then the rule lasts until the next boot.
-        owner: who may open the device's nodes; None to say nothing of that. Raises ValueError, OSError, as find() does.
+        owner: who may open the device's nodes; None to say nothing of that. owners: whose the nodes are now, kept
+        likewise. Raises ValueError, OSError, as find() does.
         """
-        directory = self.until_boot if driver is None else self.for_good
-        known = next((rule.before for rule in self.find(before.address)), before)
-        return Rule(self._path(directory, before.address), _text(known, driver, owner), known)
+        directory, prefix = (self.until_boot, _UNTIL_BOOT) if driver is None else (self.for_good, _FOR_GOOD)
+        known = next(iter(self.find(before.address)), None)
+        if known is not None:
+            before, owners = known.before, {**(owners or {}), **known.owners}
+        path = directory / f"{prefix}{before.address}{_SUFFIX}"
+        return _parsed(path, _text(before, driver, owner, owners or {}))
 
     def find(self, address: str | None = None) -> list[Rule]:
         """The rules in the directories, of the device at address or of all devices.
 
         Raises ValueError for a file that pyvfio bind has not made, OSError for one that cannot be read.
         """
-        pattern = f"{_PREFIX}{address or '*'}{_SUFFIX}"
-        paths = [path for each in (self.until_boot, self.for_good) for path in sorted(each.glob(pattern))]
-        return [Rule(path, text := path.read_text(encoding="utf-8"), _before(path, text)) for path in paths]
+        places = ((self.until_boot, _UNTIL_BOOT), (self.for_good, _FOR_GOOD))
+        paths = [path for each, prefix in places for path in sorted(each.glob(f"{prefix}{address or '*'}{_SUFFIX}"))]
+        return [_parsed(path, path.read_text(encoding="utf-8")) for path in paths]
+
+    def for_boot(self, address: str) -> list[Rule]:
+        """The rules of the device at address that last until the next boot. Raises ValueError, OSError, as find()."""
+        return [rule for rule in self.find(address) if rule.path.parent == self.until_boot]
 
     @contextmanager
     def changed(self, written: Sequence[Rule] = (), removed: Sequence[Rule] = ()) -> Iterator[None]:
@@ -138,10 +155,6 @@ class RuleDirectories:
                 self.reload()
             raise
 
-    @staticmethod
-    def _path(directory: Path, address: str) -> Path:
-        return directory / f"{_PREFIX}{address}{_SUFFIX}"
-
 
 def writes_of(written: Sequence[Rule] = (), removed: Sequence[Rule] = ()) -> Iterator[str]:
     """The lines of a shell script that does what RuleDirectories.changed() does."""
@@ -154,8 +167,8 @@ def writes_of(written: Sequence[Rule] = (), removed: Sequence[Rule] = ()) -> Ite
         yield "udevadm control --reload"
 
 
-def _text(before: Binding, driver: str | None, owner: Owner | None) -> str:
-    """What is in the file of a device's rules. driver and owner: as for RuleDirectories.rule()."""
+def _text(before: Binding, driver: str | None, owner: Owner | None, owners: Mapping[str, tuple[int, int]]) -> str:
+    """What is in the file of a device's rules. driver, owner and owners: as for RuleDirectories.rule()."""
     address = before.address
     vendor, _, device = (before.ids or "").partition(":")
     alias = f"pci:v{vendor.upper():0>8}d{device.upper():0>8}sv"
@@ -163,6 +176,8 @@ def _text(before: Binding, driver: str | None, owner: Owner | None) -> str:
         f"# Made by pyvfio bind; pyvfio restore {address} takes it away.",
         f"{_BEFORE}{json.dumps(asdict(before))}",
     ]
+    if owners:
+        lines.append(f"{_OWNERS}{json.dumps(owners)}")
     if driver is not None:
         lines.append(
             f'ACTION=="add", SUBSYSTEM=="pci", KERNEL=="{address}", ATTR{{modalias}}=="{alias}*", '
@@ -170,6 +185,7 @@ def _text(before: Binding, driver: str | None, owner: Owner | None) -> str:
             f"RUN+=\"/bin/sh -c 'echo {address} > /sys/bus/pci/drivers_probe'\""
         )
     if owner is not None:
+        lines.append(f"{_OWNER}{owner}")
         assign = f'OWNER="{owner.user}"' + ("" if owner.group is None else f', GROUP="{owner.group}"')
         member = f'TEST=="/sys/kernel/iommu_groups/%k/devices/{address}"'
         is_it = f'PROGRAM=="/bin/grep -q ^{alias} /sys/bus/pci/devices/{address}/modalias"'
@@ -178,12 +194,20 @@ def _text(before: Binding, driver: str | None, owner: Owner | None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _before(path: Path, text: str) -> Binding:
-    """What a device was before its rules. Raises ValueError for the text of a file that pyvfio bind has not made."""
+def _parsed(path: Path, text: str) -> Rule:
+    """The rule that text is. Raises ValueError for the text of a file that pyvfio bind has not made."""
+    notes = {}
     for line in text.split("\n"):
-        if line.startswith(_BEFORE):
-            return Binding.from_data(json.loads(line.removeprefix(_BEFORE)))
-    raise ValueError(f"{path} does not say what the device was before: it is not of pyvfio bind")
+        for name in (_BEFORE, _OWNERS, _OWNER):
+            if line.startswith(name):
+                notes[name] = line.removeprefix(name)
+    if _BEFORE not in notes:
+        raise ValueError(f"{path} does not say what the device was before: it is not of pyvfio bind")
+    try:
+        owners = {str(node): (int(uid), int(gid)) for node, (uid, gid) in json.loads(notes.get(_OWNERS, "{}")).items()}
+    except (TypeError, AttributeError) as error:
+        raise ValueError(f"{path} does not say whose nodes were before: {error}") from error
+    return Rule(path, text, Binding.from_data(json.loads(notes[_BEFORE])), notes.get(_OWNER), owners)
 
 
 def _read(path: Path) -> str | None:

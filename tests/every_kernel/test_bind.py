@@ -121,7 +121,7 @@ def test_bind_unbind_restore(host: Host, undo: UndoFile) -> None:
     assert plan_bind(host.kernel, host.addresses, "vfio-pci") == [
         Change(binding(host.kernel, address), "vfio-pci", ()) for address in host.addresses
     ]
-    assert perform_restore(host.kernel, undo.read(), undo) == []
+    assert perform_restore(host.kernel, undo.read(), undo) == {}
     assert host.state() == before
     assert not undo.path.exists()
     assert not any(exists(host.kernel, f"/dev/vfio/{group}") for group in groups)
@@ -147,7 +147,7 @@ def test_when_giving_back_fails_too_the_undo_file_stays(
     with pytest.raises(OSError, match="bind 0000:"):
         operation(FaultyKernel(host.kernel, *faults), undo)
     if host.state() != before:
-        assert perform_restore(host.kernel, undo.read(), undo) == []
+        assert perform_restore(host.kernel, undo.read(), undo) == {}
     assert host.state() == before
     assert not undo.path.exists()
 
@@ -176,7 +176,7 @@ def test_killed_between_two_writes(host: Host, undo: UndoFile, operation: Operat
         assert os.WTERMSIG(status) == signal.SIGKILL
     if host.state() != before:
         assert undo.read() == before
-    assert perform_restore(host.kernel, undo.read(), undo) == []
+    assert perform_restore(host.kernel, undo.read(), undo) == {}
     assert host.state() == before
     assert not undo.path.exists()
 
@@ -200,7 +200,7 @@ def test_restore_passes_over_what_is_gone(host: Host, undo: UndoFile) -> None:
     perform(host.kernel, plan_bind(host.kernel, host.addresses, "vfio-pci"), undo, lambda each: bind(host.kernel, each))
     host.remove(second)
     assert [change.gone for change in plan_restore(host.kernel, undo.read())] == [True, False]
-    assert perform_restore(host.kernel, undo.read(), undo) == []
+    assert perform_restore(host.kernel, undo.read(), undo) == {}
     assert host.state() == before[:1]
     assert not undo.path.exists()
 
