@@ -131,7 +131,7 @@ def _require_one_owner(host: Host, owner: Owner, addresses: Sequence[str]) -> No
     for address, other in owner_by_another(host.kernel, addresses, host.rules).items():
         if other != str(owner):
             raise Failure(
-                f"--owner {owner}: the node of the group is {other}'s, by bind --owner for {address}: it has one owner. "
+                f"--owner {owner}: the node of the group is {other}'s, by bind --owner for {address}, and has one. "
                 f"Give both devices to one user, or take the other one's away: pyvfio restore {address}"
             )
 

@@ -97,7 +97,7 @@ def _selection(kernel: Kernel, options: argparse.Namespace) -> Selection:
             if error.errno != errno.EINVAL or is_address(word):
                 raise
             texts.append(word)
-    return Selection(addresses, options.kinds, options.drivers, options.ids, texts)
+    return Selection(*map(tuple, (addresses, options.kinds, options.drivers, options.ids, texts)))
 
 
 def _ids(text: str) -> tuple[int | None, int | None]:

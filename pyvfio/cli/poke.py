@@ -6,6 +6,7 @@ import argparse
 
 from pyvfio.cli.bench import add_device, add_region, add_width, device_of, number, open_it
 from pyvfio.commandline import Command, Failure, Output
+from pyvfio.errors import VfioError
 from pyvfio.host import Host, require_expected
 from pyvfio.host.inspect import region_of
 
@@ -35,6 +36,12 @@ def _run(options: argparse.Namespace, output: Output) -> int:
     done = []
     with open_it(options) as device:
         region = region_of(device, options.region)
+        # All of them first: what is written before one that cannot be would stay.
+        for offset, value in options.writes:
+            try:
+                region.check_write(offset, width, value)
+            except VfioError as error:
+                raise Failure(f"nothing was written: {error}") from error
         for offset, value in options.writes:
             region.write_register(offset, width, value)
             done.append({"offset": offset, "value": value, "reads": region.read_register(offset, width)})

@@ -12,8 +12,16 @@ from pyvfio.cli.entries import entry_data
 from pyvfio.commandline import Command, Output, Style
 from pyvfio.device import PciCapability
 from pyvfio.errors import VfioError
-from pyvfio.host import DeviceDetails, Entry, Host, device_details, inventory
-from pyvfio.host.inspect import Resource, capabilities, config_image, in_words, reset_methods, resources
+from pyvfio.host import DeviceDetails, Entry, Host, device_details, inventory, require_probe
+from pyvfio.host.inspect import (
+    Resource,
+    capabilities,
+    config_image,
+    in_words,
+    own_reset_methods,
+    reset_methods,
+    resources,
+)
 from pyvfio.kernel import Kernel
 from pyvfio.sysfs import PciDevice, group_members, named_device
 from pyvfio.units import format_size
@@ -39,7 +47,7 @@ def _run(options: argparse.Namespace, output: Output) -> int:
     resets = reset_methods(kernel, device.address)
     bars = list(resources(kernel, device.address))
     listed, unreadable = _capabilities(kernel, device.address)
-    details, unavailable = _details(kernel, device, resets, is_wanted=options.open)
+    details, unavailable = _details(kernel, device, is_wanted=options.open)
     output.data(
         {
             **entry_data(entry),
@@ -61,14 +69,16 @@ def _run(options: argparse.Namespace, output: Output) -> int:
     return 0
 
 
-def _details(
-    kernel: Kernel, device: PciDevice, resets: Sequence[str] | None, *, is_wanted: bool
-) -> tuple[DeviceDetails | None, str]:
+def _details(kernel: Kernel, device: PciDevice, *, is_wanted: bool) -> tuple[DeviceDetails | None, str]:
     """What VFIO tells of the device, or None and why it does not."""
     if not device.has_vfio_driver:
+        try:
+            require_probe(kernel, device, "vfio-pci")
+        except VfioError as error:
+            return None, f"not bound to it, and not to be: {error.meaning}"
         return None, f"bind it to see what VFIO makes of it: pyvfio bind {device.address}"
     if not is_wanted:
-        what = "opens it" if resets == [] else "opens it, which resets it"
+        what = "opens it" if own_reset_methods(kernel, device.address) == [] else "opens it, which resets it"
         return None, f"not opened; --open {what}, and shows interrupts and features"
     try:
         return device_details(kernel, device.address), ""

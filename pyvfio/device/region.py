@@ -163,12 +163,7 @@ class Region(DevicePart):
                 pass
             else:
                 return
-        self._check_access("write", offset, width, width, RegionFlags.WRITE)
-        value = operator.index(value)
-        if not 0 <= value < 1 << 8 * width:
-            raise InvalidArgument(
-                errno.EINVAL, f"write {8 * width} bits", {"offset": offset, "value": value}, "the value is too wide"
-            )
+        value = self.check_write(offset, width, value)
         while found := self._window(offset, width):
             window, place = found
             with suppress(WindowReleased):
@@ -177,6 +172,16 @@ class Region(DevicePart):
                 window.store(place, width, value)
                 return
         self._pwrite(offset, memoryview(value.to_bytes(width, "little")))
+
+    def check_write(self, offset: int, width: int, value: int) -> int:
+        """Raise what write_register() would raise for these arguments, without an access; return value as an int."""
+        self._check_access("write", offset, width, width, RegionFlags.WRITE)
+        value = operator.index(value)
+        if not 0 <= value < 1 << 8 * width:
+            raise InvalidArgument(
+                errno.EINVAL, f"write {8 * width} bits", {"offset": offset, "value": value}, "the value is too wide"
+            )
+        return value
 
     def read(self, offset: int, size: int) -> bytes:
         """Read size bytes from offset on, in accesses of widths that the kernel chooses.

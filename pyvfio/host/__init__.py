@@ -2,7 +2,7 @@
 
 from pyvfio.host.addresses import DeviceAddresses, ReservedRegion, device_addresses
 from pyvfio.host.binding import Binding, Write, bind, group_addresses, restore, unbind
-from pyvfio.host.foreseen import require_usable_groups, warnings_about
+from pyvfio.host.foreseen import require_probe, require_usable_groups, warnings_about
 from pyvfio.host.host import Host
 from pyvfio.host.inspect import DeviceDetails, device_details
 from pyvfio.host.inventory import Entry, inventory
@@ -66,6 +66,7 @@ __all__ = [
     "plan_unbind",
     "require_expected",
     "require_not_needed",
+    "require_probe",
     "require_usable_groups",
     "restore",
     "unbind",

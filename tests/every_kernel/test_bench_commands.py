@@ -72,6 +72,13 @@ def test_poke_writes_in_order_and_reads_back(bench: Bench) -> None:
     assert out == "bar0+0x4  wrote 0x00000001  reads 0xfffffffe\n"
 
 
+@pytest.mark.parametrize("wrong", ["0x200000=2", "0x6=1", "8=0x100000000"])
+def test_poke_writes_all_or_nothing(bench: Bench, wrong: str) -> None:
+    """In one opening: closing resets this device, and not every one."""
+    _, err = bench.run("poke", "bar0", "4=0x1234", wrong, "--expect", "1234:11e8", status=1)
+    assert "nothing was written: " in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

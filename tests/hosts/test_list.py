@@ -106,6 +106,12 @@ def test_nothing_found_is_said(host: FakeHost, arguments: list[str]) -> None:
     assert ran.err == "pyvfio: no PCI function is like that; pyvfio list shows all\n"
 
 
+def test_a_host_without_pci_functions_has_an_empty_list(fake_host: FakeHost) -> None:
+    fake_host.at("/sys/bus/pci/devices").mkdir(parents=True)
+    ran = fake_host.run("list")
+    assert (ran.status, ran.err, ran.out.count("\n")) == (0, "", 1)
+
+
 def test_an_address_that_is_not_there(host: FakeHost) -> None:
     assert "there is no such device" in host.run("list", "05:00.0").err
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from pyvfio.host.inspect import what_opening_does
 from tests.support.hosts import FakeHost
 from tests.support.schemas import checked
 
@@ -46,6 +47,33 @@ def test_it_is_not_opened_unless_told_to(host: FakeHost) -> None:
     assert data(host)["vfio"] is None
     host.file(f"{PLACE}/reset_method", "flr bus\n")
     assert "not opened; --open opens it, which resets it" in host.run("show", CARD).out
+
+
+def test_what_resets_others_too_is_no_reset_of_its_own(host: FakeHost) -> None:
+    """The kernel lists the reset of a bus for the function that it finds first, and refuses it when there are two."""
+    twin = "0000:03:00.1"
+    host.pci(twin, "8086:1521", 0x020000, group=12)
+    host.file(f"{PLACE}/reset_method", "bus\n")
+    untouched = f"{CARD} has no reset of its own: opening it leaves it as it is, but for DMA, which is off"
+    assert what_opening_does(host.kernel, CARD) == untouched
+    assert "not opened; --open opens it, and shows" in host.run("show", CARD).out
+    host.driver("vfio-pci")
+    host.give(twin, "vfio-pci")
+    for one, other in ((CARD, twin), (twin, CARD)):
+        said = what_opening_does(host.kernel, one)
+        assert said.startswith(f"{one} has no reset of its own")
+        assert said.endswith(f"and closing it resets it together with {other} (bus), if nobody has them open")
+    host.file(f"{PLACE}/reset_method", "flr bus\n")
+    assert what_opening_does(host.kernel, CARD) == f"opening {CARD} resets it (flr), and closing it does again"
+
+
+def test_what_cannot_be_bound_is_not_recommended(fake_host: FakeHost) -> None:
+    fake_host.pci("0000:00:1c.0", "8086:9d10", 0x060400, header_type=1)
+    fake_host.pci("0000:00:02.0")
+    for address, reason in (("00:1c.0", "it is a bridge"), ("00:02.0", "there is no IOMMU behind it")):
+        shown = fake_host.run("show", address).out
+        assert "bind it to see" not in shown
+        assert reason in shown
 
 
 def test_its_resources_and_capabilities_are_in_sysfs(host: FakeHost) -> None:

@@ -3,7 +3,14 @@
 from pyvfio.host.inspect.config_image import Resource, config_image, resources
 from pyvfio.host.inspect.decode import capabilities, header, in_words
 from pyvfio.host.inspect.details import DeviceDetails, device_details
-from pyvfio.host.inspect.opening import opened, region_index, region_of, reset_methods, what_opening_does
+from pyvfio.host.inspect.opening import (
+    opened,
+    own_reset_methods,
+    region_index,
+    region_of,
+    reset_methods,
+    what_opening_does,
+)
 
 __all__ = [
     "DeviceDetails",
@@ -14,6 +21,7 @@ __all__ = [
     "header",
     "in_words",
     "opened",
+    "own_reset_methods",
     "region_index",
     "region_of",
     "reset_methods",

@@ -11,17 +11,19 @@ from pyvfio.device import Device, PciCommand, Region, RegionIndex
 from pyvfio.errors import InvalidArgument
 from pyvfio.iommufd import Ioas
 from pyvfio.kernel import Kernel, exists, text_or_empty
-from pyvfio.sysfs import DEVICES
+from pyvfio.sysfs import DEVICES, PciDevice, pci_devices
 
 _CONTAINER = "/dev/vfio/vfio"
+_SHARED = ("slot", "bus")
+"""The methods that reset all functions of a bus."""
 
 
 @contextmanager
 def opened(kernel: Kernel, address: str) -> Iterator[Device]:
     """Open the device at an address for the block that follows, and close it at the block's end.
 
-    It is opened through a container, or through an iommufd if the kernel has no containers. Opening resets it if it can
-    be reset alone, and so does closing. Raises what Container.open_device() raises.
+    It is opened through a container, or through an iommufd if the kernel has no containers. what_opening_does() says
+    whether that resets it. Raises what Container.open_device() raises.
     """
     if exists(kernel, _CONTAINER) or not exists(kernel, "/dev/iommu"):
         with Container(kernel=kernel) as container:
@@ -44,12 +46,43 @@ def reset_methods(kernel: Kernel, address: str) -> list[str] | None:
 
 
 def what_opening_does(kernel: Kernel, address: str) -> str:
-    """A sentence that says what opening a device does. Source: vfio_pci_core.c, vfio_pci_core_enable and _disable."""
+    """A sentence that says what opening a device does.
+
+    Source: vfio_pci_core.c, vfio_pci_core_enable, _disable and vfio_pci_dev_set_try_reset.
+    """
+    methods = own_reset_methods(kernel, address)
+    if methods != []:
+        how = f" ({methods[0]})" if methods else ""
+        return f"opening {address} resets it{how}, and closing it does again"
+    untouched = f"{address} has no reset of its own: opening it leaves it as it is, but for DMA, which is off"
+    beside = _beside(kernel, address)
+    shared = [name for each in (address, *(other.address for other in beside)) for name in _shared(kernel, each)]
+    if shared and all(other.has_vfio_driver for other in beside):
+        others = ", ".join(other.address for other in beside)
+        return f"{untouched}, and closing it resets it together with {others} ({shared[0]}), if nobody has them open"
+    return untouched
+
+
+def own_reset_methods(kernel: Kernel, address: str) -> list[str] | None:
+    """As reset_methods(), without those that would reset another function of the same bus, too.
+
+    The kernel looks for these methods when it finds a function, and may not have found the one beside it yet: it lists
+    them, and refuses them. Source: drivers/pci/pci.c, pci_parent_bus_reset.
+    """
     methods = reset_methods(kernel, address)
-    if methods == []:
-        return f"{address} has no reset of its own: opening it leaves it as it is, but for DMA, which is off"
-    how = f" ({methods[0]})" if methods else ""
-    return f"opening {address} resets it{how}, and closing it does again"
+    if not methods or not _beside(kernel, address):
+        return methods
+    return [method for method in methods if method not in _SHARED]
+
+
+def _shared(kernel: Kernel, address: str) -> list[str]:
+    return [method for method in reset_methods(kernel, address) or () if method in _SHARED]
+
+
+def _beside(kernel: Kernel, address: str) -> list[PciDevice]:
+    """The other functions of the same bus."""
+    bus = address.rpartition(":")[0]
+    return [device for device in pci_devices(kernel) if device.address != address and device.address.startswith(bus)]
 
 
 def region_index(name: str) -> int:
