@@ -145,12 +145,13 @@ class BlockRegion:
         run = self.bytes_of(blocks)
         # Listeners first: pages discarded under a pin stay the device's.
         with _busy(operation, BusyReason.DISCARD_FAILED), self._discards.discarding(self, run) as commit:
-            self._memory.discard(run.start, run.size)
+            # Before what is in them is gone: it must not be what cannot be recorded that is refused then.
             commit.callback(self._record, keep)
+            self._record(keep, without=blocks)
+            self._memory.discard(run.start, run.size)
             for plugged in self.blocks.plugged_runs(blocks):
                 commit.callback(self.blocks.plug, plugged)
             self.blocks.unplug(blocks)
-            self._record(keep)
         self._undiscarded.remove(run)
 
     def reclaim(self) -> bool:
@@ -169,10 +170,11 @@ class BlockRegion:
         """Let a plug() that is populating end with DeviceBusy, and every later one. Safe from any thread."""
         self._given_up = True
 
-    def _record(self, keep: Keep | None) -> None:
-        """Have it recorded which blocks are plugged. Raises OSError."""
+    def _record(self, keep: Keep | None, without: Run | None = None) -> None:
+        """Have it recorded that the plugged blocks are, but for those of without. Raises OSError."""
         if self._keep is not None:
-            (keep or self._keep)(self.blocks.plugged_runs())
+            plugged = self.blocks.plugged_runs()
+            (keep or self._keep)(plugged if without is None else subtract(plugged, [without]))
 
     def _populate(self, run: Run) -> None:
         """Have the host give the pages of run, as long as nobody gives it up. Raises DeviceBusy."""

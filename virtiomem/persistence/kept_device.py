@@ -20,6 +20,7 @@ from virtiomem.device import (
     RequestType,
     Response,
     ResponseType,
+    StateRefused,
 )
 from virtiomem.persistence.record import InHand, MemoryIdentity, Record, boot_id
 from virtiomem.persistence.slot_file import SlotFile
@@ -69,9 +70,15 @@ class KeptDevice:
         return config.requested_size if is_like_it else None
 
     def check(self, config: Config, features: Feature) -> None:
-        """Raises StateRefused if a device like this could not take up what was left."""
-        if self._left is not None:
+        """Raises StateRefused if a device like this could not take up blocks that were left."""
+        if self._left is None:
+            return
+        try:
             self._left.check(config, features)
+        except StateRefused:
+            if self._left.plugged:
+                raise
+            self._left = self._recalled = None
 
     def stop(self) -> None:
         """Keep what is kept: what is undone from now on is undone for the end of this process alone."""
