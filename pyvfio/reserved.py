@@ -34,7 +34,7 @@ def bar_claim(kernel: Kernel, address: str, index: int) -> tuple[str, str]:
     The meaning names who has reserved addresses of the BAR, if this process may see it: root may.
     Source: drivers/vfio/pci/vfio_pci_core.c, pci_request_selected_regions; /proc/iomem.
     """
-    names = ", ".join(_holders(kernel, address, index)) or "something else on the host"
+    names = ", ".join(bar_holders(kernel, address, index)) or "something else on the host"
     advice = (
         "/proc/iomem says who. A boot framebuffer is freed by the kernel parameter initcall_blacklist=sysfb_init, or "
         "until the next boot as root: echo 0 > /sys/class/vtconsole/vtcon1/bind; "
@@ -43,7 +43,7 @@ def bar_claim(kernel: Kernel, address: str, index: int) -> tuple[str, str]:
     return f"{names} has reserved addresses of this BAR", advice
 
 
-def _holders(kernel: Kernel, address: str, index: int) -> list[str]:
+def bar_holders(kernel: Kernel, address: str, index: int) -> list[str]:
     """The names in /proc/iomem of what lies within a BAR; none unless root asks: others are shown no addresses."""
     lines = text_or_empty(kernel, f"{DEVICES}/{address}/resource").split("\n")
     if index >= len(lines) or len(words := lines[index].split()) != 3:

@@ -136,7 +136,7 @@ def _viable_in_brief(entry: Entry, output: Output) -> str:
 
 
 def _interface(use: InterfaceUse) -> str:
-    return f"{use.name} (default route)" if "default" in use.routes else use.name
+    return f"{use.shown} (default route)" if "default" in use.routes else use.shown
 
 
 def _or_dash(value: int | str | None) -> str:
@@ -180,7 +180,8 @@ COMMAND = Command(
     _run,
     _configure,
     description="One row for each PCI function. VIABLE says whether VFIO can use it: yes; once bound: its own driver\n"
-    "has it; no: others of its group are in the way, by name. A bridge stays with the host. Rows are cut to fit the\n"
-    "terminal, or 100 columns, unless -w, -v or -o ask for more. Names come from pci.ids or systemd's hwdb.",
+    "has it; no: others of its group are in the way, by name; not known yet: a virtio-iommu makes its group only\n"
+    "when it is bound. A bridge stays with the host. Rows are cut to fit the terminal, or 100 columns, unless -w, -v\n"
+    "or -o ask for more. Names come from pci.ids or systemd's hwdb.",
     examples=_EXAMPLES,
 )

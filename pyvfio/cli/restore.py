@@ -33,7 +33,7 @@ def _run(options: argparse.Namespace, output: Output) -> int:
     changes = plan_restore(kernel, entries)
     if not options.force:
         moving = [change for change in changes if not change.gone and change.before.driver != change.driver]
-        require_not_needed(kernel, host.network, [change.before.address for change in moving])
+        require_not_needed(kernel, host.network, [change.before.address for change in moving if change.before.driver])
     failures: list[OSError] = []
     if options.dry_run:
         show_lines(output, writes_of(removed=rules))

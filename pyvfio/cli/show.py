@@ -106,11 +106,11 @@ def _host_rows(entry: Entry, members: Sequence[PciDevice], resets: Sequence[str]
     )
     yield "id", f"{device.vendor_id:04x}:{device.device_id:04x} class {device.class_code:06x}"
     yield "driver", (device.driver or "none") + (f" (override {entry.override})" if entry.override else "")
-    yield "group", "none" if device.group is None else f"{device.group}, viable: {entry.viability}"
+    yield "group", f"{'none' if device.group is None else device.group}, viable: {entry.viability}"
     yield "beside", ", ".join(others)
     yield "node", ", ".join(filter(None, (entry.group_node, entry.device_node)))
     yield "numa", "" if device.numa_node is None else f"node {device.numa_node}"
-    yield "network", ", ".join(reason for use in entry.interfaces for reason in use.reasons or [f"{use.name} unused"])
+    yield "network", ", ".join(reason for use in entry.interfaces for reason in use.reasons or [f"{use.shown} unused"])
     yield "disks", ", ".join(entry.disks)
     if resets is None:
         yield "reset", "yes (this kernel does not say how)"

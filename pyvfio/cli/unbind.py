@@ -31,7 +31,7 @@ def _run(options: argparse.Namespace, output: Output) -> int:
     addresses = named_addresses(kernel, options)
     changes = plan_unbind(kernel, addresses)
     if not options.force:
-        require_not_needed(kernel, host.network, addresses)
+        require_not_needed(kernel, host.network, [change.before.address for change in changes if change.before.driver])
     if options.dry_run:
         show_writes(output, changes)
     else:

@@ -17,7 +17,7 @@ from pyvfio.kernel import Kernel, chain, host_page_size, query
 from pyvfio.reserved import firmware_claim
 
 FIRMWARE = (errno.EINVAL, errno.EPERM)
-"""What a group that firmware claims is refused with: since Linux 6.7, and before."""
+"""What a group that firmware claims is refused with: since Linux 6.6, and before."""
 # What iommufd answers, which has no limit of its own: drivers/iommu/iommufd/vfio_compat.c.
 _NO_MAPPING_LIMIT = 0xFFFF_FFFF
 # Kernels before 6.18 lose a mapping of the last page of all: it can be neither found nor unmapped (vfio_find_dma).

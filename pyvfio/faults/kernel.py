@@ -106,6 +106,9 @@ class FaultyKernel:
     def owner(self, path: str) -> tuple[int, int]:
         return self._call("owner", self.kernel.owner, path)
 
+    def device_number(self, path: str) -> str:
+        return self._call("device_number", self.kernel.device_number, path)
+
     def chown(self, path: str, user: int, group: int) -> None:
         self._call("chown", self.kernel.chown, path, user, group)
 

@@ -12,12 +12,11 @@ from collections.abc import Iterator, Sequence
 
 from pyvfio.device import no_answer
 from pyvfio.errors import DeviceNotBound, InvalidArgument, VfioError
-from pyvfio.kernel import Kernel, linux_release, names_in, text_or_empty
+from pyvfio.kernel import Kernel, linux_release, text_or_empty
 from pyvfio.noiommu import ENABLE
 from pyvfio.reserved import firmware_claim
-from pyvfio.sysfs import DEVICES, PciDevice, blocking_members, pci_device
+from pyvfio.sysfs import DEVICES, VIRTIO_IOMMU, PciDevice, blocking_members, iommu_kinds, pci_device
 
-_IOMMUS = "/sys/class/iommu"
 _NO_DENYLIST = "/sys/module/vfio_pci/parameters/disable_denylist"
 _INTEL = 0x8086
 # Intel QAT: C3XXX, C62X, DH895XCC and their virtual functions.
@@ -70,11 +69,11 @@ def require_probe(kernel: Kernel, device: PciDevice, driver: str) -> None:
 def lacks_iommu(kernel: Kernel, device: PciDevice) -> bool:
     """Whether VFIO is sure to refuse the device for want of an IOMMU.
 
-    A virtual IOMMU may make a device's group only when a driver binds, so where there is one it is not known before.
+    A virtio-iommu makes a device's group only when its first driver binds: where there is one it is not known before.
     """
     if device.group is not None or text_or_empty(kernel, ENABLE)[:1] in ("1", "Y", "y"):
         return False
-    return not any(name.startswith("virtio") for name in names_in(kernel, _IOMMUS))
+    return VIRTIO_IOMMU not in iommu_kinds(kernel)
 
 
 def enabled_functions(kernel: Kernel, address: str) -> int:
@@ -150,7 +149,8 @@ def _unusable_groups(kernel: Kernel, addresses: Sequence[str]) -> Iterator[str]:
 
 def _is_denied(kernel: Kernel, device: PciDevice) -> bool:
     """Whether vfio-pci is sure to have the device in its deny list, and to heed the list."""
-    if device.vendor_id != _INTEL or text_or_empty(kernel, _NO_DENYLIST)[:1] in ("1", "Y", "y"):
+    # Where the module has no such parameter it has no list: before Linux 5.9.
+    if device.vendor_id != _INTEL or text_or_empty(kernel, _NO_DENYLIST)[:1] not in ("0", "N", "n"):
         return False
     return device.device_id in _DENIED or (
         device.device_id in _DENIED_LATER and linux_release(kernel) >= _DENIED_LATER_SINCE

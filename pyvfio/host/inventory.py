@@ -10,6 +10,7 @@ from pyvfio.host.network import InterfaceUse, Network
 from pyvfio.kernel import Kernel, text_or_empty
 from pyvfio.sysfs import (
     DEVICES,
+    VIRTIO_IOMMU,
     GroupMember,
     PciDevice,
     block_devices,
@@ -18,6 +19,7 @@ from pyvfio.sysfs import (
     direct_regions,
     group_node,
     interfaces,
+    iommu_kinds,
     is_noiommu,
     pci_devices,
 )
@@ -33,7 +35,8 @@ class Entry:
     group_node, device_node: the nodes that programs open for it; None if there is none, for example because no VFIO
     driver has it. interfaces: its network interfaces. disks: its disks and partitions. override: what its
     driver_override names; None for nothing. is_noiommu: whether it is bound to a VFIO driver although there is no IOMMU
-    behind it, which is unsafe.
+    behind it, which is unsafe. awaits_group: whether it has had no driver yet on a host with a virtio-iommu, which
+    makes a group only then.
     """
 
     device: PciDevice
@@ -48,10 +51,14 @@ class Entry:
     disks: tuple[str, ...]
     override: str | None
     is_noiommu: bool
+    awaits_group: bool
 
     @property
     def viable(self) -> bool:
-        """Whether its group can be used through VFIO once it is bound to a VFIO driver itself; False for a bridge."""
+        """Whether its group can be used through VFIO once it is bound to a VFIO driver itself.
+
+        False for a bridge, and where that is not known yet.
+        """
         return not (self.device.group is None or self.blocked_by or self.direct or self.device.is_bridge)
 
     @property
@@ -60,7 +67,7 @@ class Entry:
         if self.device.is_bridge:
             return "bridge"
         if self.device.group is None:
-            return "no IOMMU"
+            return "not known yet" if self.awaits_group else "no IOMMU"
         if self.direct:
             return f"no: firmware claims {', '.join(self.direct)}"
         if self.blocked_by:
@@ -73,10 +80,12 @@ class Entry:
 def inventory(kernel: Kernel, network: Network, devices: Iterable[PciDevice] | None = None) -> list[Entry]:
     """The entries of devices, by default of every PCI function of the host by address. Raises OSError."""
     names = names_of_host(kernel)
-    return [_entry(kernel, network, names, device) for device in (pci_devices(kernel) if devices is None else devices)]
+    makes_groups = VIRTIO_IOMMU in iommu_kinds(kernel)
+    devices = pci_devices(kernel) if devices is None else devices
+    return [_entry(kernel, network, names, device, makes_groups=makes_groups) for device in devices]
 
 
-def _entry(kernel: Kernel, network: Network, names: PciNames, device: PciDevice) -> Entry:
+def _entry(kernel: Kernel, network: Network, names: PciNames, device: PciDevice, *, makes_groups: bool) -> Entry:
     override = text_or_empty(kernel, f"{DEVICES}/{device.address}/driver_override")
     group = device.group
     return Entry(
@@ -92,4 +101,5 @@ def _entry(kernel: Kernel, network: Network, names: PciNames, device: PciDevice)
         tuple(block_devices(kernel, device.address)),
         None if override in ("", "(null)") else override,
         group is not None and is_noiommu(kernel, group),
+        makes_groups and group is None and device.driver is None and not device.is_bridge,
     )

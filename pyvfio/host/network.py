@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pyvfio.host import rtnetlink
+from pyvfio.host.printable import printable
 
 _UP, _LOWER_UP = 0x1, 0x10000
 _MAIN_TABLES = (0, 254)
@@ -27,6 +28,11 @@ class InterfaceUse:
     master: str | None = None
 
     @property
+    def shown(self) -> str:
+        """The name, fit to be printed: the kernel takes any character for one but blanks, slashes and colons."""
+        return printable(self.name)
+
+    @property
     def reasons(self) -> list[str]:
         """Why the host would miss the interface: a phrase for each reason, none if it would not."""
         reasons = []
@@ -37,8 +43,8 @@ class InterfaceUse:
         if self.addresses:
             reasons.append(f"has the address {', '.join(self.addresses)}")
         if self.link:
-            reasons.append("has an established link" + (f" in {self.master}" if self.master else ""))
-        return [f"{self.name} {reason}" for reason in reasons]
+            reasons.append("has an established link" + (f" in {printable(self.master)}" if self.master else ""))
+        return [f"{self.shown} {reason}" for reason in reasons]
 
 
 class Network(Protocol):

@@ -71,7 +71,7 @@ def links() -> list[Link]:
     found = []
     for head, attributes in _dump(_GET_LINK, _LINK):
         master = attributes.get(_IFLA_MASTER)
-        name = attributes.get(_IFLA_IFNAME, b"").rstrip(b"\0").decode(errors="replace")
+        name = os.fsdecode(attributes.get(_IFLA_IFNAME, b"").rstrip(b"\0"))
         found.append(Link(head[2], name, head[3], struct.unpack("=I", master)[0] if master else None))
     return found
 

@@ -12,6 +12,7 @@ import os
 import select
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from stat import S_ISBLK, S_ISCHR
 from typing import Any, Protocol
 
 from pyvfio.abi import vfio
@@ -49,6 +50,9 @@ class Kernel(Protocol):
     def readlink(self, path: str) -> str: ...
     def owner(self, path: str) -> tuple[int, int]:
         """User and group, by number. stat(2)."""
+
+    def device_number(self, path: str) -> str:
+        """ "block 259:0" or "char 195:3" of a node, "" of any other file. stat(2), st_rdev."""
 
     def chown(self, path: str, user: int, group: int) -> None:
         """-1 leaves one of them as it is."""
@@ -159,6 +163,11 @@ class LinuxKernel:
     def owner(self, path: str) -> tuple[int, int]:
         status = Path(path).stat()
         return status.st_uid, status.st_gid
+
+    def device_number(self, path: str) -> str:
+        status = Path(path).stat()
+        kind = "block" if S_ISBLK(status.st_mode) else "char" if S_ISCHR(status.st_mode) else ""
+        return f"{kind} {os.major(status.st_rdev)}:{os.minor(status.st_rdev)}" if kind else ""
 
     def chown(self, path: str, user: int, group: int) -> None:
         os.chown(path, user, group)

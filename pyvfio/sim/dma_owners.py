@@ -14,7 +14,7 @@ class DmaOwners:
     """The owners of the groups of one machine. A group has one owner, who may claim several devices of it."""
 
     def __init__(self, functions: Mapping[str, PciFunction], sysfs: Sysfs, asks_firmware: Callable[[], bool]) -> None:
-        """asks_firmware: whether a claim fails for a group that firmware claims memory for, as from Linux 6.7 on."""
+        """asks_firmware: whether a claim fails for a group that firmware claims memory for, as from Linux 6.6 on."""
         self._functions = functions
         self._sysfs = sysfs
         self._asks_firmware = asks_firmware

@@ -218,6 +218,10 @@ class SimKernel:
     def owner(self, path: str) -> tuple[int, int]:
         return self.machine.sysfs.owner(path) if self.machine.sysfs.covers(path) else self._real.owner(path)
 
+    def device_number(self, path: str) -> str:
+        sysfs = self.machine.sysfs
+        return sysfs.device_number(path) if sysfs.covers(path) else self._real.device_number(path)
+
     def chown(self, path: str, user: int, group: int) -> None:
         if self.machine.sysfs.covers(path):
             self.machine.sysfs.chown(path, user, group)

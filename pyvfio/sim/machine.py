@@ -103,7 +103,7 @@ class Machine:
             reserved_regions=self.iommu_model.reserved_regions,
         )
         self.pages = PageTracker(real, populate_on_pin=populate_on_pin)
-        self.dma_owners = DmaOwners(self.functions, self.sysfs, lambda: self.version >= (6, 7))
+        self.dma_owners = DmaOwners(self.functions, self.sysfs, lambda: self.version >= (6, 6))
         self.dma_faults: list[DmaFault] = []
 
     @property

@@ -280,6 +280,12 @@ class Sysfs:
             raise fail(errno.ENOENT)
         return self._owners.get(path, (0, 0))
 
+    def device_number(self, path: str) -> str:
+        """The number of a node of /dev/vfio: "char 10:196" of the container's, another of each other one."""
+        self.owner(path)
+        name = path.rpartition("/")[2]
+        return "char 10:196" if name == "vfio" else f"char 511:{name.lstrip('noimu-vf')}"
+
     def chown(self, path: str, user: int, group: int) -> None:
         """Give a node of /dev/vfio to a user and a group; -1 leaves either as it is."""
         now = self.owner(path)

@@ -1,6 +1,19 @@
 """PCI functions and IOMMU groups as sysfs shows them."""
 
-from pyvfio.sysfs.attached import block_devices, character_device, device_nodes, interfaces, of_class, virtual_functions
+from pyvfio.sysfs.attached import (
+    MediatedDevice,
+    VirtioDevice,
+    block_devices,
+    character_device,
+    device_nodes,
+    functions_with_distant_interfaces,
+    interfaces,
+    mediated_devices,
+    of_class,
+    virtio_devices,
+    virtual_functions,
+)
+from pyvfio.sysfs.iommus import VIRTIO_IOMMU, VT_D, iommu_kinds
 from pyvfio.sysfs.named import named_address, named_device
 from pyvfio.sysfs.pci import (
     DEVICES,
@@ -23,19 +36,26 @@ from pyvfio.sysfs.pci import (
 __all__ = [
     "DEVICES",
     "GROUPS",
+    "VIRTIO_IOMMU",
+    "VT_D",
     "GroupMember",
+    "MediatedDevice",
     "PciDevice",
+    "VirtioDevice",
     "block_devices",
     "blocking_members",
     "character_device",
     "device_nodes",
     "direct_regions",
     "full_address",
+    "functions_with_distant_interfaces",
     "group_members",
     "group_node",
     "interfaces",
+    "iommu_kinds",
     "is_address",
     "is_noiommu",
+    "mediated_devices",
     "named_address",
     "named_device",
     "of_class",
@@ -43,5 +63,6 @@ __all__ = [
     "pci_device",
     "pci_devices",
     "vfio_device",
+    "virtio_devices",
     "virtual_functions",
 ]

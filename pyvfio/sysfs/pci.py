@@ -10,11 +10,15 @@ from dataclasses import dataclass
 
 from pyvfio.errors import DeviceNotBound, InvalidArgument
 from pyvfio.kernel import Kernel, exists, link_name, linux_release, names_in, read_text, text_or_empty
+from pyvfio.sysfs.iommus import VT_D, iommu_kinds
 
 DEVICES = "/sys/bus/pci/devices"
 """The directory with a directory for each PCI function of the host."""
 GROUPS = "/sys/kernel/iommu_groups"
 """The directory with a directory for each IOMMU group."""
+
+MEDIATED_DEVICES = "/sys/bus/mdev/devices"
+"""The directory with a link for each mediated device of the host."""
 
 _ADDRESS = re.compile(r"(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}):([0-9a-f]{2})\.([0-7])", re.IGNORECASE)
 # Bridges to another PCI or CardBus bus: the kernel takes no such class from a function with another header type.
@@ -25,6 +29,11 @@ _HEADER_TYPE = 0x0E
 # beside VFIO's. Before Linux 5.18 every driver of a bridge was let stay.
 _HARMLESS_DRIVERS = ("pci-stub", "pcieport")
 _ASKED_OF_BRIDGES_SINCE = (5, 18)
+_DIRECT_FOR_ALL_SINCE = (6, 6)
+# USB controllers, ISA bridges and displays: before Linux 5.3 what may be relaxed of them had the same name as the rest.
+_RELAXABLE_SINCE = (5, 3)
+_RELAXED = (0x0C03, 0x0601)
+_DISPLAY = 0x03
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,12 +212,27 @@ def direct_regions(kernel: Kernel, number: int) -> list[str]:
     """The addresses, "0x7ba1e000-0x7ba26fff", that firmware wants every domain of a group to map one to one.
 
     The kernel lets nobody use such a group: RMRRs of Intel's IOMMU and IVMDs of AMD's, if they may not be relaxed.
-    Source: reserved_regions of the group in sysfs; drivers/iommu/iommu.c, require_direct (Linux 6.7), before
-    drivers/iommu/intel/iommu.c.
+    Before Linux 6.6 only Intel's driver did so. None if this kernel lets the group be used all the same.
+    Source: reserved_regions of the group in sysfs; drivers/iommu/iommu.c, require_direct, before
+    drivers/iommu/intel/iommu.c, device_is_rmrr_locked.
     """
+    if _lets_direct_pass(kernel, number):
+        return []
     lines = text_or_empty(kernel, f"{GROUPS}/{number}/reserved_regions").splitlines()
     regions = (line.split() for line in lines)
     return [f"{int(words[0], 16):#x}-{int(words[1], 16):#x}" for words in regions if words[2:] == ["direct"]]
+
+
+def _lets_direct_pass(kernel: Kernel, number: int) -> bool:
+    """Whether the kernel is so old that it lets a group be used although a region of it is "direct"."""
+    release = linux_release(kernel)
+    if release == (0, 0) or release >= _DIRECT_FOR_ALL_SINCE:
+        return False
+    kinds = iommu_kinds(kernel)
+    if kinds and VT_D not in kinds:
+        return True
+    classes = [member.class_code for member in group_members(kernel, number)]
+    return release < _RELAXABLE_SINCE and all(each >> 8 in _RELAXED or each >> 16 == _DISPLAY for each in classes)
 
 
 def is_noiommu(kernel: Kernel, number: int) -> bool:
@@ -216,7 +240,11 @@ def is_noiommu(kernel: Kernel, number: int) -> bool:
 
     Source: the group's name in sysfs; drivers/vfio/group.c, vfio_noiommu_group_alloc.
     """
-    return text_or_empty(kernel, f"{GROUPS}/{number}/name") == "vfio-noiommu"
+    if text_or_empty(kernel, f"{GROUPS}/{number}/name") != "vfio-noiommu":
+        return False
+    # A mediated device's group has the same name: its parent's driver maps for it.
+    mediated = names_in(kernel, MEDIATED_DEVICES)
+    return not any(name in mediated for name in names_in(kernel, f"{GROUPS}/{number}/devices"))
 
 
 def group_node(kernel: Kernel, number: int) -> str:

@@ -22,7 +22,7 @@ from pyvfio.host.binding import DRIVERS, PROBE, binding
 from pyvfio.kernel import write_text
 from pyvfio.sim import SimKernel
 from pyvfio.sim.devices import PciFunction
-from pyvfio.sysfs import DEVICES, block_devices, character_device, interfaces, pci_device, pci_devices
+from pyvfio.sysfs import DEVICES, block_devices, character_device, interfaces, pci_device, pci_devices, virtio_devices
 from tests.support.kernels.hardware import NVME, bound, virtual_function
 from tests.support.kernels.testbed import Testbed
 
@@ -149,6 +149,41 @@ def test_a_disk_that_somebody_holds_is_refused(kernel_name: str) -> None:
         assert f"{address}: {disk} is in use: the kernel lends it to nobody else" in str(used.value)
         assert f"(pid {pid}) has /dev/{disk} open" in str(used.value)
     require_not_needed(kernel, NoNetwork(), [address])
+
+
+@pytest.mark.needs("real", "type1", "nvme-disk")
+def test_a_disk_that_the_kernel_cannot_be_asked_about_is_refused(kernel_name: str) -> None:
+    """Its node may be missing, as in a container, or be another's."""
+    assert kernel_name
+    kernel = LinuxKernel()
+    (address,) = (device.address for device in pci_devices(kernel) if device.driver == "nvme")
+    (disk,) = block_devices(kernel, address)
+    node = Path(f"/dev/{disk}")
+    away = node.rename(f"/dev/{disk}-away")
+    try:
+        with pytest.raises(HostNeedsDevice, match=rf"{disk} may be in use: .*\(No such file or directory\)"):
+            require_not_needed(kernel, NoNetwork(), [address])
+        node.touch()
+        with pytest.raises(HostNeedsDevice, match=rf"{disk} may be in use: .*\({node} is something else\)"):
+            require_not_needed(kernel, NoNetwork(), [address])
+    finally:
+        away.rename(node)
+    require_not_needed(kernel, NoNetwork(), [address])
+
+
+@pytest.mark.needs("real", "type1")
+def test_a_file_system_by_virtio_is_refused(kernel_name: str) -> None:
+    """The machine's own root, which no list of mounts shows. Unbinding its device would wait for ever."""
+    assert kernel_name
+    kernel = LinuxKernel()
+    (address,) = (
+        device.address
+        for device in pci_devices(kernel)
+        if any(virtio.driver == "9pnet_virtio" for virtio in virtio_devices(kernel, device.address))
+        and not device.is_bridge
+    )
+    with pytest.raises(HostNeedsDevice, match=f"{address}: its 9p file system host may be in use"):
+        require_not_needed(kernel, NoNetwork(), [address])
 
 
 @pytest.mark.needs("real", "type1")

@@ -8,32 +8,11 @@ from collections.abc import Callable
 import pytest
 
 from pyvfio.host import InterfaceUse, LinuxNetwork
-from tests.support.hosts import FakeHost, Ran
+from tests.support.guarded import DEVICE, mounts, refusal, ssd
+from tests.support.hosts import FakeHost
 
-DEVICE = "0000:03:00.0"
 NVME = f"{DEVICE}: nvme0n1"
 HEAD = "/sys/devices/virtual/nvme-subsystem/nvme-subsys0"
-
-
-def refusal(host: FakeHost, address: str = DEVICE, command: str = "bind") -> str:
-    """Why bind does not take the device; "" if it would. The dry run says the same, and --force takes it."""
-    ran: Ran = host.run(command, "--dry-run", address)
-    real = host.run(command, address) if ran.status else ran
-    assert real.err == ran.err
-    assert host.run(command, "--dry-run", "--force", address).status == 0
-    return ran.err
-
-
-def ssd(host: FakeHost) -> str:
-    """With a partition."""
-    place = host.pci(DEVICE, "8086:0a54", 0x010802, driver="nvme", group=30)
-    host.disk("nvme0n1", f"{place}/nvme/nvme0", "259:0")
-    host.disk("nvme0n1p3", f"{place}/nvme/nvme0/nvme0n1", "259:3")
-    return place
-
-
-def mounts(*lines: str) -> str:
-    return "".join(f"{number} 1 {line}\n" for number, line in enumerate(lines, 20))
 
 
 def unused(host: FakeHost) -> None:
@@ -72,13 +51,6 @@ def zfs(host: FakeHost) -> None:
     host.at("/dev/nvme0n1p3").write_bytes(b"\0" * 0x4000 + label)
 
 
-def zfs_that_cannot_be_asked(host: FakeHost) -> None:
-    """The node is missing in a container, or its permission to a user."""
-    ssd(host)
-    host.errors |= {"/dev/nvme0n1": errno.ENOENT, "/dev/nvme0n1p3": errno.EACCES}
-    host.file("/proc/self/mountinfo", mounts("0:25 / / rw - zfs rpool/ROOT/pve-1 rw"))
-
-
 def bcachefs_on_two_disks(host: FakeHost) -> None:
     ssd(host)
     host.file("/proc/self/mountinfo", mounts("0:25 / / rw - bcachefs /dev/sda2:/dev/nvme0n1p3 rw"))
@@ -103,8 +75,7 @@ def held_by_nobody_known(host: FakeHost) -> None:
 
 
 def read_by_a_program(host: FakeHost) -> None:
-    place = ssd(host)
-    host.node("block", "nvme0n1", f"{place}/nvme/nvme0", "nvme0n1")
+    ssd(host)
     host.process(78, "qemu-system-x86", "/dev/nvme0n1")
 
 
@@ -148,10 +119,6 @@ def a_name_that_moves_the_cursor(host: FakeHost) -> None:
         (lvm_on_md, "nvme0n1p3 is part of md0, which is part of dm-1, which is mounted on /var log"),
         (btrfs, "nvme0n1p3 is part of a mounted btrfs"),
         (zfs, "nvme0n1p3 is part of the ZFS pool rpool"),
-        (
-            zfs_that_cannot_be_asked,
-            "nvme0n1p3 may be part of the mounted ZFS pool rpool: whether it is in use",
-        ),
         (bcachefs_on_two_disks, "nvme0n1p3 is mounted on /"),
         (bcachefs_elsewhere, "nvme0n1p3 is part of a bcachefs"),
         (in_another_mount_namespace, "is mounted on /var/lib/pg in the mount namespace of postgres (pid 77)"),
@@ -253,7 +220,7 @@ def interface_in_another_namespace(host: FakeHost) -> None:
 
 def virtio_interface_in_another_namespace(host: FakeHost) -> None:
     place = host.pci(DEVICE, "1af4:1041", 0x020000, driver="virtio-pci", group=5)
-    host.at(f"{place}/virtio1/net").mkdir(parents=True)
+    host.at(f"{host.virtio('virtio1', place, 'virtio_net')}/net").mkdir()
 
 
 def functions_enabled(host: FakeHost) -> None:
@@ -322,6 +289,17 @@ def test_interfaces(fake_host: FakeHost, use: InterfaceUse, sentence: str) -> No
     said = refusal(fake_host)
     assert sentence in said
     assert bool(said) == bool(sentence)
+
+
+def test_no_name_of_an_interface_moves_the_cursor(fake_host: FakeHost) -> None:
+    """The kernel takes an escape for a name."""
+    name, bridge = "e\x1b[31mx", "br\x1b[2J"
+    fake_host.net(name, fake_host.pci(DEVICE, "8086:1521", 0x020000, driver="igb", group=12))
+    assert r"e\x1b[31mx unused" in fake_host.run("show", DEVICE).out
+    fake_host.interfaces[name] = InterfaceUse(name, link=True, routes=("default",), master=bridge)
+    assert r"e\x1b[31mx has an established link in br\x1b[2J" in refusal(fake_host)
+    assert r"e\x1b[31mx (default route)" in fake_host.run("list", "-w").out
+    assert "\x1b" not in fake_host.run("show", DEVICE).said
 
 
 def vfio_device(host: FakeHost) -> str:

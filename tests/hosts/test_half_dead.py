@@ -108,7 +108,7 @@ def test_a_bar_that_a_boot_framebuffer_has(call: str, iomem: str, who: str) -> N
 @pytest.mark.parametrize("version", [(6, 1), (6, 12)])
 @pytest.mark.parametrize("kind", [Container, Ioas])
 def test_a_group_that_firmware_claims(version: tuple[int, int], kind: type[Container | Ioas]) -> None:
-    """An RMRR: EINVAL since Linux 6.7, EPERM of the IOMMU's driver before; never the interrupts' fault."""
+    """An RMRR: EINVAL since Linux 6.6, EPERM of the IOMMU's driver before; never the interrupts' fault."""
     kernel = SimKernel(version=version)
     kernel.add(PciFunction(EDU, group=3, driver="vfio-pci", direct=(RMRR,), vendor_id=VENDOR_ID))
     if kind is Ioas and version < (6, 6):

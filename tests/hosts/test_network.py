@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from pyroute2 import IPRoute
 
@@ -40,3 +42,9 @@ def test_a_route_through_several_interfaces_counts_for_each(
     answer = [((2, 0, 0, 0, 254, 0, 0, 1, 0), {9: data})]
     monkeypatch.setattr(rtnetlink, "_dump", lambda *_: iter(answer))
     assert list(rtnetlink.routes()) == [rtnetlink.Route(tuple(hops), "default", 1, 254)]
+
+
+def test_a_name_that_is_no_text_is_the_same_in_sysfs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel takes any byte for a name; the interface would be taken for one that is not there."""
+    monkeypatch.setattr(rtnetlink, "_dump", lambda *_: iter([((0, 1, 2, 0x1_0001), {3: b"e\xff\0"})]))
+    assert [link.name for link in rtnetlink.links()] == [os.fsdecode(b"e\xff")]

@@ -18,10 +18,12 @@ DIRECT = "0x000000007ba1e000 0x000000007ba26fff direct\n"
 
 def qat(host: FakeHost) -> None:
     host.pci(NIC, "8086:37c8", 0x0B4000, driver="c6xx", group=5)
+    host.file("/sys/module/vfio_pci/parameters/disable_denylist", "N\n")
 
 
 def dsa(host: FakeHost) -> None:
     host.pci(NIC, "8086:0b25", 0x088000, driver="idxd", group=5)
+    host.file("/sys/module/vfio_pci/parameters/disable_denylist", "N\n")
     host.file("/proc/sys/kernel/osrelease", "6.12.9-amd64\n")
 
 
@@ -80,6 +82,13 @@ def test_an_older_kernel_does_not_deny_what_later_ones_do(fake_host: FakeHost) -
     assert fake_host.run("bind", NIC).status == 0
 
 
+def test_a_kernel_without_a_deny_list_denies_nothing(fake_host: FakeHost) -> None:
+    """The list came with its parameter, in Linux 5.9; distributions have it earlier."""
+    qat(fake_host)
+    fake_host.at("/sys/module/vfio_pci/parameters/disable_denylist").unlink()
+    assert fake_host.run("bind", NIC).status == 0
+
+
 def test_a_variant_driver_has_no_deny_list(fake_host: FakeHost) -> None:
     qat(fake_host)
     fake_host.driver("qat_vfio_pci")
@@ -92,10 +101,22 @@ def test_noiommu_mode_takes_what_has_no_iommu(fake_host: FakeHost) -> None:
     assert fake_host.run("bind", "--dry-run", NIC).status == 0
 
 
-def test_behind_a_virtual_iommu_it_is_tried(fake_host: FakeHost) -> None:
-    """Its driver may make the group only with the first bind."""
+def test_behind_a_virtio_iommu_what_has_had_no_driver_is_bound(fake_host: FakeHost) -> None:
+    """Its group is made with its first driver. Only then is it known that it is behind the IOMMU."""
+    fake_host.virtio_iommu()
+    fake_host.pci(NIC)
+    assert "viable: not known yet" in fake_host.run("show", NIC).out
+    assert "not known yet" in fake_host.run("list", NIC).out
+    assert "virtio-iommu, 1 unit" in fake_host.run("doctor").out
+    fake_host.driver("vfio-pci").makes_group[NIC] = 3
+    bound = fake_host.run("bind", NIC)
+    assert (bound.status, bound.err) == (0, "")
+    assert fake_host.driver_of(NIC) == "vfio-pci"
+
+
+def test_beside_a_virtio_iommu_it_is_tried(fake_host: FakeHost) -> None:
     without_iommu(fake_host)
-    fake_host.file("/sys/class/iommu/virtio0/x", "")
+    fake_host.virtio_iommu()
     refused = fake_host.run("bind", NIC)
     assert "vfio-pci did not take it: there is no IOMMU behind it" in refused.err
     assert fake_host.driver_of(NIC) == "igb"
@@ -104,6 +125,34 @@ def test_behind_a_virtual_iommu_it_is_tried(fake_host: FakeHost) -> None:
 def test_who_insists_may_bind_what_firmware_claims(fake_host: FakeHost) -> None:
     claimed_by_firmware(fake_host)
     assert fake_host.run("bind", "--force", NIC).status == 0
+
+
+ETHERNET, USB, DISPLAY = 0x020000, 0x0C0330, 0x030000
+
+
+@pytest.mark.parametrize(
+    ("release", "unit", "class_code", "is_refused"),
+    [
+        ("6.6.9", "ivhd0", ETHERNET, True),
+        ("6.6.9", "dmar0", ETHERNET, True),
+        ("6.1.0-18-amd64", "ivhd0", ETHERNET, False),
+        ("6.1.0-18-amd64", "smmu3.0x100", ETHERNET, False),
+        ("6.1.0-18-amd64", "dmar0", USB, True),
+        ("4.19.0-21-amd64", "dmar0", USB, False),
+        ("4.19.0-21-amd64", "dmar0", DISPLAY, False),
+        ("4.19.0-21-amd64", "dmar0", ETHERNET, True),
+    ],
+)
+def test_which_kernels_refuse_what_firmware_claims(
+    fake_host: FakeHost, release: str, unit: str, class_code: int, is_refused: bool
+) -> None:
+    """All IOMMUs since Linux 6.6, Intel's before; before 5.3 what may be relaxed was called direct as well."""
+    fake_host.file("/proc/sys/kernel/osrelease", f"{release}\n")
+    fake_host.file(f"/sys/class/iommu/{unit}/x", "")
+    fake_host.pci(NIC, "8086:1c2d", class_code, driver="ehci-pci", group=5)
+    fake_host.group(5, reserved=DIRECT)
+    assert ("firmware claims" in fake_host.run("list", "-w", NIC).out) == is_refused
+    assert ("firmware claims" in fake_host.run("bind", NIC).err) == is_refused
 
 
 def test_relaxable_regions_are_no_obstacle(fake_host: FakeHost) -> None:

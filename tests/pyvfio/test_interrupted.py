@@ -24,6 +24,7 @@ from pyvfio.drivers.edu import edu_addresses
 from pyvfio.faults import FaultyKernel, Hold, Interrupt
 from pyvfio.sim import SimKernel
 from pyvfio.sysfs import pci_device
+from tests.support.at_opcode import AtOpcode
 from tests.support.kernels.held import charged, expect_known, held_by
 
 BLOCK = 0x10_000
@@ -299,38 +300,6 @@ def test_a_device_that_leaves_or_comes(leaves: bool, way: str, is_made: bool) ->
 
 # Every bytecode.
 
-
-class AtOpcode:
-    """Raises KeyboardInterrupt at the nth bytecode that runs in the library's own files, while it is entered.
-
-    The interpreter runs a signal handler at fewer places. One of those that it never does is where a with statement
-    ends: the lock is not given back then. Locks are reentrant, so the one thread of these tests does not notice.
-    """
-
-    def __init__(self, nth: int) -> None:
-        self.left = nth
-
-    def __enter__(self) -> None:
-        sys.settrace(self._enter_frame)
-
-    def __exit__(self, *_: object) -> None:
-        sys.settrace(None)
-
-    def _enter_frame(self, frame: FrameType, _event: str, _argument: Any) -> Any:
-        if not any(room in frame.f_code.co_filename for room in LIBRARY):
-            return None
-        frame.f_trace_lines, frame.f_trace_opcodes = False, True
-        return self._step
-
-    def _step(self, _frame: FrameType, event: str, _argument: Any) -> Any:
-        if event == "opcode":
-            self.left -= 1
-            if self.left < 0:
-                sys.settrace(None)
-                raise KeyboardInterrupt
-        return self._step
-
-
 BYTECODES = ("map", "map anywhere", "copy", "unmap", "unmap everything")
 BYTECODE_CASES = [(name, way) for name in BYTECODES for way in OPERATIONS[name].only if way != "compat"]
 
@@ -343,7 +312,7 @@ def test_an_exception_at_any_bytecode(name: str, way: str) -> None:
     with a_world(way) as world:
         for nth in range(100_000):
             operation.prepare(world)
-            opcode = AtOpcode(nth)
+            opcode = AtOpcode(nth, LIBRARY)
             with suppress(KeyboardInterrupt), opcode:
                 operation.act(world)
             world.expect_safe()
@@ -364,7 +333,7 @@ def test_a_second_exception_at_any_bytecode_of_the_way_back(way: str, is_made: b
         world.unmap()
         for nth in range(100_000):
             world.kernel.arm(Interrupt(1, is_made=is_made))
-            opcode = AtOpcode(nth)
+            opcode = AtOpcode(nth, LIBRARY)
             with pytest.raises(KeyboardInterrupt), opcode:
                 world.map()
             world.kernel.arm()

@@ -50,11 +50,13 @@ class Driver:
     """A driver that is loaded.
 
     takes: the addresses of the devices that it takes if their driver_override names none. refuses: the addresses of
-    those whose probe fails, and with which errno.
+    those whose probe fails, and with which errno. makes_group: those that get an IOMMU group by being probed, as behind
+    a virtio-iommu, and its number.
     """
 
     takes: set[str] = field(default_factory=set)
     refuses: dict[str, int] = field(default_factory=dict)
+    makes_group: dict[str, int] = field(default_factory=dict)
 
 
 class FakeHost:
@@ -62,8 +64,8 @@ class FakeHost:
 
     drivers: those that are loaded, by name. errors: paths whose open() fails, and with which errno. exclusive: the
     nodes of disks that somebody uses, so that opening them exclusively fails. interfaces: what interfaces are used for,
-    by name. owners: the user and group of nodes that are not root's. kernel: the Kernel of this host. undo_file, rules:
-    as those of Host.
+    by name. owners: the user and group of nodes that are not root's. images: paths of regular files that programs have
+    open; all others are nodes. kernel: the Kernel of this host. undo_file, rules: as those of Host.
     """
 
     def __init__(self, root: Path, capture: pytest.CaptureFixture[str]) -> None:
@@ -73,6 +75,7 @@ class FakeHost:
         self.exclusive: set[str] = set()
         self.interfaces: dict[str, InterfaceUse] = {}
         self.owners: dict[str, tuple[int, int]] = {}
+        self.images: set[str] = set()
         self.has_groups = True
         """Whether VFIO makes nodes for groups."""
         self.kernel = TreeKernel(self)
@@ -168,6 +171,21 @@ class FakeHost:
             self.link(f"{directory}/devices/{address}", f"/{place}")
         self.file(f"{directory}/reserved_regions", reserved + "0x00000000fee00000 0x00000000feefffff msi\n")
 
+    def virtio(self, name: str, place: str, driver: str | None = None) -> str:
+        """Make the virtio device of the function at place; return its own place. driver: the driver that has it."""
+        self.link(f"/sys/bus/virtio/devices/{name}", f"{place}/{name}")
+        self.file(f"{place}/{name}/status", "0x0000000f\n")
+        if driver is not None:
+            self.link(f"{place}/{name}/driver", f"/sys/bus/virtio/drivers/{driver}")
+        return f"{place}/{name}"
+
+    def virtio_iommu(self) -> None:
+        """Put PCI functions behind a virtio-iommu, which is a function itself. Its unit is named after that."""
+        address = "0000:00:01.0"
+        place = self.virtio("virtio0", self.pci(address, "1af4:1057", 0x080600, driver="virtio-pci"), "virtio_iommu")
+        self.file(f"{place}/iommu/{address}/devices/x", "")
+        self.link(f"/sys/class/iommu/{address}", f"{place}/iommu/{address}")
+
     def driver(self, name: str) -> Driver:
         """Load a driver of PCI devices, unless it is; return it."""
         if name not in self.drivers:
@@ -184,9 +202,12 @@ class FakeHost:
     def disk(self, name: str, place: str, number: str, *, holders: tuple[str, ...] = (), in_use: bool = False) -> None:
         """Add a disk or partition below place. number: "MAJOR:MINOR". in_use: whether opening it exclusively fails."""
         self.file(f"{place}/{name}/dev", f"{number}\n")
+        self.file(f"{place}/{name}/uevent", f"DEVNAME={name}\n")
         self.at(f"{place}/{name}/holders").mkdir(exist_ok=True)
         for holder in holders:
             self.file(f"{place}/{name}/holders/{holder}", "")
+        if self.at(f"{place}/dev").exists():
+            self.file(f"{place}/{name}/partition", "1\n")
         self.link(f"/sys/class/block/{name}", f"{place}/{name}")
         self.file(f"/dev/{name}", "")
         if in_use:
@@ -250,6 +271,8 @@ class FakeHost:
             if name not in self.drivers or (not prescribed and address not in self.drivers[name].takes):
                 continue
             code = self.drivers[name].refuses.get(address, 0)
+            if number := self.drivers[name].makes_group.get(address):
+                self.group(number, address)
             if name == "vfio-pci" and not self.at(f"{_DEVICES}/{address}/iommu_group").is_symlink():
                 code = code or errno.EINVAL
             if code:
@@ -302,6 +325,17 @@ class TreeKernel(LinuxKernel):
     def owner(self, path: str) -> tuple[int, int]:
         super().owner(self._at(path))
         return self._host.owners.get(path, (0, 0))
+
+    def device_number(self, path: str) -> str:
+        # What a program has open may have no name here.
+        node = self.readlink(path) if path.startswith("/proc/") else f"/{self._resolved(path)}"
+        number = self._host.at(f"/sys/class/block/{node.rpartition('/')[2]}/dev")
+        if node in self._host.images:
+            return ""
+        return f"block {number.read_text().strip()}" if number.exists() else "char 1:1"
+
+    def _resolved(self, path: str) -> Path:
+        return Path(self._at(path)).resolve(strict=True).relative_to(self._host.root.resolve())
 
     def chown(self, path: str, user: int, group: int) -> None:
         if code := self._host.errors.get(path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -54,6 +55,18 @@ def test_a_worker_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch)
 def test_a_fault_of_the_worker_itself_ends_the_task() -> None:
     with fleet(*WORKER, target="no-such-target") as started:
         assert "KeyError('no-such-target')" in trouble(started, "no-such-target")
+
+
+def test_a_test_that_is_skipped_there_is_skipped_here(request: pytest.FixtureRequest) -> None:
+    """pytest ends with an assertion about a skip that has come through JSON, and says nothing of the rest."""
+    item = request.node
+    where = ("test_there.py", 7, "Skipped: no udev here")
+    made = session.Session(Task(TARGET, [item.nodeid], []))
+    for when, outcome, reason in (("setup", "skipped", where), ("teardown", "passed", None)):
+        report = pytest.TestReport(item.nodeid, item.location, {}, outcome, reason, when)  # type: ignore[arg-type]
+        data = item.config.hook.pytest_report_to_serializable(config=item.config, report=report)
+        made.put(json.loads(json.dumps(data)))
+    assert [report.longrepr for report in made.reports(item)] == [where, None]
 
 
 def test_what_installing_prints_is_no_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,9 +9,8 @@ from pyvfio.host.doctor.cure import how_to_turn_on
 from pyvfio.host.doctor.surroundings import hypervisor_fix
 from pyvfio.kernel import Kernel, names_in, text_or_empty
 from pyvfio.reserved import firmware_claim
-from pyvfio.sysfs import GROUPS, blocking_members, group_members, is_noiommu, pci_devices
+from pyvfio.sysfs import GROUPS, VIRTIO_IOMMU, blocking_members, group_members, iommu_kinds, is_noiommu, pci_devices
 
-_IOMMUS = {"dmar": "Intel VT-d", "ivhd": "AMD-Vi", "smmu": "Arm SMMU", "arm-smmu": "Arm SMMU", "virtio": "virtio-iommu"}
 _ROOM = 6
 _UNSAFE = "/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts"
 
@@ -21,17 +20,16 @@ def check_iommu(kernel: Kernel) -> Check:
 
     Source: /sys/class/iommu, with an entry for each unit.
     """
-    # The one of iommufd's own tests translates nothing.
-    units = [name for name in names_in(kernel, "/sys/class/iommu") if not name.startswith("iommufd_selftest")]
+    units = iommu_kinds(kernel)
     with_iommu = set(_groups(kernel)) - set(_groups_without(kernel))
     found = "on"
     if units:
-        kinds = sorted({_kind(kernel, unit) for unit in units})
-        found = f"{', '.join(kinds)}, {_count(len(units), 'unit')}"
+        found = f"{', '.join(sorted(set(units)))}, {_count(len(units), 'unit')}"
     elif not with_iommu:
         return Check("iommu", Status.FAIL, "none: no DMA can be mapped", how_to_turn_on(kernel))
     functions = pci_devices(kernel)
-    if functions and not any(function.group in with_iommu for function in functions):
+    # Behind a virtio-iommu a function is in a group once it has had a driver.
+    if VIRTIO_IOMMU not in units and functions and not any(each.group in with_iommu for each in functions):
         return Check(
             "iommu",
             Status.FAIL,
@@ -41,18 +39,6 @@ def check_iommu(kernel: Kernel) -> Check:
             "VFIO's unsafe mode (enable_unsafe_noiommu_mode of the module vfio)",
         )
     return Check("iommu", Status.OK, found)
-
-
-def _kind(kernel: Kernel, unit: str) -> str:
-    """What kind of IOMMU a unit is, "Intel VT-d"; the unit's name if that is not known."""
-    for prefix, name in _IOMMUS.items():
-        if unit.startswith(prefix):
-            return name
-    try:
-        target = kernel.readlink(f"/sys/class/iommu/{unit}")
-    except OSError:
-        target = ""
-    return "virtio-iommu" if "virtio" in target else unit
 
 
 def check_interrupt_remapping(kernel: Kernel) -> Check:

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 from pyvfio.host.printable import printable
 from pyvfio.kernel import Kernel, text_or_empty
-from pyvfio.sysfs import DEVICES, PciDevice, of_class
+from pyvfio.reserved import bar_holders
+from pyvfio.sysfs import DEVICES, PciDevice, of_class, virtio_devices
 
 _DISPLAY = 0x03
 _INPUT_DEVICES = "/proc/bus/input/devices"
@@ -18,12 +19,20 @@ def console_uses(kernel: Kernel, device: PciDevice) -> Iterator[str]:
     """What the console needs of a device, as a phrase for each reason."""
     if device.class_code >> 16 == _DISPLAY and text_or_empty(kernel, f"{DEVICES}/{device.address}/boot_vga") == "1":
         yield "it is the display that the machine booted with, where the console is"
+    elif device.class_code >> 16 == _DISPLAY and device.driver is None:
+        # VFIO's drivers take the framebuffer of the boot away, since Linux 6.0.
+        for name in dict.fromkeys(name for index in range(6) for name in bar_holders(kernel, device.address, index)):
+            yield f"{printable(name)}, the framebuffer of the boot, is in its memory"
     if _CONSOLE_FRAMEBUFFER in of_class(kernel, "graphics", device.address, dependent=True):
         yield f"{_CONSOLE_FRAMEBUFFER}, the framebuffer of the console, is on it"
     consoles = text_or_empty(kernel, "/sys/class/tty/console/active").split()
-    for name in of_class(kernel, "tty", device.address, dependent=True):
-        if name in consoles:
-            yield f"{name} is a console of the kernel"
+    ports = of_class(kernel, "tty", device.address, dependent=True)
+    yield from (f"{name} is a console of the kernel" for name in consoles if name in ports)
+    if any(virtio.driver == "virtio_console" for virtio in virtio_devices(kernel, device.address)):
+        # sysfs has hvc0 below no device.
+        yield from (
+            f"{name} is a console of the kernel, and may be on it" for name in consoles if name.startswith("hvc")
+        )
     for name in _keyboards(kernel, device.address):
         yield f"the keyboard {name} is on it"
 

@@ -41,7 +41,8 @@ class OpenFiles:
     def _note(self, pid: str, fd: str) -> None:
         with suppress(OSError):
             path = self._kernel.readlink(f"/proc/{pid}/fd/{fd}")
-            if path.startswith("/"):
+            # A file may have the name of a node, as the image of a disk does.
+            if path.startswith("/") and self._kernel.device_number(f"/proc/{pid}/fd/{fd}"):
                 self._pids.setdefault(path, []).append(pid)
 
 

@@ -59,7 +59,7 @@ class ContainerState(File):
             raise fail(errno.EPERM)
         if group.is_claimed_by_firmware:
             # Before, the IOMMU's driver found out when it was to make a domain for the group.
-            if self._machine.version >= (6, 7):
+            if self._machine.version >= (6, 6):
                 raise fail(errno.EINVAL)
             if self.iommu is not None:
                 raise fail(errno.EPERM)

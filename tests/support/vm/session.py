@@ -42,6 +42,10 @@ class Session:
         for data in reports:
             report = item.config.hook.pytest_report_from_serializable(config=item.config, data=dict(data))
             assert isinstance(report, pytest.TestReport)
+            where: object = report.longrepr
+            if isinstance(where, list):
+                # A test was skipped: pytest wants the tuple, which JSON knows nothing of.
+                report.longrepr = tuple(where)
             yield report
         if not complete and self._end is not None:
             yield self._missing(item, self._end)
