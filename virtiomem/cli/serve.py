@@ -248,7 +248,8 @@ COMMAND = Command(
     _configure,
     description="Be the virtio-mem device of a guest that QEMU, or another front end, runs: each --vhost-user is a\n"
     "socket for one. Its memory for the region comes from the front end; each plugged block of it is\n"
-    "mapped into every --device's container. A front end that goes leaves everything as it is.\n"
+    "mapped into every --device's container. A front end that goes leaves everything as it is, and so\n"
+    "does the end of this server: the next one goes on from what is in --state.\n"
     "docs/vhost-user.md has QEMU's command line. Both sockets are their owner's alone.",
     examples=(
         ("virtiomem serve --vhost-user /run/vm/mem.sock --region 2G", "one device"),

@@ -143,8 +143,7 @@ class RegionMemory:
             raise self._refused(
                 region,
                 regions,
-                "it is new here and holds pages, which may be a guest's: "
-                "a restart of this server forgets what is plugged",
+                "it is new here and holds pages, which may be a guest's that runs",
                 "End the guest, or let the host say that nobody needs them (--discard)",
             )
         assert region.memory.fd is not None
