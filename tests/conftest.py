@@ -1,5 +1,7 @@
 import gc
+import itertools
 
+import pytest
 from hypothesis import settings
 
 pytest_plugins = [
@@ -13,6 +15,15 @@ pytest_plugins = [
 # How long an example takes says nothing on a machine that does other work, too.
 settings.register_profile("any time", deadline=None)
 settings.load_profile("any time")
+
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(autouse=True)
+def state_directory(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test serves is kept apart from the host's and from other tests'."""
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path_factory.getbasetemp() / f"state-{next(_numbers)}"))
 
 
 def pytest_collection() -> None:

@@ -151,7 +151,7 @@ def send_files(front_end: FrontEnd, count: int, request: int, payload: bytes) ->
         (2, Request.SET_VRING_CALL, u64(0), "2 descriptors came with it instead of 1"),
         (2, Request.SET_MEM_TABLE, table(region(0, 4096, 0)), "2 descriptors came with it instead of 1"),
         (1, Request.SET_MEM_TABLE, table(region(0, 4096, 0)), "its file is too short"),
-        (1, Request.SET_BACKEND_REQ_FD, b"", "its descriptor is no socket"),
+        (1, Request.SET_BACKEND_REQ_FD, b"", "its descriptor is no connected unix stream socket"),
     ],
 )
 def test_descriptors_that_do_not_belong(

@@ -32,7 +32,7 @@ HOUSES = (
             "stand_in vhost_user",
             "trace",
             "mapping draw",
-            "control planner",
+            "control planner persistence",
             "device",
             "discard",
             "serving",
@@ -134,7 +134,7 @@ OTHER_NAMES = {
     "systemd's hwdb": "ID_MODEL_FROM_DATABASE ID_VENDOR_FROM_DATABASE",
     "QEMU's messages": "VFIO_MAP_DMA",
     "sysconf(3)": "SC_PAGE_SIZE",
-    "the environment": "COMP_LINE COMP_POINT COMP_WORDBREAKS NO_COLOR XDG_RUNTIME_DIR",
+    "the environment": "COMP_LINE COMP_POINT COMP_WORDBREAKS NO_COLOR STATE_DIRECTORY XDG_RUNTIME_DIR XDG_STATE_HOME",
     "abi_check's example of an enumeration's end": "NAMES_NR NAMES_NUM_IRQS",
 }
 

@@ -21,6 +21,7 @@ from virtiomem.cli.signals import ending
 from virtiomem.cli.telling import telling
 from virtiomem.control import ControlServer, check_name, places
 from virtiomem.discard import DiscardCoordination
+from virtiomem.persistence import state_directory, state_file
 from virtiomem.planner import Limits, plan
 from virtiomem.serving import EventLoop
 from virtiomem.vhost_user import ServedRegion, ServedRegionOptions
@@ -60,6 +61,15 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         "--persistent-suspend", action="store_true", help="offer that blocks stay plugged over suspend to RAM"
     )
     add_prealloc_threads(parser)
+    parser.add_argument(
+        "--state",
+        type=Path,
+        metavar="DIRECTORY",
+        help=f"where devices are kept beyond the end of this server (default: {state_directory()})",
+    )
+    parser.add_argument(
+        "--no-state", action="store_true", help="keep nothing: a guest that runs on is not served any more then"
+    )
     add_record(parser)
     parser.add_argument("--device", action="append", default=[], metavar="BDF", help="bound to VFIO; repeat for more")
     parser.add_argument("--one-container", action="store_true", help="all devices in one address space")
@@ -184,6 +194,7 @@ def _regions(
                 discard=options.discard,
                 persistent_suspend=options.persistent_suspend,
                 prealloc_threads=options.prealloc_threads,
+                state=None if options.no_state else state_file(options.state or state_directory(), name),
                 record=files.enter_context(trace_file(record)),
             )
         )
@@ -237,7 +248,8 @@ COMMAND = Command(
     _configure,
     description="Be the virtio-mem device of a guest that QEMU, or another front end, runs: each --vhost-user is a\n"
     "socket for one. Its memory for the region comes from the front end; each plugged block of it is\n"
-    "mapped into every --device's container. A front end that goes leaves everything as it is.\n"
+    "mapped into every --device's container. A front end that goes leaves everything as it is, and so\n"
+    "does the end of this server: the next one goes on from what is in --state.\n"
     "docs/vhost-user.md has QEMU's command line. Both sockets are their owner's alone.",
     examples=(
         ("virtiomem serve --vhost-user /run/vm/mem.sock --region 2G", "one device"),

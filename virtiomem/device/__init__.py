@@ -19,9 +19,11 @@ from virtiomem.device.errors import (
     FeaturesRefused,
     ProtocolViolation,
     RequestRefused,
+    StateNotKept,
     StateRefused,
 )
 from virtiomem.device.events import Events, Throttle
+from virtiomem.device.live_state import StateKeeper
 from virtiomem.device.requests import (
     REQUEST_SIZE,
     RESPONSE_SIZE,
@@ -30,6 +32,7 @@ from virtiomem.device.requests import (
     RequestType,
     Response,
 )
+from virtiomem.device.state import DeviceState
 from virtiomem.device.statistics import Statistics
 
 __all__ = [
@@ -42,6 +45,7 @@ __all__ = [
     "BusyReason",
     "Config",
     "DeviceBusy",
+    "DeviceState",
     "ErrorReason",
     "Events",
     "Feature",
@@ -54,6 +58,8 @@ __all__ = [
     "RequestType",
     "Response",
     "ResponseType",
+    "StateKeeper",
+    "StateNotKept",
     "StateRefused",
     "Statistics",
     "Throttle",

@@ -70,6 +70,8 @@ class BusyReason(enum.Enum):
     """A listener holds something else than what is plugged, and could not be brought back."""
     DISCARD_FAILED = "discard failed"
     """A listener would not let go of the blocks, or the host would not take their memory back."""
+    NOT_RECORDED = "not recorded"
+    """The change could not be recorded where it outlives the process."""
     STOPPING = "stopping"
     """Whoever serves the device is about to end."""
     NOT_ATTACHED = "not attached"

@@ -6,6 +6,7 @@ import errno
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 from pyvfio.kernel import host_page_size
 from pyvfio.resource import Resource
@@ -25,7 +26,7 @@ from virtiomem.device.config import (
 )
 from virtiomem.device.errors import DeviceBusy, ProtocolViolation, RequestRefused, StateRefused
 from virtiomem.device.events import Events, RateLimited, Throttle
-from virtiomem.device.live_config import LiveConfig
+from virtiomem.device.live_state import LiveState, StateKeeper
 from virtiomem.device.region import BlockRegion
 from virtiomem.device.requests import RESPONSE_SIZE, Request, RequestType, Response
 from virtiomem.device.rules import block_state, check_change, requested_blocks
@@ -63,6 +64,7 @@ class VirtioMem(Resource):
         prealloc: bool = True,
         prealloc_threads: int = 1,
         usable_extent: int = USABLE_EXTENT,
+        keeper: StateKeeper | None = None,
         coordination: DiscardCoordination | None = None,
         discards: RamDiscardManager | None = None,
         events: Events | None = None,
@@ -79,10 +81,10 @@ class VirtioMem(Resource):
         first. node_id: the NUMA node of the region; None: none is told. unplugged_inaccessible: refuse drivers that may
         read unplugged blocks. persistent_suspend: offer that blocks stay plugged over suspend to RAM. prealloc:
         populate blocks before they are plugged, with prealloc_threads threads; otherwise pinning or touching them does.
-        usable_extent: how far the usable region reaches beyond requested_size. coordination: the claims on the memory
-        (default: DiscardCoordination.of it). discards: the manager of the memory, if other sources decide on it too.
-        events: who is told of changes. event_interval: seconds, by clock, between size_changed events, and between log
-        entries for one reason.
+        usable_extent: how far the usable region reaches beyond requested_size. keeper: keeps every change, before
+        anybody hears of it. coordination: the claims on the memory (default: DiscardCoordination.of it). discards: the
+        manager of the memory, if other sources decide on it too. events: who is told of changes. event_interval:
+        seconds, by clock, between size_changed events, and between log entries for one reason.
 
         Raises InvalidArgument that names what would fit, DiscardRefused if another user of the memory forbids discards,
         and VfioError; nothing is taken then.
@@ -104,9 +106,8 @@ class VirtioMem(Resource):
             persistent_suspend=persistent_suspend,
         )
         config = Config(block_size, node_id or 0, address, region_size, 0, 0, requested_size)
-        self._live = LiveConfig(config, usable_extent)
-        self._negotiated = Feature(0)
-        self._broken = self._migrating = False
+        self._live = LiveState(config, usable_extent, keeper)
+        self._migrating = False
         self._counters = Counters(name, Throttle(event_interval, clock))
         self._events = events or Events()
         self._size_events = RateLimited(self._events.size_changed, event_interval, clock)
@@ -122,6 +123,7 @@ class VirtioMem(Resource):
                 name=name,
                 prealloc=prealloc,
                 prealloc_threads=prealloc_threads,
+                keep=None if keeper is None else self._live.commit,
             )
         except BaseException:
             self._hold.release()
@@ -142,12 +144,12 @@ class VirtioMem(Resource):
     @property
     def negotiated(self) -> Feature:
         """Those of features that the driver has accepted since the last reset."""
-        return self._negotiated
+        return self._live.negotiated
 
     @property
     def broken(self) -> bool:
         """Whether the guest broke the protocol. DEVICE_NEEDS_RESET is set and nothing answered until a reset."""
-        return self._broken
+        return self._live.broken
 
     @property
     def migrating(self) -> bool:
@@ -191,13 +193,13 @@ class VirtioMem(Resource):
         """
         with self._lock:
             self.require_open()
-            if self._broken:
+            if self.broken:
                 meaning = "the guest broke the protocol earlier and has not reset the device since"
                 raise ProtocolViolation(errno.EPROTO, "guest request", meaning=meaning)
             try:
                 parsed = Request.parse(request, response_size)
             except ProtocolViolation as error:
-                self._broken = True
+                self._telling.tell(self._live.break_off, broken=True)
                 self._telling.tell(self._counters.violated, error)
                 raise
             response = self._answer(parsed)
@@ -227,7 +229,7 @@ class VirtioMem(Resource):
         """
         with self._lock:
             self.require_open()
-            self._negotiated = accepted_features(features, self._features)
+            self._live.negotiate(accepted_features(features, self._features))
 
     def device_reset(self) -> None:
         """A virtio reset: the driver starts anew. All blocks stay as they are."""
@@ -265,7 +267,7 @@ class VirtioMem(Resource):
         """
         with self._lock, self.discards.lock:
             self.require_open()
-            return bytes(DeviceState(self.config, self._negotiated, self._broken, self._blocks.plugged_runs()))
+            return bytes(DeviceState(self.config, self.negotiated, self.broken, self._blocks.plugged_runs()))
 
     def load(self, state: bytes) -> None:
         """Take over what save() gave: populate, map and plug the blocks that were plugged there.
@@ -280,14 +282,12 @@ class VirtioMem(Resource):
             if self._blocks.plugged:
                 raise StateRefused(errno.EBUSY, "load state", meaning="blocks are plugged: reset the system first")
             try:
-                self._region.load(loaded.plugged)
+                self._region.load(loaded.plugged, partial(self._live.load, loaded))
             except DeviceBusy as error:
                 # Nothing is plugged, unless not even that could be had.
                 self._live.plugged(self._region.plugged_size)
                 self._telling.tell(self._counters.refused, error)
                 raise
-            self._live.load(loaded.config)
-            self._negotiated, self._broken = loaded.negotiated, loaded.broken
             self._telling.tell(self._size_events.put, self.plugged_size)
 
     @property
@@ -331,8 +331,7 @@ class VirtioMem(Resource):
         self._migrating = migrating
 
     def _forget_driver(self) -> None:
-        self._broken = False
-        self._negotiated = Feature(0)
+        self._telling.tell(self._live.break_off, broken=False)
 
     def _resize(self, requested_size: int) -> None:
         """A subclass may extend it; the lock of the config is held, and the device's need not be."""
@@ -377,7 +376,8 @@ class VirtioMem(Resource):
         if self._blocks.plugged:
             self._require_not_migrating(operation)
             with self._sizing():
-                self._region.unplug(Run(0, self._blocks.count), operation)
+                shrunk = partial(self._live.commit, is_shrunk=True)
+                self._region.unplug(Run(0, self._blocks.count), operation, keep=shrunk)
         self._live.shrink()
 
     def _require_not_migrating(self, operation: str) -> None:

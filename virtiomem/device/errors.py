@@ -53,5 +53,13 @@ class FeaturesRefused(VfioError):
     """The device cannot work with the features that the guest's driver accepted: FEATURES_OK must not stick."""
 
 
+class StateNotKept(VfioError):
+    """A change could not be recorded outside of the process, and was not made. The failure is the __cause__."""
+
+    def __init__(self, error: OSError) -> None:
+        """error: what the keeper of the state raised."""
+        super().__init__(error.errno or errno.EIO, "record the device's state", meaning=str(error))
+
+
 class StateRefused(VfioError, ValueError):
     """A saved state is damaged, or is that of another device. Nothing has changed."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Final
+from typing import Final, TypeAlias
 
 from pyvfio.errors import MappingLimitReached, MemlockExceeded, MemoryUnavailable
 from virtiomem.device.answers import BusyReason
 from virtiomem.device.blocks import BlockMap
-from virtiomem.device.errors import DeviceBusy
+from virtiomem.device.errors import DeviceBusy, StateNotKept
 from virtiomem.discard import Backing, ListenerDiverged, RamDiscardManager
 from virtiomem.runs import Run, RunSet, intersect, subtract, union
 
@@ -20,7 +20,11 @@ _REASONS: Final = (
     (MemlockExceeded, BusyReason.MEMLOCK_EXCEEDED),
     (MemoryUnavailable, BusyReason.NO_MEMORY),
     (ListenerDiverged, BusyReason.LISTENER_DIVERGED),
+    (StateNotKept, BusyReason.NOT_RECORDED),
 )
+
+Keep: TypeAlias = Callable[[Sequence[Run]], None]
+"""Records which runs of blocks are plugged. Raises OSError."""
 
 
 class BlockRegion:
@@ -45,11 +49,12 @@ class BlockRegion:
         name: str,
         prealloc: bool,
         prealloc_threads: int = 1,
+        keep: Keep | None = None,
     ) -> None:
         """Discard the region's memory, after its listeners have let go. All blocks are unplugged then.
 
-        block_size: bytes. prealloc, prealloc_threads: whether plug() populates, and with how many threads. Raises
-        OSError, with nothing changed.
+        block_size: bytes. prealloc, prealloc_threads: whether plug() populates, and with how many threads. keep: what
+        it raises undoes the change. Raises OSError, with nothing changed.
         """
         self.name = name
         self.region = region
@@ -59,6 +64,7 @@ class BlockRegion:
         self._discards = discards
         self._prealloc = prealloc
         self._prealloc_threads = prealloc_threads
+        self._keep = keep
         self._given_up = False
         # Bytes of unplugged blocks that could not be discarded yet.
         self._undiscarded = RunSet()
@@ -92,11 +98,11 @@ class BlockRegion:
         """How many bytes are plugged."""
         return self.blocks.plugged * self._block_size
 
-    def plug(self, blocks: Run, limit: int) -> None:
+    def plug(self, blocks: Run, limit: int, *, keep: Keep | None = None) -> None:
         """Plug blocks, all of which are unplugged. Raises DeviceBusy, with all of them unplugged.
 
         limit: bytes of the region that may be held afterwards, also by listeners that would not let go of blocks that
-        are unplugged.
+        are unplugged. keep: in place of the region's.
         """
         run = self.bytes_of(blocks)
         self._require_discarded(run)
@@ -111,27 +117,37 @@ class BlockRegion:
                 self._populate(run)
             with _busy("plug", BusyReason.MAPPING_REFUSED), self._discards.populating(self, run) as commit:
                 commit.callback(self._undiscarded.add, run)
+                commit.callback(self._record, keep)
                 commit.callback(self.blocks.unplug, blocks)
                 self.blocks.plug(blocks)
+                self._record(keep)
             undo.pop_all()
         self._undiscarded.remove(run)
 
-    def load(self, plugged: Sequence[Run]) -> None:
-        """Plug all these runs of blocks, where no block is plugged. Raises DeviceBusy, with none plugged."""
+    def load(self, plugged: Sequence[Run], commit: Callable[[], object]) -> None:
+        """Plug all these runs of blocks, where no block is plugged. Raises DeviceBusy, with none plugged.
+
+        commit: records them all, when they are; until then what was recorded stands.
+        """
         with ExitStack() as undo:
             for blocks in plugged:
-                self.plug(blocks, self.region.size)
-                undo.callback(self.unplug, blocks, "load state")
+                self.plug(blocks, self.region.size, keep=_keep_nothing)
+                undo.callback(self.unplug, blocks, "load state", keep=_keep_nothing)
+            with _busy("load state", BusyReason.NOT_RECORDED):
+                commit()
             undo.pop_all()
 
-    def unplug(self, blocks: Run, operation: str = "unplug") -> None:
+    def unplug(self, blocks: Run, operation: str = "unplug", *, keep: Keep | None = None) -> None:
         """Unplug blocks, at least one of which is plugged. Raises DeviceBusy, with all of them as they were.
 
-        operation: what it is done for, in the message.
+        operation: what it is done for, in the message. keep: in place of the region's.
         """
         run = self.bytes_of(blocks)
         # Listeners first: pages discarded under a pin stay the device's.
         with _busy(operation, BusyReason.DISCARD_FAILED), self._discards.discarding(self, run) as commit:
+            # Before what is in them is gone: it must not be what cannot be recorded that is refused then.
+            commit.callback(self._record, keep)
+            self._record(keep, without=blocks)
             self._memory.discard(run.start, run.size)
             for plugged in self.blocks.plugged_runs(blocks):
                 commit.callback(self.blocks.plug, plugged)
@@ -153,6 +169,12 @@ class BlockRegion:
     def give_up(self) -> None:
         """Let a plug() that is populating end with DeviceBusy, and every later one. Safe from any thread."""
         self._given_up = True
+
+    def _record(self, keep: Keep | None, without: Run | None = None) -> None:
+        """Have it recorded that the plugged blocks are, but for those of without. Raises OSError."""
+        if self._keep is not None:
+            plugged = self.blocks.plugged_runs()
+            (keep or self._keep)(plugged if without is None else subtract(plugged, [without]))
 
     def _populate(self, run: Run) -> None:
         """Have the host give the pages of run, as long as nobody gives it up. Raises DeviceBusy."""
@@ -194,6 +216,10 @@ class BlockRegion:
         if held and self.plugged_size + held > limit:
             meaning = f"listeners still hold {held:#_x} bytes of unplugged blocks: with these they would hold too much"
             raise DeviceBusy("plug", BusyReason.LISTENER_DIVERGED, meaning)
+
+
+def _keep_nothing(_: Sequence[Run]) -> None:
+    """A Keep for what is not to be recorded yet."""
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import errno
 import os
 import socket
 import struct
-from typing import Final
+from typing import Final, Self
 
 from virtiomem.vhost_user.abi import vhost_user
 from virtiomem.vhost_user.abi.vhost_user import VhostUserHeader
@@ -27,6 +27,26 @@ class Connection:
         self._socket = endpoint
         self._data = bytearray()
         self._fds: list[int] = []
+
+    @classmethod
+    def over(cls, fd: int) -> Self:
+        """A connection over the descriptor of a connected unix stream socket, which is closed if it is none.
+
+        Raises OSError.
+        """
+        try:
+            endpoint = socket.socket(fileno=fd)
+        except OSError:
+            os.close(fd)
+            raise
+        try:
+            endpoint.getpeername()
+            if (endpoint.family, endpoint.type) != (socket.AF_UNIX, socket.SOCK_STREAM):
+                raise OSError(errno.EPROTOTYPE, os.strerror(errno.EPROTOTYPE))
+        except OSError:
+            endpoint.close()
+            raise
+        return cls(endpoint)
 
     def fileno(self) -> int:
         """The socket's descriptor; -1 after close()."""

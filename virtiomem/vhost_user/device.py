@@ -13,6 +13,7 @@ from pyvfio.kernel import EventFd
 from pyvfio.memory import SharedMemory
 from pyvfio.resource import Resource
 from virtiomem.device import VirtioMem
+from virtiomem.persistence import KeptDevice
 from virtiomem.serving import Listener
 from virtiomem.vhost_user.errors import FrontEndError
 from virtiomem.vhost_user.events import ConfigChanges, FrontEndEvents
@@ -47,6 +48,7 @@ class VhostUserDevice(Resource):
         packed: bool = True,
         file_offset: int | None = None,
         discard: bool = False,
+        kept: KeptDevice | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Listen at path, a socket that only its owner may connect to.
@@ -56,7 +58,8 @@ class VhostUserDevice(Resource):
 
         Only memory that is proved to be the region is taken: a file of its own, of its size, that holds nothing.
         file_offset: where the region begins, in bytes, in the one file that has all of the guest's memory. discard:
-        discard what is in memory that comes for the first time, instead of refusing it. clock: the device's.
+        discard what is in memory that comes for the first time, instead of refusing it. kept: the device's keeper; what
+        it has of the process before is taken up when its memory comes. clock: the device's.
 
         Raises InvalidArgument for a region at address 0, where the memory is that the guest boots from, and VfioError
         if the socket cannot be made.
@@ -76,7 +79,10 @@ class VhostUserDevice(Resource):
         self._events = events or FrontEndEvents()
         self._packed = packed
         self._session: Session | None = None
-        self._region_memory = RegionMemory(device, memory, self._events, file_offset=file_offset, discard=discard)
+        self._kept = kept or KeptDevice(None)
+        self._region_memory = RegionMemory(
+            device, memory, self._events, self._kept, file_offset=file_offset, discard=discard
+        )
         with ExitStack() as stack:
             self._signals = stack.enter_context(Signals(memory.kernel))
             self._more = EventFd(memory.kernel, "work left over")
@@ -146,6 +152,7 @@ class VhostUserDevice(Resource):
             self._signals,
             self._more,
             self._events,
+            self._kept,
             packed=self._packed,
         )
         self._events.connected()

@@ -43,7 +43,10 @@ class GuestBytes(Protocol):
         """The number at offset."""
 
     def store(self, offset: int, width: int, value: int) -> None:
-        """Write value at offset. This process alone writes the 4 bytes around it that are aligned to 4."""
+        """Write value at offset. This process alone writes the 4 bytes around it that are aligned to 4.
+
+        Of 8 bytes the last one is not seen before the others, and a process that is killed has stored all or none.
+        """
 
     def read(self, offset: int, size: int) -> bytes:
         """A copy of size bytes at offset, made once."""
@@ -118,6 +121,7 @@ class CopiedBytes:
     def store(self, offset: int, width: int, value: int) -> None:
         if width <= 4 and self._add(offset, width, value):
             return
+        # The kernel copies 8 bytes at once, or one after the other, upwards; no signal comes between.
         self.write(offset, value.to_bytes(width, "little"))
 
     def read(self, offset: int, size: int) -> bytes:

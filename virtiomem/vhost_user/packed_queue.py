@@ -26,7 +26,7 @@ from virtiomem.vhost_user.memory_table import MemoryTable
 from virtiomem.vhost_user.virtqueue import DESCRIPTOR_SIZE, RingFeatures, RingLayout, indirect_table, is_passed
 from virtiomem.vhost_user.window import GuestWindow
 
-_FLAGS = offset_of(vring_packed_desc, "flags")
+_LENGTH, _FLAGS = offset_of(vring_packed_desc, "len"), offset_of(vring_packed_desc, "flags")
 _EVENT_SIZE = ctypes.sizeof(vring_packed_desc_event)
 _EVENT_FLAGS = offset_of(vring_packed_desc_event, "flags")
 _AVAIL, _USED = 1 << VRING_PACKED_DESC_F_AVAIL, 1 << VRING_PACKED_DESC_F_USED
@@ -99,12 +99,12 @@ class PackedQueue:
     def push(self, chain: Chain, written: int) -> None:
         position = self._next_used
         offset = DESCRIPTOR_SIZE * position.index
-        used = vring_packed_desc(len=written, id=chain.id)
-        self._ring.write(offset, bytes(used)[:_FLAGS])
-        # The answer and the rest of the descriptor are there before its flags say so.
-        memory_barrier()
         flags = (_AVAIL | _USED if position.wrapped else 0) | (VRING_DESC_F_WRITE if written else 0)
-        self._ring.store(offset + _FLAGS, 2, flags)
+        used = vring_packed_desc(len=written, id=chain.id, flags=flags)
+        # The answer is there before the flags say so. They and what is beside them are one store: a process that is
+        # killed here leaves a chain that the next one finds as the driver made it, or given back.
+        memory_barrier()
+        self._ring.store(offset + _LENGTH, 8, int.from_bytes(bytes(used)[_LENGTH:], "little"))
         position.advance(chain.slots)
         self._pushed += chain.slots
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
 from pyvfio.errors import VfioError
 from pyvfio.kernel import host_page_size
 from pyvfio.memory import SharedMemory
 from virtiomem.device import VirtioMem
+from virtiomem.persistence import KeptDevice, MemoryIdentity
+from virtiomem.runs import Run, subtract
 from virtiomem.vhost_user.events import FrontEndEvents
 from virtiomem.vhost_user.memory_table import FileRange, GuestRegion
 
@@ -34,11 +37,12 @@ class RegionMemory:
         device: VirtioMem,
         memory: SharedMemory,
         events: FrontEndEvents,
+        kept: KeptDevice,
         *,
         file_offset: int | None,
         discard: bool,
     ) -> None:
-        """memory: the device's. events: who is told when other memory is attached.
+        """memory: the device's. events: who is told when other memory is attached. kept: the device's keeper.
 
         file_offset: where the region begins in the file that has all of the guest's memory, in bytes; None: the region
         has a file of its own. discard: the host does not want what is in memory that comes here for the first time.
@@ -46,19 +50,33 @@ class RegionMemory:
         self._device = device
         self._memory = memory
         self._events = events
+        self._kept = kept
         self._file_offset = file_offset
         self._discard = discard
         self._file: FileRange | None = None
+        # What is attached, and whose blocks could not be plugged again yet.
+        self._awaited: FileRange | None = None
         self.missing = _NOTHING_SHARED
 
     @property
     def known(self) -> bool:
         """Whether a guest's memory has been attached: who comes next may be the same guest."""
-        return self._file is not None
+        return self._file is not None or self._kept.left is not None
 
     def forget(self) -> None:
         """Another front end has connected, and has shared nothing yet. What is attached stays so."""
         self.missing = _NOTHING_SHARED
+
+    def settle(self) -> str:
+        """Why the connected guest's memory is not what is attached; empty if it is.
+
+        What the process before has left, and could not be taken up when its memory came, is tried again.
+        """
+        if self.missing and self._awaited is not None:
+            with suppress(VfioError):
+                self._take_up(self._awaited)
+                self.missing = ""
+        return self.missing
 
     def attach(self, regions: Sequence[GuestRegion]) -> None:
         """The front end shares these regions now: take the memory at the region's addresses, if it is other memory.
@@ -71,6 +89,7 @@ class RegionMemory:
         attached then. missing says why.
         """
         self.missing = _NOTHING_SHARED
+        self._awaited = None
         try:
             region = self._region_of(regions)
             if region is None:
@@ -119,12 +138,12 @@ class RegionMemory:
         return file
 
     def _take(self, region: GuestRegion, file: FileRange, regions: Sequence[GuestRegion]) -> None:
-        if not self._discard and _holds_pages(region, file.offset, self._size):
+        is_left = self._kept.is_left(_identity(file))
+        if not is_left and not self._discard and _holds_pages(region, file.offset, self._size):
             raise self._refused(
                 region,
                 regions,
-                "it is new here and holds pages, which may be a guest's: "
-                "a restart of this server forgets what is plugged",
+                "it is new here and holds pages, which may be a guest's that runs",
                 "End the guest, or let the host say that nobody needs them (--discard)",
             )
         assert region.memory.fd is not None
@@ -133,17 +152,44 @@ class RegionMemory:
         except OSError as error:
             raise VfioError(error.errno or errno.EIO, "attach memory") from error
         try:
-            # It is not ours to empty: a guest whose front end has gone may still run on it.
-            with self._memory.pages_kept():
-                self._device.system_reset()
-            self._file = None
+            if self._file is not None:
+                self._let_go(self._file)
             self._memory.attach(fd, file.offset)
         except BaseException:
             os.close(fd)
             raise
+        if is_left:
+            self._awaited = file
+            self._take_up(file)
+            return
         if self._discard:
             self._memory.discard(0, self._memory.size)
+        self._kept.attached(_identity(file))
         self._file = file
+        self._events.attached(self._size)
+
+    def _let_go(self, file: FileRange) -> None:
+        """Begin with nothing plugged, and leave what is in the memory that is attached. Raises VfioError."""
+        # First: a process that goes on from here must not take what is plugged in it for nothing.
+        self._kept.attached(None)
+        try:
+            # It is not ours to empty: a guest whose front end has gone may still run on it.
+            with self._memory.pages_kept():
+                self._device.system_reset()
+        except BaseException:
+            self._kept.attached(_identity(file))
+            raise
+        self._file = None
+
+    def _take_up(self, file: FileRange) -> None:
+        """Go on with the blocks that were plugged in this memory, which is attached. Raises VfioError."""
+        with self._kept.taking_up() as state, self._memory.pages_kept():
+            self._device.load(state)
+        self._awaited, self._file = None, file
+        # What the process before had populated for blocks that it did not plug any more, or a guest has touched.
+        for run in subtract([Run(0, self._memory.size)], self._device.populated_runs(Run(0, self._memory.size))):
+            with suppress(OSError):
+                self._memory.discard(run.start, run.size)
         self._events.attached(self._size)
 
     @property
@@ -173,6 +219,10 @@ class RegionMemory:
                 return f"The memory at {region.guest_address:#x} could be it: --address {region.guest_address:#x}"
         free = free_address([(other.guest_address, other.size) for other in regions])
         return f"Give it a memory backend of its own, of its size, at an address that is free, such as {free:#x}"
+
+
+def _identity(file: FileRange) -> MemoryIdentity:
+    return MemoryIdentity(file.device, file.inode, file.offset)
 
 
 def free_address(taken: Sequence[tuple[int, int]]) -> int:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, TextIO
 
 from pyvfio.dma import AddressSpace
@@ -29,6 +30,7 @@ from virtiomem.device import (
 )
 from virtiomem.discard import DiscardCoordination
 from virtiomem.mapping import joined
+from virtiomem.persistence import KeptDevice, SlotFile
 from virtiomem.serving import Worker
 from virtiomem.trace import RecordedVirtioMem
 from virtiomem.vhost_user.device import VhostUserDevice
@@ -47,8 +49,9 @@ class ServedRegionOptions:
     path: the vhost-user socket. name: the device's. address: where the guest sees the region, guest-physical.
     region_size, block_size, requested_size: as VirtioMem has them. page_size: of the front end's memory; None for the
     host's. node_id: the NUMA node of the region; None: none is told. packed: offer packed rings, too. file_offset,
-    discard: as VhostUserDevice has them. persistent_suspend, prealloc_threads: as VirtioMem has them. record: where the
-    trace of what the guest asks goes; None for no trace.
+    discard: as VhostUserDevice has them. persistent_suspend, prealloc_threads: as VirtioMem has them. state: the file
+    in which the device outlives this process, and which is taken up if there is one; None: it does not. record: where
+    the trace of what the guest asks goes; None for no trace.
     """
 
     path: str
@@ -64,6 +67,7 @@ class ServedRegionOptions:
     discard: bool = False
     persistent_suspend: bool = False
     prealloc_threads: int = 1
+    state: Path | None = None
     record: TextIO | None = None
 
 
@@ -93,27 +97,34 @@ class ServedRegion(Resource):
         thing that happens between front end, guest and device, unless there are too many; from any thread, with a lock
         of the device held: it must not wait for a reader.
 
-        Raises what SharedMemory, VirtioMem, DmaMapper and VhostUserDevice raise; nothing stays open then.
+        Raises what SharedMemory, VirtioMem, DmaMapper, VhostUserDevice and SlotFile raise, and StateRefused if options
+        are not those of the device that is to be taken up; nothing stays open then.
         """
         spaces = tuple(address_spaces)
         guest = _Guest(changed, lambda line: say(f"{options.name}: {line}"))
         with ExitStack() as stack:
             memory = stack.enter_context(SharedMemory(options.region_size, page_size=options.page_size, kernel=kernel))
             changes = stack.enter_context(ConfigChanges(guest, kernel=kernel))
+            kept = KeptDevice(None if options.state is None else stack.enter_context(SlotFile(options.state)))
+            requested_size = kept.requested_size(options.address, options.region_size, options.block_size)
             device = stack.enter_context(
                 RecordedVirtioMem(
                     memory,
                     address=options.address,
                     block_size=options.block_size,
-                    requested_size=options.requested_size,
+                    requested_size=options.requested_size if requested_size is None else requested_size,
                     node_id=options.node_id,
                     persistent_suspend=options.persistent_suspend,
                     prealloc_threads=options.prealloc_threads,
+                    keeper=kept,
                     coordination=coordination,
                     events=changes,
                     name=options.name,
                 )
             )
+            kept.check(device.config, device.features)
+            if kept.left is not None:
+                guest.awaits(kept.left.config.plugged_size)
             if options.record is not None:
                 device.record(options.record, mappers=len(spaces))
             # At the end, before the device would discard what is plugged: a guest may still use it.
@@ -130,8 +141,11 @@ class ServedRegion(Resource):
                     packed=options.packed,
                     file_offset=options.file_offset,
                     discard=options.discard,
+                    kept=kept,
                 )
             )
+            # What is undone at the end is undone here alone: the guest goes on, with what it has.
+            stack.callback(kept.stop)
             stack.enter_context(Worker(f"serve {options.name}", [source], kernel=kernel, failed=guest.failed))
             stack.callback(device.give_up)
             self.managed = ManagedDevice(device, guest, "vhost-user", memory.page_size, lambda: spaces)
@@ -195,6 +209,11 @@ class _Guest(FrontEndEvents, Events):
     @property
     def waiting_for(self) -> str | None:
         return self._refusal or self._in_the_way
+
+    def awaits(self, plugged_size: int) -> None:
+        """A guest had so much plugged when the process before this one ended."""
+        size = format_size(plugged_size)
+        self._in_the_way = f"{size} were plugged when the server before this one ended; the guest's memory is awaited"
 
     def connected(self) -> None:
         self._refusal = None

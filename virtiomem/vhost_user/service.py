@@ -17,6 +17,7 @@ from virtiomem.device import (
     ResponseType,
     VirtioMem,
 )
+from virtiomem.persistence import KeptDevice
 from virtiomem.vhost_user.abi import vhost_user, virtio_config
 from virtiomem.vhost_user.connection import Connection
 from virtiomem.vhost_user.events import FrontEndEvents
@@ -33,9 +34,8 @@ _VERSION_1: Final = 1 << virtio_config.VIRTIO_F_VERSION_1
 class Attachment(Protocol):
     """Whether the memory of the device's region is the connected guest's."""
 
-    @property
-    def missing(self) -> str:
-        """Why it is not, in a sentence for people; empty if it is."""
+    def settle(self) -> str:
+        """Why it is not, in a sentence for people; empty if it is, which it may be by now."""
 
 
 class Service:
@@ -55,12 +55,14 @@ class Service:
         attachment: Attachment,
         events: FrontEndEvents,
         more: EventFd,
+        kept: KeptDevice,
         *,
         change_untold: bool,
     ) -> None:
         """table: the guest's memory; vring: the device's one ring; attachment: of the region's memory. They stay the
-        caller's, who changes them. more: signalled when serve() has left work for another turn. change_untold: whether
-        the guest may have missed a change of the config.
+        caller's, who changes them. more: signalled when serve() has left work for another turn. kept: has the answer to
+        the request that the process before had in hand. change_untold: whether the guest may have missed a change of
+        the config.
         """
         self._device = device
         self._table = table
@@ -68,6 +70,7 @@ class Service:
         self._attachment = attachment
         self._events = events
         self._more = more
+        self._kept = kept
         self._features: int | None = None
         self.features_refused = False
         self._started = False
@@ -171,11 +174,12 @@ class Service:
         buffers = 0
         try:
             for _ in range(_TURN):
+                position = self._vring.base
                 chain = self._vring.pop()
                 if chain is None:
                     return
                 request = chain.read(REQUEST_SIZE)
-                response = self._answer(request, chain.writable_size)
+                response = self._answer(position, request, chain.writable_size)
                 if Response.parse(response).type is ResponseType.NACK:
                     # A driver that has missed a change would ask again at once, for ever.
                     self.config_changed()
@@ -190,12 +194,18 @@ class Service:
             return
         self._more.signal()
 
-    def _answer(self, request: bytes, response_size: int) -> bytes:
+    def _answer(self, position: int, request: bytes, response_size: int) -> bytes:
         """The device's answer; BUSY without asking it while the memory that it would change is not the guest's."""
-        missing = self._attachment.missing
+        missing = self._attachment.settle()
         if not missing:
-            return self._device.handle(request, response_size)
+            answer = self._kept.begin(position, request)
+            if answer is None:
+                answer = self._device.handle(request, response_size)
+                self._kept.answered(answer)
+            return answer
         parsed = Request.parse(request, response_size)
+        if (answer := self._kept.meanwhile(position, request)) is not None:
+            return answer
         error = DeviceBusy(parsed.type.name.lower().replace("_", " "), BusyReason.NOT_ATTACHED, missing)
         self._events.request_refused(parsed, error)
         return bytes(Response(error.reason.response))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import os
 import socket
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -13,6 +12,7 @@ from typing import Final
 from pyvfio.errors import VfioError
 from pyvfio.kernel import EventFd, Kernel
 from virtiomem.device import FeaturesRefused, VirtioMem
+from virtiomem.persistence import KeptDevice
 from virtiomem.vhost_user.abi import vhost_user, virtio_config, virtio_ring
 from virtiomem.vhost_user.abi.vhost_types import vhost_vring_addr, vhost_vring_state
 from virtiomem.vhost_user.abi.vhost_user import (
@@ -59,14 +59,15 @@ class Session:
         signals: Signals,
         more: EventFd,
         events: FrontEndEvents,
+        kept: KeptDevice,
         *,
         packed: bool,
     ) -> None:
         """endpoint: the connection, which belongs to the session from now on. memory: what takes the region's memory.
 
         kernel: what maps the memory. signals: what signals the front end's eventfds. more: signalled, by the session,
-        while there is work left over for another turn. events: who is told of what happens. packed: offer packed rings,
-        too.
+        while there is work left over for another turn. events: who is told of what happens. kept: as Service has it.
+        packed: offer packed rings, too.
         """
         self._connection = Connection(endpoint)
         self._device = device
@@ -76,7 +77,8 @@ class Session:
         self._more = more
         self._vring = Vring(signals)
         # Whoever comes back has been away while the host resized, or did not read the last it was told.
-        self._service = Service(device, self._table, self._vring, memory, events, more, change_untold=memory.known)
+        untold = memory.known
+        self._service = Service(device, self._table, self._vring, memory, events, more, kept, change_untold=untold)
         self._packed_feature = 1 << virtio_config.VIRTIO_F_RING_PACKED if packed else 0
         self._protocol_features = ProtocolFeature(0)
         self._status = 0
@@ -233,21 +235,11 @@ class Session:
 
     def _set_backend_req_fd(self, message: Message) -> None:
         message.require_fds(1)
-        fd = message.take_fd()
         try:
-            channel = socket.socket(fileno=fd)
+            channel = Connection.over(message.take_fd())
         except OSError as error:
-            os.close(fd)
-            raise message.error("its descriptor is no socket") from error
-        try:
-            channel.getpeername()
-            is_connected = (channel.family, channel.type) == (socket.AF_UNIX, socket.SOCK_STREAM)
-        except OSError:
-            is_connected = False
-        if not is_connected:
-            channel.close()
-            raise message.error("its descriptor is no connected unix stream socket")
-        self._service.set_channel(Connection(channel))
+            raise message.error("its descriptor is no connected unix stream socket") from error
+        self._service.set_channel(channel)
 
     # Memory.
 

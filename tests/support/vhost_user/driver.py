@@ -141,6 +141,16 @@ class PackedDriver:
         self._slots[identity] = len(buffers)
         struct.pack_into("<H", self._ram, 16 * head + 14, head_flags)
 
+    @property
+    def place(self) -> tuple[int, bool]:
+        """Where the device gives back the next chain: the slot, and the wrap counter there."""
+        return self._seen, self._seen_wrap
+
+    @property
+    def following(self) -> tuple[int, bool]:
+        """Where the driver makes the next chain available, and the wrap counter there."""
+        return self._avail, self._avail_wrap
+
     def used(self) -> tuple[int, int] | None:
         _, written, identity, flags = struct.unpack_from("<QIHH", self._ram, 16 * self._seen)
         wanted = 0x8080 if self._seen_wrap else 0

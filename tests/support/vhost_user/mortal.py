@@ -1,0 +1,119 @@
+"""Servers that are killed: each is forked from one process that has everything imported, within milliseconds."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pyvfio import Container
+from pyvfio.drivers.edu import edu_addresses
+from pyvfio.kernel import LinuxKernel
+from pyvfio.sim import SimKernel
+from virtiomem.control import ControlServer
+from virtiomem.discard import DiscardCoordination
+from virtiomem.serving import EventLoop
+from virtiomem.vhost_user import ServedRegion, ServedRegionOptions
+
+PROGRAM = "import sys; from tests.support.vhost_user.mortal import main; main(*sys.argv[1:])"
+
+
+class Mortal:
+    """Serves at path, with a control socket at control, in processes that follow one another."""
+
+    def __init__(self, process: subprocess.Popen[str], directory: Path) -> None:
+        self._process = process
+        self.path = str(directory / "mem")
+        self.control = directory / "control"
+        self._pid = 0
+        self._lock = threading.Lock()
+
+    def start(self) -> None:
+        """Serve. Returns when connections are taken."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with self._lock:
+            self._process.stdin.write("serve\n")
+            self._process.stdin.flush()
+            self._pid = int(self._process.stdout.readline())
+
+    def kill(self) -> None:
+        """As kill -9 does. Twice is harmless, and from any thread."""
+        with self._lock:
+            pid, self._pid = self._pid, 0
+            if pid:
+                assert self._process.stdout is not None
+                os.kill(pid, signal.SIGKILL)
+                assert self._process.stdout.readline().strip() == "gone"
+
+
+@contextmanager
+def mortal(directory: Path, address: int, region_size: int, block_size: int) -> Iterator[Mortal]:
+    """Every server serves a device like this, whose blocks are mapped into a simulated device's container."""
+    arguments = [str(directory), *map(str, (address, region_size, block_size))]
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "COVERAGE": ""},
+    ) as process:
+        servers = Mortal(process, directory)
+        try:
+            yield servers
+        finally:
+            servers.kill()
+            process.kill()
+
+
+def main(directory: str, address: str, region_size: str, block_size: str) -> None:
+    """For each line read: fork a server, print its pid when it serves, and "gone" when it has gone."""
+    place = Path(directory)
+    options = ServedRegionOptions(
+        str(place / "mem"),
+        "vm0",
+        int(address),
+        int(region_size),
+        int(block_size),
+        requested_size=int(region_size),
+        state=place / "vm0.state",
+    )
+    for _ in sys.stdin:
+        reading, writing = os.pipe()
+        pid = os.fork()
+        if not pid:
+            os.close(reading)
+            _serve(options, place, writing)
+            os._exit(0)
+        os.close(writing)
+        os.read(reading, 1)
+        os.close(reading)
+        print(pid, flush=True)
+        os.waitpid(pid, 0)
+        print("gone", flush=True)
+
+
+def _serve(options: ServedRegionOptions, place: Path, ready: int) -> None:
+    kernel = SimKernel(edu_devices=1)
+    with (
+        EventLoop([], kernel=LinuxKernel()) as loop,
+        ControlServer(str(place / "control"), loop.stop) as control,
+        Container(kernel=kernel) as container,
+    ):
+        container.open_device(edu_addresses(kernel)[0])
+        with ServedRegion(
+            options,
+            [container],
+            kernel=kernel,
+            coordination=DiscardCoordination(),
+            changed=control.changed,
+            say=lambda _: None,
+        ) as served:
+            control.manage(served.managed)
+            os.write(ready, b"x")
+            loop.run()

@@ -1,0 +1,292 @@
+"""What is served outlives its server: the next one goes on with the same guest, and with no other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from pyvfio import Container
+from pyvfio.abi.vfio import VFIO_IOMMU_MAP_DMA
+from pyvfio.drivers.edu import edu_addresses
+from pyvfio.errors import VfioError
+from pyvfio.faults import Fault, FaultyKernel
+from pyvfio.sim import SimKernel
+from tests.support.vhost_user.driver import ask, started
+from tests.support.vhost_user.front_end import (
+    BLOCK,
+    FEATURES,
+    RAM_SIZE,
+    REGION_ADDRESS,
+    REGION_SIZE,
+    Elsewhere,
+    FrontEnd,
+    Request,
+    Shared,
+    table,
+)
+from virtiomem import Request as GuestRequest
+from virtiomem import RequestType, Response, ResponseType
+from virtiomem.control import DeviceStatus
+from virtiomem.device import BlockState, StateRefused
+from virtiomem.discard import DiscardCoordination
+from virtiomem.persistence import InHand, Record, SlotFile, kept_device, record
+from virtiomem.vhost_user import ServedRegion, ServedRegionOptions
+
+ACK, BUSY, ERROR = (Response(kind) for kind in (ResponseType.ACK, ResponseType.BUSY, ResponseType.ERROR))
+PLUGGED = Response(ResponseType.ACK, BlockState.PLUGGED)
+PLUG, UNPLUG, UNPLUG_ALL, STATE = RequestType
+
+
+class Server:
+    """One process's worth of serving, mapped into a container of a simulated device."""
+
+    def __init__(self, stack: ExitStack, directory: Path, **options: object) -> None:
+        values: dict[str, object] = {
+            "path": str(directory / "mem"),
+            "name": "vm0",
+            "address": REGION_ADDRESS,
+            "region_size": REGION_SIZE,
+            "block_size": BLOCK,
+            "requested_size": REGION_SIZE,
+            "state": directory / "vm0.state",
+            **options,
+        }
+        self.kernel = FaultyKernel(SimKernel(edu_devices=1))
+        self.container = stack.enter_context(Container(kernel=self.kernel))
+        self.container.open_device(edu_addresses(self.kernel)[0])
+        self.backend = Elsewhere(str(values["path"]))
+        self.served = stack.enter_context(
+            ServedRegion(
+                ServedRegionOptions(**values),  # type: ignore[arg-type]
+                [self.container],
+                kernel=self.kernel,
+                coordination=DiscardCoordination(),
+                changed=list,
+                say=lambda _: None,
+            )
+        )
+
+    @property
+    def status(self) -> DeviceStatus:
+        return DeviceStatus.of(self.served.managed)
+
+
+@contextmanager
+def served(directory: Path, **options: object) -> Iterator[Server]:
+    with ExitStack() as stack:
+        yield Server(stack, directory, **options)
+
+
+class Guest:
+    """Memory of a guest that runs on while its servers come and go."""
+
+    def __init__(self) -> None:
+        self.ram, self.region = Shared(RAM_SIZE), Shared(REGION_SIZE)
+
+    @contextmanager
+    def connected(self, server: Server) -> Iterator[FrontEnd]:
+        front_end = FrontEnd(server.backend, region=self.region, ram=self.ram)
+        yield front_end
+        front_end.socket.close()
+        front_end.channel.close()
+
+    def close(self) -> None:
+        self.ram.close()
+        self.region.close()
+
+
+@pytest.fixture
+def guest() -> Iterator[Guest]:
+    guest = Guest()
+    yield guest
+    guest.close()
+
+
+def plug_three(directory: Path, guest: Guest) -> None:
+    """A server that serves guest, and ends when three blocks with data in them are plugged."""
+    with served(directory) as server, guest.connected(server) as front_end:
+        driver = started(front_end, "split")
+        assert ask(driver, PLUG, REGION_ADDRESS + BLOCK, 3) == ACK
+        guest.region.bytes[BLOCK : BLOCK + 5] = b"guest"
+        server.served.managed.device.resize(8 * BLOCK)
+    guest.ram.bytes[:] = bytes(RAM_SIZE)
+
+
+def test_a_server_goes_on_where_the_one_before_has_ended(tmp_path: Path, guest: Guest) -> None:
+    plug_three(tmp_path, guest)
+    with served(tmp_path, requested_size=0) as server:
+        assert (server.status.plugged_size, server.status.requested_size) == (0, 8 * BLOCK)
+        assert "6 MiB were plugged" in str(server.status.waiting_for)
+        with guest.connected(server) as front_end:
+            driver = started(front_end, "split")
+            assert ask(driver, STATE, REGION_ADDRESS + BLOCK, 3) == PLUGGED
+            assert server.container.mapping_count == 3
+            assert guest.region.bytes[BLOCK : BLOCK + 5] == b"guest"
+            assert ask(driver, UNPLUG, REGION_ADDRESS + BLOCK, 1) == ACK
+            assert (server.status.plugged_size, guest.region.resident()) == (2 * BLOCK, 2 * BLOCK)
+            assert front_end.config(8, 40) == (2 * BLOCK).to_bytes(8, "little")
+
+
+def test_pages_that_nobody_plugged_are_given_back(tmp_path: Path, guest: Guest) -> None:
+    """As those of a plug in the middle of which the server was killed."""
+    plug_three(tmp_path, guest)
+    guest.region.bytes[8 * BLOCK : 8 * BLOCK + 5] = b"stray"
+    with served(tmp_path) as server, guest.connected(server) as front_end:
+        started(front_end, "split")
+        assert front_end.number(Request.GET_FEATURES)
+        assert guest.region.resident() == 3 * BLOCK
+
+
+def test_a_host_that_resizes_while_the_guest_is_away_is_heard(tmp_path: Path, guest: Guest) -> None:
+    plug_three(tmp_path, guest)
+    with served(tmp_path) as server:
+        server.served.managed.device.resize(12 * BLOCK)
+    with served(tmp_path) as server, guest.connected(server) as front_end:
+        driver = started(front_end, "split")
+        assert ask(driver, STATE, REGION_ADDRESS + BLOCK, 3) == PLUGGED
+        assert server.status.requested_size == 12 * BLOCK
+        assert ask(driver, PLUG, REGION_ADDRESS + 4 * BLOCK, 9) == ACK
+
+
+def test_other_memory_is_another_machine(tmp_path: Path, guest: Guest) -> None:
+    plug_three(tmp_path, guest)
+    other = Guest()
+    other.region.bytes[:5] = b"other"
+    with served(tmp_path) as server:
+        # Not what was left, and it holds something.
+        with other.connected(server) as front_end:
+            front_end.connect()
+            shared = table(*front_end.regions()), [other.ram.fd, other.region.fd]
+            assert not front_end.acknowledged(Request.SET_MEM_TABLE, *shared)
+        with guest.connected(server) as front_end:
+            assert ask(started(front_end, "split"), STATE, REGION_ADDRESS + BLOCK, 3) == PLUGGED
+    other.close()
+    guest.ram.bytes[:] = bytes(RAM_SIZE)
+    new = Guest()
+    with served(tmp_path) as server, new.connected(server) as front_end:
+        driver = started(front_end, "split")
+        assert ask(driver, PLUG, REGION_ADDRESS + BLOCK, 1) == ACK
+        assert server.status.plugged_size == BLOCK
+        assert guest.region.bytes[BLOCK : BLOCK + 5] == b"guest"
+    new.close()
+    # It is forgotten now, and still not touched.
+    with served(tmp_path) as server, guest.connected(server) as front_end:
+        assert ask(started(front_end, "split"), STATE, REGION_ADDRESS + BLOCK, 3) == BUSY
+        assert guest.region.bytes[BLOCK : BLOCK + 5] == b"guest"
+
+
+def test_what_was_left_is_taken_up_with_the_options_it_had(tmp_path: Path, guest: Guest) -> None:
+    plug_three(tmp_path, guest)
+    for options in ({"block_size": 2 * BLOCK}, {"region_size": REGION_SIZE // 2, "requested_size": 0}):
+        with pytest.raises(StateRefused):
+            served(tmp_path, **options).__enter__()
+    with served(tmp_path) as server, guest.connected(server) as front_end:
+        assert ask(started(front_end, "split"), UNPLUG_ALL) == ACK
+    with served(tmp_path, block_size=2 * BLOCK) as server:
+        assert server.status.requested_size == REGION_SIZE
+
+
+def test_nothing_is_left_of_a_host_that_was_started_anew(
+    tmp_path: Path, guest: Guest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plug_three(tmp_path, guest)
+    monkeypatch.setattr(kept_device, "boot_id", lambda: "another")
+    with served(tmp_path, requested_size=BLOCK) as server, guest.connected(server) as front_end:
+        assert (server.status.requested_size, server.status.waiting_for) == (BLOCK, None)
+        assert ask(started(front_end, "split"), STATE, REGION_ADDRESS + BLOCK, 3) == BUSY
+        assert guest.region.bytes[BLOCK : BLOCK + 5] == b"guest"
+
+
+def test_without_state_nothing_is_left(tmp_path: Path, guest: Guest) -> None:
+    for _ in range(2):
+        with served(tmp_path, state=None) as server, guest.connected(server) as front_end:
+            front_end.connect()
+            guest.region.bytes[:5] = b"guest"
+            assert ask(started(front_end, "split"), STATE, REGION_ADDRESS, 1) == BUSY
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_one_server_at_a_time_keeps_a_state(tmp_path: Path) -> None:
+    with served(tmp_path), pytest.raises(VfioError) as refused:
+        served(tmp_path, path=str(tmp_path / "other")).__enter__()
+    assert "another process has it open" in str(refused.value)
+
+
+def in_hand(directory: Path, request: GuestRequest, answer: Response) -> None:
+    """As if the server had been killed when this was carried out and the guest not told: its next request, at 1."""
+    with SlotFile(directory / "vm0.state") as file:
+        assert file.content is not None
+        values = Record.parse(file.content)
+        file.write(bytes(Record(values.boot, values.state, values.memory, InHand(0, bytes(request), bytes(answer)))))
+
+
+def test_the_request_in_hand_is_answered_as_it_was_carried_out(tmp_path: Path, guest: Guest) -> None:
+    plug_three(tmp_path, guest)
+    in_hand(tmp_path, GuestRequest(PLUG, REGION_ADDRESS + BLOCK, 3), ACK)
+    with served(tmp_path) as server, guest.connected(server) as front_end:
+        driver = started(front_end, "split")
+        assert ask(driver, PLUG, REGION_ADDRESS + BLOCK, 3) == ACK
+        # And once.
+        assert ask(driver, PLUG, REGION_ADDRESS + BLOCK, 3) == ERROR
+
+
+def test_another_request_is_not_the_one_in_hand(tmp_path: Path, guest: Guest) -> None:
+    plug_three(tmp_path, guest)
+    in_hand(tmp_path, GuestRequest(PLUG, REGION_ADDRESS + BLOCK, 3), ACK)
+    with served(tmp_path) as server, guest.connected(server) as front_end:
+        driver = started(front_end, "split")
+        assert ask(driver, PLUG, REGION_ADDRESS + BLOCK, 2) == ERROR
+        assert ask(driver, PLUG, REGION_ADDRESS + BLOCK, 3) == ERROR
+
+
+@pytest.mark.parametrize("is_in_hand", [False, True])
+def test_what_cannot_be_mapped_again_is_tried_until_it_can(tmp_path: Path, guest: Guest, is_in_hand: bool) -> None:
+    plug_three(tmp_path, guest)
+    if is_in_hand:
+        in_hand(tmp_path, GuestRequest(PLUG, REGION_ADDRESS + 3 * BLOCK, 1), ACK)
+    with served(tmp_path) as server, guest.connected(server) as front_end:
+        server.kernel.arm(Fault(name="ioctl", request=VFIO_IOMMU_MAP_DMA, errno=12))
+        driver = started(front_end, "split")
+        assert ask(driver, PLUG, REGION_ADDRESS + 3 * BLOCK, 1) == BUSY
+        assert (server.container.mapping_count, server.status.plugged_size) == (0, 0)
+        assert guest.region.bytes[BLOCK : BLOCK + 5] == b"guest"
+        server.kernel.arm()
+        # The guest was told that the last one is not plugged, if it was in hand.
+        assert ask(driver, PLUG, REGION_ADDRESS + 3 * BLOCK, 1) == (ACK if is_in_hand else ERROR)
+        assert ask(driver, STATE, REGION_ADDRESS + BLOCK, 3) == PLUGGED
+        assert server.container.mapping_count == 3
+        assert guest.region.bytes[BLOCK : BLOCK + 5] == b"guest"
+
+
+def test_a_disk_that_is_full_is_busy_and_loses_nothing(tmp_path: Path, guest: Guest) -> None:
+    with served(tmp_path) as server, guest.connected(server) as front_end:
+        driver = started(front_end, "split")
+        assert ask(driver, PLUG, REGION_ADDRESS, 2) == ACK
+        guest.region.bytes[:5] = b"guest"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(SlotFile, "write", _full)
+            assert ask(driver, PLUG, REGION_ADDRESS + 2 * BLOCK, 1) == BUSY
+            assert ask(driver, UNPLUG, REGION_ADDRESS, 1) == BUSY
+            assert ask(driver, STATE, REGION_ADDRESS, 2) == PLUGGED
+            assert "no space" in str(server.status.waiting_for)
+        assert guest.region.bytes[:5] == b"guest"
+        assert ask(driver, UNPLUG, REGION_ADDRESS, 1) == ACK
+
+
+def _full(*_: object) -> None:
+    raise VfioError(28, "state", meaning="no space left")
+
+
+def test_features_of_a_driver_are_there_when_it_comes_back(tmp_path: Path, guest: Guest) -> None:
+    plug_three(tmp_path, guest)
+    with SlotFile(tmp_path / "vm0.state") as file:
+        assert file.content is not None
+        assert record.Record.parse(file.content).memory is not None
+    with served(tmp_path) as server, guest.connected(server) as front_end:
+        front_end.connect()
+        front_end.start(FEATURES)
+        assert front_end.number(Request.GET_FEATURES)
+        assert server.served.managed.device.negotiated

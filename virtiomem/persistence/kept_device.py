@@ -1,0 +1,194 @@
+"""KeptDevice: keeps the state of a device that is served, and takes up what the process before has left of it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Final
+
+from virtiomem.device import (
+    REQUEST_SIZE,
+    RESPONSE_SIZE,
+    Config,
+    DeviceState,
+    Feature,
+    ProtocolViolation,
+    Request,
+    RequestType,
+    Response,
+    ResponseType,
+    StateRefused,
+)
+from virtiomem.persistence.record import InHand, MemoryIdentity, Record, boot_id
+from virtiomem.persistence.slot_file import SlotFile
+from virtiomem.runs import Run, subtract
+
+_log = logging.getLogger(__package__)
+_ACK: Final = bytes(Response(ResponseType.ACK))
+
+
+class KeptDevice:
+    """A StateKeeper, with the memory that the state is of and the last request with its answer.
+
+    What the process before has left is kept until its memory comes back, or other memory takes its place. Safe from
+    several threads.
+    """
+
+    def __init__(self, file: SlotFile | None) -> None:
+        """file: it stays the caller's; None: nothing is kept. Raises VfioError for content that is none of ours."""
+        self._lock = threading.Lock()
+        self._file = file
+        self._record = Record(boot_id(), b"")
+        self._left: DeviceState | None = None
+        self._recalled: InHand | None = None
+        # The request that is being carried out: with what was plugged, and was in hand, before it.
+        self._begun: InHand | None = None
+        self._before: tuple[tuple[Run, ...], InHand | None] = ((), None)
+        self._plugged: tuple[Run, ...] = ()
+        found = Record.parse(file.content) if file is not None and file.content is not None else None
+        # The memory of a host that was started anew is gone.
+        if found is not None and found.boot == self._record.boot:
+            self._record = found
+            if found.memory is not None:
+                self._left = DeviceState.parse(found.state)
+                self._recalled = found.in_hand
+
+    @property
+    def left(self) -> DeviceState | None:
+        """What the process before has left, as long as it is not taken up; None if there is nothing."""
+        return self._left
+
+    def requested_size(self, address: int, region_size: int, block_size: int) -> int | None:
+        """The bytes that were requested last of a device like this, before this process; None if nothing was kept."""
+        if not self._record.state:
+            return None
+        config = DeviceState.parse(self._record.state).config
+        is_like_it = (config.addr, config.region_size, config.block_size) == (address, region_size, block_size)
+        return config.requested_size if is_like_it else None
+
+    def check(self, config: Config, features: Feature) -> None:
+        """Raises StateRefused if a device like this could not take up blocks that were left."""
+        if self._left is None:
+            return
+        try:
+            self._left.check(config, features)
+        except StateRefused:
+            if self._left.plugged:
+                raise
+            self._left = self._recalled = None
+
+    def stop(self) -> None:
+        """Keep what is kept: what is undone from now on is undone for the end of this process alone."""
+        with self._lock:
+            self._file = None
+
+    def keep(self, state: DeviceState) -> None:
+        """As StateKeeper has it. Raises VfioError."""
+        with self._lock:
+            if self._left is not None:
+                # The host has resized; the blocks are not there yet.
+                config = replace(
+                    self._left.config,
+                    requested_size=state.config.requested_size,
+                    usable_region_size=max(self._left.config.usable_region_size, state.config.usable_region_size),
+                )
+                left = replace(self._left, config=config)
+                self._write(replace(self._record, state=bytes(left)))
+                self._left = left
+                return
+            in_hand = self._record.in_hand
+            if self._begun is not None:
+                plugged, before = self._before
+                # Blocks change for this request alone, and are put back if it fails.
+                in_hand = before if state.plugged == plugged else self._begun
+            self._write(replace(self._record, state=bytes(state), in_hand=in_hand))
+            self._plugged = state.plugged
+
+    # Requests.
+
+    def begin(self, position: int, request: bytes) -> bytes | None:
+        """The guest asks, in its ring at position. The answer, if the process before had it and did not tell."""
+        with self._lock:
+            recalled, self._recalled = self._recalled, None
+            if recalled is not None and (recalled.position, recalled.request) == (position, request):
+                return recalled.answer
+            self._begun = InHand(position, request, _ACK)
+            self._before = self._plugged, self._record.in_hand
+            return None
+
+    def answered(self, answer: bytes) -> None:
+        """The request that has begun is answered so, and the guest is about to be told. Raises nothing."""
+        with self._lock:
+            begun, self._begun = self._begun, None
+            if begun is None:
+                return
+            in_hand = replace(begun, answer=answer)
+            if self._record.in_hand != in_hand:
+                try:
+                    self._write(replace(self._record, in_hand=in_hand))
+                except OSError as error:
+                    # No block has changed, or that is kept: to be asked again does no harm.
+                    _log.warning("an answer could not be recorded: %s", error)
+
+    def meanwhile(self, position: int, request: bytes) -> bytes | None:
+        """As begin(), while what was left cannot be taken up. None: the answer is BUSY, and nothing came of it."""
+        with self._lock:
+            recalled = self._recalled
+            if recalled is None or (recalled.position, recalled.request) != (position, request):
+                return None
+            self._recalled = None
+            plugged = _plugged_by(recalled, self._left)
+            if plugged is None or self._left is None:
+                return recalled.answer
+            # The guest does not know yet that these are plugged.
+            runs = tuple(subtract(self._left.plugged, [plugged]))
+            size = sum(run.size for run in runs) * self._left.config.block_size
+            self._left = replace(self._left, config=replace(self._left.config, plugged_size=size), plugged=runs)
+            self._write(replace(self._record, state=bytes(self._left), in_hand=None))
+            return None
+
+    # Memory.
+
+    def is_left(self, memory: MemoryIdentity) -> bool:
+        """Whether what was left is of this memory."""
+        return self._left is not None and self._record.memory == memory
+
+    @contextmanager
+    def taking_up(self) -> Iterator[bytes]:
+        """The block gets what was left, for VirtioMem.load(). What it raises leaves it to be taken up later."""
+        left = self._left
+        assert left is not None
+        self._left = None
+        try:
+            yield bytes(left)
+        except BaseException:
+            self._left = left
+            raise
+
+    def attached(self, memory: MemoryIdentity | None) -> None:
+        """The device's memory is this one from now on, or none: what was left is of no use. Raises VfioError."""
+        with self._lock:
+            self._write(replace(self._record, memory=memory, in_hand=None))
+            self._left = self._recalled = None
+
+    def _write(self, record: Record) -> None:
+        if self._file is not None:
+            self._file.write(bytes(record))
+        self._record = record
+
+
+def _plugged_by(in_hand: InHand, state: DeviceState | None) -> Run | None:
+    """The blocks that this request has plugged; None if it was another one, or was refused."""
+    if state is None or in_hand.answer != _ACK:
+        return None
+    try:
+        request = Request.parse(in_hand.request[:REQUEST_SIZE], RESPONSE_SIZE)
+    except ProtocolViolation:
+        return None
+    if request.type is not RequestType.PLUG:
+        return None
+    config = state.config
+    return Run((request.addr - config.addr) // config.block_size, request.nb_blocks)

@@ -1,0 +1,99 @@
+"""SlotFile: a file that a process which is killed while it writes leaves as it was, or as it should be."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import struct
+import zlib
+from pathlib import Path
+from typing import Final
+
+from pyvfio.errors import VfioError
+from pyvfio.resource import Resource
+
+_MAGIC: Final = b"vmemkept"
+_HEAD: Final = struct.Struct("<8sQII")
+"""Magic, the number of the write, bytes of the content, and a CRC-32 of the three and the content."""
+_ROOM: Final = 16 << 20
+"""Bytes of a slot. The file is sparse."""
+
+
+class SlotFile(Resource):
+    """One content at a time, of any process that opens the file. One process at a time has it open.
+
+    A write goes into one of two slots, and counts when all of it is there: until then the other one does. It outlives
+    the process, however that ends, and not the host: nothing waits for a disk.
+
+    path: the file's. content: what it holds; None for a new one.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open the file, or make it, for its owner only.
+
+        Raises VfioError if another process has it open (EBUSY), if it is somebody else's, or cannot be opened.
+        """
+        self.path = path
+        try:
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise self._error(error.errno, "it cannot be opened for writing") from error
+        try:
+            self._require_ours()
+            self._number, self.content = max(map(self._read, (0, 1)), key=lambda slot: slot[0])
+        except BaseException:
+            os.close(self._fd)
+            raise
+        super().__init__()
+
+    def write(self, content: bytes) -> None:
+        """Have content in place of the one before. Raises VfioError, with the one before in place."""
+        self.require_open()
+        number = self._number + 1
+        if _HEAD.size + len(content) > _ROOM:
+            raise self._error(errno.EFBIG, f"{len(content)} bytes are more than it holds")
+        data = _HEAD.pack(_MAGIC, number, len(content), _checksum(number, content)) + content
+        try:
+            written = os.pwrite(self._fd, data, number % 2 * _ROOM)
+        except OSError as error:
+            raise self._error(error.errno, "it cannot be written") from error
+        if written != len(data):
+            raise self._error(errno.ENOSPC, f"{written} of {len(data)} bytes were written")
+        self._number, self.content = number, content
+
+    def _require_ours(self) -> None:
+        status = os.fstat(self._fd)
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
+            raise self._error(errno.EPERM, "it is not a file that is this user's alone", "chmod 600 it, or remove it")
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise self._error(errno.EBUSY, "another process has it open", "End the server that runs") from error
+
+    def _read(self, slot: int) -> tuple[int, bytes | None]:
+        """The number of the write that is in a slot, and its content; 0 and None if none is, or not all of it."""
+        head = os.pread(self._fd, _HEAD.size, slot * _ROOM)
+        if len(head) < _HEAD.size:
+            return 0, None
+        magic, number, size, checksum = _HEAD.unpack(head)
+        if magic != _MAGIC or size > _ROOM - _HEAD.size or number % 2 != slot:
+            return 0, None
+        content = os.pread(self._fd, size, slot * _ROOM + _HEAD.size)
+        if len(content) != size or checksum != _checksum(number, content):
+            return 0, None
+        return number, content
+
+    def _error(self, code: int | None, meaning: str, advice: str = "") -> VfioError:
+        return VfioError(code or errno.EIO, f"state in {self.path}", meaning=meaning, advice=advice)
+
+    def _release(self) -> None:
+        os.close(self._fd)
+
+    def __repr__(self) -> str:
+        return f"<SlotFile {self.path}>"
+
+
+def _checksum(number: int, content: bytes) -> int:
+    return zlib.crc32(content, zlib.crc32(_HEAD.pack(_MAGIC, number, len(content), 0)))
