@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from pyvfio.host import DeviceAddresses, device_addresses
@@ -23,7 +23,6 @@ from pyvfio.kernel import (
     host_page_size,
     huge_page_sizes,
     huge_pages,
-    is_tight,
     memlock,
     transparent_huge_page_size,
 )
@@ -105,7 +104,7 @@ class Limits:
             huge_page_sizes=tuple(huge_page_sizes(kernel)),
             mappings=dma_entry_limit(kernel),
             memlock=memlock(kernel),
-            huge_pages=None if page_size is None else huge_pages(page_size, kernel),
+            huge_pages=None if page_size is None else huge_pages(page_size, kernel, node=node),
             transparent_huge_page_size=transparent_huge_page_size(kernel),
         )
 
@@ -278,11 +277,12 @@ def _huge_pages_row(size: int, pool: HugePages, sizes: tuple[int, ...]) -> Row:
         there = " or ".join(f"hugetlb:{format_size(each).replace(' ', '').removesuffix('iB')}" for each in sizes)
         found = f"this host has no huge pages of {format_size(pool.page_size)}"
         return Row(Limit.HUGE_PAGES, need, 0, Verdict.FAIL, f"take {there}", found)
-    fix = f"as root: echo {pool.total - pool.free + need} > {pool.setting}"
-    if pool.free < need <= pool.free + pool.more:
+    fix, available = pool.way_out(need), pool.free + pool.more
+    if pool.free < need <= available:
         found = f"{need} needed, {pool.free} available and {pool.more} more if memory is in one piece"
-        return Row(Limit.HUGE_PAGES, need, pool.free + pool.more, Verdict.WARN, f"to be sure, {fix}", found)
-    return _row(Limit.HUGE_PAGES, need, pool.free + pool.more, fix)
+        return Row(Limit.HUGE_PAGES, need, available, Verdict.WARN, f"to be sure, {fix}", found)
+    row = _row(Limit.HUGE_PAGES, need, available, fix)
+    return replace(row, found=f"{need} needed, {available} available ({pool.bound})") if pool.bound else row
 
 
 def _memory_rows(size: int, memory: HostMemory, pool: HugePages | None) -> Iterator[Row]:
@@ -294,9 +294,8 @@ def _memory_rows(size: int, memory: HostMemory, pool: HugePages | None) -> Itera
     if need > memory.available:
         fix = f"{size_in_words(memory.available)} at most; or {memory.way_out}"
         yield Row(Limit.MEMORY, need, memory.available, Verdict.FAIL, fix, found)
-    elif need and is_tight(need, memory.available):
-        fix = "nearly all there is: leave some to the host"
-        yield Row(Limit.MEMORY, need, memory.available, Verdict.WARN, fix, found)
+    elif need and (strain := memory.strain(need))[0]:
+        yield Row(Limit.MEMORY, need, memory.available, Verdict.WARN, ": ".join(strain), found)
     elif need:
         yield Row(Limit.MEMORY, need, memory.available, Verdict.OK, "", found)
 

@@ -2,7 +2,7 @@
 
 from pyvfio.host.addresses import DeviceAddresses, ReservedRegion, device_addresses
 from pyvfio.host.binding import Binding, Write, bind, group_addresses, restore, unbind
-from pyvfio.host.foreseen import require_probe, require_usable_groups, warnings_about
+from pyvfio.host.foreseen import lacks_iommu, require_probe, require_usable_groups, warnings_about
 from pyvfio.host.host import Host
 from pyvfio.host.inspect import DeviceDetails, device_details
 from pyvfio.host.inventory import Entry, inventory
@@ -54,6 +54,7 @@ __all__ = [
     "give_nodes_script",
     "group_addresses",
     "inventory",
+    "lacks_iommu",
     "owned_nodes",
     "owner_by_another",
     "owners_of",

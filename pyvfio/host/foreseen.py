@@ -15,7 +15,7 @@ from pyvfio.errors import DeviceNotBound, InvalidArgument, VfioError
 from pyvfio.kernel import Kernel, linux_release, text_or_empty
 from pyvfio.noiommu import ENABLE
 from pyvfio.reserved import firmware_claim
-from pyvfio.sysfs import DEVICES, VIRTIO_IOMMU, PciDevice, blocking_members, iommu_kinds, pci_device
+from pyvfio.sysfs import DEVICES, VIRTIO_IOMMU, GroupMember, PciDevice, blocking_members, iommu_kinds, pci_device
 
 _NO_DENYLIST = "/sys/module/vfio_pci/parameters/disable_denylist"
 _INTEL = 0x8086
@@ -140,11 +140,14 @@ def _unusable_groups(kernel: Kernel, addresses: Sequence[str]) -> Iterator[str]:
         if not left:
             continue
         who = ", ".join(f"{member.address} is bound to {member.driver}" for member in left)
-        if all(isinstance(member, PciDevice) and not member.is_bridge for member in left):
-            advice = f"pyvfio bind --group {address}"
-        else:
-            advice = "Take it from that driver: only VFIO drivers, pci-stub, pcieport and none leave a group usable"
-        yield f"group {group} cannot be used yet: {who}. {advice}"
+        yield f"group {group} cannot be used yet: {who}. {way_to_free(left, address)}"
+
+
+def way_to_free(blocking: Sequence[PciDevice | GroupMember], address: str) -> str:
+    """What to do about members that keep a group from being used, as a phrase. address: of a device of the group."""
+    if all(isinstance(member, PciDevice) and not member.is_bridge for member in blocking):
+        return f"pyvfio bind --group {address}"
+    return "Take it from that driver: only VFIO drivers, pci-stub, pcieport and none leave a group usable"
 
 
 def _is_denied(kernel: Kernel, device: PciDevice) -> bool:

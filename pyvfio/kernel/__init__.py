@@ -15,7 +15,7 @@ from pyvfio.kernel.files import (
     text_or_empty,
     write_text,
 )
-from pyvfio.kernel.host_memory import HostMemory, host_memory, is_tight
+from pyvfio.kernel.host_memory import HostMemory, host_memory
 from pyvfio.kernel.limits import (
     DMA_ENTRY_LIMIT,
     HugePages,
@@ -24,11 +24,13 @@ from pyvfio.kernel.limits import (
     host_page_size,
     huge_page_sizes,
     huge_pages,
+    huge_pages_by_node,
     memlock,
     memlock_if_known,
     pool_name,
     transparent_huge_page_size,
 )
+from pyvfio.kernel.placement import numa_nodes
 from pyvfio.kernel.query import Capability, chain, query
 from pyvfio.kernel.seam import IoctlArgument, Kernel, LinuxKernel
 from pyvfio.kernel.timeouts import Deadline
@@ -59,15 +61,16 @@ __all__ = [
     "host_page_size",
     "huge_page_sizes",
     "huge_pages",
+    "huge_pages_by_node",
     "is_registered",
     "is_strongly_ordered",
-    "is_tight",
     "link_name",
     "linux_release",
     "memlock",
     "memlock_if_known",
     "memory_barrier",
     "names_in",
+    "numa_nodes",
     "octets_of",
     "pool_name",
     "query",

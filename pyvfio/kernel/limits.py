@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 from pyvfio.kernel.files import names_in, read_text, text_or_empty
+from pyvfio.kernel.placement import NODES, control_groups, in_words, memory_nodes, numa_nodes
 from pyvfio.kernel.seam import Kernel, LinuxKernel
 
 DMA_ENTRY_LIMIT = "/sys/module/vfio_iommu_type1/parameters/dma_entry_limit"
@@ -45,19 +47,29 @@ class Memlock:
 class HugePages:
     """The host's pool of huge pages of one size.
 
-    page_size: bytes of a page. total: how many pages the pool has. free: how many are free and not reserved. more: how
-    many the kernel makes when they are asked for, if it finds that much memory in one piece then.
+    page_size: bytes of a page. total: how many pages the pool has. free: how many are free, not reserved, and for this
+    process to have. more: how many the kernel makes when they are asked for, if it finds that much memory in one piece
+    then. bound: what keeps this process from others that are free: "node 1", "hugetlb.2MB.max of cgroup /jobs"; empty
+    if nothing does.
     """
 
     page_size: int
     total: int
     free: int
     more: int = 0
+    bound: str = ""
 
     @property
     def setting(self) -> str:
         """The file that root writes the wanted number of pages to."""
         return f"{POOLS}/{pool_name(self.page_size)}/nr_hugepages"
+
+    def way_out(self, wanted: int) -> str:
+        """What to do to have wanted pages, as a phrase."""
+        if "cgroup" in self.bound:
+            return f"raise {self.bound}"
+        pool = f"as root: echo {self.total - self.free + wanted} > {self.setting}"
+        return f"let them come from other nodes too: numactl, cpuset, --node; or {pool}" if self.bound else pool
 
 
 def memlock(kernel: Kernel | None = None) -> Memlock:
@@ -101,10 +113,11 @@ def huge_page_sizes(kernel: Kernel | None = None) -> list[int]:
     return sorted(int(match[1]) << 10 for match in matches if match)
 
 
-def huge_pages(page_size: int, kernel: Kernel | None = None) -> HugePages:
-    """The host's pool of huge pages of page_size bytes; an empty one if the kernel has no huge pages of this size.
+def huge_pages(page_size: int, kernel: Kernel | None = None, *, node: int | None = None) -> HugePages:
+    """What this process can have of the host's pool of huge pages of page_size bytes; nothing if there is no such pool.
 
-    Source: Documentation/admin-guide/mm/hugetlbpage.rst in Linux.
+    node: the one NUMA node that they are to come from; None for any that this process may use.
+    Source: Documentation/admin-guide/mm/hugetlbpage.rst, cgroup-v2.rst in Linux.
     """
     kernel = kernel or LinuxKernel()
     directory = f"{POOLS}/{pool_name(page_size)}"
@@ -114,7 +127,47 @@ def huge_pages(page_size: int, kernel: Kernel | None = None) -> HugePages:
         return HugePages(page_size, 0, 0)
     limit, surplus = (text_or_empty(kernel, f"{directory}/{name}") for name in (_OVERCOMMIT, "surplus_hugepages"))
     more = max(int(limit) - int(surplus or 0), 0) if limit else 0
-    return HugePages(page_size, total, max(0, free - reserved), more)
+    pool = HugePages(page_size, total, max(0, free - reserved), more)
+    for left, bound in (*_of_nodes(kernel, page_size, node), *_of_cgroups(kernel, page_size)):
+        if left < pool.free or ("cgroup" in bound and left < pool.free + pool.more):
+            more = pool.more if "cgroup" not in bound else min(pool.more, max(left - pool.free, 0))
+            pool = replace(pool, free=min(pool.free, left), more=more, bound=bound)
+    return pool
+
+
+def huge_pages_by_node(page_size: int, kernel: Kernel) -> dict[int, tuple[int, int]]:
+    """How many huge pages of page_size bytes each NUMA node has in all and free, by its number."""
+    found = {}
+    for node in sorted(numa_nodes(kernel)):
+        directory = f"{NODES}/node{node}/hugepages/{pool_name(page_size)}"
+        try:
+            total, free = (int(read_text(kernel, f"{directory}/{name}_hugepages")) for name in ("nr", "free"))
+        except OSError:
+            continue
+        found[node] = total, free
+    return found
+
+
+def _of_nodes(kernel: Kernel, page_size: int, node: int | None) -> Iterator[tuple[int, str]]:
+    """How many free pages the nodes have that memory comes from, if these are not all, and their names."""
+    nodes = memory_nodes(kernel, node)
+    pages = huge_pages_by_node(page_size, kernel)
+    if nodes is not None and pages:
+        yield sum(pages[each][1] for each in nodes if each in pages), in_words(nodes)
+
+
+def _of_cgroups(kernel: Kernel, page_size: int) -> Iterator[tuple[int, str]]:
+    """How many pages each control group leaves that this process is in, if it has a limit, and which that is."""
+    kilobytes = page_size >> 10
+    size = next(f"{kilobytes >> s}{unit}" for s, unit in ((20, "GB"), (10, "MB"), (0, "KB")) if kilobytes >> s)
+    names = {2: (("max", "current"), ("rsvd.max", "rsvd.current"))}
+    names[1] = (("limit_in_bytes", "usage_in_bytes"), ("rsvd.limit_in_bytes", "rsvd.usage_in_bytes"))
+    for group in control_groups(kernel, "hugetlb"):
+        for limit_name, usage_name in names[group.version]:
+            limit = group.number(f"hugetlb.{size}.{limit_name}")
+            usage = group.number(f"hugetlb.{size}.{usage_name}")
+            if limit is not None:
+                yield max(limit - (usage or 0), 0) // page_size, f"hugetlb.{size}.{limit_name} of {group}"
 
 
 def transparent_huge_page_size(kernel: Kernel | None = None) -> int | None:

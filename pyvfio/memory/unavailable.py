@@ -101,8 +101,9 @@ def _no_huge_pages(memory: Populated, operation: str, offset: int, size: int) ->
         meaning += f", and {pool.free} of {pool.total} are free: not to this process"
         advice = "Raise the limit of its cgroup (hugetlb.*.max), or let it use more NUMA nodes (numactl, cpuset)"
     else:
-        meaning += f", {pool.free} of {pool.total} free"
-        advice = f"As root: echo {pool.total + short} > {pool.setting}"
+        meaning += f", {pool.free} of {pool.total} free" + (f" to this process ({pool.bound})" if pool.bound else "")
+        advice = pool.way_out(pool.free + short)
+        advice = advice[0].upper() + advice[1:]
     return meaning, advice
 
 

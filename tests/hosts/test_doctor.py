@@ -79,7 +79,7 @@ AMD_FIRMWARE = "turn AMD-Vi (the IOMMU) on in the firmware"
         (AMD, "ro amd_iommu=on iommu=pt", AMD_FIRMWARE),
         (AMD, "ro intel_iommu=on iommu=pt", f"{AMD_FIRMWARE} (intel_iommu=on is not for this processor)"),
         ("HygonGenuine", "ro quiet", AMD_FIRMWARE),
-        ("", "ro quiet", "turn the IOMMU (VT-d, AMD-Vi, SMMU) on in the firmware"),
+        ("", "ro quiet", "turn the IOMMU (VT-d, AMD-Vi) on in the firmware"),
     ],
 )  # fmt: skip
 def test_the_command_line_as_the_kernel_reads_it(bare: FakeHost, vendor: str, line: str, fix: str) -> None:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 import pytest
 
 from pyvfio.host import DeviceAddresses, ReservedRegion
-from tests.support.hosts import FakeHost, Ran
-from tests.support.schemas import checked
+from tests.hosts.planned import GIB, plan, rows
+from tests.support.hosts import FakeHost
 
 CARD, OTHER = "0000:03:00.0", "0000:04:00.0"
 HT_HOLE = "0x000000fd00000000 0x000000ffffffffff reserved\n"
-GIB = 1 << 30
 
 
 @pytest.fixture
@@ -22,16 +18,6 @@ def host(fake_host: FakeHost) -> FakeHost:
     fake_host.file("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size", f"{2 << 20}\n")
     fake_host.pci(CARD, "8086:1521", 0x020000, driver="vfio-pci", group=12)
     return fake_host
-
-
-def plan(host: FakeHost, *arguments: str) -> Ran:
-    return host.run("plan", "--no-measure", "--memlock", "unlimited", *arguments, program="virtiomem")
-
-
-def rows(host: FakeHost, *arguments: str) -> dict[str, Any]:
-    data = checked("virtiomem-plan", json.loads(plan(host, "--json", *arguments).out))
-    assert isinstance(data, dict)
-    return {row["limit"]: row for row in data["limits"]}
 
 
 @pytest.mark.parametrize(

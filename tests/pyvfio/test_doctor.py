@@ -76,7 +76,7 @@ def test_a_group_that_is_not_viable_names_who_spoils_it() -> None:
     assert brief(spoiled) == (
         "FAIL",
         "group 3 is not viable: 0000:00:03.1 snd_hda",
-        "pyvfio bind --group 0000:00:03.1",
+        "pyvfio bind --group 0000:00:03.0",
     )
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 
-from pyvfio.commandline import Command, Output, Style, size
+from pyvfio.commandline import Command, Failure, Output, Style, count, size
 from pyvfio.errors import MemoryUnavailable
-from pyvfio.kernel import HostMemory, HugePages, Kernel, host_page_size, text_or_empty
+from pyvfio.host import lacks_iommu
+from pyvfio.kernel import HostMemory, HugePages, Kernel, host_page_size, numa_nodes, text_or_empty
 from pyvfio.memory import MemoryKind
-from pyvfio.sysfs import full_address, named_address
+from pyvfio.sysfs import named_device
 from pyvfio.units import format_size
 from virtiomem.cli.memory import MemoryChoice, add_memory
 from virtiomem.cli.speed import PopulateSpeed, measure_populate
@@ -37,17 +38,20 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         help="which it is mapped for: what their groups reserve counts (default: all that VFIO has); repeat for more",
     )
     parser.add_argument(
-        "--devices", type=int, metavar="N", help="containers it is mapped into (default: one for each --device, or one)"
+        "--devices",
+        type=count,
+        metavar="N",
+        help="containers it is mapped into (default: one for each --device, or one)",
     )
     parser.add_argument("--node", type=int, metavar="N", help="the NUMA node all memory comes from (default: any)")
     parser.add_argument(
-        "--other-mappings", type=int, default=0, metavar="N", help="what else each container maps (default: none)"
+        "--other-mappings", type=_number, default=0, metavar="N", help="what else each container maps (default: none)"
     )
     add_memory(parser)
     limits = parser.add_argument_group("limits of another host than this one")
     limits.add_argument("--mappings", type=_count, metavar="N", help="of each container, or unlimited")
     limits.add_argument("--memlock", type=_size_or_unlimited, metavar="SIZE", help="RLIMIT_MEMLOCK, or unlimited")
-    limits.add_argument("--huge-pages", type=int, metavar="N", help="free in the pool")
+    limits.add_argument("--huge-pages", type=_number, metavar="N", help="free in the pool")
     limits.add_argument("--host-memory", type=_size_or_unlimited, metavar="SIZE", help="available, or unlimited")
     parser.add_argument("--no-measure", action="store_true", help="do not populate a sample to tell how long it takes")
 
@@ -92,8 +96,12 @@ def _run(options: argparse.Namespace, output: Output) -> int:
 
 def _limits(options: argparse.Namespace, kernel: Kernel) -> Limits:
     """The limits of this host, or those that options give instead."""
-    devices = [full_address(named_address(kernel, name)) for name in options.device]
-    limits = Limits.of_host(page_size=options.memory.page_size, kernel=kernel, node=options.node, devices=devices)
+    limits = Limits.of_host(
+        page_size=options.memory.page_size,
+        kernel=kernel,
+        node=_node(options.node, kernel),
+        devices=[_device(name, kernel) for name in options.device],
+    )
     if options.mappings is not None:
         limits = replace(limits, mappings=None if options.mappings == _UNLIMITED else options.mappings)
     if options.memlock is not None:
@@ -106,6 +114,25 @@ def _limits(options: argparse.Namespace, kernel: Kernel) -> Limits:
         given = None if options.host_memory == _UNLIMITED else HostMemory(options.host_memory, "as said")
         limits = replace(limits, memory=given)
     return limits
+
+
+def _node(number: int | None, kernel: Kernel) -> int | None:
+    """The NUMA node that is asked for. Raises Failure if the host does not have it."""
+    nodes = numa_nodes(kernel) or {0}
+    if number is None or number in nodes:
+        return number
+    raise Failure(f"--node {number}: this host has the NUMA nodes {', '.join(map(str, sorted(nodes)))}")
+
+
+def _device(name: str, kernel: Kernel) -> str:
+    """The address of a device that memory can be mapped for. Raises Failure, DeviceNotBound, InvalidArgument."""
+    device = named_device(kernel, name)
+    if lacks_iommu(kernel, device):
+        raise Failure(
+            f"--device {device.address}: no IOMMU is behind it, so that no memory can be mapped for it; "
+            "pyvfio doctor says what is missing"
+        )
+    return device.address
 
 
 def _found(row: Row) -> str:
@@ -171,7 +198,17 @@ def _data(planned: Plan, memory: MemoryChoice, speed: PopulateSpeed | None) -> d
 
 
 def _count(text: str) -> int | str:
-    return _UNLIMITED if text == _UNLIMITED else int(text, 0)
+    return _UNLIMITED if text == _UNLIMITED else _number(text)
+
+
+def _number(text: str) -> int:
+    try:
+        number = int(text, 0)
+    except ValueError:
+        number = -1
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of nothing or more")
+    return number
 
 
 def _size_or_unlimited(text: str) -> int | str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from pyvfio.host.doctor.surroundings import firmware_tables
 from pyvfio.kernel import Kernel, text_or_empty
 
 Arguments = list[tuple[str, str]]
@@ -72,9 +73,38 @@ _VENDORS = {
 
 
 def vendor(kernel: Kernel) -> Vendor | None:
-    """The vendor of this host's processors; None if no argument of the command line is for their IOMMU."""
+    """Whose IOMMU this host has, or would have; None if no argument of the command line is for it.
+
+    The firmware's tables decide, as they do for the kernel: virtual machines have Intel's on any processor. The
+    processor decides where there is no such table.
+    """
+    tables = firmware_tables(kernel) or set()
+    if found := next((each for each in (INTEL, AMD) if each.table in tables), None):
+        return found
     text = text_or_empty(kernel, "/proc/cpuinfo")
     return next((each for name, each in _VENDORS.items() if name in text), None)
+
+
+def ends_acpi(arguments: Arguments) -> str:
+    """The argument that keeps the kernel from reading the firmware's tables; "" for none.
+
+    Source: arch/x86/kernel/acpi/boot.c, parse_acpi.
+    """
+    found = [value for name, value in arguments if name == "acpi" and value in ("off", "force", "on")]
+    return "acpi=off" if found and found[-1] == "off" else ""
+
+
+def ends_remapping(arguments: Arguments) -> str:
+    """The argument that turns interrupt remapping off; "" for none.
+
+    Source: drivers/iommu/irq_remapping.c, setup_nointremap and setup_irqremap.
+    """
+    for name, value in arguments:
+        if name == "nointremap":
+            return name
+        if name == "intremap" and "off" in _parts(value):
+            return f"{name}={value}"
+    return ""
 
 
 @dataclass(frozen=True, slots=True)

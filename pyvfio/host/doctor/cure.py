@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pyvfio.host.doctor.boot import INTEL, Vendor, boot_arguments, switched, vendor
+from pyvfio.host.doctor.boot import INTEL, Vendor, boot_arguments, ends_acpi, switched, vendor
 from pyvfio.host.doctor.build import Build
-from pyvfio.host.doctor.surroundings import firmware_tables, hypervisor_fix
+from pyvfio.host.doctor.surroundings import architecture, firmware_tables, hypervisor_fix, is_xen_host
 from pyvfio.kernel import Kernel
 
 
 def how_to_turn_on(kernel: Kernel) -> str:
     """What to do to have an IOMMU on this host, as far as it can be told, as a phrase."""
+    if is_xen_host(kernel):
+        return "Xen has the IOMMU: give the device to a guest of Xen's (xen-pciback), or boot without Xen"
     processors = vendor(kernel)
     if processors is None:
         machine = hypervisor_fix(kernel)
-        return machine or "turn the IOMMU (VT-d, AMD-Vi, SMMU) on in the firmware"
+        return machine or f"turn the {architecture(kernel).unit} on in the firmware"
+    if argument := ends_acpi(boot_arguments(kernel)):
+        return f"boot without {argument}: the kernel learns of the IOMMU from the firmware's tables"
     steps = list(_steps(kernel, processors)) or ["the kernel log says why: dmesg | grep -i -e iommu -e dmar -e amd-vi"]
     foreign = switched(boot_arguments(kernel), processors).foreign
     return ", and ".join(steps) + (f" ({foreign} is not for this processor)" if foreign else "")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from pyvfio.host.doctor.boot import boot_arguments, ends_remapping
 from pyvfio.host.doctor.check import Check, Status
 from pyvfio.host.doctor.cure import how_to_turn_on
-from pyvfio.host.doctor.surroundings import hypervisor_fix
+from pyvfio.host.doctor.surroundings import hypervisor_fix, is_guest
+from pyvfio.host.foreseen import way_to_free
 from pyvfio.kernel import Kernel, names_in, text_or_empty
 from pyvfio.reserved import firmware_claim
 from pyvfio.sysfs import GROUPS, VIRTIO_IOMMU, blocking_members, group_members, iommu_kinds, is_noiommu, pci_devices
@@ -44,27 +46,45 @@ def check_iommu(kernel: Kernel) -> Check:
 def check_interrupt_remapping(kernel: Kernel) -> Check:
     """Whether a device can be kept from raising the interrupts of others.
 
-    Source: the names of the interrupt chips in /proc/interrupts, which begin with IR- on x86 if it can. Elsewhere every
-    interrupt controller that VFIO works with isolates devices.
+    Source: the names of the interrupt chips in /proc/interrupts, which begin with IR- on x86 if it can. Elsewhere the
+    interrupt controllers isolate devices, but for Arm's GICv2m.
     """
-    interrupts = text_or_empty(kernel, "/proc/interrupts")
+    name, interrupts = "interrupt remapping", text_or_empty(kernel, "/proc/interrupts")
+    if not interrupts.strip():
+        return Check(name, Status.SKIP, "cannot be seen here: /proc/interrupts is empty, as in some containers")
     if "IR-" in interrupts:
-        return Check("interrupt remapping", Status.OK, "on")
+        return Check(name, Status.OK, "on")
+    found = "off"
     if "APIC" not in interrupts:
-        return Check("interrupt remapping", Status.OK, "not an x86 interrupt controller: isolated by design")
+        # One controller that isolates does not help the devices of the other.
+        if "GICv2m" not in interrupts:
+            return Check(name, Status.OK, "not an x86 interrupt controller: isolated by design")
+        found = "none: the interrupt controller GICv2m does not tell devices apart"
+    way = _remapping(kernel)
     if text_or_empty(kernel, _UNSAFE) in ("Y", "1"):
         return Check(
-            "interrupt remapping",
+            name,
             Status.WARN,
-            "off, and allowed to be: a device can raise any interrupt of the host",
-            "use trusted devices only, or turn interrupt remapping on in the firmware",
+            f"{found}, and allowed to be: a device can raise any interrupt of the host",
+            "use trusted devices only" + (f", or {way}" if way else ""),
         )
-    return Check(
-        "interrupt remapping",
-        Status.FAIL,
-        "off: containers refuse their IOMMU (EPERM)",
-        f"turn it on in the firmware; if every device is trusted: echo 1 > {_UNSAFE}",
-    )
+    trusted = f"if every device is trusted: echo 1 > {_UNSAFE}"
+    fix = f"{way}; {trusted}" if way else trusted
+    return Check(name, Status.FAIL, f"{found}: containers refuse their IOMMU (EPERM)", fix)
+
+
+def _remapping(kernel: Kernel) -> str:
+    """What would give this host interrupt remapping, as a phrase; "" if nothing can."""
+    if argument := ends_remapping(boot_arguments(kernel)):
+        return f"boot without {argument}"
+    if "GICv2m" in text_or_empty(kernel, "/proc/interrupts"):
+        return "take a machine with a GICv3 and its ITS: QEMU -machine virt,gic-version=3" if is_guest(kernel) else ""
+    if VIRTIO_IOMMU in iommu_kinds(kernel):
+        # No virtio-iommu remaps interrupts of x86.
+        return ""
+    if is_guest(kernel):
+        return "have the virtual IOMMU do it: QEMU -machine kernel-irqchip=split -device intel-iommu,intremap=on"
+    return "turn it on in the firmware"
 
 
 def check_groups(kernel: Kernel) -> Iterator[Check]:
@@ -81,13 +101,13 @@ def check_groups(kernel: Kernel) -> Iterator[Check]:
         blocking = blocking_members(kernel, number)
         if blocking and any(member.has_vfio_driver for member in members):
             names = ", ".join(f"{member.address} {member.driver}" for member in blocking)
-            spoiled.append((number, names, blocking[0].address))
+            bound = next(member.address for member in members if member.has_vfio_driver)
+            spoiled.append((number, names, way_to_free(blocking, bound)))
         if any(member.has_vfio_driver for member in members) and (claim := firmware_claim(kernel, number, "")):
             claimed.append((number, claim))
     found = f"{_count(len(numbers), 'group')}, " + (f"shared: {_several(shared)}" if shared else "one device in each")
     yield Check("groups", Status.OK, found)
-    for number, names, example in spoiled:
-        fix = f"pyvfio bind --group {example}"
+    for number, names, fix in spoiled:
         yield Check("groups", Status.FAIL, f"group {number} is not viable: {names}", fix)
     for number, claim in claimed:
         yield Check("groups", Status.FAIL, f"group {number} cannot be used: {claim.meaning}", claim.advice)

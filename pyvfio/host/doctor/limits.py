@@ -15,16 +15,13 @@ from pyvfio.kernel import (
     host_page_size,
     huge_page_sizes,
     huge_pages,
-    is_tight,
+    huge_pages_by_node,
     memlock,
-    names_in,
-    pool_name,
     read_text,
     transparent_huge_page_size,
 )
 from pyvfio.units import format_size, size_in_words
 
-_NODES = "/sys/devices/system/node"
 _LITTLE = 64 << 20
 
 
@@ -61,8 +58,8 @@ def check_memory(kernel: Kernel, needs: Needs) -> Iterator[Check]:
     if needs.memory > memory.available:
         fix = f"{size_in_words(memory.available)} at most; or {memory.way_out}"
         yield Check("memory", Status.FAIL, found, fix)
-    elif is_tight(needs.memory, memory.available):
-        yield Check("memory", Status.WARN, f"{found}: nearly all there is", "leave some to the host: less memory")
+    elif (strain := memory.strain(needs.memory))[0]:
+        yield Check("memory", Status.WARN, f"{found}: {strain[0]}", strain[1])
     else:
         yield Check("memory", Status.OK, found)
 
@@ -106,11 +103,13 @@ def _check_pool(kernel: Kernel, size: int, wanted: int) -> Check:
     """Whether a pool has enough huge pages. size: bytes of one. wanted: how many pages are wanted."""
     name = f"huge pages {format_size(size)}"
     pool = huge_pages(size, kernel)
-    nodes = ", ".join(f"node {node}: {free} of {total}" for node, total, free in _per_node(kernel, size))
+    by_node = huge_pages_by_node(size, kernel).items()
+    nodes = ", ".join(f"node {node}: {free} of {total}" for node, (total, free) in by_node)
     found = f"{pool.free} of {pool.total} free" + (f" ({nodes})" if nodes and pool.total else "")
+    found += f" to this process ({pool.bound})" if pool.bound else ""
     found += f", {pool.more} more when asked for" if pool.more else ""
     found += f"; {wanted} wanted" if wanted else ""
-    fix = f"as root: echo {pool.total + wanted - pool.free} > {pool.setting}"
+    fix = pool.way_out(wanted)
     if wanted > pool.free + pool.more:
         return Check(name, Status.FAIL, found, fix)
     if wanted > pool.free:
@@ -134,14 +133,3 @@ def check_transparent_huge_pages(kernel: Kernel) -> Check:
         return Check("transparent huge pages", Status.OK, f"{chosen[1]}; {found}")
     fix = "as root: echo madvise > /sys/kernel/mm/transparent_hugepage/enabled"
     return Check("transparent huge pages", Status.WARN, f"never: pinning ordinary memory is slow; {found}", fix)
-
-
-def _per_node(kernel: Kernel, size: int) -> Iterator[tuple[int, int, int]]:
-    """The number of each NUMA node, and how many huge pages of size bytes it has in all and free."""
-    for number in sorted(int(name[4:]) for name in names_in(kernel, _NODES) if re.fullmatch(r"node\d+", name)):
-        directory = f"{_NODES}/node{number}/hugepages/{pool_name(size)}"
-        try:
-            total, free = (int(read_text(kernel, f"{directory}/{name}_hugepages")) for name in ("nr", "free"))
-        except OSError:
-            continue
-        yield number, total, free

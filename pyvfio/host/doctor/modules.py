@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+from pyvfio.host.doctor.boot import boot_arguments
 from pyvfio.host.doctor.build import Build, ModuleState
 from pyvfio.host.doctor.check import Check, Status
 from pyvfio.host.doctor.nodes import ABSENT, CONTAINER, IOMMUFD, failure_to_open, how_to_pass_in
@@ -34,6 +35,8 @@ def check_modules(kernel: Kernel) -> Iterator[Check]:
     yield _check_vfio(kernel, build, missing, has_driver=has_driver, will_come=will_come)
     if exists(kernel, "/sys/module/vfio_iommu_type1"):
         yield Check("type1", Status.OK, "vfio_iommu_type1 is there")
+    elif build.option("CONFIG_IOMMUFD_VFIO_CONTAINER") == "y":
+        yield Check("type1", Status.OK, "containers are iommufd's (CONFIG_IOMMUFD_VFIO_CONTAINER)")
     else:
         yield _absent(kernel, build, "type1", "vfio_iommu_type1", missing, will_come=will_come)
     if has_driver:
@@ -74,6 +77,15 @@ def _check_vfio(kernel: Kernel, build: Build, missing: Status, *, has_driver: bo
     return Check("vfio", missing, found, how_to_pass_in(kernel, CONTAINER))
 
 
+def _forbidden(kernel: Kernel, module: str) -> str:
+    """The argument of the command line that keeps the kernel from loading a module; "" for none.
+
+    Source: kernel/module/main.c, blacklisted.
+    """
+    arguments = (each for each in boot_arguments(kernel) if each[0] == "module_blacklist")
+    return next((f"{name}={value}" for name, value in arguments if module in value.split(",")), "")
+
+
 def _absent(kernel: Kernel, build: Build, name: str, module: str, missing: Status, *, will_come: bool) -> Check:
     """The check of a module that is not there.
 
@@ -81,6 +93,10 @@ def _absent(kernel: Kernel, build: Build, name: str, module: str, missing: Statu
     """
     option = _OPTIONS[module]
     state = build.module(module, option)
+    argument = _forbidden(kernel, module)
+    if argument and state is not ModuleState.NOT_BUILT:
+        found = f"not loaded, and the command line forbids it ({argument})"
+        return Check(name, missing, found, f"boot without {module} in module_blacklist=")
     match state:
         case ModuleState.NOT_BUILT:
             found = f"this kernel was built without it ({option} is not set)"

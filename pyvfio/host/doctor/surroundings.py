@@ -3,30 +3,60 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 from pyvfio.kernel import Kernel, exists, names_in, text_or_empty
 
 _DMI = "/sys/class/dmi/id"
-_QEMU = (
-    "give the virtual machine a virtual IOMMU: QEMU -machine q35,kernel-irqchip=split -device intel-iommu,intremap=on, "
-    "libvirt <iommu model='intel'><driver intremap='on'/></iommu>"
-)
+_GIVE = "give the virtual machine a virtual IOMMU"
 _PROVIDER = (
-    "give the virtual machine a virtual IOMMU if its hypervisor has one; else it takes a machine on bare metal, or "
+    f"{_GIVE} if its hypervisor has one; else it takes a machine on bare metal, or "
     "VFIO's unsafe mode (enable_unsafe_noiommu_mode of the module vfio)"
 )
-# What to do, by the maker of the machine that the firmware names.
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """A family of processors.
+
+    unit: what its IOMMU is called. qemu: the options with which QEMU has one.
+    """
+
+    unit: str
+    qemu: str
+
+
+_X86 = Architecture(
+    "IOMMU (VT-d, AMD-Vi)",
+    "-machine q35,kernel-irqchip=split -device intel-iommu,intremap=on, "
+    "libvirt <iommu model='intel'><driver intremap='on'/></iommu>",
+)
+_ARM = Architecture(
+    "IOMMU (SMMU)", "-machine virt,iommu=smmuv3, or -device virtio-iommu-pci; libvirt <iommu model='smmuv3'/>"
+)
+_RISCV = Architecture("IOMMU", "-machine virt -device riscv-iommu-pci, or -device virtio-iommu-pci")
+_OTHER = Architecture("IOMMU", "-device virtio-iommu-pci, where the machine has that")
+
+_QEMU_MAKERS = ("QEMU", "Red Hat", "KVM")
+# What to do, by the maker of the machine that the firmware names, and what else its name has on a virtual one.
 _HYPERVISORS = {
-    "QEMU": _QEMU,
-    "Red Hat": _QEMU,
-    "KVM": _QEMU,
-    "VMware": "tick Expose IOMMU to guest OS in the settings of the virtual machine's processors",
-    "innotek": "VirtualBox: VBoxManage modifyvm NAME --iommu=automatic, with the ICH9 chipset",
-    "Microsoft": _PROVIDER,
-    "Amazon": _PROVIDER,
-    "Google": _PROVIDER,
-    "Xen": _PROVIDER,
+    "VMware": ("", "tick Expose IOMMU to guest OS in the settings of the virtual machine's processors"),
+    "innotek": ("", "VirtualBox: VBoxManage modifyvm NAME --iommu=automatic, with the ICH9 chipset"),
+    "Apple": ("Virtualization", _PROVIDER),
+    "Microsoft": ("Virtual Machine", _PROVIDER),
+    "Amazon": ("", _PROVIDER),
+    "Google": ("Compute Engine", _PROVIDER),
+    "Xen": ("", _PROVIDER),
 }
+
+
+def architecture(kernel: Kernel) -> Architecture:
+    """The family of this machine's processors. Source: /proc/cpuinfo."""
+    text = text_or_empty(kernel, "/proc/cpuinfo")
+    for mark, found in (("vendor_id", _X86), ("CPU implementer", _ARM), ("hart", _RISCV)):
+        if re.search(rf"^{mark}\s*:", text, re.MULTILINE):
+            return found
+    return _OTHER
 
 
 def hypervisor_fix(kernel: Kernel) -> str | None:
@@ -34,13 +64,31 @@ def hypervisor_fix(kernel: Kernel) -> str | None:
 
     Source: on x86 the flag "hypervisor" in /proc/cpuinfo; everywhere the maker of the machine, by DMI.
     """
+    processors = architecture(kernel)
+    flags = re.search(r"^flags\s*:.*\bhypervisor\b", text_or_empty(kernel, "/proc/cpuinfo"), re.MULTILINE)
+    is_sure = bool(flags) or exists(kernel, "/sys/hypervisor/type")
     maker = " ".join(text_or_empty(kernel, f"{_DMI}/{name}") for name in ("sys_vendor", "product_name"))
-    known = next((fix for name, fix in _HYPERVISORS.items() if name in maker), None)
-    processors = text_or_empty(kernel, "/proc/cpuinfo")
-    if re.search(r"^flags\s*:.*\bhypervisor\b", processors, re.MULTILINE) or exists(kernel, "/sys/hypervisor/type"):
-        return known or "give the virtual machine a virtual IOMMU"
     # Processors of x86 say so themselves; makers of virtual machines make real ones too.
-    return known if known is _QEMU and "vendor_id" not in processors else None
+    may_be_guest = is_sure or processors is not _X86
+    if may_be_guest and any(name in maker for name in _QEMU_MAKERS):
+        return f"{_GIVE}: QEMU {processors.qemu}"
+    for name, (also, fix) in _HYPERVISORS.items():
+        if may_be_guest and name in maker and (is_sure or (also in maker and ".metal" not in maker)):
+            return fix
+    return _GIVE if is_sure else None
+
+
+def is_guest(kernel: Kernel) -> bool:
+    """Whether this is a virtual machine, as far as it can be seen."""
+    return hypervisor_fix(kernel) is not None
+
+
+def is_xen_host(kernel: Kernel) -> bool:
+    """Whether this is the system from which Xen is controlled: it runs on Xen, which keeps the IOMMU to itself.
+
+    Source: drivers/xen/xenfs/super.c, capabilities.
+    """
+    return "control_d" in text_or_empty(kernel, "/proc/xen/capabilities")
 
 
 def firmware_tables(kernel: Kernel) -> set[str] | None:
