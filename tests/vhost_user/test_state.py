@@ -12,7 +12,7 @@ from pyvfio import Container
 from pyvfio.abi.vfio import VFIO_IOMMU_MAP_DMA
 from pyvfio.drivers.edu import edu_addresses
 from pyvfio.errors import VfioError
-from pyvfio.faults import Fault, FaultyKernel
+from pyvfio.faults import Fault, FaultyKernel, Hold
 from pyvfio.sim import SimKernel
 from tests.support.vhost_user.driver import ask, started
 from tests.support.vhost_user.front_end import (
@@ -30,7 +30,7 @@ from tests.support.vhost_user.front_end import (
 from virtiomem import Request as GuestRequest
 from virtiomem import RequestType, Response, ResponseType
 from virtiomem.control import DeviceStatus
-from virtiomem.device import BlockState, StateRefused
+from virtiomem.device import BlockState, DeviceState, StateRefused
 from virtiomem.discard import DiscardCoordination
 from virtiomem.persistence import InHand, Record, SlotFile, kept_device, record
 from virtiomem.vhost_user import ServedRegion, ServedRegionOptions
@@ -181,8 +181,9 @@ def test_other_memory_is_another_machine(tmp_path: Path, guest: Guest) -> None:
 def test_what_was_left_is_taken_up_with_the_options_it_had(tmp_path: Path, guest: Guest) -> None:
     plug_three(tmp_path, guest)
     for options in ({"block_size": 2 * BLOCK}, {"region_size": REGION_SIZE // 2, "requested_size": 0}):
-        with pytest.raises(StateRefused):
+        with pytest.raises(StateRefused) as refused:
             served(tmp_path, **options).__enter__()
+        assert f"remove {tmp_path / 'vm0.state'} if its guest has ended" in str(refused.value)
     with served(tmp_path) as server, guest.connected(server) as front_end:
         assert ask(started(front_end, "split"), UNPLUG_ALL) == ACK
     with served(tmp_path, block_size=2 * BLOCK) as server:
@@ -278,6 +279,51 @@ def test_a_disk_that_is_full_is_busy_and_loses_nothing(tmp_path: Path, guest: Gu
 
 def _full(*_: object) -> None:
     raise VfioError(28, "state", meaning="no space left")
+
+
+def record_of(directory: Path) -> Record:
+    """What is in the file while a server has it open."""
+    copy = directory / "copy"
+    copy.write_bytes((directory / "vm0.state").read_bytes())
+    copy.chmod(0o600)
+    with SlotFile(copy) as file:
+        assert file.content is not None
+        return Record.parse(file.content)
+
+
+def test_a_resize_while_blocks_are_mapped_again_loses_neither(tmp_path: Path, guest: Guest) -> None:
+    plug_three(tmp_path, guest)
+    with served(tmp_path) as server:
+        hold = Hold(nth=1, name="ioctl", request=VFIO_IOMMU_MAP_DMA)
+        server.kernel.arm(hold)
+        with guest.connected(server) as front_end:
+            front_end.connect()
+            front_end.send(Request.SET_MEM_TABLE, table(*front_end.regions()), [front_end.ram.fd, front_end.region.fd])
+            try:
+                assert hold.reached.wait(60)
+                server.served.managed.device.resize(12 * BLOCK)
+                kept = DeviceState.parse(record_of(tmp_path).state)
+                assert (kept.config.plugged_size, kept.config.requested_size) == (3 * BLOCK, 12 * BLOCK)
+            finally:
+                hold.released.set()
+            assert front_end.number(Request.GET_FEATURES)
+            assert (server.status.plugged_size, server.status.requested_size) == (3 * BLOCK, 12 * BLOCK)
+    assert DeviceState.parse(record_of(tmp_path).state).config.requested_size == 12 * BLOCK
+
+
+def test_what_is_kept_of_other_memory_is_not_what_was_left(tmp_path: Path, guest: Guest) -> None:
+    """From the first moment: a server that goes on from there plugs nothing in a memory that never had it."""
+    plug_three(tmp_path, guest)
+    before = record_of(tmp_path).memory
+    new = Guest()
+    with served(tmp_path) as server, new.connected(server) as front_end:
+        front_end.connect()
+        front_end.send(Request.SET_MEM_TABLE, table(*front_end.regions()), [front_end.ram.fd, front_end.region.fd])
+        assert front_end.number(Request.GET_FEATURES)
+        found = record_of(tmp_path)
+        assert (found.memory is not None, found.memory == before) == (True, False)
+        assert DeviceState.parse(found.state).plugged == ()
+    new.close()
 
 
 def test_features_of_a_driver_are_there_when_it_comes_back(tmp_path: Path, guest: Guest) -> None:

@@ -35,6 +35,8 @@ class KeptDevice:
 
     What the process before has left is kept until its memory comes back, or other memory takes its place. Safe from
     several threads.
+
+    resized: the bytes that were requested while what was left was last being taken up; None if nobody did.
     """
 
     def __init__(self, file: SlotFile | None) -> None:
@@ -43,6 +45,9 @@ class KeptDevice:
         self._file = file
         self._record = Record(boot_id(), b"")
         self._left: DeviceState | None = None
+        # The same, while it is being taken up.
+        self._taken: DeviceState | None = None
+        self.resized: int | None = None
         self._recalled: InHand | None = None
         # The request that is being carried out: with what was plugged, and was in hand, before it.
         self._begun: InHand | None = None
@@ -89,15 +94,12 @@ class KeptDevice:
         """As StateKeeper has it. Raises VfioError."""
         with self._lock:
             if self._left is not None:
-                # The host has resized; the blocks are not there yet.
-                config = replace(
-                    self._left.config,
-                    requested_size=state.config.requested_size,
-                    usable_region_size=max(self._left.config.usable_region_size, state.config.usable_region_size),
-                )
-                left = replace(self._left, config=config)
-                self._write(replace(self._record, state=bytes(left)))
-                self._left = left
+                self._left = self._resized(self._left, state)
+                return
+            if self._taken is not None and state.plugged != self._taken.plugged:
+                # The host resizes while they are being plugged.
+                self._taken = self._resized(self._taken, state)
+                self.resized = state.config.requested_size
                 return
             in_hand = self._record.in_hand
             if self._begun is not None:
@@ -159,20 +161,37 @@ class KeptDevice:
     @contextmanager
     def taking_up(self) -> Iterator[bytes]:
         """The block gets what was left, for VirtioMem.load(). What it raises leaves it to be taken up later."""
-        left = self._left
-        assert left is not None
-        self._left = None
-        try:
-            yield bytes(left)
-        except BaseException:
-            self._left = left
-            raise
-
-    def attached(self, memory: MemoryIdentity | None) -> None:
-        """The device's memory is this one from now on, or none: what was left is of no use. Raises VfioError."""
         with self._lock:
-            self._write(replace(self._record, memory=memory, in_hand=None))
+            self._taken, self._left, self.resized = self._left, None, None
+        assert self._taken is not None
+        try:
+            yield bytes(self._taken)
+        except BaseException:
+            with self._lock:
+                self._left = self._taken
+            raise
+        finally:
+            self._taken = None
+
+    def attached(self, memory: MemoryIdentity | None, state: bytes) -> None:
+        """The device's memory is this one from now on, or none: what was left is of no use. Raises VfioError.
+
+        state: as VirtioMem.save() gives it.
+        """
+        with self._lock:
+            self._write(replace(self._record, state=state, memory=memory, in_hand=None))
             self._left = self._recalled = None
+
+    def _resized(self, left: DeviceState, state: DeviceState) -> DeviceState:
+        """What was left, as the host has resized the device, whose blocks are not plugged again yet. Keeps it."""
+        config = replace(
+            left.config,
+            requested_size=state.config.requested_size,
+            usable_region_size=max(left.config.usable_region_size, state.config.usable_region_size),
+        )
+        left = replace(left, config=config)
+        self._write(replace(self._record, state=bytes(left)))
+        return left
 
     def _write(self, record: Record) -> None:
         if self._file is not None:

@@ -164,20 +164,20 @@ class RegionMemory:
             return
         if self._discard:
             self._memory.discard(0, self._memory.size)
-        self._kept.attached(_identity(file))
+        self._kept.attached(_identity(file), self._device.save())
         self._file = file
         self._events.attached(self._size)
 
     def _let_go(self, file: FileRange) -> None:
         """Begin with nothing plugged, and leave what is in the memory that is attached. Raises VfioError."""
         # First: a process that goes on from here must not take what is plugged in it for nothing.
-        self._kept.attached(None)
+        self._kept.attached(None, self._device.save())
         try:
             # It is not ours to empty: a guest whose front end has gone may still run on it.
             with self._memory.pages_kept():
                 self._device.system_reset()
         except BaseException:
-            self._kept.attached(_identity(file))
+            self._kept.attached(_identity(file), self._device.save())
             raise
         self._file = None
 
@@ -185,6 +185,8 @@ class RegionMemory:
         """Go on with the blocks that were plugged in this memory, which is attached. Raises VfioError."""
         with self._kept.taking_up() as state, self._memory.pages_kept():
             self._device.load(state)
+        if self._kept.resized is not None:
+            self._device.resize(self._kept.resized)
         self._awaited, self._file = None, file
         # What the process before had populated for blocks that it did not plug any more, or a guest has touched.
         for run in subtract([Run(0, self._memory.size)], self._device.populated_runs(Run(0, self._memory.size))):

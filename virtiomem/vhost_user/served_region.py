@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -26,6 +27,7 @@ from virtiomem.device import (
     Request,
     RequestRefused,
     RequestType,
+    StateRefused,
     Throttle,
 )
 from virtiomem.discard import DiscardCoordination
@@ -122,7 +124,13 @@ class ServedRegion(Resource):
                     name=options.name,
                 )
             )
-            kept.check(device.config, device.features)
+            try:
+                kept.check(device.config, device.features)
+            except StateRefused as error:
+                advice = f"Serve it as before, or remove {options.state} if its guest has ended"
+                raise StateRefused(
+                    error.errno or errno.EINVAL, f"go on from {options.state}", meaning=error.meaning, advice=advice
+                ) from error
             if kept.left is not None:
                 guest.awaits(kept.left.config.plugged_size)
             if options.record is not None:
