@@ -111,7 +111,8 @@ def _run(options: argparse.Namespace, output: Output) -> int:
                 # Before the first of them is waited for.
                 served.give_up()
         told.record({"event": "stopped", "reason": reason[-1]})
-        told.text(f"stopped by {reason[-1]}: nothing is plugged, mapped or listening any more")
+        kept = "" if options.no_state else f"; what guests have plugged is kept in {options.state or state_directory()}"
+        told.text(f"stopped by {reason[-1]}: nothing is mapped or listening any more{kept}")
     return 0
 
 
