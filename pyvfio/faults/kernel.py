@@ -145,6 +145,12 @@ class FaultyKernel:
     def fallocate(self, fd: int, mode: int, offset: int, length: int) -> None:
         self._call("fallocate", self.kernel.fallocate, fd, mode, offset, length)
 
+    def next_data(self, fd: int, offset: int) -> tuple[int, int] | None:
+        return self._call("next_data", self.kernel.next_data, fd, offset)
+
+    def allocated(self, fd: int) -> int:
+        return self._call("allocated", self.kernel.allocated, fd)
+
     def window(self, address: int, length: int, *, writable: bool = True) -> Window:
         window = self.kernel.window(address, length, writable=writable)
         return self._devices.window(address, window)

@@ -69,6 +69,14 @@ class Kernel(Protocol):
     def memfd_create(self, name: str, flags: int) -> int: ...
     def ftruncate(self, fd: int, length: int) -> None: ...
     def fallocate(self, fd: int, mode: int, offset: int, length: int) -> None: ...
+    def next_data(self, fd: int, offset: int) -> tuple[int, int] | None:
+        """Where the next bytes of a file that are no hole begin, from offset on, and end; None if holes follow alone.
+
+        lseek(2), SEEK_DATA and SEEK_HOLE.
+        """
+
+    def allocated(self, fd: int) -> int:
+        """How many bytes a file takes. fstat(2), st_blocks."""
 
     def window(self, address: int, length: int, *, writable: bool = True) -> Window:
         """length bytes that are mapped at address, as numbers. Release it before they are unmapped.
@@ -204,6 +212,19 @@ class LinuxKernel:
 
     def fallocate(self, fd: int, mode: int, offset: int, length: int) -> None:
         self._check(self._fallocate(fd, mode, offset, length))
+
+    def next_data(self, fd: int, offset: int) -> tuple[int, int] | None:
+        try:
+            start = os.lseek(fd, offset, os.SEEK_DATA)
+            return start, os.lseek(fd, start, os.SEEK_HOLE)
+        except OSError as error:
+            # There is none, or there was, a moment ago.
+            if error.errno == errno.ENXIO:
+                return None
+            raise
+
+    def allocated(self, fd: int) -> int:
+        return int(os.fstat(fd).st_blocks) * 512
 
     def window(self, address: int, length: int, *, writable: bool = True) -> Window:
         return LinuxWindow(address, length, writable=writable)

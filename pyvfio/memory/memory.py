@@ -143,6 +143,31 @@ class Memory(DmaTarget):
             except OSError as error:
                 raise VfioError(error.errno or errno.EIO, "discard", {"offset": offset, "size": size}) from error
 
+    def reclaim(self, offset: int, size: int) -> int:
+        """Discard what has pages of a range that should have none; return how many bytes that were.
+
+        Holes of a file are passed over, so that it is quick. Of a file of huge pages, whose holes the kernel does not
+        tell, it is how much less the file takes afterwards, which is wrong if others change it meanwhile. Raises what
+        discard() raises, and OSError if the kernel does not tell.
+        """
+        self.check_range("reclaim", offset, size)
+        if self.fd is None:
+            found = self.resident(offset, size)
+            if found:
+                self.discard(offset, size)
+            return found
+        if self.page_size != host_page_size():
+            before = self.kernel.allocated(self.fd)
+            self.discard(offset, size)
+            return max(before - self.kernel.allocated(self.fd), 0)
+        found = 0
+        position, end, page = self.file_offset + offset, self.file_offset + offset + size, self.page_size
+        while position < end and (data := self.kernel.next_data(self.fd, position)) and data[0] < end:
+            start, position = data[0] // page * page, -(-min(data[1], end) // page) * page
+            self.discard(start - self.file_offset, position - start)
+            found += position - start
+        return found
+
     def resident(self, offset: int, size: int) -> int:
         """How many bytes of the range have a page in memory. The range is whole pages of the host's page size.
 

@@ -34,7 +34,7 @@ class SharedMemory(Memory):
         self._shows_zeros = False
         page_size = page_size or host_page_size()
         kind = MemoryKind.MEMFD if page_size == host_page_size() else MemoryKind.HUGETLB
-        self._keeps_pages = False
+        self._keeps_pages = 0
         super().__init__(kernel or LinuxKernel(), kind, size, page_size if kind.is_hugetlb else None)
 
     @property
@@ -106,12 +106,15 @@ class SharedMemory(Memory):
 
     @contextmanager
     def pages_kept(self) -> Iterator[None]:
-        """For the length of a with block discard() leaves the pages to the file: they are its owner's to give back."""
-        self._keeps_pages = True
+        """For the length of a with block, or of several at once, discard() leaves the pages to the file: they are its
+        owner's to give back."""
+        with self._lock:
+            self._keeps_pages += 1
         try:
             yield
         finally:
-            self._keeps_pages = False
+            with self._lock:
+                self._keeps_pages -= 1
 
     def discard(self, offset: int, size: int) -> None:
         """As Memory.discard, but that nothing is given back within pages_kept()."""
@@ -119,6 +122,10 @@ class SharedMemory(Memory):
             self.check_range("discard", offset, size)
         else:
             super().discard(offset, size)
+
+    def reclaim(self, offset: int, size: int) -> int:
+        """As Memory.reclaim; nothing is given back without a file, nor within pages_kept()."""
+        return 0 if self._keeps_pages or self.fd is None else super().reclaim(offset, size)
 
     def _map(self) -> int:
         flags = mman.MAP_PRIVATE | mman.MAP_ANONYMOUS | mman.MAP_NORESERVE

@@ -282,6 +282,12 @@ class SimKernel:
                 self._pages.punching(fd, offset, length)
             self._real.fallocate(fd, mode, offset, length)
 
+    def next_data(self, fd: int, offset: int) -> tuple[int, int] | None:
+        return self._real.next_data(fd, offset)
+
+    def allocated(self, fd: int) -> int:
+        return self._real.allocated(fd)
+
     def window(self, address: int, length: int, *, writable: bool = True) -> Window:
         with self._lock:
             area, offset = self.process.area(address) or (None, 0)

@@ -326,6 +326,24 @@ def test_what_is_kept_of_other_memory_is_not_what_was_left(tmp_path: Path, guest
     new.close()
 
 
+def test_what_is_awaited_is_not_taken_for_stray(tmp_path: Path, guest: Guest) -> None:
+    """While nothing of it is plugged here yet."""
+    plug_three(tmp_path, guest)
+    with served(tmp_path, reclaim_interval=0.01) as server, guest.connected(server) as front_end:
+        server.kernel.arm(Fault(name="ioctl", request=VFIO_IOMMU_MAP_DMA, errno=12))
+        driver = started(front_end, "split")
+        for _ in range(10):
+            assert ask(driver, STATE, REGION_ADDRESS + BLOCK, 1) == BUSY
+            assert sum(server.served.managed.device.reclaim()) == 0
+        assert guest.region.bytes[BLOCK : BLOCK + 5] == b"guest"
+        server.kernel.arm()
+        assert ask(driver, STATE, REGION_ADDRESS + BLOCK, 3) == PLUGGED
+        assert guest.region.bytes[BLOCK : BLOCK + 5] == b"guest"
+        guest.region.bytes[8 * BLOCK] = 1
+        assert sum(server.served.managed.device.reclaim()) in (0, 4096)
+        assert guest.region.resident() == 3 * BLOCK
+
+
 def test_features_of_a_driver_are_there_when_it_comes_back(tmp_path: Path, guest: Guest) -> None:
     plug_three(tmp_path, guest)
     with SlotFile(tmp_path / "vm0.state") as file:

@@ -8,6 +8,7 @@ from pyvfio.commandline import Program
 from pyvfio.host import Host
 from virtiomem.cli.demo import COMMAND as DEMO
 from virtiomem.cli.plan import COMMAND as PLAN
+from virtiomem.cli.reclaim import COMMAND as RECLAIM
 from virtiomem.cli.record import COMMAND as RECORD
 from virtiomem.cli.replay import COMMAND as REPLAY
 from virtiomem.cli.resize import COMMAND as RESIZE
@@ -17,7 +18,7 @@ from virtiomem.cli.show import COMMAND as SHOW
 from virtiomem.cli.stats import COMMAND as STATS
 from virtiomem.cli.stop import COMMAND as STOP
 
-COMMANDS = (DEMO, PLAN, RUN, SERVE, RESIZE, SHOW, STATS, STOP, RECORD, REPLAY)
+COMMANDS = (DEMO, PLAN, RUN, SERVE, RESIZE, SHOW, RECLAIM, STATS, STOP, RECORD, REPLAY)
 
 
 def main(arguments: Sequence[str] | None = None, host: Host | None = None) -> int:

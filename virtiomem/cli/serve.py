@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import resource
 from collections.abc import Sequence
@@ -69,6 +70,14 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--no-state", action="store_true", help="keep nothing: a guest that runs on is not served any more then"
+    )
+    parser.add_argument(
+        "--reclaim",
+        type=_seconds,
+        default=60.0,
+        metavar="SECONDS",
+        help="how often to look for pages that a guest has touched in unplugged blocks, and give them back; 0: never "
+        "(default: 60)",
     )
     add_record(parser)
     parser.add_argument("--device", action="append", default=[], metavar="BDF", help="bound to VFIO; repeat for more")
@@ -196,6 +205,7 @@ def _regions(
                 persistent_suspend=options.persistent_suspend,
                 prealloc_threads=options.prealloc_threads,
                 state=None if options.no_state else state_file(options.state or state_directory(), name),
+                reclaim_interval=options.reclaim or None,
                 record=files.enter_context(trace_file(record)),
             )
         )
@@ -221,6 +231,17 @@ def _check_distinct(regions: Sequence[ServedRegionOptions]) -> None:
                 f"their own. {right.name} fits at address={_rounded(behind, right.block_size):#x}; a guest with "
                 "nothing to do with the other's may as well have a server of its own"
             )
+
+
+def _seconds(text: str) -> float:
+    """An argparse type: seconds, none or more."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
+    return seconds
 
 
 def _socket(text: str) -> tuple[str, dict[str, str]]:

@@ -30,6 +30,7 @@ _FAMILIES: Mapping[str, tuple[str, str]] = {
     "virtiomem_requests_total": ("counter", "Guest requests by type and response."),
     "virtiomem_refusals_total": ("counter", "Requests answered ERROR, NACK or BUSY, by reason."),
     "virtiomem_violations_total": ("counter", "Requests that broke the protocol."),
+    "virtiomem_stray_bytes_total": ("counter", "Bytes of unplugged blocks that were touched, and given back."),
     "virtiomem_failures_to_tell_total": ("counter", "Events and listeners that failed when told of a change."),
 }
 
@@ -54,6 +55,7 @@ def _samples(managed: ManagedDevice) -> Iterator[tuple[str, dict[str, str], int]
     yield "virtiomem_broken", {}, int(status.broken)
     yield "virtiomem_violations_total", {}, statistics.violations
     yield "virtiomem_failures_to_tell_total", {}, statistics.failures_to_tell
+    yield "virtiomem_stray_bytes_total", {}, statistics.stray_bytes
     for space in status.address_spaces:
         yield "virtiomem_mappings", {"space": space.name}, space.mappings
         if space.mappings_left is not None:

@@ -181,6 +181,9 @@ class ControlServer(Resource):
                 managed = self._device(request)
                 managed.device.resize(integer(request, "requested_size"))
                 return {"revision": self._revision, "devices": [DeviceStatus.of(managed).data()]}
+            case "reclaim":
+                chosen = self._devices.values() if request.get("device") is None else [self._device(request)]
+                return {"bytes": {managed.name: sum(managed.device.reclaim()) for managed in chosen}}
             case "stats":
                 uptime = time.monotonic() - self._started
                 return {
@@ -194,7 +197,7 @@ class ControlServer(Resource):
                 return {}
             case other:
                 raise ProtocolError(
-                    f"there is no command {shortened(other)}: show, resize, stats, metrics and stop there are"
+                    f"there is no command {shortened(other)}: show, resize, reclaim, stats, metrics and stop there are"
                 )
 
     def _show(self, after: int, timeout: float) -> dict[str, object]:

@@ -20,5 +20,6 @@ def statistics_data(managed: ManagedDevice) -> dict[str, object]:
         ],
         "violations": statistics.violations,
         "failures_to_tell": statistics.failures_to_tell,
+        "stray_bytes": statistics.stray_bytes,
         "dma": None if managed.dma_counts is None else dict(managed.dma_counts()),
     }

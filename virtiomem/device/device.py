@@ -11,17 +11,13 @@ from functools import partial
 from pyvfio.kernel import host_page_size
 from pyvfio.resource import Resource
 from virtiomem.device.answers import BusyReason, ResponseType
-from virtiomem.device.backing import smallest_block_size, warn_of_shared_pages
+from virtiomem.device.backing import layout, warn_of_shared_pages
 from virtiomem.device.config import (
     USABLE_EXTENT,
     Config,
     Feature,
     accepted_features,
     check_accessible,
-    check_block_size,
-    check_node_id,
-    check_region,
-    check_requested_size,
     offered_features,
 )
 from virtiomem.device.errors import DeviceBusy, ProtocolViolation, RequestRefused, StateRefused
@@ -89,36 +85,29 @@ class VirtioMem(Resource):
         Raises InvalidArgument that names what would fit, DiscardRefused if another user of the memory forbids discards,
         and VfioError; nothing is taken then.
         """
-        region_size = memory.size - region_offset if region_size is None else region_size
-        block_size = smallest_block_size(memory) if block_size is None else block_size
-        check_block_size(block_size, memory.page_size)
-        check_region(address, region_offset, region_size, block_size, memory.size)
-        check_requested_size(requested_size, region_size, block_size)
-        check_node_id(node_id)
+        config = layout(memory, address, region_offset, region_size, block_size, requested_size, node_id)
         check_accessible(unplugged_inaccessible, memory.page_size, host_page_size())
-        warn_of_shared_pages(name, memory, block_size)
+        warn_of_shared_pages(name, memory, config.block_size)
         self.name = name
-        self.discards = discards or RamDiscardManager(memory, offset=region_offset, size=region_size)
-        self._section = Section(memory, region_offset, address, region_size)
+        self.discards = discards or RamDiscardManager(memory, offset=region_offset, size=config.region_size)
+        self._section = Section(memory, region_offset, address, config.region_size)
         self._features = offered_features(
             node=node_id is not None,
             unplugged_inaccessible=unplugged_inaccessible,
             persistent_suspend=persistent_suspend,
         )
-        config = Config(block_size, node_id or 0, address, region_size, 0, 0, requested_size)
         self._live = LiveState(config, usable_extent, keeper)
         self._migrating = False
         self._counters = Counters(name, Throttle(event_interval, clock))
         self._events = events or Events()
         self._size_events = RateLimited(self._events.size_changed, event_interval, clock)
         self._telling = Telling(name)
-        coordination = coordination or DiscardCoordination.of(memory)
-        self._hold = coordination.hold(DiscardUse.REQUIRE_COORDINATED, name)
+        self._hold = (coordination or DiscardCoordination.of(memory)).hold(DiscardUse.REQUIRE_COORDINATED, name)
         try:
             self._region = BlockRegion(
                 memory,
-                Run(region_offset, region_size),
-                block_size,
+                Run(region_offset, config.region_size),
+                config.block_size,
                 self.discards,
                 name=name,
                 prealloc=prealloc,
@@ -221,6 +210,20 @@ class VirtioMem(Resource):
         """Answer BUSY to a PLUG that still populates memory, and to every later one: the device is about to close."""
         self._region.give_up()
 
+    def reclaim(self) -> Iterator[int]:
+        """Give back pages that somebody has touched in unplugged blocks; yield how many bytes, of one piece of the
+        region after the other, between which requests have their turn.
+
+        They are the host's, and with hugetlb they are missing from the pool.
+        """
+        first = 0
+        while first < self._blocks.count:
+            with self._lock:
+                self.require_open()
+                first, size, block = self._region.reclaim_stray(first)
+                self._telling.tell(self._counters.strayed, size, block)
+            yield size
+
     def negotiate(self, features: int) -> None:
         """The driver has accepted features and sets FEATURES_OK. Bits from 24 on are the transport's, and ignored.
 
@@ -246,11 +249,8 @@ class VirtioMem(Resource):
         with self._lock:
             self.require_open()
             self._forget_driver()
-            try:
+            with self._counted():
                 self._unplug_all("system reset")
-            except DeviceBusy as error:
-                self._telling.tell(self._counters.refused, error)
-                raise
 
     def wake_up(self) -> None:
         """The guest wakes up from suspend to RAM: the device is reset, and no block changes, whatever was negotiated.
@@ -281,14 +281,8 @@ class VirtioMem(Resource):
             loaded.check(self.config, self._features)
             if self._blocks.plugged:
                 raise StateRefused(errno.EBUSY, "load state", meaning="blocks are plugged: reset the system first")
-            try:
+            with self._counted(), self._sizing():
                 self._region.load(loaded.plugged, partial(self._live.load, loaded))
-            except DeviceBusy as error:
-                # Nothing is plugged, unless not even that could be had.
-                self._live.plugged(self._region.plugged_size)
-                self._telling.tell(self._counters.refused, error)
-                raise
-            self._telling.tell(self._size_events.put, self.plugged_size)
 
     @property
     def next_event_time(self) -> float | None:
@@ -322,9 +316,8 @@ class VirtioMem(Resource):
     def populated_runs(self, within: Run) -> Sequence[Run]:
         """The maximal plugged runs in bytes of the memory, clipped to within, ascending."""
         with self.discards.lock:
-            return [
-                run for part in intersect([within], [self._section.run]) for run in self._region.populated_runs(part)
-            ]
+            parts = intersect([within], [self._section.run])
+            return [run for part in parts for run in self._region.populated_runs(part)]
 
     def _set_migrating(self, migrating: bool) -> None:
         """A subclass may extend it; the lock is held."""
@@ -362,13 +355,11 @@ class VirtioMem(Resource):
         if request.type is RequestType.STATE:
             return Response(ResponseType.ACK, block_state(self._blocks, blocks))
         check_change(request, blocks, config, self._blocks)
-        if request.type is RequestType.PLUG:
-            self._require_not_migrating("plug")
-            with self._sizing():
+        self._require_not_migrating(request.type.name.lower())
+        with self._sizing():
+            if request.type is RequestType.PLUG:
                 self._region.plug(blocks, config.requested_size)
-        else:
-            self._require_not_migrating("unplug")
-            with self._sizing():
+            else:
                 self._region.unplug(blocks)
         return Response(ResponseType.ACK)
 
@@ -392,6 +383,15 @@ class VirtioMem(Resource):
         finally:
             self._live.plugged(self._region.plugged_size)
         self._telling.tell(self._size_events.put, self.plugged_size)
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Within the block the host asks for what may meet a busy device."""
+        try:
+            yield
+        except DeviceBusy as error:
+            self._telling.tell(self._counters.refused, error)
+            raise
 
     def _release(self) -> None:
         self._hold.release()

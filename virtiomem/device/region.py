@@ -15,6 +15,8 @@ from virtiomem.runs import Run, RunSet, intersect, subtract, union
 
 _POPULATED_AT_ONCE: Final = 128 << 20
 """Bytes that are populated, a tenth of a second or so, before it is looked whether the plug was given up."""
+_LOOKED_AT_AT_ONCE: Final = 1 << 30
+"""Bytes of unplugged blocks that are looked at, in a few milliseconds, before a request has its turn."""
 _REASONS: Final = (
     (MappingLimitReached, BusyReason.NO_MAPPINGS_LEFT),
     (MemlockExceeded, BusyReason.MEMLOCK_EXCEEDED),
@@ -161,6 +163,22 @@ class BlockRegion:
             for left in self._undiscarded:
                 self._give_back(left)
         return not self._undiscarded
+
+    def reclaim_stray(self, first: int) -> tuple[int, int, int]:
+        """Give back what somebody has populated of unplugged blocks, in a piece of the region from block first on.
+
+        Returns the first block behind the piece, how many bytes were given back, and from which unplugged block on.
+        """
+        piece = Run(first, min(max(_LOOKED_AT_AT_ONCE // self._block_size, 1), self.blocks.count - first))
+        given, where = 0, first
+        for blocks in self.blocks.unplugged_runs(piece):
+            # What an earlier failure has left is another matter: a device may still reach it.
+            for run in subtract([self.bytes_of(blocks)], list(self._undiscarded)):
+                if not self._discards.holds(run):
+                    where = where if given else (run.start - self.region.start) // self._block_size
+                    with suppress(OSError):
+                        given += self._memory.reclaim(run.start, run.size)
+        return piece.end, given, where
 
     def leave(self) -> None:
         """Decide on the region no more. Nothing is plugged, and all of it stays discarded. Cannot fail."""

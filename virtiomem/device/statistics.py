@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from pyvfio.units import format_size
 from virtiomem.device.answers import BusyReason, RefusalReason, ResponseType
 from virtiomem.device.errors import ProtocolViolation, RequestRefused
 from virtiomem.device.events import Throttle
@@ -23,13 +24,15 @@ class Statistics:
 
     responses: answers to the guest, by request and response. refusals: what was refused, by reason: requests of the
     guest, and resets and loads that met a busy device. violations: requests that broke the protocol. failures_to_tell:
-    calls to Events, and to listeners after a discard, that have raised something.
+    calls to Events, and to listeners after a discard, that have raised something. stray_bytes: pages that somebody has
+    touched in unplugged blocks, and that were given back.
     """
 
     responses: Mapping[tuple[RequestType, ResponseType], int]
     refusals: Mapping[RefusalReason, int]
     violations: int
     failures_to_tell: int = 0
+    stray_bytes: int = 0
 
 
 class Counters:
@@ -46,6 +49,7 @@ class Counters:
         self._responses: Counter[tuple[RequestType, ResponseType]] = Counter()
         self._refusals: Counter[RefusalReason] = Counter()
         self._violations = 0
+        self._stray_bytes = 0
 
     def answered(self, request: RequestType, response: ResponseType) -> None:
         """A request was answered."""
@@ -69,6 +73,16 @@ class Counters:
         if self._throttle.passes(ProtocolViolation):
             _log.warning("%s needs a reset: %s", self._name, error)
 
+    def strayed(self, size: int, block: int) -> None:
+        """size bytes, none or more, of the unplugged blocks from this one on were given back: somebody touched them."""
+        with self._lock:
+            self._stray_bytes += size
+        if size and self._throttle.passes("stray"):
+            _log.warning(
+                "%s: %s of the unplugged blocks from block %d on were touched, and are given back; %s so far",
+                *(self._name, format_size(size), block, format_size(self._stray_bytes)),
+            )
+
     def snapshot(self, failures_to_tell: int) -> Statistics:
         """What has been counted so far, with what others have counted of failures to tell."""
         with self._lock:
@@ -77,4 +91,5 @@ class Counters:
                 MappingProxyType(dict(self._refusals)),
                 self._violations,
                 failures_to_tell,
+                self._stray_bytes,
             )

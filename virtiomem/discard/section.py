@@ -26,6 +26,12 @@ class Backing(Protocol):
     def discard(self, offset: int, size: int) -> None:
         """Give the range's pages back; it reads as zeros afterwards. Raises OSError, with nothing changed."""
 
+    def reclaim(self, offset: int, size: int) -> int:
+        """Discard what has pages of the range, as far as that can be told; return how many bytes that were.
+
+        Raises OSError, with nothing changed.
+        """
+
 
 @dataclass(frozen=True, slots=True)
 class Section:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Final
 
 from pyvfio.errors import VfioError
@@ -56,6 +56,8 @@ class RegionMemory:
         self._file: FileRange | None = None
         # What is attached, and whose blocks could not be plugged again yet.
         self._awaited: FileRange | None = None
+        # Meanwhile nothing is given back of it.
+        self._keeping = ExitStack()
         self.missing = _NOTHING_SHARED
 
     @property
@@ -65,6 +67,7 @@ class RegionMemory:
 
     def forget(self) -> None:
         """Another front end has connected, and has shared nothing yet. What is attached stays so."""
+        self._awaited = None
         self.missing = _NOTHING_SHARED
 
     def settle(self) -> str:
@@ -151,17 +154,21 @@ class RegionMemory:
             fd = os.dup(region.memory.fd)
         except OSError as error:
             raise VfioError(error.errno or errno.EIO, "attach memory") from error
-        try:
-            if self._file is not None:
-                self._let_go(self._file)
-            self._memory.attach(fd, file.offset)
-        except BaseException:
-            os.close(fd)
-            raise
-        if is_left:
-            self._awaited = file
-            self._take_up(file)
-            return
+        with ExitStack() as keeping:
+            # Until the device is this memory's: nobody is to find pages in blocks that only seem to be unplugged.
+            keeping.enter_context(self._memory.pages_kept())
+            self._keeping.close()
+            try:
+                if self._file is not None:
+                    self._let_go(self._file)
+                self._memory.attach(fd, file.offset)
+            except BaseException:
+                os.close(fd)
+                raise
+            if is_left:
+                self._awaited, self._keeping = file, keeping.pop_all()
+                self._take_up(file)
+                return
         if self._discard:
             self._memory.discard(0, self._memory.size)
         self._kept.attached(_identity(file), self._device.save())
@@ -188,6 +195,7 @@ class RegionMemory:
         if self._kept.resized is not None:
             self._device.resize(self._kept.resized)
         self._awaited, self._file = None, file
+        self._keeping.close()
         # What the process before had populated for blocks that it did not plug any more, or a guest has touched.
         for run in subtract([Run(0, self._memory.size)], self._device.populated_runs(Run(0, self._memory.size))):
             with suppress(OSError):

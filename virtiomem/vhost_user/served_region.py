@@ -33,7 +33,7 @@ from virtiomem.device import (
 from virtiomem.discard import DiscardCoordination
 from virtiomem.mapping import joined
 from virtiomem.persistence import KeptDevice, SlotFile
-from virtiomem.serving import Worker
+from virtiomem.serving import Periodic, Source, Worker
 from virtiomem.trace import RecordedVirtioMem
 from virtiomem.vhost_user.device import VhostUserDevice
 from virtiomem.vhost_user.events import ConfigChanges, FrontEndEvents
@@ -52,7 +52,9 @@ class ServedRegionOptions:
     region_size, block_size, requested_size: as VirtioMem has them. page_size: of the front end's memory; None for the
     host's. node_id: the NUMA node of the region; None: none is told. packed: offer packed rings, too. file_offset,
     discard: as VhostUserDevice has them. persistent_suspend, prealloc_threads: as VirtioMem has them. state: the file
-    in which the device outlives this process, and which is taken up if there is one; None: it does not. record: where
+    in which the device outlives this process, and which is taken up if there is one; None: it does not.
+    reclaim_interval: seconds after which pages that were touched in unplugged blocks are looked for, and given back;
+    None: never. record: where
     the trace of what the guest asks goes; None for no trace.
     """
 
@@ -70,6 +72,7 @@ class ServedRegionOptions:
     persistent_suspend: bool = False
     prealloc_threads: int = 1
     state: Path | None = None
+    reclaim_interval: float | None = None
     record: TextIO | None = None
 
 
@@ -154,7 +157,10 @@ class ServedRegion(Resource):
             )
             # What is undone at the end is undone here alone: the guest goes on, with what it has.
             stack.callback(kept.stop)
-            stack.enter_context(Worker(f"serve {options.name}", [source], kernel=kernel, failed=guest.failed))
+            sources: list[Source] = [source]
+            if options.reclaim_interval is not None:
+                sources.append(Periodic(options.reclaim_interval, device.reclaim))
+            stack.enter_context(Worker(f"serve {options.name}", sources, kernel=kernel, failed=guest.failed))
             stack.callback(device.give_up)
             self.managed = ManagedDevice(device, guest, "vhost-user", memory.page_size, lambda: spaces)
             super().__init__()

@@ -82,6 +82,12 @@ class FakeMemory:
             raise failure("discard")
         self.populated = subtract(self.populated, [run])
 
+    def reclaim(self, offset: int, size: int) -> int:
+        found = sum(run.size for run in intersect(self.populated, [Run(offset, size)]))
+        if found:
+            self.discard(offset, size)
+        return found
+
 
 @dataclass(eq=False)
 class FakeListener:
