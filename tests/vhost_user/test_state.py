@@ -210,6 +210,20 @@ def test_without_state_nothing_is_left(tmp_path: Path, guest: Guest) -> None:
     assert [*tmp_path.iterdir()] == []
 
 
+@pytest.mark.parametrize(
+    "content",
+    [b'{"version": 2}', b"{}", b'{"version": 1, "boot": "here", "state": "00", "memory": null, "in_hand": null}'],
+)
+def test_a_state_that_cannot_be_read_is_named(tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept_device, "boot_id", lambda: "here")
+    with SlotFile(tmp_path / "vm0.state") as file:
+        file.write(content)
+    with pytest.raises(VfioError) as refused:
+        served(tmp_path).__enter__()
+    assert str(refused.value).startswith(f"go on from {tmp_path / 'vm0.state'}: ")
+    assert "Remove it if its guest has ended" in str(refused.value)
+
+
 def test_one_server_at_a_time_keeps_a_state(tmp_path: Path) -> None:
     with served(tmp_path), pytest.raises(VfioError) as refused:
         served(tmp_path, path=str(tmp_path / "other")).__enter__()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import threading
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final
 
+from pyvfio.errors import VfioError
 from virtiomem.device import (
     REQUEST_SIZE,
     RESPONSE_SIZE,
@@ -53,13 +55,23 @@ class KeptDevice:
         self._begun: InHand | None = None
         self._before: tuple[tuple[Run, ...], InHand | None] = ((), None)
         self._plugged: tuple[Run, ...] = ()
-        found = Record.parse(file.content) if file is not None and file.content is not None else None
+        if file is not None and file.content is not None:
+            try:
+                self._find(Record.parse(file.content))
+            except VfioError as error:
+                advice = "Remove it if its guest has ended"
+                raise VfioError(
+                    error.errno or errno.EPROTO, f"go on from {file.path}", meaning=error.meaning, advice=advice
+                ) from error
+
+    def _find(self, found: Record) -> None:
+        """Take over what the process before has kept. Raises VfioError."""
         # The memory of a host that was started anew is gone.
-        if found is not None and found.boot == self._record.boot:
+        if found.boot == self._record.boot:
+            state = DeviceState.parse(found.state) if found.state else None
             self._record = found
-            if found.memory is not None:
-                self._left = DeviceState.parse(found.state)
-                self._recalled = found.in_hand
+            if found.memory is not None and state is not None:
+                self._left, self._recalled = state, found.in_hand
 
     @property
     def left(self) -> DeviceState | None:
