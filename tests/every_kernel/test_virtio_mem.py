@@ -186,10 +186,12 @@ def test_a_guests_domains_reach_what_each_of_them_maps_and_a_range_comes_off_wit
     second.map(MEBIBYTE, IOVA + MEBIBYTE, 2 * PAGE)
     boot.write(boot.size - 16, b"the end of boot ")
     memory.write(0, b"and a region")
+    memory.write(MEBIBYTE, b"what the second domain maps.")
     engines[0].fetch(MEBIBYTE + PAGE - 16, 28)
-    engines[1].store(MEBIBYTE, 28)
+    engines[1].fetch(MEBIBYTE, 28)
+    engines[1].store(MEBIBYTE + PAGE, 28)
     engines[0].store(MEBIBYTE + PAGE - 8, 28)
-    assert memory.read(MEBIBYTE, 28) == bytes(28)
+    assert memory.read(MEBIBYTE + PAGE, 28) == b"what the second domain maps."
     assert (boot.read(boot.size - 8, 8), memory.read(0, 20)) == (b"the end ", b"of boot and a region")
     for number in range(512):
         first.map(2 * MEBIBYTE + 2 * number * PAGE, IOVA - boot.size + number * 7 % 256 * PAGE, PAGE)
