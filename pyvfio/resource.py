@@ -56,6 +56,7 @@ class Resource:
         self._children: list[Resource] = []
         self._needed: list[Resource] = []
         self._process = os.getpid()
+        self._is_handed_over = False
         self._closing = False
         self._is_dropped = False
         # _closed comes last: an object that could not be opened has none, and is not missed.
@@ -187,7 +188,16 @@ class Resource:
 
     @property
     def _inherited(self) -> bool:
-        return self._process != os.getpid()
+        """Whether what the object stands for is another process's now, so that close() gives only copies up."""
+        return self._is_handed_over or self._process != os.getpid()
+
+    def _hand_over(self) -> None:
+        """Close this object and all below it as a forked child does: whoever has the descriptors, too, goes on."""
+        with self._lock:
+            self.require_open()
+            for each in self._family():
+                each._is_handed_over = True
+        self.close()
 
     def __enter__(self) -> Self:
         self.require_open()

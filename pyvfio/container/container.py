@@ -89,8 +89,8 @@ class Container(LiveUpdate):
         """A container from a descriptor that is open already, received from another process for example.
 
         Takes fd over: it is closed with the container, or here when this fails. iommu_type: the type that its owner has
-        set; None if no group is attached yet. What its owner has mapped is not in mappings(), but unmap_everything()
-        takes it back. Raises VfioError if fd is no container.
+        set; None if no group is attached yet. What its owner has mapped is not in mappings() until take_up() has found
+        it, but unmap_everything() takes it back. Raises VfioError if fd is no container.
         """
         container = cls(kernel=kernel, path=f"fd {fd}", iommu_type=iommu_type, fd=fd)
         try:
@@ -266,6 +266,14 @@ class Container(LiveUpdate):
                 raise tracks_already(self.name)
             page_size = info.dirty_page_size or info.page_sizes[0]
             return ContainerDirtyTracking(self, self.fd, page_size, info.largest_dirty_bitmap or 0)
+
+    def hand_over(self) -> None:
+        """Close it with its groups and devices, and change nothing: what is mapped stays, and devices go on.
+
+        Another process that was passed their descriptors goes on with from_fd() and take_up(). The kernel undoes it all
+        when the last one closes them. A failure leaves it closed.
+        """
+        self._hand_over()
 
     @property
     def is_iommufd(self) -> bool:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import errno
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from dataclasses import replace
 
 from pyvfio.abi import vfio
 from pyvfio.container.meanings import INVALIDATE, not_waiting
-from pyvfio.dma import Access, Layout, MapCall, MappedRun, MappingSpace, check_map_arguments, check_target
+from pyvfio.dma import Access, Layout, MapCall, MappedRun, SucceedingSpace, check_map_arguments, check_target
 from pyvfio.errors import VfioError
 from pyvfio.explain import explain
 from pyvfio.memory import Memory
 
 
-class LiveUpdate(MappingSpace, ABC):
+class LiveUpdate(SucceedingSpace, ABC):
     """What a Container can do for a live update.
 
     fd: the container's descriptor.
@@ -84,9 +85,39 @@ class LiveUpdate(MappingSpace, ABC):
                 raise self._map_failure(error, run, refused, part, self.mapping_count, "update_vaddr") from error
             self._table.trust(iova, size)
 
+    def _own(self, run: MappedRun) -> None:
+        if not self._has_updates():
+            super()._own(run)
+            return
+        assert isinstance(run.memory, Memory)
+        try:
+            self._invalidate(run)
+        except OSError as error:
+            # The kernel undoes all of it if a process before this one has come no further with one of them.
+            if error.errno != errno.EINVAL:
+                raise explain(error, "take_up", {"iova": run.iova, "size": run.size}, INVALIDATE) from error
+            for each in run.single_mappings():
+                # If that is not so, update_vaddr() says what is the matter.
+                with suppress(OSError):
+                    self._invalidate(each)
+        self.update_vaddr(run.iova, run.memory, run.offset, run.size, granularity=run.granularity)
+        self._table.put(run.iova, run.size, run)
+
+    def _invalidate(self, run: MappedRun) -> None:
+        argument = vfio.vfio_iommu_type1_dma_unmap(flags=vfio.VFIO_DMA_UNMAP_FLAG_VADDR, iova=run.iova, size=run.size)
+        self.kernel.ioctl(self.fd, vfio.VFIO_IOMMU_UNMAP_DMA, argument)
+
+    def _map_nothing_ioctl(self, iova: int, size: int, address: int) -> None:
+        flags = vfio.VFIO_DMA_MAP_FLAG_READ
+        argument = vfio.vfio_iommu_type1_dma_map(flags=flags, vaddr=address, iova=iova, size=size)
+        self.kernel.ioctl(self.fd, vfio.VFIO_IOMMU_MAP_DMA, argument)
+
+    def _has_updates(self) -> bool:
+        return bool(self.kernel.ioctl(self.fd, vfio.VFIO_CHECK_EXTENSION, vfio.VFIO_UPDATE_VADDR))
+
     def _require_updates(self, operation: str) -> Layout:
         layout = self._layout(operation)
-        if not self.kernel.ioctl(self.fd, vfio.VFIO_CHECK_EXTENSION, vfio.VFIO_UPDATE_VADDR):
+        if not self._has_updates():
             if self.is_iommufd:
                 meaning, advice = "the container is iommufd's compatibility", "An Iommufd has change_process() instead"
             else:

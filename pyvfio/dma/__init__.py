@@ -7,6 +7,7 @@ from pyvfio.dma.map_call import MapCall
 from pyvfio.dma.mapping_space import END, DmaCalls, Layout, MappingSpace
 from pyvfio.dma.refusals import check_map_arguments, check_target, map_failure
 from pyvfio.dma.span_index import SpanIndex
+from pyvfio.dma.succession import SucceedingSpace
 
 __all__ = [
     "END",
@@ -24,6 +25,7 @@ __all__ = [
     "MappedRun",
     "MappingSpace",
     "SpanIndex",
+    "SucceedingSpace",
     "bitmap_of",
     "bitmap_size",
     "bits_of",

@@ -14,7 +14,7 @@ from pyvfio.errors import DeviceBusy, DeviceNotBound, InvalidArgument, VfioError
 from pyvfio.explain import no_raw_io, not_asked_for, open_failure
 from pyvfio.iommufd.device import IommufdDevice
 from pyvfio.iommufd.iommufd import Iommufd, explain_iommufd
-from pyvfio.iommufd.object import IommufdObject
+from pyvfio.iommufd.object import IommufdObject, Translation
 from pyvfio.kernel import Kernel
 from pyvfio.reserved import firmware_claim
 from pyvfio.resource import Resource, collected, held_here, opened, require_kind
@@ -60,14 +60,15 @@ class CdevDevice(Device, IommufdDevice):
         unsafe_noiommu: bool = False,
         parent: IommufdObject | None = None,
         fd: int | None = None,
+        bound_as: int | None = None,
     ) -> None:
         """Open the device and bind it to iommufd. It is not attached to anything yet.
 
         vf_token: as for Group.open_device, from Linux 6.17 on. unsafe_noiommu: take a device without an IOMMU too, from
         Linux 7.3 on. The program then has to give the device physical addresses, which Ioas.physical_range() tells,
         and never the addresses that it maps at. parent: the object of iommufd, an Ioas for example, that closes the
-        device when it is closed itself; None for iommufd. fd: a descriptor of the device's node that is open already,
-        as from_fd takes one.
+        device when it is closed itself; None for iommufd. fd, bound_as: a descriptor of the device's node that is open
+        already, and the device's number in iommufd if it is bound, as from_fd takes them.
         Raises NoIommuError for a device without an IOMMU unless unsafe_noiommu is given, DeviceNotBound, DeviceBusy,
         VfTokenRefused, InvalidArgument for a parent of another iommufd, or VfioError that says what stands in the way.
         A failure leaves nothing open.
@@ -93,7 +94,7 @@ class CdevDevice(Device, IommufdDevice):
                 raise not_asked_for(f"open device {address}")
             fd = _open_node(kernel, node, address, is_noiommu=self._is_noiommu)
         try:
-            self.id = _bind(iommufd, fd, address, vf_token)
+            self.id = _bind(iommufd, fd, address, vf_token) if bound_as is None else bound_as
         except BaseException:
             kernel.close(fd)
             raise
@@ -109,14 +110,23 @@ class CdevDevice(Device, IommufdDevice):
         vf_token: uuid.UUID | None = None,
         is_noiommu: bool = False,
         parent: IommufdObject | None = None,
+        bound_as: int | None = None,
+        attached_to: Translation | None = None,
     ) -> Self:
-        """A device from a descriptor of its node that is open but not bound, handed over by a process that may open it
-        for example.
+        """A device from a descriptor of its node that is open already, handed over by a process that may open it for
+        example, or that goes on in this one.
 
         Takes fd over: it is closed with the device, or here when this fails. address: the device's name in sysfs.
-        is_noiommu: whether the node is called noiommu-vfioN. Raises what opening the device raises.
+        is_noiommu: whether the node is called noiommu-vfioN. bound_as: the device's number in iommufd, whose descriptor
+        is a copy of the one that it was bound to; None: it is bound now. attached_to: what its DMA goes through, if it
+        was attached. Raises what opening the device raises.
         """
-        return cls(iommufd, address, vf_token=vf_token, unsafe_noiommu=is_noiommu, parent=parent, fd=fd)
+        device = cls(
+            iommufd, address, vf_token=vf_token, unsafe_noiommu=is_noiommu, parent=parent, fd=fd, bound_as=bound_as
+        )
+        if attached_to is not None:
+            iommufd.attachments.enter(device, None, attached_to)
+        return device
 
     @property
     def is_noiommu(self) -> bool:

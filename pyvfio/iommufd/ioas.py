@@ -6,6 +6,7 @@ import errno
 import uuid
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Self
 
 from pyvfio.abi import iommufd as abi
 from pyvfio.dma import (
@@ -14,7 +15,7 @@ from pyvfio.dma import (
     IovaRange,
     MapCall,
     MappedRun,
-    MappingSpace,
+    SucceedingSpace,
     check_map_arguments,
     check_target,
     map_failure,
@@ -35,12 +36,10 @@ from pyvfio.memory import DmaTarget
 from pyvfio.noiommu import PhysicalRange, PhysicalRun, joined
 from pyvfio.resource import require_kind
 
-# How IOMMU_IOAS_MAP_FILE may refuse a call of no address space, no access, no size and no file.
-_KNOWN = (errno.EBADF, errno.EINVAL, errno.ENOENT)
 _ACCESS_FLAGS = {Access.READ: abi.IOMMU_IOAS_MAP_READABLE, Access.WRITE: abi.IOMMU_IOAS_MAP_WRITEABLE}
 
 
-class Ioas(Translation, MappingSpace):
+class Ioas(Translation, SucceedingSpace):
     """The DMA address space of the devices attached to it. An AddressSpace; a program uses it as it uses a Container.
 
     Devices are opened by their own nodes. A device without an IOMMU is opened only if the program asks for it: what is
@@ -53,26 +52,42 @@ class Ioas(Translation, MappingSpace):
     iommufd: the iommufd that the address space belongs to.
     """
 
-    def __init__(self, iommufd: Iommufd | None = None, *, kernel: Kernel | None = None) -> None:
+    def __init__(
+        self, iommufd: Iommufd | None = None, *, kernel: Kernel | None = None, ioas_id: int | None = None
+    ) -> None:
         """Make an address space in iommufd, as its child.
 
-        iommufd: None to open one in kernel for this address space alone, which is closed with it.
-        Raises ClosedError, or VfioError that says what is missing if there is no iommufd. Source: IOMMU_IOAS_ALLOC.
+        iommufd: None to open one in kernel for this address space alone, which is closed with it. ioas_id: the number
+        of one that is there already; see from_id. Raises ClosedError, or VfioError that says what is missing if there is no iommufd. Source: IOMMU_IOAS_ALLOC.
         """
         self._owns_iommufd = iommufd is None
         self._info: IoasInfo | None = None
         # How many devices and page tables had come and gone when the kernel was asked.
         self._changes_known = 0
-        self._maps_files: bool | None = None
+        self._is_shared = ioas_id is not None
         if iommufd is not None:
             require_kind(iommufd, Iommufd, "allocate address space")
         super().__init__(iommufd or Iommufd(kernel=kernel))
         if self._owns_iommufd:
             self._speak_for_parent()
         with self._allocation():
+            if ioas_id is not None:
+                self.id = ioas_id
+                self._ask_layout("open address space")
+                return
             argument = abi.iommu_ioas_alloc()
             self.iommufd.call(abi.IOMMU_IOAS_ALLOC, argument, "allocate address space")
             self.id = argument.out_ioas_id
+
+    @classmethod
+    def from_id(cls, iommufd: Iommufd, ioas_id: int) -> Self:
+        """An address space of iommufd that is there already, made through another copy of its descriptor.
+
+        It is not this object's: closing this unmaps what was mapped through it, and leaves the rest. What others have
+        mapped is not in mappings(), until take_up() has found it. Raises VfioError (ENOENT) if there is none of that
+        number. Source: IOMMU_IOAS_IOVA_RANGES.
+        """
+        return cls(iommufd, ioas_id=ioas_id)
 
     @property
     def name(self) -> str:
@@ -300,7 +315,7 @@ class Ioas(Translation, MappingSpace):
 
     @property
     def may_hold_mappings(self) -> bool:
-        return self._table.count > 0
+        return self._is_shared or self._table.count > 0
 
     def _map_call(self, run: MappedRun) -> MapCall:
         return self._calls_of(run, abi.IOMMU_IOAS_MAP_FIXED_IOVA)
@@ -314,7 +329,7 @@ class Ioas(Translation, MappingSpace):
             argument = abi.iommu_ioas_map(ioas_id=self.id, flags=flags)
             address = memory.address + run.offset
             by_address = MapCall(run, fd, abi.IOMMU_IOAS_MAP, argument, "user_va", address, "length")
-        if memory.fd is not None and self._can_map_files():
+        if memory.fd is not None and self.iommufd.maps_files():
             file = abi.iommu_ioas_map_file(ioas_id=self.id, flags=flags, fd=memory.fd)
             first, otherwise = memory.file_offset + run.offset, None if memory.has_own_file else by_address
             return MapCall(run, fd, abi.IOMMU_IOAS_MAP_FILE, file, "start", first, "length", otherwise=otherwise)
@@ -328,18 +343,10 @@ class Ioas(Translation, MappingSpace):
             )
         return by_address
 
-    def _can_map_files(self) -> bool:
-        """Whether the kernel has IOMMU_IOAS_MAP_FILE (Linux 6.13), found out with a call that maps nothing.
-
-        As long as the kernel has no room or time to say, it is False, and the kernel is asked again.
-        """
-        if self._maps_files is None:
-            try:
-                self.kernel.ioctl(self.iommufd.fd, abi.IOMMU_IOAS_MAP_FILE, abi.iommu_ioas_map_file(fd=-1))
-            except OSError as error:
-                if error.errno in (errno.ENOTTY, *_KNOWN):
-                    self._maps_files = error.errno != errno.ENOTTY
-        return bool(self._maps_files)
+    def _map_nothing_ioctl(self, iova: int, size: int, address: int) -> None:
+        flags = abi.IOMMU_IOAS_MAP_READABLE | abi.IOMMU_IOAS_MAP_FIXED_IOVA
+        argument = abi.iommu_ioas_map(ioas_id=self.id, flags=flags, user_va=address, iova=iova, length=size)
+        self.kernel.ioctl(self.iommufd.fd, abi.IOMMU_IOAS_MAP, argument)
 
     def _unmap_ioctl(self, iova: int, size: int) -> int:
         # Source: drivers/iommu/iommufd/io_pagetable.c, iopt_unmap_iova_range.
@@ -370,6 +377,9 @@ class Ioas(Translation, MappingSpace):
         self._table.clear()
 
     def _destroy(self) -> None:
+        if self._is_shared:
+            self._unmap_all()
+            return
         try:
             super()._destroy()
         except VfioError as error:

@@ -25,6 +25,9 @@ _MEANINGS: Meanings = {
     errno.EFAULT: ("it cannot reach memory that it was handed", "Keep it mapped until the call returns"),
 }
 
+# How IOMMU_IOAS_MAP_FILE may refuse a call of no address space, no access, no size and no file.
+_KNOWN = (errno.EBADF, errno.EINVAL, errno.ENOENT)
+
 
 class RlimitMode(enum.IntEnum):
     """Whose RLIMIT_MEMLOCK pinned memory is charged against; the values of IOMMU_OPTION_RLIMIT_MODE."""
@@ -51,6 +54,7 @@ class Iommufd(Resource):
         self.kernel = kernel or LinuxKernel()
         self.path = path
         self.attachments = Attachments()
+        self._maps_files: bool | None = None
         try:
             opened = self.kernel.open(path, os.O_RDWR) if fd is None else fd
         except OSError as error:
@@ -121,6 +125,27 @@ class Iommufd(Resource):
         """
         meanings = {errno.EINVAL: ("some mapping is of memory without a file", "Map memory of kind MEMFD or HUGETLB")}
         self.call(abi.IOMMU_IOAS_CHANGE_PROCESS, abi.iommu_ioas_change_process(), "change process", {}, meanings)
+
+    def maps_files(self) -> bool:
+        """Whether the kernel has IOMMU_IOAS_MAP_FILE (Linux 6.13), found out with a call that maps nothing.
+
+        As long as the kernel has no room or time to say, it is False, and the kernel is asked again.
+        """
+        if self._maps_files is None:
+            try:
+                self.kernel.ioctl(self.fd, abi.IOMMU_IOAS_MAP_FILE, abi.iommu_ioas_map_file(fd=-1))
+            except OSError as error:
+                if error.errno in (errno.ENOTTY, *_KNOWN):
+                    self._maps_files = error.errno != errno.ENOTTY
+        return bool(self._maps_files)
+
+    def hand_over(self) -> None:
+        """Close it with all of its objects, and change nothing: what is mapped stays, and devices go on.
+
+        Another process that was passed the descriptors of it and of its devices goes on with from_fd(), Ioas.from_id()
+        and take_up(). The kernel undoes it all when the last one closes them. A failure leaves it closed.
+        """
+        self._hand_over()
 
     def call(
         self,
