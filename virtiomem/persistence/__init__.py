@@ -1,16 +1,21 @@
-"""What outlives the process: the state of a device that is served, in a file."""
+"""What outlives the process: the state of a device in a file, and descriptors in the hands of a service manager."""
 
+from virtiomem.persistence.descriptor_store import DescriptorStore
 from virtiomem.persistence.kept_device import KeptDevice
 from virtiomem.persistence.places import state_directory, state_file
 from virtiomem.persistence.record import InHand, MemoryIdentity, Record
+from virtiomem.persistence.service_manager import ServiceManager, inherited
 from virtiomem.persistence.slot_file import SlotFile
 
 __all__ = [
+    "DescriptorStore",
     "InHand",
     "KeptDevice",
     "MemoryIdentity",
     "Record",
+    "ServiceManager",
     "SlotFile",
+    "inherited",
     "state_directory",
     "state_file",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final
@@ -96,6 +96,7 @@ class KeptDevice:
             if self._left.plugged:
                 raise
             self._left = self._recalled = None
+            self._record = replace(self._record, session=None)
 
     def stop(self) -> None:
         """Keep what is kept: what is undone from now on is undone for the end of this process alone."""
@@ -123,13 +124,17 @@ class KeptDevice:
 
     # Requests.
 
-    def begin(self, position: int, request: bytes) -> bytes | None:
-        """The guest asks, in its ring at position. The answer, if the process before had it and did not tell."""
+    def begin(self, position: int, request: bytes, following: int = 0, run: str = "") -> bytes | None:
+        """The guest asks, in its ring at position. The answer, if the process before had it and did not tell.
+
+        following, run: as InHand has them.
+        """
         with self._lock:
             recalled, self._recalled = self._recalled, None
             if recalled is not None and (recalled.position, recalled.request) == (position, request):
+                self._note(replace(recalled, following=following, run=run))
                 return recalled.answer
-            self._begun = InHand(position, request, _ACK)
+            self._begun = InHand(position, request, _ACK, following, run)
             self._before = self._plugged, self._record.in_hand
             return None
 
@@ -139,13 +144,38 @@ class KeptDevice:
             begun, self._begun = self._begun, None
             if begun is None:
                 return
-            in_hand = replace(begun, answer=answer)
-            if self._record.in_hand != in_hand:
-                try:
-                    self._write(replace(self._record, in_hand=in_hand))
-                except OSError as error:
-                    # No block has changed, or that is kept: to be asked again does no harm.
-                    _log.warning("an answer could not be recorded: %s", error)
+            self._note(replace(begun, answer=answer))
+
+    def refused(self, position: int, request: bytes, following: int, run: str, answer: bytes) -> None:
+        """As begin() and answered(), for what was answered without the device."""
+        with self._lock:
+            self._note(InHand(position, request, answer, following, run))
+
+    def last(self, run: str) -> tuple[int, int] | None:
+        """Where the last request of a run of the ring was, and what follows it; None if there was none, or is known."""
+        in_hand = self._record.in_hand
+        return None if in_hand is None or in_hand.run != run else (in_hand.position, in_hand.following)
+
+    def _note(self, in_hand: InHand) -> None:
+        if self._record.in_hand != in_hand:
+            try:
+                self._write(replace(self._record, in_hand=in_hand))
+            except OSError as error:
+                # No block has changed, or that is kept: to be asked again does no harm.
+                _log.warning("an answer could not be recorded: %s", error)
+
+    # The front end.
+
+    @property
+    def session(self) -> Mapping[str, object] | None:
+        """The session of the front end that is connected, or was when the process before ended; None if none is."""
+        return self._record.session
+
+    def keep_session(self, session: Mapping[str, object] | None) -> None:
+        """Have session in place of the one before. Raises VfioError, with that kept."""
+        with self._lock:
+            if session != self._record.session:
+                self._write(replace(self._record, session=session))
 
     def meanwhile(self, position: int, request: bytes) -> bytes | None:
         """As begin(), while what was left cannot be taken up. None: the answer is BUSY, and nothing came of it."""
@@ -165,6 +195,11 @@ class KeptDevice:
             return None
 
     # Memory.
+
+    @property
+    def memory(self) -> MemoryIdentity | None:
+        """The device's memory; None if it has none."""
+        return self._record.memory
 
     def is_left(self, memory: MemoryIdentity) -> bool:
         """Whether what was left is of this memory."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Self
 
@@ -16,11 +17,15 @@ _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 @dataclass(frozen=True, slots=True)
 class MemoryIdentity:
-    """The file that a region's memory is, by its device and inode number, and the byte where the region begins."""
+    """The file that a region's memory is, by its device and inode number, and the byte where the region begins.
+
+    name: of its descriptor in the DescriptorStore; None: it is in none.
+    """
 
     device: int
     inode: int
     offset: int
+    name: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +33,14 @@ class InHand:
     """The last request of the guest's.
 
     position: where in the ring it was, as VHOST_USER_GET_VRING_BASE has it. request, answer: as the guest wrote the one
-    and reads the other, once it is told.
+    and reads the other, once it is told. following: the position after it. run: which run of the ring it was in.
     """
 
     position: int
     request: bytes
     answer: bytes
+    following: int = 0
+    run: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +48,8 @@ class Record:
     """A device at one moment, for a process that goes on from there.
 
     boot: of the host: no memory of another one is left. state: bytes of a DeviceState. memory: the region's; None: none
-    was attached. in_hand: None: nothing was asked yet.
+    was attached. in_hand: None: nothing was asked yet. session: values of JSON that tell of the connected front end;
+    None: none is, or it is not to be gone on with.
 
     The bytes are a JSON object, with "version".
     """
@@ -50,6 +58,7 @@ class Record:
     state: bytes
     memory: MemoryIdentity | None = None
     in_hand: InHand | None = None
+    session: Mapping[str, object] | None = None
 
     def __bytes__(self) -> bytes:
         memory, in_hand = self.memory, self.in_hand
@@ -57,8 +66,10 @@ class Record:
             "version": _VERSION,
             "boot": self.boot,
             "state": self.state.hex(),
-            "memory": memory and [memory.device, memory.inode, memory.offset],
-            "in_hand": in_hand and [in_hand.position, in_hand.request.hex(), in_hand.answer.hex()],
+            "memory": memory and [memory.device, memory.inode, memory.offset, memory.name],
+            "in_hand": in_hand
+            and [in_hand.position, in_hand.request.hex(), in_hand.answer.hex(), in_hand.following, in_hand.run],
+            "session": self.session,
         }
         return json.dumps(data).encode()
 
@@ -73,8 +84,9 @@ class Record:
             return cls(
                 str(values["boot"]),
                 bytes.fromhex(values["state"]),
-                memory and MemoryIdentity(*map(int, memory)),
-                in_hand and InHand(int(in_hand[0]), *map(bytes.fromhex, in_hand[1:])),
+                memory and _memory(*memory),
+                in_hand and _in_hand(*in_hand),
+                None if (session := values.get("session")) is None else dict(session),
             )
         except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
             raise _refused(f"it is damaged: {type(error).__name__}: {error}") from error
@@ -87,3 +99,11 @@ def boot_id() -> str:
 
 def _refused(meaning: str) -> VfioError:
     return VfioError(errno.EPROTO, "kept state", meaning=meaning)
+
+
+def _memory(device: object, inode: object, offset: object, name: object = None) -> MemoryIdentity:
+    return MemoryIdentity(int(str(device)), int(str(inode)), int(str(offset)), None if name is None else str(name))
+
+
+def _in_hand(position: object, request: str, answer: str, following: object = 0, run: object = "") -> InHand:
+    return InHand(int(str(position)), bytes.fromhex(request), bytes.fromhex(answer), int(str(following)), str(run))

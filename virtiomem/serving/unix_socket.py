@@ -31,10 +31,13 @@ class Listener:
     directory has two more files: .NAME.lock, which is locked for that long, and the socket before it listens.
     """
 
-    def __init__(self, path: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, path: str, clock: Callable[[], float] = time.monotonic, *, endpoint: socket.socket | None = None
+    ) -> None:
         """Take the place of a socket that nobody listens at any more, if there is one.
 
-        clock: the one by which pause_end is told. Raises VfioError if another process listens there or is about to, if
+        clock: the one by which pause_end is told. endpoint: a socket that listens at path already, which belongs to the
+        listener from now on. Raises VfioError if another process listens there or is about to, if
         path is no socket, or if it cannot be made.
         """
         self.path = path
@@ -47,6 +50,14 @@ class Listener:
         if max(len(os.fsencode(path)), len(os.fsencode(own))) > _LONGEST_PATH:
             meaning = f"the path of a unix socket has at most {_LONGEST_PATH} bytes, and {len(own.name)} for its name"
             raise VfioError(errno.ENAMETOOLONG, "listen", {"socket": path}, meaning)
+        if endpoint is not None and _is_socket(self._place):
+            endpoint.setblocking(False)
+            self._socket = endpoint
+            self._identity = _identity(self._place)
+            return
+        if endpoint is not None:
+            # Whoever has removed it, nobody finds it any more.
+            endpoint.close()
         with _locked(self._place):
             _require_free(self._place)
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
@@ -81,6 +92,10 @@ class Listener:
             # Whoever waits stays readable: without a pause whoever serves would ask for nothing else.
             self.pause_end = self._clock() + _PAUSE
             return None
+
+    def leave(self) -> None:
+        """Stop listening here, and leave the socket to whoever has a copy of it."""
+        self._socket.close()
 
     def close(self) -> None:
         """Stop listening, and remove the socket. Closing twice is harmless.
@@ -173,6 +188,13 @@ def _locked(place: Path) -> Iterator[None]:
         with suppress(OSError):
             lock.unlink()
         os.close(fd)
+
+
+def _is_socket(path: Path) -> bool:
+    try:
+        return stat.S_ISSOCK(path.lstat().st_mode)
+    except OSError:
+        return False
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

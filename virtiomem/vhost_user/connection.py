@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import array
 import ctypes
 import errno
+import fcntl
 import os
 import socket
 import struct
+import termios
 from typing import Final, Self
 
 from virtiomem.vhost_user.abi import vhost_user
@@ -26,6 +29,8 @@ class Connection:
     def __init__(self, endpoint: socket.socket) -> None:
         self._socket = endpoint
         self._data = bytearray()
+        # Bytes of the message that was received last, which are in the socket still.
+        self._waiting = 0
         self._fds: list[int] = []
 
     @classmethod
@@ -61,23 +66,65 @@ class Connection:
     def receive(self) -> Message | None:
         """The next message; None if not all of it has come yet.
 
+        A message that came in one piece waits in the socket until consume(), for whoever goes on with the connection if
+        this process ends; so do copies of its descriptors.
         Raises EOFError when the front end has gone, and FrontEndError for what cannot be a message. Nothing can be
         received afterwards.
         """
+        if not self._data and (message := self._peek()) is not None:
+            return message
         if not self._fill(_HEADER_SIZE):
             return None
+        size = self._checked(VhostUserHeader.from_buffer_copy(self._data))
+        if not self._fill(size):
+            return None
         header = VhostUserHeader.from_buffer_copy(self._data)
+        payload, fds = bytes(self._data[_HEADER_SIZE:]), tuple(self._fds)
+        self._data.clear()
+        self._fds.clear()
+        return Message(header.request, header.flags, payload, fds)
+
+    def consume(self) -> None:
+        """The message that was received last is dealt with. Raises EOFError, FrontEndError."""
+        while self._waiting:
+            data, _ = self._receive(self._waiting, 0, 0)
+            if data is None:
+                return
+            self._waiting -= len(data)
+
+    def is_reply_sent(self, message: Message) -> bool:
+        """Whether the front end, which waits for a reply to message, has one: it has not read it, or has gone on."""
+        unread = array.array("i", [0])
+        try:
+            fcntl.ioctl(self._socket, termios.TIOCOUTQ, unread)
+            behind = self._socket.recv(message.size + 1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except OSError as error:
+            raise EOFError("the front end has gone") from error
+        return unread[0] > 0 or len(behind) > message.size
+
+    def _peek(self) -> Message | None:
+        """The next message, which stays in the socket; None if not all of it can be seen at once."""
+        data, _ = self._receive(_HEADER_SIZE, socket.MSG_PEEK, 0)
+        if data is None or len(data) < _HEADER_SIZE:
+            return None
+        header = VhostUserHeader.from_buffer_copy(data)
+        size = self._checked(header)
+        data, fds = self._receive(size, socket.MSG_PEEK, _MOST_FDS)
+        if data is None or len(data) < size:
+            for fd in fds:
+                os.close(fd)
+            return None
+        self._waiting = size
+        return Message(header.request, header.flags, data[_HEADER_SIZE:], tuple(fds))
+
+    def _checked(self, header: VhostUserHeader) -> int:
+        """How many bytes the message has in all. Raises FrontEndError for what cannot be one."""
         operation = f"vhost-user message {header.request}"
         if header.flags & vhost_user.VHOST_USER_VERSION_MASK != vhost_user.VHOST_USER_VERSION:
             raise FrontEndError(errno.EPROTO, operation, {"flags": header.flags}, "not version 1 of the protocol")
         if header.size > _LARGEST_PAYLOAD:
             raise FrontEndError(errno.EMSGSIZE, operation, {"size": header.size}, "no message is that long")
-        if not self._fill(_HEADER_SIZE + header.size):
-            return None
-        payload, fds = bytes(self._data[_HEADER_SIZE:]), tuple(self._fds)
-        self._data.clear()
-        self._fds.clear()
-        return Message(header.request, header.flags, payload, fds)
+        return _HEADER_SIZE + int(header.size)
 
     def reply(self, message: Message, payload: bytes) -> None:
         """Reply to message. Raises FrontEndError if the front end does not read replies, EOFError if it has gone."""
@@ -97,28 +144,43 @@ class Connection:
     def _fill(self, size: int) -> bool:
         """Receive until size bytes of this message are there, and none of the next; return whether they are."""
         while len(self._data) < size:
-            try:
-                data, ancillary, flags, _ = self._socket.recvmsg(
-                    size - len(self._data),
-                    socket.CMSG_SPACE(4 * _MOST_FDS),
-                    socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC,
-                )
-            except BlockingIOError:
+            data, fds = self._receive(size - len(self._data), 0, _MOST_FDS)
+            if data is None:
                 return False
-            except ConnectionError as error:
-                raise EOFError("the front end has gone") from error
-            except OSError as error:
-                raise FrontEndError(error.errno or errno.EIO, "vhost-user message") from error
-            for level, kind, content in ancillary:
-                if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                    self._fds += struct.unpack(f"{len(content) // 4}i", content[: len(content) // 4 * 4])
-            if flags & socket.MSG_CTRUNC or len(self._fds) > _MOST_FDS:
-                meaning = "too many descriptors came with it, or this process has none left"
-                raise FrontEndError(errno.EMFILE, "vhost-user message", meaning=meaning)
-            if not data:
-                raise EOFError("the front end has gone")
+            self._fds += fds
+            if len(self._fds) > _MOST_FDS:
+                raise _too_many()
             self._data += data
         return True
+
+    def _receive(self, size: int, flags: int, most_fds: int) -> tuple[bytes | None, list[int]]:
+        """At most size bytes, or None if there are none now, and the descriptors that came with them.
+
+        most_fds: how many there may be; with 0 they are left out. Raises EOFError, FrontEndError.
+        """
+        fds: list[int] = []
+        try:
+            data, ancillary, found, _ = self._socket.recvmsg(
+                size,
+                socket.CMSG_SPACE(4 * most_fds) if most_fds else 0,
+                flags | socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC,
+            )
+        except BlockingIOError:
+            return None, fds
+        except ConnectionError as error:
+            raise EOFError("the front end has gone") from error
+        except OSError as error:
+            raise FrontEndError(error.errno or errno.EIO, "vhost-user message") from error
+        for level, kind, content in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                fds += struct.unpack(f"{len(content) // 4}i", content[: len(content) // 4 * 4])
+        if (found & socket.MSG_CTRUNC and most_fds) or len(fds) > most_fds:
+            for fd in fds:
+                os.close(fd)
+            raise _too_many()
+        if not data:
+            raise EOFError("the front end has gone")
+        return data, fds
 
     def _send(self, request: int, flags: int, payload: bytes) -> None:
         header = VhostUserHeader(request=request, flags=vhost_user.VHOST_USER_VERSION | flags, size=len(payload))
@@ -131,3 +193,8 @@ class Connection:
             raise EOFError("the front end has gone") from error
         if sent < len(data):
             raise FrontEndError(errno.EAGAIN, "vhost-user reply", meaning="the front end does not read its replies")
+
+
+def _too_many() -> FrontEndError:
+    meaning = "too many descriptors came with it, or this process has none left"
+    return FrontEndError(errno.EMFILE, "vhost-user message", meaning=meaning)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import socket
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -13,13 +14,14 @@ from pyvfio.kernel import EventFd
 from pyvfio.memory import SharedMemory
 from pyvfio.resource import Resource
 from virtiomem.device import VirtioMem
-from virtiomem.persistence import KeptDevice
+from virtiomem.persistence import DescriptorStore, KeptDevice
 from virtiomem.serving import Listener
 from virtiomem.vhost_user.errors import FrontEndError
 from virtiomem.vhost_user.events import ConfigChanges, FrontEndEvents
 from virtiomem.vhost_user.foreign_event import Signals
 from virtiomem.vhost_user.region_memory import RegionMemory, free_address
-from virtiomem.vhost_user.session import Session
+from virtiomem.vhost_user.session.keeper import SessionKeeper
+from virtiomem.vhost_user.session.session import Session
 
 _log = logging.getLogger(__package__)
 
@@ -49,6 +51,7 @@ class VhostUserDevice(Resource):
         file_offset: int | None = None,
         discard: bool = False,
         kept: KeptDevice | None = None,
+        store: DescriptorStore | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Listen at path, a socket that only its owner may connect to.
@@ -59,7 +62,9 @@ class VhostUserDevice(Resource):
         Only memory that is proved to be the region is taken: a file of its own, of its size, that holds nothing.
         file_offset: where the region begins, in bytes, in the one file that has all of the guest's memory. discard:
         discard what is in memory that comes for the first time, instead of refusing it. kept: the device's keeper; what
-        it has of the process before is taken up when its memory comes. clock: the device's.
+        it has of the process before is taken up when its memory comes. store: keeps descriptors for the process after
+        this one; with what it has of the one before, this goes on where that stood, before it returns: with its memory,
+        its front end's session, and its socket. clock: the device's.
 
         Raises InvalidArgument for a region at address 0, where the memory is that the guest boots from, and VfioError
         if the socket cannot be made.
@@ -79,18 +84,61 @@ class VhostUserDevice(Resource):
         self._events = events or FrontEndEvents()
         self._packed = packed
         self._session: Session | None = None
+        self._is_handed_over = False
         self._kept = kept or KeptDevice(None)
-        self._region_memory = RegionMemory(
-            device, memory, self._events, self._kept, file_offset=file_offset, discard=discard
-        )
         with ExitStack() as stack:
+            self._store = stack.enter_context(DescriptorStore()) if store is None else store
+            self._keeper = SessionKeeper(self._kept, self._store)
+            self._region_memory = RegionMemory(
+                device, memory, self._events, self._kept, self._store, file_offset=file_offset, discard=discard
+            )
             self._signals = stack.enter_context(Signals(memory.kernel))
             self._more = EventFd(memory.kernel, "work left over")
             stack.callback(self._more.close)
-            self._listener = Listener(path, clock)
+            self._listener = self._listen(clock)
             stack.callback(self._listener.close)
+            stack.callback(self._disconnect, "closed")
+            self._region_memory.go_on()
+            self._go_on()
             super().__init__()
             self._stack = stack.pop_all()
+
+    def hand_over(self) -> None:
+        """Close it, and leave the socket and the front end's session to the process that follows.
+
+        Without a service manager that keeps them the front end is cut off, and nobody listens.
+        """
+        self._is_handed_over = self._store.is_lasting
+        self.close()
+
+    def _listen(self, clock: Callable[[], float]) -> Listener:
+        """The socket that was left, which somebody may wait at, or a new one. Raises VfioError."""
+        name, endpoint = self._store.listening_at(self.path) or (None, None)
+        listener = Listener(self.path, clock, endpoint=endpoint)
+        try:
+            self._listener_name = name or self._store.keep(listener.fileno(), "listener")
+        except BaseException:
+            listener.close()
+            raise
+        return listener
+
+    def _go_on(self) -> None:
+        """Go on with the session that the process before has left, if there is one."""
+        record = self._keeper.left()
+        if record is None:
+            return
+        try:
+            session = self._session_over(socket.socket(fileno=self._keeper.copy(record.connection)))
+        except OSError as error:
+            _log.warning("%s: a front end has to connect again: %s", self.device.name, error)
+            self._keeper.end()
+            return
+        self._session = session
+        self._events.connected()
+        try:
+            session.go_on(record)
+        except (EOFError, OSError) as error:
+            self._disconnect(str(error))
 
     @property
     def connected(self) -> bool:
@@ -144,7 +192,12 @@ class VhostUserDevice(Resource):
         if endpoint is None:
             return
         self._region_memory.forget()
-        self._session = Session(
+        self._session = self._session_over(endpoint)
+        self._events.connected()
+        self._session.keep()
+
+    def _session_over(self, endpoint: socket.socket) -> Session:
+        return Session(
             endpoint,
             self.device,
             self._region_memory,
@@ -153,9 +206,9 @@ class VhostUserDevice(Resource):
             self._more,
             self._events,
             self._kept,
+            self._keeper,
             packed=self._packed,
         )
-        self._events.connected()
 
     def _disconnect(self, reason: str) -> None:
         session, self._session = self._session, None
@@ -165,11 +218,16 @@ class VhostUserDevice(Resource):
             except OSError as error:
                 # What came from the front end is closed whatever it says to that.
                 _log.warning("%s: closing what a front end sent: %s", self.device.name, error)
+            if not self._is_handed_over:
+                self._keeper.end()
             self._events.disconnected(reason)
 
     def _release(self) -> None:
-        with self._stack:
-            self._disconnect("closed")
+        if self._is_handed_over:
+            self._listener.leave()
+        else:
+            self._store.drop(self._listener_name)
+        self._stack.close()
 
     def __repr__(self) -> str:
         return f"<VhostUserDevice {self.path}>"

@@ -53,6 +53,12 @@ class GuestRegion:
     file: FileRange
     content: GuestBytes
 
+    @property
+    def fd(self) -> int:
+        """The descriptor of the file, which is the region's."""
+        assert self.memory.fd is not None
+        return self.memory.fd
+
     def close(self) -> None:
         """Unmap it. No window may be used any more."""
         self.content.release()

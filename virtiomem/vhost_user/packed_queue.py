@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pyvfio.abi.types import offset_of
 from pyvfio.kernel import memory_barrier
@@ -85,6 +85,19 @@ class PackedQueue:
     @property
     def base(self) -> int:
         return self._next_avail.encoded | self._next_used.encoded << 16
+
+    def base_after_process(self, last: tuple[int, int] | None) -> int:
+        if last is None:
+            return self.base
+        before, after = last
+        used = _Position.decode(self._size, before >> 16)
+        flags = self._ring.load(DESCRIPTOR_SIZE * used.index + _FLAGS, 2)
+        return after if bool(flags & _AVAIL) == bool(flags & _USED) == used.wrapped else before
+
+    def base_after(self, chain: Chain) -> int:
+        used = replace(self._next_used)
+        used.advance(chain.slots)
+        return self._next_avail.encoded | used.encoded << 16
 
     def pop(self) -> Chain | None:
         flags = self._ring.load(DESCRIPTOR_SIZE * self._next_avail.index + _FLAGS, 2)

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from typing import Final
 
 from pyvfio.errors import VfioError
 from pyvfio.kernel import host_page_size
 from pyvfio.memory import SharedMemory
 from virtiomem.device import VirtioMem
-from virtiomem.persistence import KeptDevice, MemoryIdentity
+from virtiomem.persistence import DescriptorStore, KeptDevice, MemoryIdentity
 from virtiomem.runs import Run, subtract
 from virtiomem.vhost_user.events import FrontEndEvents
 from virtiomem.vhost_user.memory_table import FileRange, GuestRegion
+
+_log = logging.getLogger(__package__)
 
 _GIB: Final = 1 << 30
 _FOUR_GIB: Final = 4 * _GIB
@@ -38,11 +42,13 @@ class RegionMemory:
         memory: SharedMemory,
         events: FrontEndEvents,
         kept: KeptDevice,
+        store: DescriptorStore,
         *,
         file_offset: int | None,
         discard: bool,
     ) -> None:
-        """memory: the device's. events: who is told when other memory is attached. kept: the device's keeper.
+        """memory: the device's. events: who is told when other memory is attached. kept: the device's keeper. store:
+        keeps the file of what is attached.
 
         file_offset: where the region begins in the file that has all of the guest's memory, in bytes; None: the region
         has a file of its own. discard: the host does not want what is in memory that comes here for the first time.
@@ -51,6 +57,7 @@ class RegionMemory:
         self._memory = memory
         self._events = events
         self._kept = kept
+        self._store = store
         self._file_offset = file_offset
         self._discard = discard
         self._file: FileRange | None = None
@@ -69,6 +76,34 @@ class RegionMemory:
         """Another front end has connected, and has shared nothing yet. What is attached stays so."""
         self._awaited = None
         self.missing = _NOTHING_SHARED
+
+    def go_on(self) -> None:
+        """Have the memory that a process before this one had attached, if it was kept, with the blocks plugged in it.
+
+        It need not be the memory of a front end that is connected.
+        """
+        memory = self._kept.memory
+        if self._kept.left is None or memory is None or memory.name is None:
+            return
+        try:
+            fd = self._store.use(memory.name)
+        except VfioError as error:
+            _log.warning("%s: its memory is awaited: %s", self._device.name, error)
+            return
+        file = FileRange(memory.device, memory.inode, memory.offset)
+        try:
+            with ExitStack() as keeping:
+                keeping.enter_context(self._memory.pages_kept())
+                self._memory.attach(fd, file.offset)
+                self._awaited, self._keeping = file, keeping.pop_all()
+        except BaseException:
+            os.close(fd)
+            raise
+        try:
+            self._take_up(file)
+        except VfioError as error:
+            # As soon as its front end shares it, it is tried again.
+            _log.warning("%s: what was plugged is not yet again: %s", self._device.name, error)
 
     def settle(self) -> str:
         """Why the connected guest's memory is not what is attached; empty if it is.
@@ -160,7 +195,7 @@ class RegionMemory:
             self._keeping.close()
             try:
                 if self._file is not None:
-                    self._let_go(self._file)
+                    self._let_go()
                 self._memory.attach(fd, file.offset)
             except BaseException:
                 os.close(fd)
@@ -171,22 +206,41 @@ class RegionMemory:
                 return
         if self._discard:
             self._memory.discard(0, self._memory.size)
-        self._kept.attached(_identity(file), self._device.save())
+        before = self._kept.memory
+        self._kept.attached(self._identity(file), self._device.save())
+        self._drop(before)
         self._file = file
         self._events.attached(self._size)
 
-    def _let_go(self, file: FileRange) -> None:
+    def _let_go(self) -> None:
         """Begin with nothing plugged, and leave what is in the memory that is attached. Raises VfioError."""
         # First: a process that goes on from here must not take what is plugged in it for nothing.
+        before = self._kept.memory
         self._kept.attached(None, self._device.save())
         try:
             # It is not ours to empty: a guest whose front end has gone may still run on it.
             with self._memory.pages_kept():
                 self._device.system_reset()
         except BaseException:
-            self._kept.attached(_identity(file), self._device.save())
+            self._kept.attached(before, self._device.save())
             raise
+        self._drop(before)
         self._file = None
+
+    def _identity(self, file: FileRange) -> MemoryIdentity:
+        """file, which is attached, for the device's keeper: by a descriptor that outlives the process, if there is."""
+        name: str | None = None
+        if self._store.is_lasting:
+            assert self._memory.fd is not None
+            try:
+                name = self._store.keep(self._memory.fd, "region")
+            except VfioError as error:
+                _log.warning("%s: its memory would be awaited after this process: %s", self._device.name, error)
+        return replace(_identity(file), name=name)
+
+    def _drop(self, memory: MemoryIdentity | None) -> None:
+        if memory is not None and memory.name is not None:
+            self._store.drop(memory.name)
 
     def _take_up(self, file: FileRange) -> None:
         """Go on with the blocks that were plugged in this memory, which is attached. Raises VfioError."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from contextlib import suppress
 from typing import Final, Protocol
 
 from pyvfio.kernel import EventFd
@@ -19,6 +20,7 @@ from virtiomem.device import (
 )
 from virtiomem.persistence import KeptDevice
 from virtiomem.vhost_user.abi import vhost_user, virtio_config
+from virtiomem.vhost_user.chain import Chain
 from virtiomem.vhost_user.connection import Connection
 from virtiomem.vhost_user.events import FrontEndEvents
 from virtiomem.vhost_user.memory_table import MemoryTable
@@ -79,6 +81,21 @@ class Service:
         self._ring_broken = False
 
     @property
+    def features(self) -> int | None:
+        """What the driver has negotiated; None: nothing yet."""
+        return self._features
+
+    @property
+    def channel(self) -> Connection | None:
+        """Where the front end hears of changes; None: nowhere."""
+        return self._channel
+
+    @property
+    def ring_broken(self) -> bool:
+        """Whether the driver broke the ring, and has not reset the device since."""
+        return self._ring_broken
+
+    @property
     def broken(self) -> bool:
         """Whether the driver broke the protocol, and has not reset the device since."""
         return self._ring_broken or self._device.broken
@@ -115,8 +132,11 @@ class Service:
         except ProtocolViolation as error:
             self._break(error)
             return
-        if not begun:
-            return
+        if begun:
+            self._begin()
+
+    def _begin(self) -> None:
+        assert self._features is not None
         if not self._started:
             self._started = True
             # A stop of the ring is the device's reset, and no reason for the front end to negotiate anew.
@@ -125,6 +145,26 @@ class Service:
         self._tell()
         # For what the driver made available before the ring ran.
         self._more.signal()
+
+    def go_on(self, features: int | None, run: str | None, *, broken: bool) -> None:
+        """Go on where the process before this one stood: features were negotiated, and the ring, if it ran, in run.
+
+        Raises FrontEndError.
+        """
+        self._ring_broken = broken
+        if features is None:
+            return
+        with suppress(FeaturesRefused):
+            self.negotiate(features)
+        if run is None or self._features is None or self.broken:
+            return
+        try:
+            begun = self._vring.go_on(self._table, self._features, run, self._kept.last(run))
+        except ProtocolViolation as error:
+            self._break(error)
+            return
+        if begun:
+            self._begin()
 
     def stop(self) -> None:
         """The driver, or the front end, has stopped the device."""
@@ -179,7 +219,7 @@ class Service:
                 if chain is None:
                     return
                 request = chain.read(REQUEST_SIZE)
-                response = self._answer(position, request, chain.writable_size)
+                response = self._answer(position, request, chain)
                 if Response.parse(response).type is ResponseType.NACK:
                     # A driver that has missed a change would ask again at once, for ever.
                     self.config_changed()
@@ -194,21 +234,25 @@ class Service:
             return
         self._more.signal()
 
-    def _answer(self, position: int, request: bytes, response_size: int) -> bytes:
+    def _answer(self, position: int, request: bytes, chain: Chain) -> bytes:
         """The device's answer; BUSY without asking it while the memory that it would change is not the guest's."""
+        following, run = self._vring.base_after(chain), self._vring.run
         missing = self._attachment.settle()
         if not missing:
-            answer = self._kept.begin(position, request)
+            answer = self._kept.begin(position, request, following, run)
             if answer is None:
-                answer = self._device.handle(request, response_size)
+                answer = self._device.handle(request, chain.writable_size)
                 self._kept.answered(answer)
             return answer
-        parsed = Request.parse(request, response_size)
+        parsed = Request.parse(request, chain.writable_size)
         if (answer := self._kept.meanwhile(position, request)) is not None:
+            self._kept.refused(position, request, following, run, answer)
             return answer
         error = DeviceBusy(parsed.type.name.lower().replace("_", " "), BusyReason.NOT_ATTACHED, missing)
         self._events.request_refused(parsed, error)
-        return bytes(Response(error.reason.response))
+        answer = bytes(Response(error.reason.response))
+        self._kept.refused(position, request, following, run, answer)
+        return answer
 
     def _break(self, error: ProtocolViolation) -> None:
         self._vring.halt()

@@ -52,6 +52,14 @@ class SplitQueue:
     def base(self) -> int:
         return self._next_avail
 
+    def base_after_process(self, last: tuple[int, int] | None) -> int:
+        del last
+        return self._next_used
+
+    def base_after(self, chain: Chain) -> int:
+        del chain
+        return self._next_avail
+
     def pop(self) -> Chain | None:
         available = (self._avail.load(_AVAIL_IDX, 2) - self._next_avail) & 0xFFFF
         if not available:

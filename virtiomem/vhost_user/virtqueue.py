@@ -46,6 +46,15 @@ class Virtqueue(Protocol):
     def base(self) -> int:
         """Where the ring stands, as VHOST_USER_GET_VRING_BASE tells it, so that another back end can go on there."""
 
+    def base_after_process(self, last: tuple[int, int] | None) -> int:
+        """Where the ring stands if a process that has ended has served it, and gave back what it took in order.
+
+        last: base before the last chain that it answered, and base_after() that one; None: it has answered none.
+        """
+
+    def base_after(self, chain: Chain) -> int:
+        """What base is when chain, which was taken last, is given back."""
+
     def pop(self) -> Chain | None:
         """Take the next chain that the driver has made available; None if there is none.
 

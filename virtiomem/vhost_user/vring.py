@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import secrets
+from collections.abc import Callable
 from typing import Final
 
 from virtiomem.vhost_user.abi import virtio_config, virtio_ring
@@ -12,6 +14,7 @@ from virtiomem.vhost_user.errors import FrontEndError
 from virtiomem.vhost_user.foreign_event import ForeignEvent, Signals
 from virtiomem.vhost_user.memory_table import MemoryTable
 from virtiomem.vhost_user.packed_queue import PackedQueue
+from virtiomem.vhost_user.session.record import Keep, RingRecord
 from virtiomem.vhost_user.split_queue import SplitQueue
 from virtiomem.vhost_user.virtqueue import RingFeatures, RingLayout, Virtqueue
 
@@ -36,6 +39,7 @@ class Vring:
         self._error: ForeignEvent | None = None
         self._address: vhost_vring_addr | None = None
         self._queue: Virtqueue | None = None
+        self._run = ""
 
     @property
     def running(self) -> bool:
@@ -51,6 +55,16 @@ class Vring:
     def base(self) -> int:
         """Where the ring stands, as VHOST_USER_GET_VRING_BASE tells it."""
         return self._base if self._queue is None else self._queue.base
+
+    @property
+    def run(self) -> str:
+        """Which of its runs this is, or the last one was: no two have the same."""
+        return self._run
+
+    def base_after(self, chain: Chain) -> int:
+        """What base is when chain, which was taken last, is given back."""
+        assert self._queue is not None
+        return self._queue.base_after(chain)
 
     def set_size(self, size: int, *, packed: bool) -> None:
         """size: descriptors. packed: sizes that are no power of two are taken, too. Raises FrontEndError."""
@@ -88,17 +102,64 @@ class Vring:
 
         features: what the driver negotiated. Raises QueueBroken for a ring that cannot be.
         """
-        address = self._address
-        if self.running or not self._enabled or self._kick is None or not self._size or address is None:
+        if self.running or not self._is_complete:
             return False
+        self._queue = self._made(memory, features, self._base)
+        self._run = secrets.token_hex(4)
+        return True
+
+    def go_on(self, memory: MemoryTable, features: int, run: str, last: tuple[int, int] | None) -> bool:
+        """As start(), for a ring that ran in a process which has ended, and was described as it was there.
+
+        run, last: which run it was, and what the queue's base_after_process() is told. The driver is called: it may not
+        have been. Raises QueueBroken, FrontEndError.
+        """
+        if self.running or not self._is_complete:
+            return False
+        base = self._made(memory, features, self._base).base_after_process(last)
+        self._queue = self._made(memory, features, base)
+        self._run = run
+        if self._call is not None:
+            self._call.signal()
+        return True
+
+    @property
+    def _is_complete(self) -> bool:
+        return self._enabled and self._kick is not None and bool(self._size) and self._address is not None
+
+    def _made(self, memory: MemoryTable, features: int, base: int) -> Virtqueue:
+        address = self._address
+        assert address is not None
         layout = RingLayout(self._size, address.desc_user_addr, address.avail_user_addr, address.used_user_addr)
         negotiated = RingFeatures(
             indirect=bool(features & 1 << virtio_ring.VIRTIO_RING_F_INDIRECT_DESC),
             event_idx=bool(features & 1 << virtio_ring.VIRTIO_RING_F_EVENT_IDX),
         )
         kind = PackedQueue if features & 1 << virtio_config.VIRTIO_F_RING_PACKED else SplitQueue
-        self._queue = kind(memory, layout, negotiated, self._base)
-        return True
+        return kind(memory, layout, negotiated, base)
+
+    def record(self, keep: Keep) -> RingRecord:
+        """What describe() makes a ring like this of. keep: has its descriptors kept."""
+        address = self._address
+        areas = None if address is None else (address.desc_user_addr, address.avail_user_addr, address.used_user_addr)
+        kick, call, error = (
+            None if event is None else keep(event, event.fileno(), kind)
+            for event, kind in ((self._kick, "kick"), (self._call, "call"), (self._error, "error"))
+        )
+        run = self._run if self.running else None
+        return RingRecord(self._size, self._base, self._enabled, areas, run, kick, call, error)
+
+    def describe(self, record: RingRecord, use: Callable[[str], int]) -> None:
+        """Be a ring like record, which does not run. use: gives a copy of a descriptor, by its name, to the ring.
+
+        Raises FrontEndError, and what use raises.
+        """
+        for name, take in ((record.kick, self.set_kick), (record.call, self.set_call), (record.error, self.set_error)):
+            take(None if name is None else use(name))
+        self._size, self._base, self._enabled = record.size, record.base, record.enabled
+        if record.areas is not None:
+            descriptors, driver, device = record.areas
+            self._address = vhost_vring_addr(desc_user_addr=descriptors, avail_user_addr=driver, used_user_addr=device)
 
     def halt(self) -> None:
         """Stop running. The next start() goes on from where the ring stands now."""

@@ -1,18 +1,15 @@
-"""Session: a front end from its connection to its end."""
+"""Negotiation: what a front end has negotiated, shared and set up for a device, message by message."""
 
 from __future__ import annotations
 
 import ctypes
 import errno
-import socket
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import suppress
 from typing import Final
 
 from pyvfio.errors import VfioError
-from pyvfio.kernel import EventFd, Kernel
 from virtiomem.device import FeaturesRefused, VirtioMem
-from virtiomem.persistence import KeptDevice
 from virtiomem.vhost_user.abi import vhost_user, virtio_config, virtio_ring
 from virtiomem.vhost_user.abi.vhost_types import vhost_vring_addr, vhost_vring_state
 from virtiomem.vhost_user.abi.vhost_user import (
@@ -24,11 +21,11 @@ from virtiomem.vhost_user.abi.vhost_user import (
 from virtiomem.vhost_user.connection import Connection
 from virtiomem.vhost_user.errors import FrontEndError
 from virtiomem.vhost_user.events import FrontEndEvents
-from virtiomem.vhost_user.foreign_event import Signals
 from virtiomem.vhost_user.memory_table import MemoryTable
 from virtiomem.vhost_user.messages import FrontEndRequest, Message, ProtocolFeature
 from virtiomem.vhost_user.region_memory import RegionMemory
 from virtiomem.vhost_user.service import Service
+from virtiomem.vhost_user.session.record import Keep, RegionRecord, SessionRecord
 from virtiomem.vhost_user.vring import Vring
 
 _TRANSPORT_FEATURES: Final = (
@@ -39,12 +36,10 @@ _TRANSPORT_FEATURES: Final = (
 _F_PROTOCOL_FEATURES: Final = 1 << vhost_user.VHOST_USER_F_PROTOCOL_FEATURES
 _PROTOCOL_FEATURES: Final = ProtocolFeature(sum(ProtocolFeature))
 _MEMORY_SLOTS: Final = 64
-_TURN: Final = 32
-"""How many messages are handled before other sources have their turn."""
 
 
-class Session:
-    """What a front end has negotiated, shared and set up for a device, which outlives the session.
+class Negotiation:
+    """Does what messages ask for.
 
     All that the front end sends is checked before it is used. What it may not do ends its connection (FrontEndError).
     What it may ask for and cannot have is refused; it is told so if it waits for a reply.
@@ -52,81 +47,78 @@ class Session:
 
     def __init__(
         self,
-        endpoint: socket.socket,
         device: VirtioMem,
         memory: RegionMemory,
-        kernel: Kernel,
-        signals: Signals,
-        more: EventFd,
+        table: MemoryTable,
+        vring: Vring,
+        service: Service,
         events: FrontEndEvents,
-        kept: KeptDevice,
         *,
         packed: bool,
     ) -> None:
-        """endpoint: the connection, which belongs to the session from now on. memory: what takes the region's memory.
+        """memory: what takes the region's memory. table, vring, service: what is set up, which stay the caller's.
 
-        kernel: what maps the memory. signals: what signals the front end's eventfds. more: signalled, by the session,
-        while there is work left over for another turn. events: who is told of what happens. kept: as Service has it.
-        packed: offer packed rings, too.
+        events: who is told of what is refused. packed: offer packed rings, too.
         """
-        self._connection = Connection(endpoint)
         self._device = device
         self._region_memory = memory
+        self._table = table
+        self._vring = vring
+        self._service = service
         self._events = events
-        self._table = MemoryTable(kernel)
-        self._more = more
-        self._vring = Vring(signals)
-        # Whoever comes back has been away while the host resized, or did not read the last it was told.
-        untold = memory.known
-        self._service = Service(device, self._table, self._vring, memory, events, more, kept, change_untold=untold)
         self._packed_feature = 1 << virtio_config.VIRTIO_F_RING_PACKED if packed else 0
         self._protocol_features = ProtocolFeature(0)
         self._status = 0
 
-    @property
-    def descriptors(self) -> list[int]:
-        """The descriptors to wait for: ready() handles one that is readable."""
-        kick = self._vring.kick
-        return [self._connection.fileno(), self._more.fileno(), *([] if kick is None else [kick])]
+    def record(self, keep: Keep, connection: str) -> SessionRecord:
+        """What go_on() goes on from. keep: has descriptors kept. connection: the name of that of the connection."""
+        channel = self._service.channel
+        return SessionRecord(
+            connection=connection,
+            channel=None if channel is None else keep(channel, channel.fileno(), "channel"),
+            protocol_features=int(self._protocol_features),
+            status=self._status,
+            features=self._service.features,
+            broken=self._service.ring_broken,
+            regions=tuple(
+                RegionRecord(
+                    region.guest_address,
+                    region.size,
+                    region.user_address,
+                    region.file.offset,
+                    keep(region, region.fd, "memory"),
+                )
+                for region in self._table.regions
+            ),
+            ring=self._vring.record(keep),
+        )
 
-    def ready(self, fd: int) -> None:
-        """fd is readable: handle what came.
+    def go_on(self, record: SessionRecord, use: Callable[[str], int]) -> None:
+        """Go on where the process before stood. use: gives a copy, which is the caller's, of a descriptor by its name.
 
-        Raises EOFError when the front end has gone, and FrontEndError when its connection must be closed.
+        Raises VfioError if that cannot be, with what there was closed by the owners of table, vring and service.
         """
-        if fd == self._connection.fileno():
-            for _ in range(_TURN):
-                message = self._connection.receive()
-                if message is None:
-                    return
-                with message:
-                    self._handle(message)
-        elif fd == self._more.fileno():
-            self._more.pending()
-            self._service.serve()
-        elif fd == self._vring.kick:
-            self._service.kicked()
+        ring = record.ring
+        for region in record.regions:
+            entry = VhostUserMemoryRegion(region.guest_address, region.size, region.user_address, region.mmap_offset)
+            self._table.add(entry, use(region.memory))
+        self._vring.describe(ring, use)
+        if record.channel is not None:
+            self._service.set_channel(Connection.over(use(record.channel)))
+        self._protocol_features, self._status = ProtocolFeature(record.protocol_features), record.status
+        with suppress(VfioError):
+            # It says by itself what is missing.
+            self._region_memory.attach(self._table.regions)
+        self._service.go_on(record.features, ring.run, broken=record.broken)
 
-    def config_changed(self) -> None:
-        """Tell the guest that the config has changed, now or when its driver has started."""
-        self._service.config_changed()
-
-    def close(self) -> None:
-        """Close all that came from the front end, and reset the device, whose blocks stay as they are."""
-        with ExitStack() as last:
-            last.callback(self._connection.close)
-            last.callback(self._table.close)
-            last.callback(self._vring.close)
-            last.callback(self._service.close)
-
-    def _handle(self, message: Message) -> None:
+    def handle(self, message: Message) -> bytes | None:
+        """Do what message wants; return what is to be replied, None for nothing. Raises FrontEndError."""
         is_answered = message.needs_reply and bool(self._protocol_features & ProtocolFeature.REPLY_ACK)
         handler = _HANDLERS.get(message.request)
         if handler is None:
             if not is_answered:
                 raise message.error("it was not offered")
-            self._connection.reply(message, _u64(1))
-            return
+            return _u64(1)
         reply: bytes | None = None
         failed = False
         try:
@@ -142,10 +134,7 @@ class Session:
         except OSError as error:
             self._events.refused(message.name, VfioError(error.errno or errno.EIO, message.name))
             failed = True
-        if reply is not None:
-            self._connection.reply(message, reply)
-        elif is_answered:
-            self._connection.reply(message, _u64(failed))
+        return _u64(failed) if reply is None and is_answered else reply
 
     # Features and status.
 
@@ -363,30 +352,30 @@ def _u64(value: int) -> bytes:
     return bytes(ctypes.c_uint64(value))
 
 
-_HANDLERS: Final[Mapping[int, Callable[[Session, Message], bytes | None]]] = {
-    FrontEndRequest.GET_FEATURES: Session._get_features,
-    FrontEndRequest.SET_FEATURES: Session._set_features,
-    FrontEndRequest.SET_OWNER: Session._set_owner,
-    FrontEndRequest.RESET_OWNER: Session._reset_owner,
-    FrontEndRequest.SET_MEM_TABLE: Session._set_mem_table,
-    FrontEndRequest.SET_VRING_NUM: Session._set_vring_num,
-    FrontEndRequest.SET_VRING_ADDR: Session._set_vring_addr,
-    FrontEndRequest.SET_VRING_BASE: Session._set_vring_base,
-    FrontEndRequest.GET_VRING_BASE: Session._get_vring_base,
-    FrontEndRequest.SET_VRING_KICK: Session._set_vring_kick,
-    FrontEndRequest.SET_VRING_CALL: Session._set_vring_call,
-    FrontEndRequest.SET_VRING_ERR: Session._set_vring_err,
-    FrontEndRequest.GET_PROTOCOL_FEATURES: Session._get_protocol_features,
-    FrontEndRequest.SET_PROTOCOL_FEATURES: Session._set_protocol_features,
-    FrontEndRequest.GET_QUEUE_NUM: Session._get_queue_num,
-    FrontEndRequest.SET_VRING_ENABLE: Session._set_vring_enable,
-    FrontEndRequest.SET_BACKEND_REQ_FD: Session._set_backend_req_fd,
-    FrontEndRequest.GET_CONFIG: Session._get_config,
-    FrontEndRequest.SET_CONFIG: Session._set_config,
-    FrontEndRequest.RESET_DEVICE: Session._reset_device,
-    FrontEndRequest.GET_MAX_MEM_SLOTS: Session._get_max_mem_slots,
-    FrontEndRequest.ADD_MEM_REG: Session._add_mem_reg,
-    FrontEndRequest.REM_MEM_REG: Session._rem_mem_reg,
-    FrontEndRequest.SET_STATUS: Session._set_status,
-    FrontEndRequest.GET_STATUS: Session._get_status,
+_HANDLERS: Final[Mapping[int, Callable[[Negotiation, Message], bytes | None]]] = {
+    FrontEndRequest.GET_FEATURES: Negotiation._get_features,
+    FrontEndRequest.SET_FEATURES: Negotiation._set_features,
+    FrontEndRequest.SET_OWNER: Negotiation._set_owner,
+    FrontEndRequest.RESET_OWNER: Negotiation._reset_owner,
+    FrontEndRequest.SET_MEM_TABLE: Negotiation._set_mem_table,
+    FrontEndRequest.SET_VRING_NUM: Negotiation._set_vring_num,
+    FrontEndRequest.SET_VRING_ADDR: Negotiation._set_vring_addr,
+    FrontEndRequest.SET_VRING_BASE: Negotiation._set_vring_base,
+    FrontEndRequest.GET_VRING_BASE: Negotiation._get_vring_base,
+    FrontEndRequest.SET_VRING_KICK: Negotiation._set_vring_kick,
+    FrontEndRequest.SET_VRING_CALL: Negotiation._set_vring_call,
+    FrontEndRequest.SET_VRING_ERR: Negotiation._set_vring_err,
+    FrontEndRequest.GET_PROTOCOL_FEATURES: Negotiation._get_protocol_features,
+    FrontEndRequest.SET_PROTOCOL_FEATURES: Negotiation._set_protocol_features,
+    FrontEndRequest.GET_QUEUE_NUM: Negotiation._get_queue_num,
+    FrontEndRequest.SET_VRING_ENABLE: Negotiation._set_vring_enable,
+    FrontEndRequest.SET_BACKEND_REQ_FD: Negotiation._set_backend_req_fd,
+    FrontEndRequest.GET_CONFIG: Negotiation._get_config,
+    FrontEndRequest.SET_CONFIG: Negotiation._set_config,
+    FrontEndRequest.RESET_DEVICE: Negotiation._reset_device,
+    FrontEndRequest.GET_MAX_MEM_SLOTS: Negotiation._get_max_mem_slots,
+    FrontEndRequest.ADD_MEM_REG: Negotiation._add_mem_reg,
+    FrontEndRequest.REM_MEM_REG: Negotiation._rem_mem_reg,
+    FrontEndRequest.SET_STATUS: Negotiation._set_status,
+    FrontEndRequest.GET_STATUS: Negotiation._get_status,
 }

@@ -1,0 +1,142 @@
+"""DescriptorStore: descriptors that outlive the process, by their names in the hands of its service manager."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import secrets
+import socket
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from pyvfio.errors import VfioError
+from pyvfio.resource import Resource
+from virtiomem.persistence.same_file import is_same_file
+from virtiomem.persistence.service_manager import ServiceManager
+
+_log = logging.getLogger(__package__)
+
+
+@dataclass(slots=True)
+class _Entry:
+    """fd: our own copy. uses: how many keep it."""
+
+    fd: int
+    uses: int
+
+
+class DescriptorStore(Resource):
+    """What a process keeps for the one that follows it, and has from the one before. Safe from several threads.
+
+    A descriptor is kept as long as somebody uses its name. A service manager keeps one open file once: it has one name,
+    however many use it.
+
+    is_lasting: whether anything is kept; otherwise every name is for nothing.
+    """
+
+    def __init__(self, manager: ServiceManager | None = None, left: Sequence[tuple[str, int]] = ()) -> None:
+        """manager: who keeps it; None: nobody. left: names and descriptors that it had kept, which become the store's;
+        nobody uses them yet.
+        """
+        self.is_lasting = manager is not None
+        self._manager = manager
+        self._entries = {name: _Entry(fd, 0) for name, fd in left}
+        super().__init__()
+
+    def keep(self, fd: int, kind: str) -> str:
+        """Have a copy of fd kept, and use it; return its name. kind: what it is, in a word of ASCII letters.
+
+        When this returns, it is kept. Raises VfioError, with nothing kept.
+        """
+        with self._lock:
+            for name, entry in self._entries.items():
+                if is_same_file(entry.fd, fd):
+                    entry.uses += 1
+                    return name
+            name = f"{kind}.{secrets.token_hex(6)}"
+            if self._manager is None:
+                return name
+            try:
+                copy = os.dup(fd)
+            except OSError as error:
+                raise VfioError(error.errno or errno.EMFILE, f"keep {kind}") from error
+            try:
+                self._manager.store(name, copy)
+                self._manager.wait()
+            except BaseException:
+                os.close(copy)
+                raise
+            self._entries[name] = _Entry(copy, 1)
+            return name
+
+    def use(self, name: str) -> int:
+        """A copy, which is the caller's, of what is kept under name, and use it. Raises VfioError if nothing is."""
+        with self._lock:
+            entry = self._entries.get(name)
+            if entry is None:
+                raise VfioError(
+                    errno.ENOENT,
+                    f"take up {name}",
+                    meaning="the service manager did not keep it",
+                    advice="systemd keeps as many as FileDescriptorStoreMax= says",
+                )
+            try:
+                fd = os.dup(entry.fd)
+            except OSError as error:
+                raise VfioError(error.errno or errno.EMFILE, f"take up {name}") from error
+            entry.uses += 1
+            return fd
+
+    def listening_at(self, path: str) -> tuple[str, socket.socket] | None:
+        """A socket that listens at path, with its name, which is used from now on; None if none was left."""
+        with self._lock:
+            for name, entry in self._entries.items():
+                if found := _listening(entry.fd, path):
+                    entry.uses += 1
+                    return name, found
+        return None
+
+    def drop(self, name: str) -> None:
+        """Use name no longer. It is kept no longer if nobody else does. Raises nothing."""
+        with self._lock:
+            entry = self._entries.get(name)
+            if entry is None:
+                return
+            entry.uses -= 1
+            if entry.uses <= 0:
+                self._forget(name)
+
+    def drop_unused(self) -> None:
+        """What the process before has left, and nobody uses by now, is kept no longer. Raises nothing."""
+        with self._lock:
+            for name in [name for name, entry in self._entries.items() if entry.uses <= 0]:
+                self._forget(name)
+
+    def _forget(self, name: str) -> None:
+        os.close(self._entries.pop(name).fd)
+        if self._manager is not None:
+            try:
+                self._manager.remove(name)
+            except VfioError as error:
+                _log.warning("%s is kept for nothing: %s", name, error)
+
+    def _release(self) -> None:
+        while self._entries:
+            os.close(self._entries.popitem()[1].fd)
+
+    def __repr__(self) -> str:
+        return f"<DescriptorStore of {len(self._entries)}>"
+
+
+def _listening(fd: int, path: str) -> socket.socket | None:
+    """A copy of fd as a socket, if it listens at path."""
+    with suppress(OSError):
+        found = socket.socket(fileno=os.dup(fd))
+        with suppress(OSError):
+            is_unix = (found.family, found.type) == (socket.AF_UNIX, socket.SOCK_STREAM)
+            if is_unix and found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) and found.getsockname() == path:
+                return found
+        found.close()
+    return None

@@ -1,0 +1,100 @@
+"""SessionKeeper: keeps the session of a front end beyond the process, message by message."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+
+from pyvfio.errors import VfioError
+from virtiomem.persistence import DescriptorStore, KeptDevice
+from virtiomem.vhost_user.session.record import Keep, SessionRecord
+
+_log = logging.getLogger(__package__)
+
+
+class SessionKeeper:
+    """Keeps the session of a device's front end, whose record goes with the device's, and its descriptors in a store.
+
+    One thread uses it. What cannot be kept does not outlive the process; the log says so, and the session goes on.
+    """
+
+    def __init__(self, kept: KeptDevice, store: DescriptorStore) -> None:
+        """kept: the device's keeper. store: keeps descriptors. Both stay the caller's."""
+        self._kept = kept
+        self._store = store
+        self._record: SessionRecord | None = None
+        # The descriptors that are kept, by the objects that own them.
+        self._names: list[tuple[object, str]] = []
+        self._is_off = not store.is_lasting
+
+    def left(self) -> SessionRecord | None:
+        """The session that a process before has left; None if none is, or it cannot be gone on with."""
+        if self._is_off or self._kept.session is None:
+            return None
+        try:
+            return SessionRecord.parse(self._kept.session)
+        except VfioError as error:
+            _log.warning("a front end has to connect again: %s", error)
+            return None
+
+    def copy(self, name: str) -> int:
+        """A copy, which is the caller's, of the descriptor that is kept under name. Raises VfioError."""
+        return self._store.use(name)
+
+    def taken_up(self, record: SessionRecord, make: Callable[[Keep], SessionRecord]) -> None:
+        """The session of record goes on here, whose record make() makes. It has used each of record's names once."""
+        self._record = record
+        self.update(make)
+        self.gone(record)
+
+    def gone(self, record: SessionRecord) -> None:
+        """The session of record does not go on, or uses its names in its own right."""
+        for name in record.names:
+            self._store.drop(name)
+
+    def update(self, make: Callable[[Keep], SessionRecord], handled: tuple[str, str | None] | None = None) -> bool:
+        """Keep the session as it is; return whether it has changed. make: makes its record. handled: as that has it."""
+        if self._is_off:
+            return False
+        names: list[tuple[object, str]] = []
+
+        def keep(owner: object, fd: int, kind: str) -> str:
+            known = next((name for other, name in self._names if other is owner), None)
+            name = known or self._store.keep(fd, kind)
+            names.append((owner, name))
+            return name
+
+        try:
+            try:
+                record = replace(make(keep), handled=handled)
+            finally:
+                before, self._names = self._names, names
+            is_new = self._record is None or record != replace(self._record, handled=handled)
+            if not is_new and (handled is not None or (self._record and self._record.handled is None)):
+                return False
+            self._kept.keep_session(record.data())
+        except VfioError as error:
+            _log.warning("the front end would have to connect again after this process: %s", error)
+            self._names = [*before, *(pair for pair in names if pair not in before)]
+            self.end()
+            self._is_off = True
+            return False
+        self._record = record
+        for owner, name in before:
+            if not any(owner is other for other, _ in names):
+                self._store.drop(name)
+        return True
+
+    def end(self) -> None:
+        """The front end has gone. Raises nothing."""
+        if self._is_off:
+            return
+        self._record = None
+        try:
+            self._kept.keep_session(None)
+        except VfioError as error:
+            _log.warning("the session of a front end that has gone stays kept: %s", error)
+        names, self._names = self._names, []
+        for _, name in names:
+            self._store.drop(name)

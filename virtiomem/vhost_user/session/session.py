@@ -1,0 +1,139 @@
+"""Session: a front end from its connection to its end."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import ExitStack
+from typing import Final
+
+from pyvfio.kernel import EventFd, Kernel
+from virtiomem.device import VirtioMem
+from virtiomem.persistence import KeptDevice
+from virtiomem.vhost_user.connection import Connection
+from virtiomem.vhost_user.events import FrontEndEvents
+from virtiomem.vhost_user.foreign_event import Signals
+from virtiomem.vhost_user.memory_table import MemoryTable
+from virtiomem.vhost_user.messages import Message
+from virtiomem.vhost_user.region_memory import RegionMemory
+from virtiomem.vhost_user.service import Service
+from virtiomem.vhost_user.session.keeper import SessionKeeper
+from virtiomem.vhost_user.session.negotiation import Negotiation
+from virtiomem.vhost_user.session.record import Keep, SessionRecord
+from virtiomem.vhost_user.vring import Vring
+
+_TURN: Final = 32
+"""How many messages are handled before other sources have their turn."""
+
+
+class Session:
+    """A front end's connection, and what belongs to it.
+
+    The device outlives the session; and where a service manager keeps descriptors, the session outlives the process.
+    """
+
+    def __init__(
+        self,
+        endpoint: socket.socket,
+        device: VirtioMem,
+        memory: RegionMemory,
+        kernel: Kernel,
+        signals: Signals,
+        more: EventFd,
+        events: FrontEndEvents,
+        kept: KeptDevice,
+        keeper: SessionKeeper,
+        *,
+        packed: bool,
+    ) -> None:
+        """endpoint: the connection, which belongs to the session from now on. memory: what takes the region's memory.
+
+        kernel: what maps the memory. signals: what signals the front end's eventfds. more: signalled, by the session,
+        while there is work left over for another turn. events: who is told of what happens. kept: as Service has it.
+        keeper: keeps the session. packed: offer packed rings, too.
+        """
+        self._connection = Connection(endpoint)
+        self._keeper = keeper
+        self._table = MemoryTable(kernel)
+        self._more = more
+        self._vring = Vring(signals)
+        # Whoever comes back has been away while the host resized, or did not read the last it was told.
+        untold = memory.known
+        self._service = Service(device, self._table, self._vring, memory, events, more, kept, change_untold=untold)
+        self._negotiation = Negotiation(device, memory, self._table, self._vring, self._service, events, packed=packed)
+
+    @property
+    def descriptors(self) -> list[int]:
+        """The descriptors to wait for: ready() handles one that is readable."""
+        kick = self._vring.kick
+        return [self._connection.fileno(), self._more.fileno(), *([] if kick is None else [kick])]
+
+    def ready(self, fd: int) -> None:
+        """fd is readable: handle what came.
+
+        Raises EOFError when the front end has gone, and FrontEndError when its connection must be closed.
+        """
+        if fd == self._connection.fileno():
+            for _ in range(_TURN):
+                message = self._connection.receive()
+                if message is None:
+                    return
+                with message:
+                    reply = self._negotiation.handle(message)
+                    self._end(message, reply)
+        elif fd == self._more.fileno():
+            self._more.pending()
+            self._service.serve()
+        elif fd == self._vring.kick:
+            self._service.kicked()
+
+    def config_changed(self) -> None:
+        """Tell the guest that the config has changed, now or when its driver has started."""
+        self._service.config_changed()
+
+    def close(self) -> None:
+        """Close all that came from the front end, and reset the device, whose blocks stay as they are."""
+        with ExitStack() as last:
+            last.callback(self._connection.close)
+            last.callback(self._table.close)
+            last.callback(self._vring.close)
+            last.callback(self._service.close)
+
+    def keep(self) -> None:
+        """Have the session outlive the process from now on, if there is a service manager."""
+        self._keeper.update(self.record)
+
+    def record(self, keep: Keep) -> SessionRecord:
+        """What go_on() goes on from. keep: has descriptors kept."""
+        connection = keep(self._connection, self._connection.fileno(), "connection")
+        return self._negotiation.record(keep, connection)
+
+    def go_on(self, record: SessionRecord) -> None:
+        """Be the session of record, whose connection this one has. Nothing has come through it yet.
+
+        Raises VfioError if it cannot be gone on with, and EOFError if the front end has gone.
+        """
+        self._negotiation.go_on(record, self._keeper.copy)
+        self._keeper.taken_up(record, self.record)
+        if record.handled is not None:
+            self._end_handled(*record.handled)
+
+    def _end_handled(self, digest: str, reply: str | None) -> None:
+        """The process before has handled the message with this digest, and may not have come to its end."""
+        message = self._connection.receive()
+        if message is not None:
+            with message:
+                # Another one waits there if it did come to its end.
+                if message.digest == digest:
+                    if reply is not None and not self._connection.is_reply_sent(message):
+                        self._connection.reply(message, bytes.fromhex(reply))
+                    self._connection.consume()
+        self._keeper.update(self.record)
+
+    def _end(self, message: Message, reply: bytes | None) -> None:
+        """message is handled: answer it. Whoever goes on from here knows, from before the answer, how far this is."""
+        is_kept = self._keeper.update(self.record, (message.digest, None if reply is None else reply.hex()))
+        if reply is not None:
+            self._connection.reply(message, reply)
+        self._connection.consume()
+        if is_kept:
+            self._keeper.update(self.record)
