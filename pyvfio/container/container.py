@@ -271,7 +271,7 @@ class Container(LiveUpdate):
         """Close it with its groups and devices, and change nothing: what is mapped stays, and devices go on.
 
         Another process that was passed their descriptors goes on with from_fd() and take_up(). The kernel undoes it all
-        when the last one closes them. A failure leaves it closed.
+        when the last copy of them is closed. A failure leaves it closed.
         """
         self._hand_over()
 

@@ -1,6 +1,6 @@
 """What every kind of address space has: mappings, device addresses, dirty pages, and reasons to refuse a mapping."""
 
-from pyvfio.dma.address_space import Access, AddressSpace, AttachesGroups, IovaRange, MappedRun
+from pyvfio.dma.address_space import Access, AddressSpace, AttachesGroups, IovaRange, MappedRun, TakesUp
 from pyvfio.dma.dirty import DirtyBitmap, DirtyTracking, bitmap_of, bitmap_size, bits_of, stretches, tracks_already
 from pyvfio.dma.iova import Fit, IovaAllocator
 from pyvfio.dma.map_call import MapCall
@@ -26,6 +26,7 @@ __all__ = [
     "MappingSpace",
     "SpanIndex",
     "SucceedingSpace",
+    "TakesUp",
     "bitmap_of",
     "bitmap_size",
     "bits_of",

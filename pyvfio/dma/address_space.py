@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from pyvfio.memory import DmaTarget
+    from pyvfio.memory import DmaTarget, Memory
 
 
 class Access(enum.IntFlag):
@@ -180,6 +180,26 @@ class AddressSpace(Protocol):
     @property
     def page_sizes(self) -> tuple[int, ...]:
         """Page sizes of the IOMMU in bytes, ascending; the first is the unit of every mapping."""
+
+
+@runtime_checkable
+class TakesUp(Protocol):
+    """An AddressSpace in which a process before this one may have left mappings."""
+
+    def take_up(
+        self,
+        iova: int,
+        memory: Memory,
+        offset: int,
+        size: int,
+        access: Access = Access.READ_WRITE,
+        *,
+        granularity: int | None = None,
+    ) -> int:
+        """Have in mappings() what that process has mapped there, as SucceedingSpace has it; return its bytes."""
+
+    def hand_over(self) -> None:
+        """Close it, and change nothing: what is mapped stays for a process after this one."""
 
 
 @runtime_checkable

@@ -57,6 +57,15 @@ class SucceedingSpace(MappingSpace, ABC):
                 found += part.size
             return found
 
+    @abstractmethod
+    def hand_over(self) -> None:
+        """Close it, with the devices that were opened through it, and change nothing: what is mapped stays, and devices
+        go on.
+
+        Another process that was passed the descriptors goes on with take_up(). The kernel undoes it all when the last
+        copy of them is closed. A failure leaves it closed.
+        """
+
     def _found(self, run: MappedRun) -> list[MappedRun]:
         """The maximal parts of run that are mapped. Raises VfioError."""
         found: list[tuple[int, int]] = []

@@ -89,6 +89,10 @@ class Ioas(Translation, SucceedingSpace):
         """
         return cls(iommufd, ioas_id=ioas_id)
 
+    def hand_over(self) -> None:
+        """Close it with its devices, and with an iommufd of its own, and change nothing: see Iommufd.hand_over()."""
+        self._hand_over()
+
     @property
     def name(self) -> str:
         """What messages call it: IOAS N."""

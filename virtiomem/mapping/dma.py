@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Self
 
-from pyvfio.dma import Access, AddressSpace, AttachesGroups
+from pyvfio.dma import Access, AddressSpace, AttachesGroups, TakesUp
 from pyvfio.errors import (
     AlreadyMapped,
     ClosedError,
@@ -47,11 +47,18 @@ class DmaMapper:
     before a group is attached anew, which is refused if they cannot be mapped.
     """
 
-    def __init__(self, address_space: AddressSpace, coordination: DiscardCoordination | None = None) -> None:
+    def __init__(
+        self,
+        address_space: AddressSpace,
+        coordination: DiscardCoordination | None = None,
+        *,
+        takes_up: bool = False,
+    ) -> None:
         """Forbid that anyone discards memory without telling this mapper, until close().
 
         coordination: the claims on the memory; without it each section's memory is claimed as long as the section is
-        registered, on the claims of that memory. Raises DiscardRefused if somebody discards without telling anyone.
+        registered, on the claims of that memory. takes_up: what a process before this one has mapped of a section is
+        this mapper's as soon as it is registered; discard() takes back what of that is not populated. Raises DiscardRefused if somebody discards without telling anyone.
         """
         self._space = address_space
         self._turns = Claims.of(address_space).turns
@@ -59,6 +66,7 @@ class DmaMapper:
         # The books of each section; those of one are changed with the lock of its manager, which calls one at a time.
         self._books: list[Books] = []
         self._lock = threading.Lock()
+        self._takes_up = takes_up
         self._closed = False
         self._gone = False
         if isinstance(address_space, AttachesGroups):
@@ -123,10 +131,18 @@ class DmaMapper:
                 if self._coordination is None:
                     of_memory = DiscardCoordination.of(section.memory)
                     hold = of_memory.hold(DiscardUse.DISABLE_UNCOORDINATED, self.name)
+                books = Books(section, granularity, claim, hold)
             except BaseException:
                 claim.release()
                 raise
-            self._books.append(Books(section, granularity, claim, hold))
+            if self._takes_up:
+                try:
+                    self._take_up(section, granularity)
+                    books.enter(mapped_runs(self._space, section)[0])
+                except BaseException:
+                    books.close()
+                    raise
+            self._books.append(books)
 
     def registered(self, section: Section, repair: Callable[[], Sequence[str]]) -> None:
         """Have the manager map again what the address space has lost before another device is opened in it."""
@@ -286,6 +302,15 @@ class DmaMapper:
             meaning = f"something else is mapped at {foreign[0].start:#_x}-{foreign[0].end - 1:#_x}"
             advice = "Keep the guest's addresses of the region free for it"
             raise AlreadyMapped(errno.EEXIST, self.name, {"section": str(section)}, meaning, advice)
+
+    def _take_up(self, section: Section, granularity: int) -> None:
+        assert isinstance(section.memory, Memory)
+        if not isinstance(self._space, TakesUp):
+            meaning = "no mappings of another process are found in such an address space"
+            raise InvalidArgument(errno.EOPNOTSUPP, f"register {self.name}", meaning=meaning)
+        access = Access.READ if section.readonly else Access.READ_WRITE
+        iova, offset = section.offset_within_address_space, section.offset_within_region
+        self._space.take_up(iova, section.memory, offset, section.size, access, granularity=granularity)
 
     def _map(self, section: Section, granularity: int) -> None:
         assert isinstance(section.memory, Memory)

@@ -16,14 +16,21 @@ def join(
     discards: RamDiscardManager,
     section: Section,
     coordination: DiscardCoordination | None = None,
+    *,
+    takes_up: bool = False,
 ) -> DmaMapper:
     """Keep what is populated of section mapped into space, until part() of what this returns. space stays the caller's.
 
-    Raises what DmaMapper and RamDiscardManager.register raise, with nothing mapped.
+    takes_up: a process before this one has mapped there: what of that is populated stays, and the rest is unmapped.
+    Raises what DmaMapper and RamDiscardManager.register raise, with nothing mapped, or with what there was.
     """
-    mapper = DmaMapper(space, coordination)
+    mapper = DmaMapper(space, coordination, takes_up=takes_up)
     try:
-        discards.register(mapper, section)
+        with discards.lock:
+            discards.register(mapper, section)
+            if takes_up:
+                with _registered(discards, mapper):
+                    discards.replay_discarded(section, mapper.discard)
     except BaseException:
         # Where undoing has failed, too, it stays registered until the manager has repaired that.
         with suppress(VfioError):
@@ -51,3 +58,14 @@ def joined(
         yield mapper
     finally:
         part(mapper, discards)
+
+
+@contextmanager
+def _registered(discards: RamDiscardManager, mapper: DmaMapper) -> Iterator[None]:
+    """What the with block raises ends the registration, too."""
+    try:
+        yield
+    except BaseException:
+        with suppress(VfioError):
+            discards.unregister(mapper)
+        raise

@@ -8,10 +8,11 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final, TextIO
 
-from pyvfio.dma import AddressSpace
+from pyvfio.dma import AddressSpace, TakesUp
 from pyvfio.errors import InvalidArgument, VfioError
 from pyvfio.kernel import Kernel
 from pyvfio.memory import SharedMemory
@@ -32,7 +33,7 @@ from virtiomem.device import (
 )
 from virtiomem.discard import DiscardCoordination
 from virtiomem.mapping import DmaMapper, join, part
-from virtiomem.persistence import KeptDevice, SlotFile
+from virtiomem.persistence import DescriptorStore, KeptDevice, SlotFile
 from virtiomem.serving import Periodic, Source, Worker
 from virtiomem.trace import RecordedVirtioMem
 from virtiomem.vhost_user.device import VhostUserDevice
@@ -94,6 +95,8 @@ class ServedRegion(Resource):
         coordination: DiscardCoordination,
         changed: Callable[[], object],
         say: Callable[[str], object],
+        store: DescriptorStore | None = None,
+        taken_up: Sequence[AddressSpace] = (),
     ) -> None:
         """Serve; address_spaces, which plugged blocks are mapped into, stay the caller's. They may leave, and others
         join, meanwhile.
@@ -101,10 +104,12 @@ class ServedRegion(Resource):
         kernel: what maps the memory and reads event descriptors. coordination: the claims on the guest's memory.
         changed: called after every change that a status shows, from any thread. say: called with a line about each
         thing that happens between front end, guest and device, unless there are too many; from any thread, with a lock
-        of the device held: it must not wait for a reader.
+        of the device held: it must not wait for a reader. store: as VhostUserDevice has it. taken_up: those of
+        address_spaces which a process before this one has mapped the region into.
 
         Raises what SharedMemory, VirtioMem, DmaMapper, VhostUserDevice and SlotFile raise, and StateRefused if options
-        are not those of the device that is to be taken up; nothing stays open then.
+        are not those of the device that is to be taken up; nothing stays open then, and with a lasting store all is
+        left to another process: taken_up are handed over.
         """
         self._mappers: dict[AddressSpace, DmaMapper] = {}
         self._joining = threading.Lock()
@@ -113,7 +118,9 @@ class ServedRegion(Resource):
         with ExitStack() as stack:
             memory = stack.enter_context(SharedMemory(options.region_size, page_size=options.page_size, kernel=kernel))
             changes = stack.enter_context(ConfigChanges(guest, kernel=kernel))
-            kept = KeptDevice(None if options.state is None else stack.enter_context(SlotFile(options.state)))
+            self._kept = kept = KeptDevice(
+                None if options.state is None else stack.enter_context(SlotFile(options.state))
+            )
             requested_size = kept.requested_size(options.address, options.region_size, options.block_size)
             device = stack.enter_context(
                 RecordedVirtioMem(
@@ -143,11 +150,7 @@ class ServedRegion(Resource):
                 device.record(options.record, mappers=len(address_spaces))
             # At the end, before the device would discard what is plugged: a guest may still use it.
             stack.callback(memory.detach)
-            self.managed = ManagedDevice(device, guest, "vhost-user", memory.page_size, lambda: self.address_spaces)
-            stack.callback(self._part_all)
-            for space in address_spaces:
-                self._join(space)
-            source = stack.enter_context(
+            self._source = stack.enter_context(
                 VhostUserDevice(
                     options.path,
                     device,
@@ -158,14 +161,23 @@ class ServedRegion(Resource):
                     file_offset=options.file_offset,
                     discard=options.discard,
                     kept=kept,
+                    store=store,
                 )
             )
+            self.managed = ManagedDevice(device, guest, "vhost-user", memory.page_size, lambda: self.address_spaces)
+            stack.callback(self._part_all)
+            if store is not None and store.is_lasting:
+                stack.push(partial(self._failed, taken_up))
+            # After the memory of before, with what is plugged in it: what is mapped of that stays mapped.
+            for space in address_spaces:
+                self._join(space, takes_up=space in taken_up)
             # What is undone at the end is undone here alone: the guest goes on, with what it has.
             stack.callback(kept.stop)
-            sources: list[Source] = [source]
+            sources: list[Source] = [self._source]
             if options.reclaim_interval is not None:
                 sources.append(Periodic(options.reclaim_interval, device.reclaim))
-            stack.enter_context(Worker(f"serve {options.name}", sources, kernel=kernel, failed=guest.failed))
+            self._worker = Worker(f"serve {options.name}", sources, kernel=kernel, failed=guest.failed)
+            stack.callback(self._worker.close)
             stack.callback(device.give_up)
             super().__init__()
             self._stack = stack.pop_all()
@@ -204,11 +216,34 @@ class ServedRegion(Resource):
         """Answer a PLUG that takes long BUSY, and every later one: close() is about to follow. Safe from any thread."""
         self.managed.device.give_up()
 
-    def _join(self, space: AddressSpace) -> None:
+    def pause(self) -> None:
+        """Answer nobody any more, and change nothing: close() or hand_over() is about to follow."""
+        self._worker.close()
+
+    def hand_over(self) -> None:
+        """Close it, after pause(), and leave the socket and the front end's session to the process that follows.
+
+        The address spaces it is mapped into have been handed over before: what is mapped in others is unmapped.
+        """
+        self._kept.stop()
+        self._source.hand_over()
+        self.close()
+
+    def _failed(self, taken_up: Sequence[AddressSpace], kind: type[BaseException] | None, *_: object) -> None:
+        """Serving could not begin: another process may do better."""
+        if kind is None:
+            return
+        self._kept.stop()
+        self._source.hand_over()
+        for space in taken_up:
+            if isinstance(space, TakesUp):
+                space.hand_over()
+
+    def _join(self, space: AddressSpace, *, takes_up: bool = False) -> None:
         device = self.managed.device
         if space in self._mappers:
             raise InvalidArgument(errno.EEXIST, f"join {device.name}", {"space": space.name}, "it has joined already")
-        mapper = join(space, device.discards, device.section, self._coordination)
+        mapper = join(space, device.discards, device.section, self._coordination, takes_up=takes_up)
         # Another one: whoever looks needs no lock.
         self._mappers = {**self._mappers, space: mapper}
 
