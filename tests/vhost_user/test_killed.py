@@ -171,6 +171,42 @@ class Guest:
         self.region.close()
 
 
+class KeptGuest(Guest):
+    """A guest whose front end, as QEMU's, connects once: its connection is kept for the next server."""
+
+    def ask(self, kind: RequestType, block: int = 0, count: int = 0) -> Response:
+        self.ram.bytes[REQUEST : REQUEST + REQUEST_SIZE] = bytes(Request(kind, REGION_ADDRESS + block * BLOCK, count))
+        self.driver.offer(USUAL)
+        os.eventfd_write(self.front_end.kick, 1)
+        while True:
+            self._answered()
+            # A server that goes on may call once more than there are answers.
+            if self.driver.used() is not None:
+                return Response.parse(self.ram.bytes[ANSWER : ANSWER + RESPONSE_SIZE])
+
+
+@pytest.mark.parametrize("kind", DRIVERS)
+def test_a_front_end_whose_connection_is_kept_notices_nothing(kind: str, tmp_path: Path) -> None:
+    chance = random.Random(kind)
+    with mortal(tmp_path, REGION_ADDRESS, REGION_SIZE, BLOCK, keeps=True) as servers:
+        servers.start()
+        guest = KeptGuest(servers, kind, chance)
+
+        def replace() -> None:
+            servers.kill()
+            servers.start()
+
+        for _ in range(KILLS):
+            killer = threading.Timer(chance.uniform(0, 0.02), replace)
+            killer.start()
+            while killer.is_alive():
+                guest.act()
+            killer.join()
+            guest.act()
+            guest.expect_in_step()
+        guest.close()
+
+
 @pytest.mark.parametrize("kind", DRIVERS)
 def test_a_server_that_is_killed_at_any_instant_is_followed_by_one_that_goes_on(kind: str, tmp_path: Path) -> None:
     chance = random.Random(kind)

@@ -58,7 +58,8 @@ class DmaMapper:
 
         coordination: the claims on the memory; without it each section's memory is claimed as long as the section is
         registered, on the claims of that memory. takes_up: what a process before this one has mapped of a section is
-        this mapper's as soon as it is registered; discard() takes back what of that is not populated. Raises DiscardRefused if somebody discards without telling anyone.
+        this mapper's as soon as it is registered; discard() takes back what of that is not populated. Raises
+        DiscardRefused if somebody discards without telling anyone.
         """
         self._space = address_space
         self._turns = Claims.of(address_space).turns

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import logging
 import os
 import secrets
@@ -10,6 +11,7 @@ import socket
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from pyvfio.errors import VfioError
 from pyvfio.resource import Resource
@@ -45,17 +47,23 @@ class DescriptorStore(Resource):
         self._entries = {name: _Entry(fd, 0) for name, fd in left}
         super().__init__()
 
+    def keep_listening(self, fd: int, path: str) -> str:
+        """As keep(), for a socket that listens at path: listening_at() finds it."""
+        return self._keep(fd, "listener", _listener(path))
+
     def keep(self, fd: int, kind: str) -> str:
         """Have a copy of fd kept, and use it; return its name. kind: what it is, in a word of ASCII letters.
 
         When this returns, it is kept. Raises VfioError, with nothing kept.
         """
+        return self._keep(fd, kind, f"{kind}.{secrets.token_hex(6)}")
+
+    def _keep(self, fd: int, kind: str, name: str) -> str:
         with self._lock:
-            for name, entry in self._entries.items():
+            for known, entry in self._entries.items():
                 if is_same_file(entry.fd, fd):
                     entry.uses += 1
-                    return name
-            name = f"{kind}.{secrets.token_hex(6)}"
+                    return known
             if self._manager is None:
                 return name
             try:
@@ -90,10 +98,13 @@ class DescriptorStore(Resource):
             return fd
 
     def listening_at(self, path: str) -> tuple[str, socket.socket] | None:
-        """A socket that listens at path, with its name, which is used from now on; None if none was left."""
+        """A socket that listens at path, with its name, which is used from now on; None if none was left.
+
+        It was kept by keep_listening(), or the service manager has made it.
+        """
         with self._lock:
             for name, entry in self._entries.items():
-                if found := _listening(entry.fd, path):
+                if found := _listening(entry.fd, None if name == _listener(path) else path):
                     entry.uses += 1
                     return name, found
         return None
@@ -130,13 +141,19 @@ class DescriptorStore(Resource):
         return f"<DescriptorStore of {len(self._entries)}>"
 
 
-def _listening(fd: int, path: str) -> socket.socket | None:
-    """A copy of fd as a socket, if it listens at path."""
+def _listener(path: str) -> str:
+    """The name of a socket that listens at path: its own address is another one, which it had when it was made."""
+    return f"listener.{hashlib.sha256(os.fsencode(Path(path).absolute())).hexdigest()[:12]}"
+
+
+def _listening(fd: int, path: str | None) -> socket.socket | None:
+    """A copy of fd as a socket, if it listens, and its address is path (None: whatever that is)."""
     with suppress(OSError):
         found = socket.socket(fileno=os.dup(fd))
         with suppress(OSError):
             is_unix = (found.family, found.type) == (socket.AF_UNIX, socket.SOCK_STREAM)
-            if is_unix and found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) and found.getsockname() == path:
+            is_listening = is_unix and found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+            if is_listening and path in (None, found.getsockname()):
                 return found
         found.close()
     return None

@@ -15,8 +15,8 @@ from collections.abc import Mapping, MutableMapping
 from typing import Final, Self
 
 from pyvfio.errors import VfioError
+from virtiomem.persistence.notify_socket import FIRST_INHERITED
 
-_FIRST_INHERITED: Final = 3
 _PATIENCE: Final = 5.0
 """Seconds that a service manager has to take what it is told."""
 
@@ -92,7 +92,7 @@ def inherited(environment: MutableMapping[str, str]) -> list[tuple[str, int]]:
     owner, count, names = (environment.pop(key, "") for key in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"))
     if owner != str(os.getpid()) or not count.isdecimal():
         return []
-    fds = range(_FIRST_INHERITED, _FIRST_INHERITED + int(count))
+    fds = range(FIRST_INHERITED, FIRST_INHERITED + int(count))
     named = names.split(":") if names else []
     found = []
     for fd, name in zip(fds, [*named, *["unknown"] * len(fds)], strict=False):

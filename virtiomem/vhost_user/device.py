@@ -116,7 +116,7 @@ class VhostUserDevice(Resource):
         name, endpoint = self._store.listening_at(self.path) or (None, None)
         listener = Listener(self.path, clock, endpoint=endpoint)
         try:
-            self._listener_name = name or self._store.keep(listener.fileno(), "listener")
+            self._listener_name = name or self._store.keep_listening(listener.fileno(), self.path)
         except BaseException:
             listener.close()
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from pyvfio.kernel import LinuxKernel
 from pyvfio.sim import SimKernel
 from virtiomem.control import ControlServer
 from virtiomem.discard import DiscardCoordination
+from virtiomem.persistence import DescriptorStore, NotifySocket, ServiceManager
 from virtiomem.serving import EventLoop
 from virtiomem.vhost_user import ServedRegion, ServedRegionOptions
 
@@ -53,9 +55,14 @@ class Mortal:
 
 
 @contextmanager
-def mortal(directory: Path, address: int, region_size: int, block_size: int) -> Iterator[Mortal]:
-    """Every server serves a device like this, whose blocks are mapped into a simulated device's container."""
-    arguments = [str(directory), *map(str, (address, region_size, block_size))]
+def mortal(
+    directory: Path, address: int, region_size: int, block_size: int, *, keeps: bool = False
+) -> Iterator[Mortal]:
+    """Every server serves a device like this, whose blocks are mapped into a simulated device's container.
+
+    keeps: descriptors are kept for the next one.
+    """
+    arguments = [str(directory), *map(str, (address, region_size, block_size)), "keeps" * keeps]
     with subprocess.Popen(
         [sys.executable, "-c", PROGRAM, *arguments],
         stdin=subprocess.PIPE,
@@ -71,7 +78,7 @@ def mortal(directory: Path, address: int, region_size: int, block_size: int) -> 
             process.kill()
 
 
-def main(directory: str, address: str, region_size: str, block_size: str) -> None:
+def main(directory: str, address: str, region_size: str, block_size: str, keeps: str) -> None:
     """For each line read: fork a server, print its pid when it serves, and "gone" when it has gone."""
     place = Path(directory)
     options = ServedRegionOptions(
@@ -83,22 +90,36 @@ def main(directory: str, address: str, region_size: str, block_size: str) -> Non
         requested_size=int(region_size),
         state=place / "vm0.state",
     )
+    notify = NotifySocket(place)
     for _ in sys.stdin:
         reading, writing = os.pipe()
         pid = os.fork()
         if not pid:
             os.close(reading)
-            _serve(options, place, writing)
+            store = DescriptorStore()
+            if keeps:
+                left = [(name, os.dup(fd)) for name, fd in notify.stored]
+                store = DescriptorStore(ServiceManager(str(notify.path)), left)
+            _serve(options, place, writing, store)
             os._exit(0)
         os.close(writing)
-        os.read(reading, 1)
-        os.close(reading)
-        print(pid, flush=True)
+        process = os.pidfd_open(pid)
+        waiting = {process, reading}
+        while process in waiting:
+            ready = select.select([*waiting, notify.fileno()], [], [])[0]
+            notify.take(pid)
+            if reading in ready:
+                waiting.discard(reading)
+                os.close(reading)
+                print(pid, flush=True)
+            elif process in ready:
+                waiting.discard(process)
+        os.close(process)
         os.waitpid(pid, 0)
         print("gone", flush=True)
 
 
-def _serve(options: ServedRegionOptions, place: Path, ready: int) -> None:
+def _serve(options: ServedRegionOptions, place: Path, ready: int, store: DescriptorStore) -> None:
     kernel = SimKernel(edu_devices=1)
     with (
         EventLoop([], kernel=LinuxKernel()) as loop,
@@ -113,7 +134,9 @@ def _serve(options: ServedRegionOptions, place: Path, ready: int) -> None:
             coordination=DiscardCoordination(),
             changed=control.changed,
             say=lambda _: None,
+            store=store,
         ) as served:
+            store.drop_unused()
             control.manage(served.managed)
             os.write(ready, b"x")
             loop.run()
