@@ -5,7 +5,7 @@ from virtiomem.mapping.dma import DmaMapper
 from virtiomem.mapping.errors import GuestMappingRefused, Refusal
 from virtiomem.mapping.guest_domain import GuestDomain
 from virtiomem.mapping.guest_mappings import GuestMapping
-from virtiomem.mapping.joined import joined
+from virtiomem.mapping.joined import join, joined, part
 from virtiomem.mapping.viommu import GuestIommu
 
 __all__ = [
@@ -18,5 +18,7 @@ __all__ = [
     "GuestMappingRefused",
     "Refusal",
     "TracksDirty",
+    "join",
     "joined",
+    "part",
 ]

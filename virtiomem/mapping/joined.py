@@ -11,17 +11,15 @@ from virtiomem.discard import DiscardCoordination, RamDiscardManager, Section
 from virtiomem.mapping.dma import DmaMapper
 
 
-@contextmanager
-def joined(
+def join(
     space: AddressSpace,
     discards: RamDiscardManager,
     section: Section,
     coordination: DiscardCoordination | None = None,
-) -> Iterator[DmaMapper]:
-    """Keep what is populated of section mapped into space for the length of a with block. space stays the caller's.
+) -> DmaMapper:
+    """Keep what is populated of section mapped into space, until part() of what this returns. space stays the caller's.
 
-    Raises what DmaMapper and RamDiscardManager.register raise, with nothing mapped; and at the end of the block what
-    unregister raises, with everything mapped as before, and the mapper registered as before.
+    Raises what DmaMapper and RamDiscardManager.register raise, with nothing mapped.
     """
     mapper = DmaMapper(space, coordination)
     try:
@@ -31,8 +29,25 @@ def joined(
         with suppress(VfioError):
             mapper.close()
         raise
+    return mapper
+
+
+def part(mapper: DmaMapper, discards: RamDiscardManager) -> None:
+    """Unmap what join() keeps mapped. Raises what unregister raises, with all as before: it can be tried again."""
+    discards.unregister(mapper)
+    mapper.close()
+
+
+@contextmanager
+def joined(
+    space: AddressSpace,
+    discards: RamDiscardManager,
+    section: Section,
+    coordination: DiscardCoordination | None = None,
+) -> Iterator[DmaMapper]:
+    """join() for the length of a with block. Raises what join() raises, and at the end of the block what part() does."""
+    mapper = join(space, discards, section, coordination)
     try:
         yield mapper
     finally:
-        discards.unregister(mapper)
-        mapper.close()
+        part(mapper, discards)

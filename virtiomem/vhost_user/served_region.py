@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final, TextIO
 
 from pyvfio.dma import AddressSpace
-from pyvfio.errors import VfioError
+from pyvfio.errors import InvalidArgument, VfioError
 from pyvfio.kernel import Kernel
 from pyvfio.memory import SharedMemory
 from pyvfio.resource import Resource
@@ -31,7 +31,7 @@ from virtiomem.device import (
     Throttle,
 )
 from virtiomem.discard import DiscardCoordination
-from virtiomem.mapping import joined
+from virtiomem.mapping import DmaMapper, join, part
 from virtiomem.persistence import KeptDevice, SlotFile
 from virtiomem.serving import Periodic, Source, Worker
 from virtiomem.trace import RecordedVirtioMem
@@ -95,7 +95,8 @@ class ServedRegion(Resource):
         changed: Callable[[], object],
         say: Callable[[str], object],
     ) -> None:
-        """Serve; address_spaces, which plugged blocks are mapped into, stay the caller's.
+        """Serve; address_spaces, which plugged blocks are mapped into, stay the caller's. They may leave, and others
+        join, meanwhile.
 
         kernel: what maps the memory and reads event descriptors. coordination: the claims on the guest's memory.
         changed: called after every change that a status shows, from any thread. say: called with a line about each
@@ -105,7 +106,9 @@ class ServedRegion(Resource):
         Raises what SharedMemory, VirtioMem, DmaMapper, VhostUserDevice and SlotFile raise, and StateRefused if options
         are not those of the device that is to be taken up; nothing stays open then.
         """
-        spaces = tuple(address_spaces)
+        self._mappers: dict[AddressSpace, DmaMapper] = {}
+        self._joining = threading.Lock()
+        self._coordination = coordination
         guest = _Guest(changed, lambda line: say(f"{options.name}: {line}"))
         with ExitStack() as stack:
             memory = stack.enter_context(SharedMemory(options.region_size, page_size=options.page_size, kernel=kernel))
@@ -137,11 +140,13 @@ class ServedRegion(Resource):
             if kept.left is not None:
                 guest.awaits(kept.left.config.plugged_size)
             if options.record is not None:
-                device.record(options.record, mappers=len(spaces))
+                device.record(options.record, mappers=len(address_spaces))
             # At the end, before the device would discard what is plugged: a guest may still use it.
             stack.callback(memory.detach)
-            for space in spaces:
-                stack.enter_context(joined(space, device.discards, device.section, coordination))
+            self.managed = ManagedDevice(device, guest, "vhost-user", memory.page_size, lambda: self.address_spaces)
+            stack.callback(self._part_all)
+            for space in address_spaces:
+                self._join(space)
             source = stack.enter_context(
                 VhostUserDevice(
                     options.path,
@@ -162,13 +167,59 @@ class ServedRegion(Resource):
                 sources.append(Periodic(options.reclaim_interval, device.reclaim))
             stack.enter_context(Worker(f"serve {options.name}", sources, kernel=kernel, failed=guest.failed))
             stack.callback(device.give_up)
-            self.managed = ManagedDevice(device, guest, "vhost-user", memory.page_size, lambda: spaces)
             super().__init__()
             self._stack = stack.pop_all()
+
+    @property
+    def address_spaces(self) -> tuple[AddressSpace, ...]:
+        """Those that plugged blocks are mapped into just now, in the order in which they joined."""
+        return tuple(self._mappers)
+
+    def join(self, space: AddressSpace) -> None:
+        """Map all that is plugged into space, and what will be. space stays the caller's, and outlives its leave().
+
+        A request of the guest waits until all is mapped. A trace has no word for it. Safe from any thread.
+        Raises InvalidArgument for one that has joined already, and what DmaMapper and its registration raise; nothing
+        of the region is mapped there then.
+        """
+        with self._joining:
+            self.require_open()
+            self._join(space)
+
+    def leave(self, space: AddressSpace) -> None:
+        """Unmap all of the region from space. Safe from any thread.
+
+        Raises InvalidArgument for one that has not joined, and VfioError if it cannot be unmapped: all is mapped as
+        before then, or the device's divergences say what is not.
+        """
+        with self._joining:
+            self.require_open()
+            if space not in self._mappers:
+                raise InvalidArgument(
+                    errno.ENOENT, f"leave {self.managed.name}", {"space": space.name}, "it has not joined"
+                )
+            self._part(space)
 
     def give_up(self) -> None:
         """Answer a PLUG that takes long BUSY, and every later one: close() is about to follow. Safe from any thread."""
         self.managed.device.give_up()
+
+    def _join(self, space: AddressSpace) -> None:
+        device = self.managed.device
+        if space in self._mappers:
+            raise InvalidArgument(errno.EEXIST, f"join {device.name}", {"space": space.name}, "it has joined already")
+        mapper = join(space, device.discards, device.section, self._coordination)
+        # Another one: whoever looks needs no lock.
+        self._mappers = {**self._mappers, space: mapper}
+
+    def _part(self, space: AddressSpace) -> None:
+        part(self._mappers[space], self.managed.device.discards)
+        self._mappers = {other: mapper for other, mapper in self._mappers.items() if other is not space}
+
+    def _part_all(self) -> None:
+        with self._joining, ExitStack() as stack:
+            for space in tuple(self._mappers):
+                stack.callback(self._part, space)
 
     def _release(self) -> None:
         self._stack.close()
