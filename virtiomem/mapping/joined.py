@@ -45,7 +45,7 @@ def joined(
     section: Section,
     coordination: DiscardCoordination | None = None,
 ) -> Iterator[DmaMapper]:
-    """join() for the length of a with block. Raises what join() raises, and at the end of the block what part() does."""
+    """join() for the length of a with block, and part() at its end. Raises what they raise."""
     mapper = join(space, discards, section, coordination)
     try:
         yield mapper

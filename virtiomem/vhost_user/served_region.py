@@ -147,7 +147,7 @@ class ServedRegion(Resource):
             stack.callback(self._part_all)
             for space in address_spaces:
                 self._join(space)
-            source = stack.enter_context(
+            self._source = stack.enter_context(
                 VhostUserDevice(
                     options.path,
                     device,
@@ -162,13 +162,18 @@ class ServedRegion(Resource):
             )
             # What is undone at the end is undone here alone: the guest goes on, with what it has.
             stack.callback(kept.stop)
-            sources: list[Source] = [source]
+            sources: list[Source] = [self._source]
             if options.reclaim_interval is not None:
                 sources.append(Periodic(options.reclaim_interval, device.reclaim))
             stack.enter_context(Worker(f"serve {options.name}", sources, kernel=kernel, failed=guest.failed))
             stack.callback(device.give_up)
             super().__init__()
             self._stack = stack.pop_all()
+
+    @property
+    def connected(self) -> bool:
+        """Whether a front end is connected just now."""
+        return self._source.connected
 
     @property
     def address_spaces(self) -> tuple[AddressSpace, ...]:

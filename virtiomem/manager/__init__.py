@@ -1,0 +1,11 @@
+"""A server whose devices and address spaces come and go while its guests run."""
+
+from virtiomem.manager.defaults import PROPERTIES, RegionDefaults, RegionRequest
+from virtiomem.manager.server import Server
+
+__all__ = [
+    "PROPERTIES",
+    "RegionDefaults",
+    "RegionRequest",
+    "Server",
+]
