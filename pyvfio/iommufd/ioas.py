@@ -21,15 +21,14 @@ from pyvfio.dma import (
 )
 from pyvfio.errors import AlreadyMapped, InvalidArgument, NotMapped, VfioError
 from pyvfio.explain import is_refusal
+from pyvfio.iommufd.addresses import IoasInfo, allow_iovas, ask_info, physical_pieces, physical_range
 from pyvfio.iommufd.cdev import CdevDevice
 from pyvfio.iommufd.device import IommufdDevice
 from pyvfio.iommufd.driver_data import DriverData
 from pyvfio.iommufd.fault_queue import FaultQueue
 from pyvfio.iommufd.iommufd import Iommufd
-from pyvfio.iommufd.iova_ranges import IoasInfo, allow_iovas, ask_info
 from pyvfio.iommufd.object import Translation
 from pyvfio.iommufd.page_table import HwPageTable
-from pyvfio.iommufd.physical import physical_pieces, physical_range
 from pyvfio.kernel import Kernel
 from pyvfio.memory import DmaTarget
 from pyvfio.noiommu import PhysicalRange, PhysicalRun, joined
@@ -70,9 +69,13 @@ class Ioas(Translation, MappingSpace):
         if self._owns_iommufd:
             self._speak_for_parent()
         with self._allocation():
-            argument = abi.iommu_ioas_alloc()
-            self.iommufd.call(abi.IOMMU_IOAS_ALLOC, argument, "allocate address space")
-            self.id = argument.out_ioas_id
+            self.id = self._obtain()
+
+    def _obtain(self) -> int:
+        """The number of the address space, which the kernel makes now. Raises VfioError."""
+        argument = abi.iommu_ioas_alloc()
+        self.iommufd.call(abi.IOMMU_IOAS_ALLOC, argument, "allocate address space")
+        return argument.out_ioas_id
 
     @property
     def name(self) -> str:

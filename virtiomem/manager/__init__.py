@@ -1,5 +1,6 @@
 """A server whose devices and address spaces come and go while its guests run."""
 
+from virtiomem.manager.commands import ServerCommands
 from virtiomem.manager.defaults import PROPERTIES, RegionDefaults, RegionRequest
 from virtiomem.manager.server import Server
 
@@ -8,4 +9,5 @@ __all__ = [
     "RegionDefaults",
     "RegionRequest",
     "Server",
+    "ServerCommands",
 ]

@@ -139,6 +139,14 @@ class Server(Resource):
             region.served.give_up()
             region.closing.close()
 
+    def reset_region(self, name: str) -> int:
+        """The guest of a device has ended for good: see ServedRegion.reset(), whose result and errors these are.
+
+        Raises InvalidArgument if there is no such device, too.
+        """
+        with self._changing(f"reset {name}"):
+            return self._region(name).served.reset()
+
     def add_space(self, options: SpaceOptions) -> OpenSpace:
         """Open an address space and map every region into it: all that is plugged, and what will be.
 

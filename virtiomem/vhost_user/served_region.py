@@ -33,13 +33,15 @@ from virtiomem.device import (
 from virtiomem.discard import DiscardCoordination
 from virtiomem.mapping import DmaMapper, join, part
 from virtiomem.persistence import KeptDevice, SlotFile
-from virtiomem.serving import Periodic, Source, Worker
+from virtiomem.serving import Calls, Periodic, Source, Worker
 from virtiomem.trace import RecordedVirtioMem
 from virtiomem.vhost_user.device import VhostUserDevice
 from virtiomem.vhost_user.events import ConfigChanges, FrontEndEvents
 
 _INTERVAL: Final = 1.0
 """Seconds between two lines about refusals for one reason."""
+_PATIENCE: Final = 60.0
+"""Seconds that reset() waits for a request that is being carried out."""
 _MOST_LINES: Final = 20
 _WINDOW: Final = 10.0
 
@@ -109,7 +111,7 @@ class ServedRegion(Resource):
         self._mappers: dict[AddressSpace, DmaMapper] = {}
         self._joining = threading.Lock()
         self._coordination = coordination
-        guest = _Guest(changed, lambda line: say(f"{options.name}: {line}"))
+        self._guest = guest = _Guest(changed, lambda line: say(f"{options.name}: {line}"))
         with ExitStack() as stack:
             memory = stack.enter_context(SharedMemory(options.region_size, page_size=options.page_size, kernel=kernel))
             changes = stack.enter_context(ConfigChanges(guest, kernel=kernel))
@@ -162,13 +164,27 @@ class ServedRegion(Resource):
             )
             # What is undone at the end is undone here alone: the guest goes on, with what it has.
             stack.callback(kept.stop)
-            sources: list[Source] = [self._source]
+            self._calls = Calls(kernel=kernel)
+            stack.callback(self._calls.close)
+            sources: list[Source] = [self._source, self._calls]
             if options.reclaim_interval is not None:
                 sources.append(Periodic(options.reclaim_interval, device.reclaim))
             stack.enter_context(Worker(f"serve {options.name}", sources, kernel=kernel, failed=guest.failed))
             stack.callback(device.give_up)
             super().__init__()
             self._stack = stack.pop_all()
+
+    def reset(self) -> int:
+        """The guest has ended for good: unplug all, give its memory back to the host, and go on with nothing plugged.
+
+        Returns how many bytes were plugged; what the process before has left of a guest counts, too. Safe from any
+        thread but the one that serves. Raises DeviceBusy, with nothing changed, while a front end is connected or a
+        request is carried out for more than a minute, and what VhostUserDevice.release_memory() raises.
+        """
+        self.require_open()
+        size = self._calls.make(f"reset {self.managed.name}", self._source.release_memory, _PATIENCE)
+        self._guest.reset(size)
+        return size
 
     @property
     def connected(self) -> bool:
@@ -284,6 +300,11 @@ class _Guest(FrontEndEvents, Events):
         """A guest had so much plugged when the process before this one ended."""
         size = format_size(plugged_size)
         self._in_the_way = f"{size} were plugged when the server before this one ended; the guest's memory is awaited"
+
+    def reset(self, size: int) -> None:
+        """The host says that the guest has ended: its memory, of which so much was plugged, is the host's again."""
+        self._refusal = self._in_the_way = None
+        self._become("no front end", f"reset: {format_size(size)} were plugged, and all memory is given back")
 
     def connected(self) -> None:
         self._refusal = None
