@@ -1,6 +1,6 @@
 """VFIO for Python: containers, groups, devices, regions, interrupts and DMA mappings of the Linux kernel."""
 
-from pyvfio.container import Container, Group, IommuInfo, IommuType
+from pyvfio.container import Container, Group, IommuInfo, IommuType, SharedContainer
 from pyvfio.device import (
     AffectedDevice,
     BarMemory,
@@ -91,6 +91,7 @@ from pyvfio.iommufd import (
     PageTableDirtyTracking,
     RawData,
     RlimitMode,
+    SharedIoas,
     Vdevice,
     Viommu,
     ViommuPages,
@@ -203,6 +204,8 @@ __all__ = [
     "Register",
     "Registers",
     "RlimitMode",
+    "SharedContainer",
+    "SharedIoas",
     "SharedMemory",
     "ShortUnmap",
     "Sriov",

@@ -4,6 +4,7 @@ from pyvfio.container.container import Container
 from pyvfio.container.dirty import ContainerDirtyTracking
 from pyvfio.container.group import Group
 from pyvfio.container.info import IommuInfo, IommuType
+from pyvfio.container.shared_container import SharedContainer
 
 __all__ = [
     "Container",
@@ -11,4 +12,5 @@ __all__ = [
     "Group",
     "IommuInfo",
     "IommuType",
+    "SharedContainer",
 ]

@@ -6,6 +6,7 @@ from pyvfio.dma.iova import Fit, IovaAllocator
 from pyvfio.dma.map_call import MapCall
 from pyvfio.dma.mapping_space import END, DmaCalls, Layout, MappingSpace
 from pyvfio.dma.refusals import check_map_arguments, check_target, map_failure
+from pyvfio.dma.shared_space import SharedSpace
 from pyvfio.dma.span_index import SpanIndex
 from pyvfio.dma.succession import SucceedingSpace
 
@@ -24,6 +25,7 @@ __all__ = [
     "MapCall",
     "MappedRun",
     "MappingSpace",
+    "SharedSpace",
     "SpanIndex",
     "SucceedingSpace",
     "TakesUp",

@@ -22,15 +22,14 @@ from pyvfio.dma import (
 )
 from pyvfio.errors import AlreadyMapped, InvalidArgument, NotMapped, VfioError
 from pyvfio.explain import is_refusal
+from pyvfio.iommufd.addresses import IoasInfo, allow_iovas, ask_info, physical_pieces, physical_range
 from pyvfio.iommufd.cdev import CdevDevice
 from pyvfio.iommufd.device import IommufdDevice
 from pyvfio.iommufd.driver_data import DriverData
 from pyvfio.iommufd.fault_queue import FaultQueue
 from pyvfio.iommufd.iommufd import Iommufd
-from pyvfio.iommufd.iova_ranges import IoasInfo, allow_iovas, ask_info
 from pyvfio.iommufd.object import Translation
 from pyvfio.iommufd.page_table import HwPageTable
-from pyvfio.iommufd.physical import physical_pieces, physical_range
 from pyvfio.kernel import Kernel
 from pyvfio.memory import DmaTarget
 from pyvfio.noiommu import PhysicalRange, PhysicalRun, joined
@@ -64,28 +63,29 @@ class Ioas(Translation, SucceedingSpace):
         self._info: IoasInfo | None = None
         # How many devices and page tables had come and gone when the kernel was asked.
         self._changes_known = 0
-        self._is_shared = ioas_id is not None
+        self._given_id = ioas_id
         if iommufd is not None:
             require_kind(iommufd, Iommufd, "allocate address space")
         super().__init__(iommufd or Iommufd(kernel=kernel))
         if self._owns_iommufd:
             self._speak_for_parent()
         with self._allocation():
-            if ioas_id is not None:
-                self.id = ioas_id
-                self._ask_layout("open address space")
-                return
-            argument = abi.iommu_ioas_alloc()
-            self.iommufd.call(abi.IOMMU_IOAS_ALLOC, argument, "allocate address space")
-            self.id = argument.out_ioas_id
+            self.id = self._obtain()
+
+    def _obtain(self) -> int:
+        """The number of the address space, which the kernel makes now if it has none. Raises VfioError."""
+        if self._given_id is not None:
+            return self._given_id
+        argument = abi.iommu_ioas_alloc()
+        self.iommufd.call(abi.IOMMU_IOAS_ALLOC, argument, "allocate address space")
+        return argument.out_ioas_id
 
     @classmethod
     def from_id(cls, iommufd: Iommufd, ioas_id: int) -> Self:
-        """An address space of iommufd that is there already, made through another copy of its descriptor.
+        """The address space of that number, which a process before this one has made in iommufd, and leaves to this.
 
-        It is not this object's: closing this unmaps what was mapped through it, and leaves the rest. What others have
-        mapped is not in mappings(), until take_up() has found it. Raises VfioError (ENOENT) if there is none of that
-        number. Source: IOMMU_IOAS_IOVA_RANGES.
+        What is mapped there is in mappings() when take_up() has found it. It is destroyed when this is closed; see
+        SharedIoas for one that stays another process's.
         """
         return cls(iommufd, ioas_id=ioas_id)
 
@@ -319,7 +319,7 @@ class Ioas(Translation, SucceedingSpace):
 
     @property
     def may_hold_mappings(self) -> bool:
-        return self._is_shared or self._table.count > 0
+        return self._given_id is not None or self._table.count > 0
 
     def _map_call(self, run: MappedRun) -> MapCall:
         return self._calls_of(run, abi.IOMMU_IOAS_MAP_FIXED_IOVA)
@@ -381,9 +381,6 @@ class Ioas(Translation, SucceedingSpace):
         self._table.clear()
 
     def _destroy(self) -> None:
-        if self._is_shared:
-            self._unmap_all()
-            return
         try:
             super()._destroy()
         except VfioError as error:

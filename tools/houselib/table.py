@@ -29,9 +29,10 @@ HOUSES = (
         (
             "__main__",
             "cli",
+            "manager",
             "stand_in vhost_user",
             "trace",
-            "mapping draw",
+            "mapping draw spaces",
             "control planner persistence",
             "device",
             "discard",

@@ -2,21 +2,31 @@
 
 from virtiomem.control import places
 from virtiomem.control.client import ControlClient, ControlRefused
+from virtiomem.control.command import ControlCommand
 from virtiomem.control.managed import Guest, ManagedDevice
 from virtiomem.control.metrics_port import MetricsPort
-from virtiomem.control.protocol import check_name
+from virtiomem.control.protocol import ProtocolError, check_keys, check_name, flag, integer, text, texts
 from virtiomem.control.server import ControlServer
+from virtiomem.control.space_status import ManagedSpace
 from virtiomem.control.status import DeviceStatus, SpaceStatus
 
 __all__ = [
     "ControlClient",
+    "ControlCommand",
     "ControlRefused",
     "ControlServer",
     "DeviceStatus",
     "Guest",
     "ManagedDevice",
+    "ManagedSpace",
     "MetricsPort",
+    "ProtocolError",
     "SpaceStatus",
+    "check_keys",
     "check_name",
+    "flag",
+    "integer",
     "places",
+    "text",
+    "texts",
 ]

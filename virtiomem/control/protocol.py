@@ -66,6 +66,36 @@ def seconds(request: dict[str, object], key: str, largest: float) -> float:
     return float(min(value, largest))
 
 
+def text(request: dict[str, object], key: str, default: str | None = None) -> str:
+    """The text that request has as key (default: as given). Raises ProtocolError if it has none."""
+    value = request.get(key, default)
+    if not isinstance(value, str):
+        raise ProtocolError(f"{key} must be a text")
+    return value
+
+
+def flag(request: dict[str, object], key: str) -> bool:
+    """Whether request says true as key; without it, false. Raises ProtocolError for anything else."""
+    value = request.get(key, False)
+    if not isinstance(value, bool):
+        raise ProtocolError(f"{key} must be true or false")
+    return value
+
+
+def texts(request: dict[str, object], key: str) -> tuple[str, ...]:
+    """The texts of the list that request has as key; none without it. Raises ProtocolError for anything else."""
+    values = request.get(key, [])
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise ProtocolError(f"{key} must be a list of texts")
+    return tuple(values)
+
+
+def check_keys(request: dict[str, object], *known: str) -> None:
+    """Raises ProtocolError if request says anything beside its command and these."""
+    if unknown := [key for key in request if key not in ("command", *known)]:
+        raise ProtocolError(f"{shortened(unknown[0])} is none of {', '.join(known) or 'its arguments: it has none'}")
+
+
 def printable(text: str) -> str:
     """text with an escape in place of every character that a terminal would not print."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)

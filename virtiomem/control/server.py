@@ -9,13 +9,14 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import BinaryIO
 
 from pyvfio.errors import InvalidArgument
 from pyvfio.resource import Resource
+from virtiomem.control.command import ControlCommand
+from virtiomem.control.incoming import Incoming
 from virtiomem.control.managed import ManagedDevice
 from virtiomem.control.metrics import metrics
 from virtiomem.control.peer import peer_user
@@ -54,6 +55,7 @@ class ControlServer(Resource):
         """stop: what the stop command calls. Raises VfioError if the socket cannot be made."""
         self.path = path
         self._devices: dict[str, ManagedDevice] = {}
+        self._commands: dict[str, ControlCommand] = {}
         self._stop = stop
         self._started = time.monotonic()
         self._revision = 0
@@ -82,6 +84,10 @@ class ControlServer(Resource):
         """Show the device called name no more. Call it before the device is closed."""
         self._devices = {other: managed for other, managed in self._devices.items() if other != name}
         self.changed()
+
+    def offer(self, commands: Mapping[str, ControlCommand]) -> None:
+        """Take these commands, too, by name. The server's own stay what they are."""
+        self._commands = {**self._commands, **commands}
 
     def metrics(self) -> str:
         """The metrics of every device, in Prometheus' text format."""
@@ -140,20 +146,21 @@ class ControlServer(Resource):
         try:
             # Only sending has a limit: a client that asks nothing may stay.
             client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(_PATIENCE), 0))
-            with client, client.makefile("rb") as requests:
-                self._converse(client, requests)
+            with client, Incoming(client) as incoming:
+                self._converse(client, incoming)
         except OSError:
             pass  # the client is gone, or does not read
         finally:
             with self._clients_lock:
                 self._clients.pop(client, None)
 
-    def _converse(self, client: socket.socket, requests: BinaryIO) -> None:
+    def _converse(self, client: socket.socket, incoming: Incoming) -> None:
         """Answer requests until the client has no more, or breaks the protocol."""
         try:
-            while (request := read_object(requests, LARGEST_REQUEST)) is not None:
+            while (request := read_object(incoming.lines, LARGEST_REQUEST)) is not None:
                 self._set_idle(client, since=None)
-                answer = line_of(self._answer(request))
+                answer = line_of(self._answer(request, incoming.descriptors))
+                incoming.drop()
                 # From here on it is the client who takes its time.
                 self._set_idle(client, since=time.monotonic())
                 client.sendall(answer)
@@ -165,9 +172,15 @@ class ControlServer(Resource):
             if client in self._clients:
                 self._clients[client].idle_since = since
 
-    def _answer(self, request: dict[str, object]) -> dict[str, object]:
+    def _answer(self, request: dict[str, object], descriptors: list[int]) -> dict[str, object]:
         try:
-            return {"ok": True, "result": self._result(request)}
+            name = str(request.get("command"))
+            command = self._commands.get(name)
+            most = 0 if command is None else command.most_descriptors
+            if len(descriptors) > most:
+                raise ProtocolError(f"{shortened(name)} takes {most or 'no'} descriptors, and {len(descriptors)} came")
+            result = self._result(request) if command is None else command.run(request, descriptors)
+            return {"ok": True, "result": result}
         except ProtocolError as error:
             return _refusal(error, "EPROTO")
         except OSError as error:
@@ -196,9 +209,8 @@ class ControlServer(Resource):
                 self._stop()
                 return {}
             case other:
-                raise ProtocolError(
-                    f"there is no command {shortened(other)}: show, resize, reclaim, stats, metrics and stop there are"
-                )
+                known = ", ".join(("show", "resize", "reclaim", "stats", "metrics", *self._commands))
+                raise ProtocolError(f"there is no command {shortened(other)}: {known} and stop there are")
 
     def _show(self, after: int, timeout: float) -> dict[str, object]:
         with self._change:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from pyvfio.errors import InvalidArgument
+from pyvfio.errors import DeviceBusy, InvalidArgument
 from pyvfio.kernel import EventFd
 from pyvfio.memory import SharedMemory
 from pyvfio.resource import Resource
@@ -144,6 +144,22 @@ class VhostUserDevice(Resource):
     def connected(self) -> bool:
         """Whether a front end is connected."""
         return self._session is not None
+
+    def release_memory(self) -> int:
+        """The guest has ended for good: unplug all, and give its memory back to the host; return how much was plugged.
+
+        The device goes on, with no memory and nothing plugged, for the next front end. In the thread that serves.
+        Raises DeviceBusy while a front end is connected, and if blocks could not be unplugged; nothing has changed
+        then. Raises VfioError if memory cannot be given back: nothing is plugged then, and this can be tried again.
+        """
+        if self._session is not None:
+            raise DeviceBusy(
+                errno.EBUSY,
+                f"reset {self.device.name}",
+                meaning="a front end is connected, and its guest may run",
+                advice="End the virtual machine first",
+            )
+        return self._region_memory.release()
 
     @property
     def descriptors(self) -> list[int]:

@@ -105,6 +105,34 @@ class RegionMemory:
             # As soon as its front end shares it, it is tried again.
             _log.warning("%s: what was plugged is not yet again: %s", self._device.name, error)
 
+    def release(self) -> int:
+        """The guest has ended: unplug all, discard what is in its memory, and let that go; return how much was plugged.
+
+        What the process before has left is forgotten. Raises DeviceBusy if blocks must stay plugged, or could not be
+        unplugged: all is as before then. Raises VfioError if memory cannot be given back: nothing is plugged then, and
+        this can be tried again.
+        """
+        plugged = self._device.plugged_size
+        left, before, memory = self._kept.left, self._file or self._awaited, self._kept.memory
+        if left is not None:
+            plugged = left.config.plugged_size
+        # First: a process that goes on from here must not take what is gone for plugged.
+        self._kept.attached(None, self._device.save())
+        if before is not None:
+            try:
+                self._device.system_reset()
+                self._awaited, self._file = None, before
+                self._keeping.close()
+                self._memory.discard(0, self._memory.size)
+                self._memory.detach()
+            except BaseException:
+                self._kept.attached(memory, self._device.save())
+                raise
+        self._drop(memory)
+        self._file = None
+        self.missing = _NOTHING_SHARED
+        return plugged
+
     def settle(self) -> str:
         """Why the connected guest's memory is not what is attached; empty if it is.
 

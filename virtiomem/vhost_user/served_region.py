@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import threading
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,36 +12,23 @@ from pathlib import Path
 from typing import Final, TextIO
 
 from pyvfio.dma import AddressSpace, TakesUp
-from pyvfio.errors import InvalidArgument, VfioError
+from pyvfio.errors import InvalidArgument
 from pyvfio.kernel import Kernel
 from pyvfio.memory import SharedMemory
 from pyvfio.resource import Resource
-from pyvfio.units import format_size
 from virtiomem.control import ManagedDevice
-from virtiomem.device import (
-    Config,
-    Events,
-    FeaturesRefused,
-    NackReason,
-    ProtocolViolation,
-    Request,
-    RequestRefused,
-    RequestType,
-    StateRefused,
-    Throttle,
-)
+from virtiomem.device import StateRefused
 from virtiomem.discard import DiscardCoordination
 from virtiomem.mapping import DmaMapper, join, part
 from virtiomem.persistence import DescriptorStore, KeptDevice, SlotFile
-from virtiomem.serving import Periodic, Source, Worker
+from virtiomem.serving import Calls, Periodic, Source, Worker
 from virtiomem.trace import RecordedVirtioMem
 from virtiomem.vhost_user.device import VhostUserDevice
-from virtiomem.vhost_user.events import ConfigChanges, FrontEndEvents
+from virtiomem.vhost_user.events import ConfigChanges
+from virtiomem.vhost_user.guest import VhostUserGuest
 
-_INTERVAL: Final = 1.0
-"""Seconds between two lines about refusals for one reason."""
-_MOST_LINES: Final = 20
-_WINDOW: Final = 10.0
+_PATIENCE: Final = 60.0
+"""Seconds that reset() waits for a request that is being carried out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +41,7 @@ class ServedRegionOptions:
     discard: as VhostUserDevice has them. persistent_suspend, prealloc_threads: as VirtioMem has them. state: the file
     in which the device outlives this process, and which is taken up if there is one; None: it does not.
     reclaim_interval: seconds after which pages that were touched in unplugged blocks are looked for, and given back;
-    None: never. record: where
-    the trace of what the guest asks goes; None for no trace.
+    None: never. record: where the trace of what the guest asks goes; None for no trace.
     """
 
     path: str
@@ -114,7 +99,7 @@ class ServedRegion(Resource):
         self._mappers: dict[AddressSpace, DmaMapper] = {}
         self._joining = threading.Lock()
         self._coordination = coordination
-        guest = _Guest(changed, lambda line: say(f"{options.name}: {line}"))
+        self._guest = guest = VhostUserGuest(changed, lambda line: say(f"{options.name}: {line}"))
         with ExitStack() as stack:
             memory = stack.enter_context(SharedMemory(options.region_size, page_size=options.page_size, kernel=kernel))
             changes = stack.enter_context(ConfigChanges(guest, kernel=kernel))
@@ -173,7 +158,9 @@ class ServedRegion(Resource):
                 self._join(space, takes_up=space in taken_up)
             # What is undone at the end is undone here alone: the guest goes on, with what it has.
             stack.callback(kept.stop)
-            sources: list[Source] = [self._source]
+            self._calls = Calls(kernel=kernel)
+            stack.callback(self._calls.close)
+            sources: list[Source] = [self._source, self._calls]
             if options.reclaim_interval is not None:
                 sources.append(Periodic(options.reclaim_interval, device.reclaim))
             self._worker = Worker(f"serve {options.name}", sources, kernel=kernel, failed=guest.failed)
@@ -181,6 +168,23 @@ class ServedRegion(Resource):
             stack.callback(device.give_up)
             super().__init__()
             self._stack = stack.pop_all()
+
+    def reset(self) -> int:
+        """The guest has ended for good: unplug all, give its memory back to the host, and go on with nothing plugged.
+
+        Returns how many bytes were plugged; what the process before has left of a guest counts, too. Safe from any
+        thread but the one that serves. Raises DeviceBusy, with nothing changed, while a front end is connected or a
+        request is carried out for more than a minute, and what VhostUserDevice.release_memory() raises.
+        """
+        self.require_open()
+        size = self._calls.make(f"reset {self.managed.name}", self._source.release_memory, _PATIENCE)
+        self._guest.reset(size)
+        return size
+
+    @property
+    def connected(self) -> bool:
+        """Whether a front end is connected just now."""
+        return self._source.connected
 
     @property
     def address_spaces(self) -> tuple[AddressSpace, ...]:
@@ -261,115 +265,3 @@ class ServedRegion(Resource):
 
     def __repr__(self) -> str:
         return f"<ServedRegion {self.managed.name}>"
-
-
-class _Lines:
-    """Lets _MOST_LINES lines pass in _WINDOW seconds, and says how many it has left out: none comes of a flood.
-
-    Safe from several threads.
-    """
-
-    def __init__(self, say: Callable[[str], object]) -> None:
-        self._say = say
-        self._lock = threading.Lock()
-        self._begun = 0.0
-        self._passed = 0
-
-    def say(self, line: str) -> None:
-        now = time.monotonic()
-        with self._lock:
-            if now >= self._begun + _WINDOW:
-                if self._passed > _MOST_LINES:
-                    self._say(f"{self._passed - _MOST_LINES} more lines are left out")
-                self._begun, self._passed = now, 0
-            self._passed += 1
-            if self._passed <= _MOST_LINES:
-                self._say(line)
-
-
-class _Guest(FrontEndEvents, Events):
-    """The Guest of a control socket: tells who drives the device, and how that goes."""
-
-    def __init__(self, changed: Callable[[], object], say: Callable[[str], object]) -> None:
-        self._changed = changed
-        self._say = say
-        # What a front end makes happen, it can make happen as often as it likes.
-        self._lines = _Lines(say)
-        self._state = "no front end"
-        # As the log does: no guest fills what the host reads.
-        self._throttle = Throttle(_INTERVAL, time.monotonic)
-        self._refusal: str | None = None
-        self._in_the_way: str | None = None
-        self._until_change = False
-
-    @property
-    def state(self) -> str:
-        return f"vhost-user: {self._state}"
-
-    @property
-    def waiting_for(self) -> str | None:
-        return self._refusal or self._in_the_way
-
-    def awaits(self, plugged_size: int) -> None:
-        """A guest had so much plugged when the process before this one ended."""
-        size = format_size(plugged_size)
-        self._in_the_way = f"{size} were plugged when the server before this one ended; the guest's memory is awaited"
-
-    def connected(self) -> None:
-        self._refusal = None
-        self._become("a front end, no driver", "a front end has connected")
-
-    def disconnected(self, reason: str) -> None:
-        self._become("no front end", f"the front end has left: {reason}")
-
-    def failed(self, error: Exception) -> None:
-        """A fault of ours: the region is not served any more. All others are."""
-        self._become("is served no more", f"served no more, by a fault of this server: {type(error).__name__}: {error}")
-
-    def attached(self, size: int) -> None:
-        self._in_the_way = None
-        self._lines.say(f"{format_size(size)} of the front end's memory are the region")
-
-    def started(self, features: int) -> None:
-        self._refusal = None
-        self._become("its driver runs", f"the guest's driver runs, features {features:#_x}")
-
-    def stopped(self) -> None:
-        self._become("a front end, no driver", "the guest's driver has stopped")
-
-    def driver_refused(self, error: FeaturesRefused) -> None:
-        self._refusal = error.meaning
-        self._become("its driver was refused", f"the guest's driver was refused: {error.meaning}")
-
-    def refused(self, operation: str, error: VfioError) -> None:
-        self._in_the_way, self._until_change = str(error), False
-        self._lines.say(f"{operation} refused: {error}")
-        self._changed()
-
-    def broken(self, error: ProtocolViolation) -> None:
-        self._become("its driver broke the protocol", f"served no more until a reset: {error}")
-
-    def config_changed(self, config: Config) -> None:
-        self._say(f"asks the guest for {format_size(config.requested_size)}")
-        if self._until_change:
-            self._in_the_way, self._until_change = None, False
-        self._changed()
-
-    def size_changed(self, plugged_size: int) -> None:
-        self._in_the_way = None
-        self._say(f"{format_size(plugged_size)} plugged")
-        self._changed()
-
-    def request_refused(self, request: Request, error: RequestRefused) -> None:
-        cause = str(error.__cause__ or error)
-        if self._throttle.passes(error.reason):
-            self._say(f"{request.type.name} answered {error.reason.response.name}: {cause}")
-        if request.type is not RequestType.STATE and cause != self._in_the_way:
-            self._in_the_way = cause
-            self._until_change = isinstance(error.reason, NackReason)
-            self._changed()
-
-    def _become(self, state: str, line: str) -> None:
-        self._state = state
-        self._lines.say(line)
-        self._changed()

@@ -1,0 +1,1 @@
+"""Commands that add to a running server, and take from it."""

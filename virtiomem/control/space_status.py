@@ -1,0 +1,41 @@
+"""ManagedSpace: an address space of a server, as it goes over the control socket."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+from virtiomem.control.protocol import printable
+
+
+@dataclass(frozen=True, slots=True)
+class ManagedSpace:
+    """An address space at one moment.
+
+    name: what the host calls it. kind: "container" or "iommufd". devices: the PCI addresses of those that the server
+    has opened in it. ioas_id: the number of the IOAS in its iommufd; None for a container. lent: whether another
+    process owns it. mappings: how many the server has made there. mappings_left: how many more the kernel would take;
+    None if it sets no limit, or does not tell.
+    """
+
+    name: str
+    kind: str
+    devices: tuple[str, ...]
+    ioas_id: int | None
+    lent: bool
+    mappings: int
+    mappings_left: int | None
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, object]) -> Self:
+        """What data() has made data from. Raises TypeError or KeyError for anything else."""
+        fields: dict[str, Any] = {
+            key: printable(value) if isinstance(value, str) else value for key, value in data.items()
+        }
+        fields["devices"] = tuple(printable(device) for device in fields["devices"])
+        return cls(**fields)
+
+    def data(self) -> dict[str, object]:
+        """The same as JSON values."""
+        return asdict(self)

@@ -1,0 +1,13 @@
+"""A server whose devices and address spaces come and go while its guests run."""
+
+from virtiomem.manager.commands import ServerCommands
+from virtiomem.manager.defaults import PROPERTIES, RegionDefaults, RegionRequest
+from virtiomem.manager.server import Server
+
+__all__ = [
+    "PROPERTIES",
+    "RegionDefaults",
+    "RegionRequest",
+    "Server",
+    "ServerCommands",
+]

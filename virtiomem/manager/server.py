@@ -1,0 +1,248 @@
+"""Server: devices that are served and address spaces that map them, which come and go while guests run."""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from pyvfio.errors import DeviceBusy, InvalidArgument
+from pyvfio.kernel import Kernel
+from pyvfio.resource import Resource
+from virtiomem.control import ControlServer, check_name
+from virtiomem.discard import DiscardCoordination
+from virtiomem.manager.defaults import check_beside
+from virtiomem.spaces import OpenSpace, SpaceKind, SpaceOptions, open_space
+from virtiomem.vhost_user import ServedRegion, ServedRegionOptions
+
+_PATIENCE: Final = 60.0
+"""Seconds that a change waits for the one before it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Region:
+    """A region that is served, as it was asked for. closing: closes it, and then its trace."""
+
+    options: ServedRegionOptions
+    served: ServedRegion
+    closing: ExitStack
+
+
+class Server(Resource):
+    """Serves from the beginning until close(). Nothing of it is mapped, open or listening then.
+
+    Every region is mapped into every address space. One change is made at a time, and each is made whole or not at all;
+    guests are served meanwhile, and only a request to the region that is just being mapped waits. Methods may be called
+    from any thread.
+
+    control: the control socket. kernel: what maps, and opens devices.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        stop: Callable[[], None],
+        *,
+        kernel: Kernel,
+        say: Callable[[str], object] = lambda _: None,
+    ) -> None:
+        """path: of the control socket. stop: what its stop command calls. say: as ServedRegion has it.
+
+        Raises VfioError if the socket cannot be made.
+        """
+        self.kernel = kernel
+        self._say = say
+        self._coordination = DiscardCoordination()
+        self._changes = threading.Lock()
+        # Each change puts another one in its place: whoever looks needs no lock.
+        self._regions: Mapping[str, _Region] = {}
+        self._spaces: Mapping[str, OpenSpace] = {}
+        self.control = ControlServer(path, stop)
+        super().__init__()
+
+    @property
+    def regions(self) -> tuple[ServedRegion, ...]:
+        """Those that are served just now, in the order in which they were added."""
+        return tuple(region.served for region in self._regions.values())
+
+    @property
+    def region_options(self) -> tuple[ServedRegionOptions, ...]:
+        """What is served just now, as it was asked for; a block size that nobody named is there, too."""
+        return tuple(region.options for region in self._regions.values())
+
+    @property
+    def spaces(self) -> tuple[OpenSpace, ...]:
+        """The address spaces just now, in the order in which they were added."""
+        return tuple(self._spaces.values())
+
+    @property
+    def containers(self) -> int:
+        """How many of the address spaces are containers, which have a limit of mappings."""
+        return sum(space.kind is SpaceKind.CONTAINER for space in self.spaces)
+
+    def region(self, name: str) -> ServedRegion:
+        """The region of the device with this name. Raises InvalidArgument if there is none."""
+        return self._region(name).served
+
+    def add_region(self, options: ServedRegionOptions, *, trace: Path | None = None) -> ServedRegion:
+        """Serve another device, mapped into every address space. It is the server's, and shown by the control socket.
+
+        trace: the file that what its guest asks is written to, from its start; None for options.record. Raises
+        InvalidArgument if its name, socket or addresses are another's, and what ServedRegion raises; nothing of it
+        stays then.
+        """
+        check_name(options.name)
+        with self._changing(f"serve {options.name}"):
+            check_beside(options, self.region_options)
+            with ExitStack() as closing:
+                given = options
+                if trace is not None:
+                    given = replace(options, record=closing.enter_context(trace.open("w", encoding="utf-8")))
+                served = closing.enter_context(
+                    ServedRegion(
+                        given,
+                        [space.space for space in self.spaces],
+                        kernel=self.kernel,
+                        coordination=self._coordination,
+                        changed=self.control.changed,
+                        say=self._say,
+                    )
+                )
+                self.control.manage(served.managed)
+                self._regions = {**self._regions, options.name: _Region(options, served, closing.pop_all())}
+        return served
+
+    def remove_region(self, name: str, *, force: bool = False) -> None:
+        """Serve the device no more: all of it is unmapped, and what its guest has plugged stays the guest's memory.
+
+        What is kept of it beyond the process stays, so that add_region() with the same options goes on. Raises
+        InvalidArgument if there is none, and DeviceBusy, with nothing changed, if a guest whose front end is connected
+        has blocks plugged, which it can give back to nobody then, unless force; and what closing it raises: it is not
+        served any more then.
+        """
+        with self._changing(f"remove {name}"):
+            region = self._region(name)
+            plugged = region.served.managed.device.plugged_size
+            if plugged and region.served.connected and not force:
+                raise DeviceBusy(
+                    errno.EBUSY,
+                    f"remove {name}",
+                    {"plugged": plugged},
+                    "its guest has blocks plugged, and its front end is connected: nobody will be there to unplug them",
+                    "Resize it to nothing first, or say that this is meant (--yes)",
+                )
+            self._forget(name)
+            region.served.give_up()
+            region.closing.close()
+
+    def reset_region(self, name: str) -> int:
+        """The guest of a device has ended for good: see ServedRegion.reset(), whose result and errors these are.
+
+        Raises InvalidArgument if there is no such device, too.
+        """
+        with self._changing(f"reset {name}"):
+            return self._region(name).served.reset()
+
+    def add_space(self, options: SpaceOptions) -> OpenSpace:
+        """Open an address space and map every region into it: all that is plugged, and what will be.
+
+        Raises InvalidArgument for a name that another one has, and what open_space() and ServedRegion.join() raise;
+        nothing is mapped or open then.
+        """
+        return self.adopt_space(lambda: open_space(options, self.kernel))
+
+    def adopt_space(self, opening: Callable[[], OpenSpace]) -> OpenSpace:
+        """As add_space(), for an address space that opening opens. It is the server's, and closed here on a failure."""
+        with self._changing("add address space"), ExitStack() as undo:
+            space = undo.enter_context(opening())
+            check_name(space.name)
+            if space.name in self._spaces:
+                meaning = "another address space has that name"
+                raise InvalidArgument(errno.EEXIST, "add address space", {"name": space.name}, meaning)
+            for region in self.regions:
+                region.join(space.space)
+                undo.callback(region.leave, space.space)
+            self._spaces = {**self._spaces, space.name: space}
+            undo.pop_all()
+        self.control.changed()
+        return space
+
+    def remove_space(self, name: str) -> None:
+        """Unmap every region from an address space, and close what was opened for it.
+
+        Raises InvalidArgument if there is none, and what ServedRegion.leave() raises: it stays then, with all that is
+        mapped, or the devices' divergences say what is not. What closing it raises comes when it is gone.
+        """
+        with self._changing(f"remove address space {name}"):
+            if name not in self._spaces:
+                raise InvalidArgument(errno.ENOENT, f"remove address space {name}", meaning=_one_of(self._spaces))
+            space = self._spaces[name]
+            with ExitStack() as undo:
+                for region in reversed(self.regions):
+                    region.leave(space.space)
+                    undo.callback(region.join, space.space)
+                undo.pop_all()
+            self._spaces = {other: kept for other, kept in self._spaces.items() if kept is not space}
+            self.control.changed()
+            space.close()
+
+    def give_up(self) -> None:
+        """Answer plugs that take long BUSY, and every later one: close() is about to follow. Safe from any thread."""
+        for region in self.regions:
+            region.give_up()
+
+    def _region(self, name: str) -> _Region:
+        if name not in self._regions:
+            raise InvalidArgument(errno.ENOENT, f"device {name}", meaning=_one_of(self._regions))
+        return self._regions[name]
+
+    def _forget(self, name: str) -> None:
+        self.control.forget(name)
+        self._regions = {other: region for other, region in self._regions.items() if other != name}
+
+    @contextmanager
+    def _changing(self, operation: str) -> Iterator[None]:
+        """For the length of a with block nobody else changes what there is. Raises DeviceBusy, ClosedError."""
+        self.require_open()
+        if not self._changes.acquire(timeout=_PATIENCE):
+            raise DeviceBusy(
+                errno.EBUSY, operation, meaning=f"another change has not ended for {_PATIENCE:.0f} seconds"
+            )
+        try:
+            # It may have been closed meanwhile.
+            self.require_open()
+            yield
+        finally:
+            self._changes.release()
+
+    def _release(self) -> None:
+        if self._inherited:
+            # The parent's threads and mappings are not here; each object gives its own copies up.
+            self._close_all()
+            return
+        # Before the first of them is waited for, and once more for what a change that was under way has added.
+        self.give_up()
+        with self._changes:
+            self.give_up()
+            self._close_all()
+
+    def _close_all(self) -> None:
+        # Last of all the control socket: whoever has asked for a stop waits for that.
+        with ExitStack() as closing:
+            closing.callback(self.control.close)
+            for space in self.spaces:
+                closing.callback(space.close)
+            for name, region in self._regions.items():
+                closing.callback(region.closing.close)
+                closing.callback(self.control.forget, name)
+
+    def __repr__(self) -> str:
+        return f"<Server {self.control.path}>"
+
+
+def _one_of(names: Mapping[str, object]) -> str:
+    return f"there is none of that name: there are {', '.join(names)}" if names else "there is none"

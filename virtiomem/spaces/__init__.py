@@ -1,0 +1,17 @@
+"""Address spaces that a manager opens for devices, or is lent by a process that has opened them."""
+
+from virtiomem.spaces.lent import LentType, Received, as_received, lent_container, lent_iommufd
+from virtiomem.spaces.open_space import OpenSpace, SpaceKind
+from virtiomem.spaces.opening import SpaceOptions, open_space
+
+__all__ = [
+    "LentType",
+    "OpenSpace",
+    "Received",
+    "SpaceKind",
+    "SpaceOptions",
+    "as_received",
+    "lent_container",
+    "lent_iommufd",
+    "open_space",
+]
