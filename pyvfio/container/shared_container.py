@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Self
 
 from pyvfio.container.container import Container
-from pyvfio.container.info import IommuType, has_iommu
+from pyvfio.container.info import IommuInfo, IommuType, has_iommu
 from pyvfio.dma import Access, SharedSpace
 from pyvfio.errors import ClosedError, VfioError
 from pyvfio.kernel import Kernel
@@ -31,7 +33,13 @@ class SharedContainer(SharedSpace, Container):
         Takes fd over: it is closed with the object, or here when this fails. iommu_type: the type that its owner has
         set. Raises VfioError if fd is no container, or has no IOMMU yet.
         """
-        return super().from_fd(fd, kernel=kernel, iommu_type=iommu_type)
+        try:
+            return super().from_fd(fd, kernel=kernel, iommu_type=iommu_type)
+        except VfioError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            meaning, advice = "it has no IOMMU yet: no group is in it", "Attach a group first, and lend it then"
+            raise VfioError(errno.EINVAL, "share container", {"fd": fd}, meaning, advice) from error
 
     @property
     def name(self) -> str:
@@ -48,13 +56,8 @@ class SharedContainer(SharedSpace, Container):
         *,
         granularity: int | None = None,
     ) -> None:
-        try:
+        with self._watching("map_dma"):
             super().map_dma(iova, memory, offset, size, access, granularity=granularity)
-        except VfioError as error:
-            if self._has_lost_owner():
-                meaning = "its owner's last group has left the container, and every mapping is gone with it"
-                raise ClosedError(errno.EBADF, "map_dma", {"iova": iova, "size": size}, meaning) from error
-            raise
 
     def unmap_dma(self, iova: int, size: int) -> int:
         mapped = sum(run.size for run in self.mappings_in(iova, size))
@@ -64,6 +67,27 @@ class SharedContainer(SharedSpace, Container):
             # The kernel has unmapped it already, with everything else.
             if mapped and self._has_lost_owner():
                 return mapped
+            raise
+
+    @property
+    def mappings_left(self) -> int | None:
+        """As Container has it. Raises ClosedError when the owner's last group has left."""
+        with self._watching("mappings_left"):
+            return super().mappings_left
+
+    def _ask_layout(self, operation: str) -> IommuInfo:
+        with self._watching(operation):
+            return super()._ask_layout(operation)
+
+    @contextmanager
+    def _watching(self, operation: str) -> Iterator[None]:
+        """What fails in the with block because the owner's last group has left raises ClosedError instead."""
+        try:
+            yield
+        except VfioError as error:
+            if self._has_lost_owner():
+                meaning = "its owner's last group has left the container, and every mapping is gone with it"
+                raise ClosedError(errno.EBADF, operation, meaning=meaning) from error
             raise
 
     def _has_lost_owner(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from pyvfio.commandline import Command, Output, size
@@ -12,6 +13,7 @@ from pyvfio.kernel import Kernel, LinuxKernel
 from pyvfio.sim import SimKernel
 from pyvfio.sysfs import full_address, named_address
 from pyvfio.units import format_size
+from virtiomem.cli.changes.space_options import add_spaces
 from virtiomem.cli.memory import MemoryChoice, add_memory, add_prealloc_threads
 from virtiomem.cli.recording import add_record, recording
 from virtiomem.cli.signals import ending
@@ -29,9 +31,8 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--address", type=size, default=0x1_0000_0000, help="guest-physical (default: 4G)")
     add_memory(parser)
     add_prealloc_threads(parser)
-    parser.add_argument("--device", action="append", default=[], metavar="BDF", help="bound to VFIO; repeat for more")
     parser.add_argument("--simulate", type=int, metavar="N", help="N devices of a simulated kernel instead")
-    parser.add_argument("--one-container", action="store_true", help="all devices in one address space")
+    add_spaces(parser)
     parser.add_argument(
         "--exercise", action="store_true", help="the first device, an edu, does DMA to plugged blocks all the while"
     )
@@ -46,6 +47,9 @@ def _run(options: argparse.Namespace, output: Output) -> int:
     memory: MemoryChoice = options.memory
     spaces = min(len(devices), 1) if options.one_container else len(devices)
     limits = Limits.of_host(page_size=memory.page_size, kernel=kernel)
+    if options.iommufd:
+        # It takes any number of mappings.
+        limits = replace(limits, mappings=None)
     block_size = options.block_size or plan(options.region, limits=limits, address_spaces=spaces).block_size
     if options.socket is None:
         places.make_directory()
@@ -66,6 +70,7 @@ def _run(options: argparse.Namespace, output: Output) -> int:
                         address=options.address,
                         requested_size=options.requested,
                         one_container=options.one_container,
+                        iommufd=options.iommufd,
                         exercise=options.exercise,
                         prealloc_threads=options.prealloc_threads,
                         record=stack.enter_context(recording(options)),

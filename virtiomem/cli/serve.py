@@ -12,13 +12,14 @@ from pathlib import Path
 from pyvfio.commandline import Command, Failure, Output, size
 from pyvfio.kernel import LinuxKernel
 from pyvfio.units import format_size
+from virtiomem.cli.changes.add import region_request
 from virtiomem.cli.changes.space_options import add_spaces
 from virtiomem.cli.memory import add_prealloc_threads
 from virtiomem.cli.recording import add_record
 from virtiomem.cli.signals import ending
 from virtiomem.cli.telling import telling
 from virtiomem.control import places
-from virtiomem.manager import PROPERTIES, RegionDefaults, RegionRequest, Server
+from virtiomem.manager import PROPERTIES, RegionDefaults, RegionRequest, Server, ServerCommands
 from virtiomem.persistence import state_directory
 from virtiomem.serving import EventLoop
 from virtiomem.spaces import SpaceKind, SpaceOptions
@@ -29,10 +30,11 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--vhost-user",
         action="append",
-        required=True,
-        type=_socket,
+        default=[],
+        type=region_request,
         metavar="SOCKET[,KEY=VALUE...]",
-        help=f"serve a device here; repeat for more. Its own {', '.join(PROPERTIES)} go before those below",
+        help="serve a device here; repeat for more, and virtiomem add adds others later. Its own "
+        f"{', '.join(PROPERTIES)} go before those below",
     )
     parser.add_argument(
         "--region", type=size, metavar="SIZE", help="of the region: that of the front end's memory for it"
@@ -88,12 +90,14 @@ def _run(options: argparse.Namespace, output: Output) -> int:
     state = None if options.no_state else options.state or state_directory()
     spaces = SpaceOptions.of_devices(options.device, one=options.one_container, iommufd=options.iommufd)
     with EventLoop([], kernel=kernel) as loop, ending(loop) as reason, telling(output) as told:
-        regions = _regions(options, spaces, state, kernel)
+        defaults = _defaults(options, state)
+        regions = _regions(options, defaults, spaces, kernel)
         with Server(str(socket), loop.stop, kernel=kernel, say=told.text) as server:
             for space in spaces:
                 server.add_space(space)
             for region, record in regions:
                 server.add_region(region, trace=None if record is None else Path(record))
+            ServerCommands(server, options.name, defaults)
             _say_ready(told, server, options.device, socket)
             loop.run()
         told.record({"event": "stopped", "reason": reason[-1]})
@@ -129,14 +133,8 @@ def _raise_descriptor_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def _regions(
-    options: argparse.Namespace, spaces: Sequence[SpaceOptions], state: Path | None, kernel: LinuxKernel
-) -> list[tuple[ServedRegionOptions, str | None]]:
-    """What to serve at each socket, and where its trace goes. Raises Failure for options that exclude each other."""
-    requests: list[RegionRequest] = options.vhost_user
-    if options.record and len(requests) > 1:
-        raise Failure("each device has a trace of its own: say SOCKET,record=FILE instead of --record")
-    defaults = RegionDefaults(
+def _defaults(options: argparse.Namespace, state: Path | None) -> RegionDefaults:
+    return RegionDefaults(
         region_size=options.region,
         block_size=options.block_size,
         requested_size=options.requested,
@@ -149,12 +147,22 @@ def _regions(
         state=state,
         reclaim_interval=options.reclaim or None,
     )
+
+
+def _regions(
+    options: argparse.Namespace, defaults: RegionDefaults, spaces: Sequence[SpaceOptions], kernel: LinuxKernel
+) -> list[tuple[ServedRegionOptions, str | None]]:
+    """What to serve at each socket, and where its trace goes. Raises Failure for options that exclude each other."""
+    requests: list[RegionRequest] = options.vhost_user
+    if options.record and len(requests) > 1:
+        raise Failure("each device has a trace of its own: say SOCKET,record=FILE instead of --record")
     containers = sum(space.kind is SpaceKind.CONTAINER for space in spaces)
     regions: list[ServedRegionOptions] = []
     for number, request in enumerate(requests):
         name = options.name if len(requests) == 1 else f"{options.name}-{number}"
-        region = defaults.options(request, name, regions, kernel=kernel, containers=containers, spaces=len(spaces))
-        regions.append(region)
+        regions.append(
+            defaults.options(request, name, regions, kernel=kernel, containers=containers, spaces=len(spaces))
+        )
     records = [request.record or options.record for request in requests]
     return list(zip(regions, records, strict=True))
 
@@ -168,14 +176,6 @@ def _seconds(text: str) -> float:
     if not 0 <= seconds < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
     return seconds
-
-
-def _socket(text: str) -> RegionRequest:
-    """An argparse type: SOCKET[,KEY=VALUE...]."""
-    try:
-        return RegionRequest.parse(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 COMMAND = Command(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pyvfio.errors import VfioError
 from pyvfio.resource import Resource
+from virtiomem.control.changes import ChangesClient
 from virtiomem.control.peer import peer_user
 from virtiomem.control.protocol import LARGEST_ANSWER, ProtocolError, line_of, printable, read_object
 from virtiomem.control.status import DeviceStatus
@@ -22,7 +23,7 @@ class ControlRefused(OSError):
         return str(self.strerror)
 
 
-class ControlClient(Resource):
+class ControlClient(Resource, ChangesClient):
     """A connection to a manager, for one request at a time. path: of the control socket."""
 
     def __init__(self, path: Path) -> None:
@@ -86,9 +87,15 @@ class ControlClient(Resource):
 
         Raises ControlRefused, and VfioError if the manager has ended or does not answer in the protocol.
         """
+        return self.ask(command, arguments)
+
+    def ask(self, command: str, arguments: Mapping[str, object], descriptors: Sequence[int] = ()) -> dict[str, object]:
+        """As request(). descriptors: those that go with it; they stay the caller's, and the manager gets copies."""
         self.require_open()
         try:
-            self._socket.sendall(line_of({"command": command, **arguments}))
+            line = line_of({"command": command, **arguments})
+            sent = socket.send_fds(self._socket, [line], descriptors) if descriptors else 0
+            self._socket.sendall(line[sent:])
             answer = read_object(self._answers, LARGEST_ANSWER)
         except OSError as error:
             raise VfioError(error.errno or errno.EIO, f"ask for {command}", {"socket": str(self.path)}) from error

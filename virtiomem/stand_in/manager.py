@@ -7,16 +7,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TextIO
 
-from pyvfio.container import Container
 from pyvfio.dma import AddressSpace
 from pyvfio.drivers.edu import Edu
 from pyvfio.kernel import Kernel
 from pyvfio.memory import Memory, MemoryKind
 from pyvfio.resource import Resource
-from pyvfio.sysfs import full_address
 from virtiomem.control import ManagedDevice
 from virtiomem.device import Config, Events, Request, RequestRefused
 from virtiomem.mapping import joined
+from virtiomem.spaces import OpenSpace, SpaceOptions, open_space
 from virtiomem.stand_in.exercise import STAGING_IOVA, STAGING_SIZE, Exercise
 from virtiomem.stand_in.stand_in import StandInGuest
 from virtiomem.trace import RecordedVirtioMem
@@ -29,7 +28,8 @@ class ManagerOptions:
     kernel: the one that memory and devices are of. name: the device's. devices: PCI addresses of devices that are bound
     to VFIO. memory_kind: what backs the region. page_size: of huge pages; None for ordinary ones. region_size,
     block_size, requested_size: as VirtioMem has them. address: where the guest sees the region, guest-physical.
-    one_container: whether all devices share one address space; otherwise each has its own. exercise: whether the first
+    one_container: whether all devices share one address space; otherwise each has its own. iommufd: whether they are
+    opened by their own nodes, in address spaces of an iommufd, instead of containers. exercise: whether the first
     device, an edu, does DMA to plugged blocks all the while. prealloc_threads: as VirtioMem has it. record: where the
     trace of the guest's requests goes; None for no trace.
     """
@@ -44,6 +44,7 @@ class ManagerOptions:
     address: int
     requested_size: int = 0
     one_container: bool = False
+    iommufd: bool = False
     exercise: bool = False
     prealloc_threads: int = 1
     record: TextIO | None = None
@@ -58,7 +59,7 @@ class Manager(Resource):
     def __init__(self, options: ManagerOptions, changed: Callable[[], object]) -> None:
         """changed: called after every change that a status shows, from any thread.
 
-        Raises what Memory, VirtioMem, Container and DmaMapper raise; nothing stays open then.
+        Raises what Memory, VirtioMem, open_space() and DmaMapper raise; nothing stays open then.
         """
         with ExitStack() as stack:
             self._build(stack, options, changed)
@@ -83,32 +84,28 @@ class Manager(Resource):
                 name=options.name,
             )
         )
-        spaces: list[Container] = []
-        for address in map(full_address, options.devices):
-            if spaces and options.one_container:
-                spaces[0].open_device(address)
-                continue
-            space = stack.enter_context(Container(kernel=kernel))
-            space.open_device(address)
-            stack.enter_context(joined(space, self.device.discards, self.device.section))
+        spaces: list[OpenSpace] = []
+        for wanted in SpaceOptions.of_devices(options.devices, one=options.one_container, iommufd=options.iommufd):
+            space = stack.enter_context(open_space(wanted, kernel))
+            stack.enter_context(joined(space.space, self.device.discards, self.device.section))
             spaces.append(space)
         if options.record is not None:
             self.device.record(options.record, mappers=len(spaces))
         dma_counts = None
         if options.exercise:
-            dma_counts = self._exercise(stack, spaces[0], full_address(options.devices[0])).counts_data
+            dma_counts = self._exercise(stack, spaces[0], kernel).counts_data
         events.guest = guest = stack.enter_context(StandInGuest(self.device, changed))
-        mapped: tuple[AddressSpace, ...] = tuple(spaces)
+        mapped: tuple[AddressSpace, ...] = tuple(space.space for space in spaces)
         self.managed = ManagedDevice(
             self.device, guest, options.memory_kind.value, memory.page_size, lambda: mapped, dma_counts
         )
 
-    def _exercise(self, stack: ExitStack, space: Container, address: str) -> Exercise:
-        staging = stack.enter_context(Memory.allocate(MemoryKind.ANONYMOUS, STAGING_SIZE, kernel=space.kernel))
+    def _exercise(self, stack: ExitStack, opened: OpenSpace, kernel: Kernel) -> Exercise:
+        staging = stack.enter_context(Memory.allocate(MemoryKind.ANONYMOUS, STAGING_SIZE, kernel=kernel))
         staging.populate(0, STAGING_SIZE)
-        space.map_dma(STAGING_IOVA, staging, 0, STAGING_SIZE)
-        stack.callback(space.unmap_dma, STAGING_IOVA, STAGING_SIZE)
-        engine = stack.enter_context(Edu(space.open_device(address)))
+        opened.space.map_dma(STAGING_IOVA, staging, 0, STAGING_SIZE)
+        stack.callback(opened.space.unmap_dma, STAGING_IOVA, STAGING_SIZE)
+        engine = stack.enter_context(Edu(opened.devices[0]))
         return stack.enter_context(Exercise(engine, staging, self.device))
 
     def _release(self) -> None:
