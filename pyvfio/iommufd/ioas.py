@@ -57,7 +57,8 @@ class Ioas(Translation, SucceedingSpace):
         """Make an address space in iommufd, as its child.
 
         iommufd: None to open one in kernel for this address space alone, which is closed with it. ioas_id: the number
-        of one that is there already; see from_id. Raises ClosedError, or VfioError that says what is missing if there is no iommufd. Source: IOMMU_IOAS_ALLOC.
+        of one that is there already; see from_id. Raises ClosedError, or VfioError that says what is missing.
+        Source: IOMMU_IOAS_ALLOC.
         """
         self._owns_iommufd = iommufd is None
         self._info: IoasInfo | None = None
@@ -84,8 +85,7 @@ class Ioas(Translation, SucceedingSpace):
     def from_id(cls, iommufd: Iommufd, ioas_id: int) -> Self:
         """The address space of that number, which a process before this one has made in iommufd, and leaves to this.
 
-        What is mapped there is in mappings() when take_up() has found it. It is destroyed when this is closed; see
-        SharedIoas for one that stays another process's.
+        What is mapped there is in mappings() when take_up() has found it. SharedIoas is for one that stays another's.
         """
         return cls(iommufd, ioas_id=ioas_id)
 

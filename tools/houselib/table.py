@@ -135,7 +135,13 @@ OTHER_NAMES = {
     "systemd's hwdb": "ID_MODEL_FROM_DATABASE ID_VENDOR_FROM_DATABASE",
     "QEMU's messages": "VFIO_MAP_DMA",
     "sysconf(3)": "SC_PAGE_SIZE",
-    "the environment": "COMP_LINE COMP_POINT COMP_WORDBREAKS NO_COLOR STATE_DIRECTORY XDG_RUNTIME_DIR XDG_STATE_HOME",
+    "sd_listen_fds(3)": "SD_LISTEN_FDS_START",
+    "net/scm.h": "SCM_MAX_FD",
+    "linux/kcmp.h": "KCMP_FILE",
+    "the environment": (
+        "COMP_LINE COMP_POINT COMP_WORDBREAKS LISTEN_FDNAMES LISTEN_FDS LISTEN_PID NO_COLOR NOTIFY_SOCKET "
+        "STATE_DIRECTORY XDG_RUNTIME_DIR XDG_STATE_HOME"
+    ),
     "abi_check's example of an enumeration's end": "NAMES_NR NAMES_NUM_IRQS",
 }
 

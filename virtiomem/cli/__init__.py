@@ -11,6 +11,7 @@ from virtiomem.cli.changes.remove import COMMAND as REMOVE
 from virtiomem.cli.changes.reset import COMMAND as RESET
 from virtiomem.cli.changes.spaces import COMMAND as SPACES
 from virtiomem.cli.demo import COMMAND as DEMO
+from virtiomem.cli.keep import COMMAND as KEEP
 from virtiomem.cli.plan import COMMAND as PLAN
 from virtiomem.cli.reclaim import COMMAND as RECLAIM
 from virtiomem.cli.record import COMMAND as RECORD
@@ -22,7 +23,24 @@ from virtiomem.cli.show import COMMAND as SHOW
 from virtiomem.cli.stats import COMMAND as STATS
 from virtiomem.cli.stop import COMMAND as STOP
 
-COMMANDS = (DEMO, PLAN, RUN, SERVE, RESIZE, SHOW, ADD, REMOVE, SPACES, RECLAIM, RESET, STATS, STOP, RECORD, REPLAY)
+COMMANDS = (
+    DEMO,
+    PLAN,
+    RUN,
+    SERVE,
+    KEEP,
+    RESIZE,
+    SHOW,
+    ADD,
+    REMOVE,
+    SPACES,
+    RECLAIM,
+    RESET,
+    STATS,
+    STOP,
+    RECORD,
+    REPLAY,
+)
 
 
 def main(arguments: Sequence[str] | None = None, host: Host | None = None) -> int:

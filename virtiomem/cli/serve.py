@@ -8,6 +8,7 @@ import os
 import resource
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from pyvfio.commandline import Command, Failure, Output, size
 from pyvfio.kernel import LinuxKernel
@@ -19,11 +20,14 @@ from virtiomem.cli.recording import add_record
 from virtiomem.cli.signals import ending
 from virtiomem.cli.telling import telling
 from virtiomem.control import places
-from virtiomem.manager import PROPERTIES, RegionDefaults, RegionRequest, Server, ServerCommands
+from virtiomem.manager import PROPERTIES, RegionDefaults, RegionRequest, Server, ServerCommands, outliving
 from virtiomem.persistence import state_directory
 from virtiomem.serving import EventLoop
 from virtiomem.spaces import SpaceKind, SpaceOptions
 from virtiomem.vhost_user import ServedRegionOptions
+
+_HANDING_OVER: Final = ("SIGTERM", "SIGHUP")
+"""The signals by which a service manager ends a server that another one follows."""
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
@@ -92,18 +96,37 @@ def _run(options: argparse.Namespace, output: Output) -> int:
     with EventLoop([], kernel=kernel) as loop, ending(loop) as reason, telling(output) as told:
         defaults = _defaults(options, state)
         regions = _regions(options, defaults, spaces, kernel)
-        with Server(str(socket), loop.stop, kernel=kernel, say=told.text) as server:
-            for space in spaces:
-                server.add_space(space)
-            for region, record in regions:
-                server.add_region(region, trace=None if record is None else Path(record))
+        with (
+            outliving(state, options.name, os.environ) as (keeper, manager),
+            Server(str(socket), loop.stop, kernel=kernel, say=told.text, keeper=keeper) as server,
+        ):
+            try:
+                for space in spaces:
+                    server.add_space(space)
+                for region, record in regions:
+                    server.add_region(region, trace=None if record is None else Path(record), keep=False)
+                server.go_on()
+            except BaseException:
+                # The next start may do better with what the server before has left.
+                server.hand_over()
+                raise
             ServerCommands(server, options.name, defaults)
             _say_ready(told, server, options.device, socket)
+            if manager is not None:
+                manager.ready()
             loop.run()
-        told.record({"event": "stopped", "reason": reason[-1]})
-        kept = "" if state is None else f"; what guests have plugged is kept in {state}"
-        told.text(f"stopped by {reason[-1]}: nothing is mapped or listening any more{kept}")
+            if is_handed_over := keeper.store.is_lasting and reason[-1] in _HANDING_OVER:
+                server.hand_over()
+        told.record({"event": "handed over" if is_handed_over else "stopped", "reason": reason[-1]})
+        told.text(_last_words(reason[-1], state, is_handed_over=is_handed_over))
     return 0
+
+
+def _last_words(reason: str, state: Path | None, *, is_handed_over: bool) -> str:
+    if is_handed_over:
+        return f"ended by {reason}: the service manager has what is open, and nothing was unmapped"
+    kept = "" if state is None else f"; what guests have plugged is kept in {state}"
+    return f"stopped by {reason}: nothing is mapped or listening any more{kept}"
 
 
 def _say_ready(output: Output, server: Server, devices: Sequence[str], socket: Path) -> None:

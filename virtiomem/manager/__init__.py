@@ -2,6 +2,7 @@
 
 from virtiomem.manager.commands import ServerCommands
 from virtiomem.manager.defaults import PROPERTIES, RegionDefaults, RegionRequest
+from virtiomem.manager.keeping import ServerKeeper, outliving
 from virtiomem.manager.server import Server
 
 __all__ = [
@@ -10,4 +11,6 @@ __all__ = [
     "RegionRequest",
     "Server",
     "ServerCommands",
+    "ServerKeeper",
+    "outliving",
 ]

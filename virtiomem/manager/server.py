@@ -10,13 +10,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from pyvfio.errors import DeviceBusy, InvalidArgument
+from pyvfio.errors import DeviceBusy, InvalidArgument, VfioError
 from pyvfio.kernel import Kernel
 from pyvfio.resource import Resource
 from virtiomem.control import ControlServer, check_name
 from virtiomem.discard import DiscardCoordination
 from virtiomem.manager.defaults import check_beside
-from virtiomem.spaces import OpenSpace, SpaceKind, SpaceOptions, open_space
+from virtiomem.manager.keeping import ServerKeeper
+from virtiomem.spaces import OpenSpace, SpaceKind, SpaceOptions, open_space, space_name
 from virtiomem.vhost_user import ServedRegion, ServedRegionOptions
 
 _PATIENCE: Final = 60.0
@@ -49,13 +50,16 @@ class Server(Resource):
         *,
         kernel: Kernel,
         say: Callable[[str], object] = lambda _: None,
+        keeper: ServerKeeper | None = None,
     ) -> None:
-        """path: of the control socket. stop: what its stop command calls. say: as ServedRegion has it.
+        """path: of the control socket. stop: what its stop command calls. say: as ServedRegion has it. keeper: keeps
+        what there is for the server that follows, and has what the one before left; it stays the caller's.
 
         Raises VfioError if the socket cannot be made.
         """
         self.kernel = kernel
         self._say = say
+        self._keeper = keeper or ServerKeeper()
         self._coordination = DiscardCoordination()
         self._changes = threading.Lock()
         # Each change puts another one in its place: whoever looks needs no lock.
@@ -88,10 +92,11 @@ class Server(Resource):
         """The region of the device with this name. Raises InvalidArgument if there is none."""
         return self._region(name).served
 
-    def add_region(self, options: ServedRegionOptions, *, trace: Path | None = None) -> ServedRegion:
+    def add_region(self, options: ServedRegionOptions, *, trace: Path | None = None, keep: bool = True) -> ServedRegion:
         """Serve another device, mapped into every address space. It is the server's, and shown by the control socket.
 
-        trace: the file that what its guest asks is written to, from its start; None for options.record. Raises
+        trace: the file that what its guest asks is written to, from its start; None for options.record. keep: have the
+        server that follows serve it, too, without being told. Raises
         InvalidArgument if its name, socket or addresses are another's, and what ServedRegion raises; nothing of it
         stays then.
         """
@@ -106,6 +111,8 @@ class Server(Resource):
                     ServedRegion(
                         given,
                         [space.space for space in self.spaces],
+                        taken_up=[space.space for space in self.spaces if space.is_taken_up],
+                        store=None if options.state is None else self._keeper.store,
                         kernel=self.kernel,
                         coordination=self._coordination,
                         changed=self.control.changed,
@@ -114,6 +121,8 @@ class Server(Resource):
                 )
                 self.control.manage(served.managed)
                 self._regions = {**self._regions, options.name: _Region(options, served, closing.pop_all())}
+                if keep:
+                    self._keeper.region_added(options)
         return served
 
     def remove_region(self, name: str, *, force: bool = False) -> None:
@@ -136,6 +145,7 @@ class Server(Resource):
                     "Resize it to nothing first, or say that this is meant (--yes)",
                 )
             self._forget(name)
+            self._keeper.region_removed(name)
             region.served.give_up()
             region.closing.close()
 
@@ -153,7 +163,47 @@ class Server(Resource):
         Raises InvalidArgument for a name that another one has, and what open_space() and ServedRegion.join() raise;
         nothing is mapped or open then.
         """
-        return self.adopt_space(lambda: open_space(options, self.kernel))
+        name = space_name(options, self.kernel)
+        return self.adopt_space(
+            lambda: self._keeper.opened(name, lambda: open_space(options, self.kernel), self.kernel)
+        )
+
+    def go_on(self) -> None:
+        """Have what the server before had beyond what add_space() and add_region() have been told, and keep no more.
+
+        What cannot be had again is said, and costs nobody else anything.
+        """
+        for name in self._keeper.left_spaces:
+            try:
+                self.adopt_space(lambda name=name: self._keeper.opened(name, _gone(name), self.kernel))  # type: ignore[misc]
+            except VfioError as error:
+                self._say(f"address space {name} is left out: {error}")
+        for options in self._keeper.added_regions:
+            try:
+                self.add_region(options)
+            except VfioError as error:
+                self._say(f"{options.name} is left out: {error}")
+        self._keeper.settled()
+
+    def hand_over(self) -> None:
+        """Close it, and leave all to the server that follows: front ends, what is plugged and what is mapped.
+
+        Without a service manager that keeps descriptors this is close().
+        """
+        if not self._keeper.store.is_lasting:
+            self.close()
+            return
+        self.give_up()
+        with self._changes:
+            self.give_up()
+            with ExitStack() as leaving:
+                for region in self.regions:
+                    leaving.callback(region.hand_over)
+                for space in self.spaces:
+                    leaving.callback(space.hand_over)
+                for region in self.regions:
+                    leaving.callback(region.pause)
+        self.close()
 
     def adopt_space(self, opening: Callable[[], OpenSpace]) -> OpenSpace:
         """As add_space(), for an address space that opening opens. It is the server's, and closed here on a failure."""
@@ -163,6 +213,8 @@ class Server(Resource):
             if space.name in self._spaces:
                 meaning = "another address space has that name"
                 raise InvalidArgument(errno.EEXIST, "add address space", {"name": space.name}, meaning)
+            self._keeper.space_added(space)
+            undo.callback(self._keeper.space_removed, space.name)
             for region in self.regions:
                 region.join(space.space)
                 undo.callback(region.leave, space.space)
@@ -188,6 +240,7 @@ class Server(Resource):
                 undo.pop_all()
             self._spaces = {other: kept for other, kept in self._spaces.items() if kept is not space}
             self.control.changed()
+            self._keeper.space_removed(name)
             space.close()
 
     def give_up(self) -> None:
@@ -231,6 +284,11 @@ class Server(Resource):
             self._close_all()
 
     def _close_all(self) -> None:
+        if not self._inherited:
+            for space in self.spaces:
+                # Those that were handed over are kept; nobody needs these any more.
+                if not space.closed:
+                    self._keeper.space_removed(space.name)
         # Last of all the control socket: whoever has asked for a stop waits for that.
         with ExitStack() as closing:
             closing.callback(self.control.close)
@@ -246,3 +304,12 @@ class Server(Resource):
 
 def _one_of(names: Mapping[str, object]) -> str:
     return f"there is none of that name: there are {', '.join(names)}" if names else "there is none"
+
+
+def _gone(name: str) -> Callable[[], OpenSpace]:
+    """Opens an address space that cannot be opened anew: nobody says what it is of."""
+
+    def opening() -> OpenSpace:
+        raise VfioError(errno.ENOENT, f"address space {name}", meaning="its descriptors were not kept")
+
+    return opening

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 from pyvfio.device import Device
-from pyvfio.dma import AddressSpace
+from pyvfio.dma import AddressSpace, TakesUp
 from pyvfio.resource import Resource
 
 
@@ -25,7 +25,8 @@ class OpenSpace(Resource):
 
     name: what the host calls it. space: what maps. kind: what it is of. devices: those that were opened for it; those
     of another process are not among them. ioas_id: the number of the IOAS in its iommufd; None for a container.
-    is_lent: whether another process owns it, and has handed its descriptor over.
+    is_lent: whether another process owns it, and has handed its descriptor over. is_taken_up: whether a process before
+    this one has had it, and may have mapped there.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class OpenSpace(Resource):
         devices: Sequence[Device] = (),
         ioas_id: int | None = None,
         is_lent: bool = False,
+        is_taken_up: bool = False,
     ) -> None:
         """stack: closes all that was opened; it is the OpenSpace's from now on."""
         self.name = name
@@ -46,8 +48,16 @@ class OpenSpace(Resource):
         self.devices = tuple(devices)
         self.ioas_id = ioas_id
         self.is_lent = is_lent
+        self.is_taken_up = is_taken_up
         self._stack = stack
         super().__init__()
+
+    def hand_over(self) -> None:
+        """Close it, and change nothing: what is mapped stays for a process that has its descriptors."""
+        is_open = not isinstance(self.space, Resource) or not self.space.closed
+        if is_open and isinstance(self.space, TakesUp):
+            self.space.hand_over()
+        self.close()
 
     def _release(self) -> None:
         self._stack.close()

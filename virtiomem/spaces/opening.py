@@ -36,6 +36,13 @@ class SpaceOptions:
         return tuple(cls(tuple(group), kind) for group in groups)
 
 
+def space_name(options: SpaceOptions, kernel: Kernel) -> str:
+    """What the address space is called that open_space() opens; empty if it would be refused."""
+    if options.name or not options.devices:
+        return options.name
+    return full_address(named_address(kernel, options.devices[0]))
+
+
 def open_space(options: SpaceOptions, kernel: Kernel) -> OpenSpace:
     """Open an address space with its devices. Nothing is mapped in it.
 
