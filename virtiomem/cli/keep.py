@@ -14,11 +14,11 @@ from virtiomem.persistence import Keeper
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND", help="virtiomem serve, and its options")
+    parser.add_argument("program", nargs=argparse.REMAINDER, metavar="COMMAND", help="virtiomem serve, and its options")
 
 
 def _run(options: argparse.Namespace, output: Output) -> int:
-    command = options.command[1:] if options.command[:1] == ["--"] else options.command
+    command = options.program[1:] if options.program[:1] == ["--"] else options.program
     if not command:
         raise Failure("what is to be run? virtiomem keep -- virtiomem serve ...")
     places.make_directory()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import math
 import os
 import resource
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from pyvfio.commandline import Command, Failure, Output, size
+from pyvfio.errors import VfioError
 from pyvfio.kernel import LinuxKernel
 from pyvfio.units import format_size
 from virtiomem.cli.changes.add import region_request
@@ -21,11 +23,12 @@ from virtiomem.cli.signals import ending
 from virtiomem.cli.telling import telling
 from virtiomem.control import places
 from virtiomem.manager import PROPERTIES, RegionDefaults, RegionRequest, Server, ServerCommands, outliving
-from virtiomem.persistence import state_directory
+from virtiomem.persistence import ServiceManager, state_directory
 from virtiomem.serving import EventLoop
 from virtiomem.spaces import SpaceKind, SpaceOptions
 from virtiomem.vhost_user import ServedRegionOptions
 
+_log = logging.getLogger(__name__)
 _HANDING_OVER: Final = ("SIGTERM", "SIGHUP")
 """The signals by which a service manager ends a server that another one follows."""
 
@@ -113,13 +116,21 @@ def _run(options: argparse.Namespace, output: Output) -> int:
             ServerCommands(server, options.name, defaults)
             _say_ready(told, server, options.device, socket)
             if manager is not None:
-                manager.ready()
+                _tell_ready(manager)
             loop.run()
             if is_handed_over := keeper.store.is_lasting and reason[-1] in _HANDING_OVER:
                 server.hand_over()
         told.record({"event": "handed over" if is_handed_over else "stopped", "reason": reason[-1]})
         told.text(_last_words(reason[-1], state, is_handed_over=is_handed_over))
     return 0
+
+
+def _tell_ready(manager: ServiceManager) -> None:
+    try:
+        manager.ready()
+    except VfioError as error:
+        # It serves all the same.
+        _log.warning("%s", error)
 
 
 def _last_words(reason: str, state: Path | None, *, is_handed_over: bool) -> str:

@@ -134,7 +134,7 @@ class VhostUserDevice(Resource):
             self._keeper.end()
             return
         self._session = session
-        self._events.connected()
+        self._events.gone_on()
         try:
             session.go_on(record)
         except (EOFError, OSError) as error:
@@ -230,12 +230,14 @@ class VhostUserDevice(Resource):
         session, self._session = self._session, None
         if session is not None:
             try:
+                if self._is_handed_over:
+                    session.leave()
+                    return
                 session.close()
             except OSError as error:
                 # What came from the front end is closed whatever it says to that.
                 _log.warning("%s: closing what a front end sent: %s", self.device.name, error)
-            if not self._is_handed_over:
-                self._keeper.end()
+            self._keeper.end()
             self._events.disconnected(reason)
 
     def _release(self) -> None:

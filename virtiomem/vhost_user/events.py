@@ -18,6 +18,9 @@ class FrontEndEvents:
     def connected(self) -> None:
         """A front end has connected."""
 
+    def gone_on(self) -> None:
+        """The front end that was connected to the process before is connected to this one: it notices nothing."""
+
     def disconnected(self, reason: str) -> None:
         """The front end has gone, or its connection was closed. The device keeps its blocks, their memory and mappings.
 

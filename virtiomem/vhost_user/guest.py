@@ -89,6 +89,9 @@ class VhostUserGuest(FrontEndEvents, Events):
         self._refusal = None
         self._become("a front end, no driver", "a front end has connected")
 
+    def gone_on(self) -> None:
+        self._become("a front end, no driver", "goes on with the front end of the server before")
+
     def disconnected(self, reason: str) -> None:
         self._become("no front end", f"the front end has left: {reason}")
 

@@ -98,6 +98,14 @@ class Session:
             last.callback(self._vring.close)
             last.callback(self._service.close)
 
+    def leave(self) -> None:
+        """Close this process's copies of all that came from the front end: another process goes on with it."""
+        with ExitStack() as last:
+            last.callback(self._connection.close)
+            last.callback(self._table.close)
+            last.callback(self._vring.close)
+            last.callback(self._service.set_channel, None)
+
     def keep(self) -> None:
         """Have the session outlive the process from now on, if there is a service manager."""
         self._keeper.update(self.record)
