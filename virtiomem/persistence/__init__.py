@@ -2,7 +2,7 @@
 
 from virtiomem.persistence.descriptor_store import DescriptorStore
 from virtiomem.persistence.keeper import Keeper
-from virtiomem.persistence.kept_device import KeptDevice
+from virtiomem.persistence.kept_device import KeptDevice, SessionWrite
 from virtiomem.persistence.notify_socket import NotifySocket
 from virtiomem.persistence.places import state_directory, state_file
 from virtiomem.persistence.record import InHand, MemoryIdentity, Record
@@ -18,6 +18,7 @@ __all__ = [
     "NotifySocket",
     "Record",
     "ServiceManager",
+    "SessionWrite",
     "SlotFile",
     "inherited",
     "state_directory",

@@ -8,6 +8,7 @@ import os
 import stat
 import struct
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +20,17 @@ _HEAD: Final = struct.Struct("<8sQII")
 """Magic, the number of the write, bytes of the content, and a CRC-32 of the three and the content."""
 _ROOM: Final = 16 << 20
 """Bytes of a slot. The file is sparse."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlotWrite:
+    """Bytes to write: data, to fd, at offset. number, content: what they stand for."""
+
+    fd: int
+    offset: int
+    data: bytes
+    number: int
+    content: bytes
 
 
 class SlotFile(Resource):
@@ -50,18 +62,30 @@ class SlotFile(Resource):
 
     def write(self, content: bytes) -> None:
         """Have content in place of the one before. Raises VfioError, with the one before in place."""
+        write = self.prepare(content)
+        try:
+            written = os.pwrite(write.fd, write.data, write.offset)
+        except OSError as error:
+            written = -(error.errno or errno.EIO)
+        self.written(write, written)
+
+    def prepare(self, content: bytes) -> SlotWrite:
+        """How to have content in place of the one before, for somebody else to write. Raises VfioError."""
         self.require_open()
         number = self._number + 1
         if _HEAD.size + len(content) > _ROOM:
             raise self._error(errno.EFBIG, f"{len(content)} bytes are more than it holds")
         data = _HEAD.pack(_MAGIC, number, len(content), _checksum(number, content)) + content
-        try:
-            written = os.pwrite(self._fd, data, number % 2 * _ROOM)
-        except OSError as error:
-            raise self._error(error.errno, "it cannot be written") from error
-        if written != len(data):
-            raise self._error(errno.ENOSPC, f"{written} of {len(data)} bytes were written")
-        self._number, self.content = number, content
+        return SlotWrite(self._fd, number % 2 * _ROOM, data, number, content)
+
+    def written(self, write: SlotWrite, result: int) -> None:
+        """What was prepared last has been written. result: how many bytes, or a negative errno. Raises VfioError, with
+        the content before in place, if that was not all."""
+        if result < 0:
+            raise self._error(-result, "it cannot be written")
+        if result != len(write.data):
+            raise self._error(errno.ENOSPC, f"{result} of {len(write.data)} bytes were written")
+        self._number, self.content = write.number, write.content
 
     def _require_ours(self) -> None:
         status = os.fstat(self._fd)

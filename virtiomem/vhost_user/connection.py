@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import array
 import ctypes
 import errno
-import fcntl
 import os
 import socket
 import struct
-import termios
+from collections.abc import Sequence
 from typing import Final, Self
 
 from virtiomem.vhost_user.abi import vhost_user
+from virtiomem.vhost_user.abi.aio_abi import IOCB_CMD_PREAD, IOCB_CMD_PWRITE, iocb
 from virtiomem.vhost_user.abi.vhost_user import VhostUserHeader
+from virtiomem.vhost_user.aio import Aio, operation
 from virtiomem.vhost_user.errors import FrontEndError
 from virtiomem.vhost_user.messages import Message
 
@@ -26,8 +26,11 @@ _MOST_FDS: Final = vhost_user.VHOST_MEMORY_BASELINE_NREGIONS
 class Connection:
     """Receives and sends messages, without waiting. Owns its socket, and descriptors that came with half a message."""
 
-    def __init__(self, endpoint: socket.socket) -> None:
+    def __init__(self, endpoint: socket.socket, aio: Aio | None = None) -> None:
+        """aio: for finish(), and so for a connection that messages are received from; it stays the caller's."""
+        endpoint.setblocking(False)
         self._socket = endpoint
+        self._aio = aio
         self._data = bytearray()
         # Bytes of the message that was received last, which are in the socket still.
         self._waiting = 0
@@ -66,7 +69,7 @@ class Connection:
     def receive(self) -> Message | None:
         """The next message; None if not all of it has come yet.
 
-        A message that came in one piece waits in the socket until consume(), for whoever goes on with the connection if
+        A message that came in one piece waits in the socket until finish(), for whoever goes on with the connection if
         this process ends; so do copies of its descriptors.
         Raises EOFError when the front end has gone, and FrontEndError for what cannot be a message. Nothing can be
         received afterwards.
@@ -84,23 +87,29 @@ class Connection:
         self._fds.clear()
         return Message(header.request, header.flags, payload, fds)
 
-    def consume(self) -> None:
-        """The message that was received last is dealt with. Raises EOFError, FrontEndError."""
-        while self._waiting:
-            data, _ = self._receive(self._waiting, 0, 0)
-            if data is None:
-                return
-            self._waiting -= len(data)
+    def finish(self, message: Message, reply: bytes | None, note: Sequence[iocb] = ()) -> list[int]:
+        """message, which was received last, is dealt with: reply to it (None: do not), take it, and do what is in note,
+        by one system call: whoever goes on with the connection finds all of that done, or nothing.
 
-    def is_reply_sent(self, message: Message) -> bool:
-        """Whether the front end, which waits for a reply to message, has one: it has not read it, or has gone on."""
-        unread = array.array("i", [0])
-        try:
-            fcntl.ioctl(self._socket, termios.TIOCOUTQ, unread)
-            behind = self._socket.recv(message.size + 1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except OSError as error:
-            raise EOFError("the front end has gone") from error
-        return unread[0] > 0 or len(behind) > message.size
+        Returns what note gave. Raises FrontEndError if the front end does not read replies, EOFError if it has gone.
+        """
+        operations: list[iocb] = []
+        fd = self._socket.fileno()
+        data = b"" if reply is None else _data(message.request, vhost_user.VHOST_USER_REPLY_MASK, reply)
+        answer = ctypes.create_string_buffer(data, len(data) or 1)
+        if data:
+            operations.append(operation(IOCB_CMD_PWRITE, fd, answer))
+        waiting, self._waiting = self._waiting, 0
+        taken = ctypes.create_string_buffer(waiting or 1)
+        if waiting:
+            operations.append(operation(IOCB_CMD_PREAD, fd, taken))
+        assert self._aio is not None
+        results = self._aio.submit([*operations, *note]) if operations or note else []
+        if data:
+            _check_sent(results[0], len(data))
+        if waiting and results[len(operations) - 1] != waiting:
+            raise EOFError("the front end has gone")
+        return results[len(operations) :]
 
     def _peek(self) -> Message | None:
         """The next message, which stays in the socket; None if not all of it can be seen at once."""
@@ -125,10 +134,6 @@ class Connection:
         if header.size > _LARGEST_PAYLOAD:
             raise FrontEndError(errno.EMSGSIZE, operation, {"size": header.size}, "no message is that long")
         return _HEADER_SIZE + int(header.size)
-
-    def reply(self, message: Message, payload: bytes) -> None:
-        """Reply to message. Raises FrontEndError if the front end does not read replies, EOFError if it has gone."""
-        self._send(message.request, vhost_user.VHOST_USER_REPLY_MASK, payload)
 
     def notify(self, request: int) -> None:
         """Send a message without payload and reply. It is dropped if the front end has too many of them unread.
@@ -183,16 +188,26 @@ class Connection:
         return data, fds
 
     def _send(self, request: int, flags: int, payload: bytes) -> None:
-        header = VhostUserHeader(request=request, flags=vhost_user.VHOST_USER_VERSION | flags, size=len(payload))
-        data = bytes(header) + payload
+        data = _data(request, flags, payload)
         try:
             sent = self._socket.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-        except BlockingIOError:
-            sent = 0
         except OSError as error:
-            raise EOFError("the front end has gone") from error
-        if sent < len(data):
-            raise FrontEndError(errno.EAGAIN, "vhost-user reply", meaning="the front end does not read its replies")
+            sent = -(error.errno or errno.EIO)
+        _check_sent(sent, len(data))
+
+
+def _data(request: int, flags: int, payload: bytes) -> bytes:
+    header = VhostUserHeader(request=request, flags=vhost_user.VHOST_USER_VERSION | flags, size=len(payload))
+    return bytes(header) + payload
+
+
+def _check_sent(sent: int, size: int) -> None:
+    """Raises FrontEndError unless all size bytes were sent, EOFError if nobody is there. sent: a negative errno for a
+    failure."""
+    if sent < 0 and -sent != errno.EAGAIN:
+        raise EOFError("the front end has gone")
+    if sent < size:
+        raise FrontEndError(errno.EAGAIN, "vhost-user reply", meaning="the front end does not read its replies")
 
 
 def _too_many() -> FrontEndError:

@@ -16,6 +16,7 @@ from pyvfio.resource import Resource
 from virtiomem.device import VirtioMem
 from virtiomem.persistence import DescriptorStore, KeptDevice
 from virtiomem.serving import Listener
+from virtiomem.vhost_user.aio import Aio
 from virtiomem.vhost_user.errors import FrontEndError
 from virtiomem.vhost_user.events import ConfigChanges, FrontEndEvents
 from virtiomem.vhost_user.foreign_event import Signals
@@ -93,6 +94,8 @@ class VhostUserDevice(Resource):
                 device, memory, self._events, self._kept, self._store, file_offset=file_offset, discard=discard
             )
             self._signals = stack.enter_context(Signals(memory.kernel))
+            # An answer, the message that it is to, and that it was given.
+            self._aio = stack.enter_context(Aio(3))
             self._more = EventFd(memory.kernel, "work left over")
             stack.callback(self._more.close)
             self._listener = self._listen(clock)
@@ -219,6 +222,7 @@ class VhostUserDevice(Resource):
             self._region_memory,
             self._memory.kernel,
             self._signals,
+            self._aio,
             self._more,
             self._events,
             self._kept,

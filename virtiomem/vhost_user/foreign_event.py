@@ -11,25 +11,12 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import platform
-from typing import Final
 
-from pyvfio.errors import VfioError
 from pyvfio.kernel import Kernel
 from pyvfio.resource import Resource
-from virtiomem.vhost_user.abi.aio_abi import IOCB_CMD_PREAD, IOCB_FLAG_RESFD, iocb
+from virtiomem.vhost_user.abi.aio_abi import IOCB_CMD_PREAD, IOCB_FLAG_RESFD
+from virtiomem.vhost_user.aio import Aio, operation
 from virtiomem.vhost_user.errors import FrontEndError
-
-# io_setup, io_destroy, io_submit, io_getevents. Source: asm/unistd.h of each architecture.
-_GENERIC: Final = (0, 1, 2, 4)
-_NUMBERS: Final = {
-    "x86_64": (206, 207, 209, 208),
-    "aarch64": _GENERIC,
-    "riscv64": _GENERIC,
-    "loongarch64": _GENERIC,
-    "ppc64le": (227, 228, 230, 229),
-    "s390x": (243, 244, 246, 245),
-}
 
 
 class Signals(Resource):
@@ -37,31 +24,17 @@ class Signals(Resource):
 
     def __init__(self, kernel: Kernel) -> None:
         """kernel: the one that makes the file that is read. Raises VfioError if Linux has no asynchronous reads."""
-        try:
-            self._setup, self._destroy, self._submit, self._getevents = _NUMBERS[platform.machine()]
-        except KeyError:
-            raise _unavailable(errno.ENOSYS) from None
         self._kernel = kernel
-        self._libc = ctypes.CDLL(None, use_errno=True)
-        self._context = ctypes.c_ulong(0)
-        if self._libc.syscall(self._setup, 1, ctypes.byref(self._context)) < 0:
-            raise _unavailable(ctypes.get_errno())
+        self._aio = Aio(1)
         # A byte of an empty file of our own: there is nothing that its reader could wait for.
         try:
             self._file = kernel.memfd_create("signal", os.MFD_CLOEXEC)
         except BaseException:
-            self._libc.syscall(self._destroy, self._context)
+            self._aio.close()
             raise
         self._byte = ctypes.create_string_buffer(1)
-        self._events = ctypes.create_string_buffer(32)
-        self._iocb = iocb(
-            aio_lio_opcode=IOCB_CMD_PREAD,
-            aio_fildes=self._file,
-            aio_buf=ctypes.addressof(self._byte),
-            aio_nbytes=1,
-            aio_flags=IOCB_FLAG_RESFD,
-        )
-        self._list = (ctypes.c_void_p * 1)(ctypes.addressof(self._iocb))
+        self._read = operation(IOCB_CMD_PREAD, self._file, self._byte)
+        self._read.aio_flags = IOCB_FLAG_RESFD
         super().__init__()
 
     def signal(self, fd: int) -> None:
@@ -70,19 +43,12 @@ class Signals(Resource):
         Raises OSError if fd is no eventfd.
         """
         self.require_open()
-        self._iocb.aio_resfd = fd
-        submitted = self._libc.syscall(self._submit, self._context, ctypes.c_long(1), self._list)
-        code = ctypes.get_errno()
-        # Of the read nothing is wanted but room for the next one.
-        self._libc.syscall(self._getevents, self._context, ctypes.c_long(0), ctypes.c_long(1), self._events, None)
-        if submitted < 0:
-            raise OSError(code, os.strerror(code))
+        self._read.aio_resfd = fd
+        self._aio.submit([self._read])
 
     def _release(self) -> None:
         self._kernel.close(self._file)
-        # A forked child has no context: it is one of the parent's address space.
-        if not self._inherited:
-            self._libc.syscall(self._destroy, self._context)
+        self._aio.close()
 
     def __repr__(self) -> str:
         return "<Signals>"
@@ -132,12 +98,3 @@ class ForeignEvent:
 
 def _no_eventfd(code: int) -> FrontEndError:
     return FrontEndError(code, "vhost-user ring", meaning="one of its descriptors is no eventfd")
-
-
-def _unavailable(code: int) -> VfioError:
-    return VfioError(
-        code,
-        "io_setup",
-        meaning="guests cannot be called without asynchronous reads of Linux",
-        advice="The kernel needs CONFIG_AIO and room below fs.aio-max-nr; a sandbox must allow io_setup and io_submit",
-    )

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,8 +18,10 @@ from pyvfio.kernel import LinuxKernel
 from pyvfio.sim import SimKernel
 from virtiomem.control import ControlServer
 from virtiomem.discard import DiscardCoordination
-from virtiomem.persistence import DescriptorStore, NotifySocket, ServiceManager
+from virtiomem.manager import Server, ServerKeeper
+from virtiomem.persistence import DescriptorStore, NotifySocket, ServiceManager, SlotFile
 from virtiomem.serving import EventLoop
+from virtiomem.spaces import SpaceOptions
 from virtiomem.vhost_user import ServedRegion, ServedRegionOptions
 
 PROGRAM = "import sys; from tests.support.vhost_user.mortal import main; main(*sys.argv[1:])"
@@ -35,6 +37,11 @@ class Mortal:
         self._pid = 0
         self._lock = threading.Lock()
 
+    @property
+    def keeper(self) -> int:
+        """The number of the process that keeps descriptors."""
+        return self._process.pid
+
     def start(self) -> None:
         """Serve. Returns when connections are taken."""
         assert self._process.stdin is not None
@@ -43,6 +50,11 @@ class Mortal:
             self._process.stdin.write("serve\n")
             self._process.stdin.flush()
             self._pid = int(self._process.stdout.readline())
+
+    def replace(self) -> None:
+        """Kill, and start."""
+        self.kill()
+        self.start()
 
     def kill(self) -> None:
         """As kill -9 does. Twice is harmless, and from any thread."""
@@ -56,13 +68,25 @@ class Mortal:
 
 @contextmanager
 def mortal(
-    directory: Path, address: int, region_size: int, block_size: int, *, keeps: bool = False
+    directory: Path,
+    address: int,
+    region_size: int,
+    block_size: int,
+    *,
+    keeps: bool = False,
+    devices: Sequence[str] | None = None,
+    requested: int | None = None,
 ) -> Iterator[Mortal]:
     """Every server serves a device like this, whose blocks are mapped into a simulated device's container.
 
-    keeps: descriptors are kept for the next one.
+    keeps: descriptors are kept for the next one. devices: of the machine, in whose containers blocks are mapped in
+    place of that; their descriptors are kept, too. requested: bytes, to begin with (default: all).
     """
     arguments = [str(directory), *map(str, (address, region_size, block_size)), "keeps" * keeps]
+    arguments += [
+        str(region_size if requested is None else requested),
+        *([] if devices is None else ["real", *devices]),
+    ]
     with subprocess.Popen(
         [sys.executable, "-c", PROGRAM, *arguments],
         stdin=subprocess.PIPE,
@@ -78,7 +102,9 @@ def mortal(
             process.kill()
 
 
-def main(directory: str, address: str, region_size: str, block_size: str, keeps: str) -> None:
+def main(
+    directory: str, address: str, region_size: str, block_size: str, keeps: str, requested: str, *devices: str
+) -> None:
     """For each line read: fork a server, print its pid when it serves, and "gone" when it has gone."""
     place = Path(directory)
     options = ServedRegionOptions(
@@ -87,7 +113,7 @@ def main(directory: str, address: str, region_size: str, block_size: str, keeps:
         int(address),
         int(region_size),
         int(block_size),
-        requested_size=int(region_size),
+        requested_size=int(requested),
         state=place / "vm0.state",
     )
     notify = NotifySocket(place)
@@ -100,7 +126,10 @@ def main(directory: str, address: str, region_size: str, block_size: str, keeps:
             if keeps:
                 left = [(name, os.dup(fd)) for name, fd in notify.stored]
                 store = DescriptorStore(ServiceManager(str(notify.path)), left)
-            _serve(options, place, writing, store)
+            if devices:
+                _serve_devices(options, place, writing, store, devices[1:])
+            else:
+                _serve(options, place, writing, store)
             os._exit(0)
         os.close(writing)
         process = os.pidfd_open(pid)
@@ -117,6 +146,23 @@ def main(directory: str, address: str, region_size: str, block_size: str, keeps:
         os.close(process)
         os.waitpid(pid, 0)
         print("gone", flush=True)
+
+
+def _serve_devices(
+    options: ServedRegionOptions, place: Path, ready: int, store: DescriptorStore, devices: Sequence[str]
+) -> None:
+    """As virtiomem serve does."""
+    with (
+        EventLoop([], kernel=LinuxKernel()) as loop,
+        SlotFile(place / "vm0.server") as file,
+        Server(str(place / "control"), loop.stop, kernel=LinuxKernel(), keeper=ServerKeeper(file, store)) as server,
+    ):
+        for device in devices:
+            server.add_space(SpaceOptions((device,)))
+        server.add_region(options, keep=False)
+        server.go_on()
+        os.write(ready, b"x")
+        loop.run()
 
 
 def _serve(options: ServedRegionOptions, place: Path, ready: int, store: DescriptorStore) -> None:

@@ -1,4 +1,4 @@
-"""linux/aio_abi.h: what an asynchronous read is asked with."""
+"""linux/aio_abi.h: what asynchronous reads and writes are asked with."""
 
 import ctypes
 from typing import Annotated
@@ -9,6 +9,7 @@ s16 = Annotated[int, ctypes.c_int16]
 s64 = Annotated[int, ctypes.c_int64]
 
 IOCB_CMD_PREAD = 0
+IOCB_CMD_PWRITE = 1
 IOCB_FLAG_RESFD = 1 << 0
 
 
@@ -31,3 +32,13 @@ class iocb(ctypes.Structure):
     aio_reserved2: u64
     aio_flags: u32
     aio_resfd: u32
+
+
+@struct
+class io_event(ctypes.Structure):
+    """linux/aio_abi.h. data: the iocb's aio_data. res: bytes, or a negative errno."""
+
+    data: u64
+    obj: u64
+    res: s64
+    res2: s64

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from pyvfio.errors import VfioError
-from virtiomem.persistence import DescriptorStore, KeptDevice
+from virtiomem.persistence import DescriptorStore, KeptDevice, SessionWrite
+from virtiomem.vhost_user.errors import FrontEndError
 from virtiomem.vhost_user.session.record import Keep, SessionRecord
 
 _log = logging.getLogger(__package__)
@@ -45,7 +47,7 @@ class SessionKeeper:
     def taken_up(self, record: SessionRecord, make: Callable[[Keep], SessionRecord]) -> None:
         """The session of record goes on here, whose record make() makes. It has used each of record's names once."""
         self._record = record
-        self.update(make)
+        self.update(make, record.handled)
         self.gone(record)
 
     def gone(self, record: SessionRecord) -> None:
@@ -75,16 +77,38 @@ class SessionKeeper:
                 return False
             self._kept.keep_session(record.data())
         except VfioError as error:
-            _log.warning("the front end would have to connect again after this process: %s", error)
             self._names = [*before, *(pair for pair in names if pair not in before)]
-            self.end()
-            self._is_off = True
+            self._failed(error)
             return False
         self._record = record
         for owner, name in before:
             if not any(owner is other for other, _ in names):
                 self._store.drop(name)
         return True
+
+    @contextmanager
+    def settling(self) -> Iterator[SessionWrite | None]:
+        """The message that was handled is about to end: the with block keeps that by the write it gets, unless it is
+        None: nothing has to be kept."""
+        record = self._record
+        if self._is_off or record is None or record.handled is None:
+            yield None
+            return
+        record = replace(record, handled=None)
+        try:
+            with self._kept.keeping_session(record.data()) as write:
+                yield write
+        except VfioError as error:
+            if isinstance(error, FrontEndError):
+                raise
+            self._failed(error)
+            return
+        self._record = record
+
+    def _failed(self, error: VfioError) -> None:
+        _log.warning("the front end would have to connect again after this process: %s", error)
+        self.end()
+        self._is_off = True
 
     def end(self) -> None:
         """The front end has gone. Raises nothing."""

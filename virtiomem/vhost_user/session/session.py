@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import socket
 from contextlib import ExitStack
 from typing import Final
@@ -9,6 +10,8 @@ from typing import Final
 from pyvfio.kernel import EventFd, Kernel
 from virtiomem.device import VirtioMem
 from virtiomem.persistence import KeptDevice
+from virtiomem.vhost_user.abi.aio_abi import IOCB_CMD_PWRITE
+from virtiomem.vhost_user.aio import Aio, operation
 from virtiomem.vhost_user.connection import Connection
 from virtiomem.vhost_user.events import FrontEndEvents
 from virtiomem.vhost_user.foreign_event import Signals
@@ -38,6 +41,7 @@ class Session:
         memory: RegionMemory,
         kernel: Kernel,
         signals: Signals,
+        aio: Aio,
         more: EventFd,
         events: FrontEndEvents,
         kept: KeptDevice,
@@ -47,11 +51,11 @@ class Session:
     ) -> None:
         """endpoint: the connection, which belongs to the session from now on. memory: what takes the region's memory.
 
-        kernel: what maps the memory. signals: what signals the front end's eventfds. more: signalled, by the session,
-        while there is work left over for another turn. events: who is told of what happens. kept: as Service has it.
-        keeper: keeps the session. packed: offer packed rings, too.
+        kernel: what maps the memory. signals: what signals the front end's eventfds. aio: for three operations. more:
+        signalled, by the session, while there is work left over for another turn. events: who is told of what happens.
+        kept: as Service has it. keeper: keeps the session. packed: offer packed rings, too.
         """
-        self._connection = Connection(endpoint)
+        self._connection = Connection(endpoint, aio)
         self._keeper = keeper
         self._table = MemoryTable(kernel)
         self._more = more
@@ -122,26 +126,27 @@ class Session:
         """
         self._negotiation.go_on(record, self._keeper.copy)
         self._keeper.taken_up(record, self.record)
-        if record.handled is not None:
-            self._end_handled(*record.handled)
-
-    def _end_handled(self, digest: str, reply: str | None) -> None:
-        """The process before has handled the message with this digest, and may not have come to its end."""
+        if record.handled is None:
+            return
+        digest, reply = record.handled
         message = self._connection.receive()
-        if message is not None:
-            with message:
-                # Another one waits there if it did come to its end.
-                if message.digest == digest:
-                    if reply is not None and not self._connection.is_reply_sent(message):
-                        self._connection.reply(message, bytes.fromhex(reply))
-                    self._connection.consume()
-        self._keeper.update(self.record)
+        if message is None:
+            return
+        with message:
+            # Nobody has ended it: that, and that the record says no more of it, is one step.
+            if message.digest == digest:
+                self._finish(message, None if reply is None else bytes.fromhex(reply))
 
     def _end(self, message: Message, reply: bytes | None) -> None:
         """message is handled: answer it. Whoever goes on from here knows, from before the answer, how far this is."""
-        is_kept = self._keeper.update(self.record, (message.digest, None if reply is None else reply.hex()))
-        if reply is not None:
-            self._connection.reply(message, reply)
-        self._connection.consume()
-        if is_kept:
-            self._keeper.update(self.record)
+        self._keeper.update(self.record, (message.digest, None if reply is None else reply.hex()))
+        self._finish(message, reply)
+
+    def _finish(self, message: Message, reply: bytes | None) -> None:
+        with self._keeper.settling() as write:
+            if write is None:
+                self._connection.finish(message, reply)
+                return
+            data = ctypes.create_string_buffer(write.slot.data, len(write.slot.data))
+            note = operation(IOCB_CMD_PWRITE, write.slot.fd, data, write.slot.offset)
+            write.result = self._connection.finish(message, reply, [note])[0]
