@@ -66,7 +66,8 @@ def test_a_descriptor_that_the_command_was_started_with_is_handed_on(
     iommufd = server.monitor.iommufd()
     arguments = ["add", "--iommufd-fd", str(server.monitor.lend(iommufd)), "--socket", str(server.path), "--json"]
     assert main(arguments) == 0
-    result = checked("virtiomem-add", json.loads(capsys.readouterr().out))
+    result = json.loads(capsys.readouterr().out)
+    checked("virtiomem-add", result)
     assert isinstance(result["space"]["ioas_id"], int)
 
 
@@ -91,12 +92,11 @@ def test_what_cannot_be_is_said_in_a_sentence(
     assert meaning in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", [[], ["--space", "a", "--device", "b"]])
+@pytest.mark.parametrize("words", [["add"], ["remove"], ["remove", "--space", "a", "--device", "b"]])
 def test_a_command_line_without_sense_is_no_request(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    for command in ("add", "remove"):
-        with pytest.raises(SystemExit):
-            main([command, *words])
-    assert "usage" in capsys.readouterr().err.lower()
+    with pytest.raises(SystemExit):
+        main(words)
+    assert f"See virtiomem {words[0]} --help" in capsys.readouterr().err
 
 
 def test_a_server_may_begin_with_nothing_and_be_given_all_it_serves(
