@@ -103,10 +103,7 @@ class ServerCommands:
 
     def _add_device(self, request: dict[str, object], _: list[int]) -> dict[str, object]:
         check_keys(request, "socket", "name", "ring", "record", *_NUMBERS)
-        numbers = {field: integer(request, key) for key, field in _NUMBERS.items() if request.get(key) is not None}
-        for key, value in numbers.items():
-            if value < 0:
-                raise ProtocolError(f"{key} must not be negative")
+        numbers = {_NUMBERS[key]: _size(request, key) for key in _NUMBERS if request.get(key) is not None}
         record = _path(request, "record") if request.get("record") is not None else None
         ring = _word(request, "ring", ["split", "packed"], "packed")
         asked = RegionRequest(
@@ -176,6 +173,13 @@ def _name(request: dict[str, object]) -> str:
     name = text(request, "name")
     check_name(name)
     return name
+
+
+def _size(request: dict[str, object], key: str) -> int:
+    """The number that request has as key. Raises ProtocolError if it is none, or negative."""
+    if (number := integer(request, key)) < 0:
+        raise ProtocolError(f"{key} must not be negative")
+    return number
 
 
 def _word(request: dict[str, object], key: str, words: list[str], default: str) -> str:

@@ -179,7 +179,7 @@ def check_beside(options: ServedRegionOptions, others: Sequence[ServedRegionOpti
             raise InvalidArgument(errno.EEXIST, operation, meaning=meaning)
     for left, right in pairwise(sorted((*others, options), key=lambda each: each.address)):
         if right.address < left.address + left.region_size:
-            fitting = _rounded(_behind((*others, options)), options.block_size)
+            fitting = _rounded(_behind(others), options.block_size)
             raise InvalidArgument(
                 errno.EEXIST,
                 operation,

@@ -49,6 +49,7 @@ def running(
     memory_kind: MemoryKind = MemoryKind.ANONYMOUS,
     devices: int = 2,
     exercise: bool = False,
+    iommufd: bool = False,
     record: TextIO | None = None,
 ) -> Iterator[Running]:
     stops: list[bool] = []
@@ -67,6 +68,7 @@ def running(
                     block_size=BLOCK,
                     address=ADDRESS,
                     exercise=exercise,
+                    iommufd=iommufd,
                     record=record,
                 ),
                 server.changed,
