@@ -18,6 +18,7 @@ from pyvfio.errors import InvalidArgument
 from pyvfio.resource import Resource
 from virtiomem.control.managed import ManagedDevice
 from virtiomem.control.metrics import metrics
+from virtiomem.control.migration.commands import Migrations
 from virtiomem.control.peer import peer_user
 from virtiomem.control.protocol import (
     LARGEST_REQUEST,
@@ -61,6 +62,7 @@ class ControlServer(Resource):
         self._change = threading.Condition()
         self._clients: dict[socket.socket, _Client] = {}
         self._clients_lock = threading.Lock()
+        self._migrations = Migrations(self.changed)
         self._listener = Listener(path)
         self._wake, self._woken = socket.socketpair()
         super().__init__()
@@ -75,12 +77,14 @@ class ControlServer(Resource):
         check_name(managed.name)
         if managed.name in self._devices:
             raise InvalidArgument(errno.EEXIST, "manage", {"name": managed.name}, "another device has that name")
+        self._migrations.manage(managed)
         self._devices = {**self._devices, managed.name: managed}
         self.changed()
 
     def forget(self, name: str) -> None:
-        """Show the device called name no more. Call it before the device is closed."""
+        """Show the device called name no more, and end its migration. Call it before the device is closed."""
         self._devices = {other: managed for other, managed in self._devices.items() if other != name}
+        self._migrations.forget(name)
         self.changed()
 
     def metrics(self) -> str:
@@ -128,7 +132,11 @@ class ControlServer(Resource):
             client.close()
 
     def _send_idlest_away(self) -> None:
-        idle = {client: state.idle_since for client, state in self._clients.items() if state.idle_since is not None}
+        idle = {
+            client: state.idle_since
+            for client, state in self._clients.items()
+            if state.idle_since is not None and not self._migrations.has_owner(client)
+        }
         if idle:
             client = min(idle, key=lambda client: idle[client])
             # Its thread closes it.
@@ -147,13 +155,14 @@ class ControlServer(Resource):
         finally:
             with self._clients_lock:
                 self._clients.pop(client, None)
+            self._migrations.left(client)
 
     def _converse(self, client: socket.socket, requests: BinaryIO) -> None:
         """Answer requests until the client has no more, or breaks the protocol."""
         try:
             while (request := read_object(requests, LARGEST_REQUEST)) is not None:
                 self._set_idle(client, since=None)
-                answer = line_of(self._answer(request))
+                answer = line_of(self._answer(request, client))
                 # From here on it is the client who takes its time.
                 self._set_idle(client, since=time.monotonic())
                 client.sendall(answer)
@@ -165,15 +174,15 @@ class ControlServer(Resource):
             if client in self._clients:
                 self._clients[client].idle_since = since
 
-    def _answer(self, request: dict[str, object]) -> dict[str, object]:
+    def _answer(self, request: dict[str, object], client: socket.socket) -> dict[str, object]:
         try:
-            return {"ok": True, "result": self._result(request)}
+            return {"ok": True, "result": self._result(request, client)}
         except ProtocolError as error:
             return _refusal(error, "EPROTO")
         except OSError as error:
             return _refusal(error, errno.errorcode.get(error.errno or 0, "EIO"))
 
-    def _result(self, request: dict[str, object]) -> dict[str, object]:
+    def _result(self, request: dict[str, object], client: socket.socket) -> dict[str, object]:
         match request.get("command"):
             case "show":
                 return self._show(integer(request, "after", -1), seconds(request, "timeout", _LONGEST_WAIT))
@@ -184,6 +193,8 @@ class ControlServer(Resource):
             case "reclaim":
                 chosen = self._devices.values() if request.get("device") is None else [self._device(request)]
                 return {"bytes": {managed.name: sum(managed.device.reclaim()) for managed in chosen}}
+            case "migrate":
+                return self._migrations.answer(request, self._device(request), client)
             case "stats":
                 uptime = time.monotonic() - self._started
                 return {
@@ -196,9 +207,8 @@ class ControlServer(Resource):
                 self._stop()
                 return {}
             case other:
-                raise ProtocolError(
-                    f"there is no command {shortened(other)}: show, resize, reclaim, stats, metrics and stop there are"
-                )
+                there_are = "show, resize, reclaim, migrate, stats, metrics and stop there are"
+                raise ProtocolError(f"there is no command {shortened(other)}: {there_are}")
 
     def _show(self, after: int, timeout: float) -> dict[str, object]:
         with self._change:
