@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pyvfio.commandline import Program
 from pyvfio.host import Host
 from virtiomem.cli.demo import COMMAND as DEMO
+from virtiomem.cli.migrate.command import COMMAND as MIGRATE
 from virtiomem.cli.plan import COMMAND as PLAN
 from virtiomem.cli.reclaim import COMMAND as RECLAIM
 from virtiomem.cli.record import COMMAND as RECORD
@@ -18,7 +19,7 @@ from virtiomem.cli.show import COMMAND as SHOW
 from virtiomem.cli.stats import COMMAND as STATS
 from virtiomem.cli.stop import COMMAND as STOP
 
-COMMANDS = (DEMO, PLAN, RUN, SERVE, RESIZE, SHOW, RECLAIM, STATS, STOP, RECORD, REPLAY)
+COMMANDS = (DEMO, PLAN, RUN, SERVE, RESIZE, SHOW, RECLAIM, MIGRATE, STATS, STOP, RECORD, REPLAY)
 
 
 def main(arguments: Sequence[str] | None = None, host: Host | None = None) -> int:

@@ -81,7 +81,8 @@ class ControlClient(Resource):
         A guest that plugs or unplugs is answered BUSY. device: its name, where there are several. keep: seconds for
         which the migration goes on after anybody last asked for something of it, a day at most; None: it is this
         connection's, and ends with it. Nothing is dirty at first: the destination gets all that is plugged then, and
-        what dirty_pages() tells later. Raises ControlRefused while one migrates, and VfioError if the manager has ended.
+        what dirty_pages() tells later. Raises ControlRefused if it migrates already, and VfioError if the manager has
+        ended.
         """
         return BegunMigration.from_data(self._migrate("begin", device, **({} if keep is None else {"keep": keep})))
 
@@ -114,8 +115,8 @@ class ControlClient(Resource):
         """Plug the blocks that were plugged where state was saved; return the device's status then.
 
         The device has the same address, sizes and node, nothing is plugged, and no driver runs that does not know of
-        it. The content of memory is to be written afterwards. Raises ControlRefused, with nothing changed, and VfioError
-        if the manager has ended.
+        it. The content of memory is to be written afterwards. Raises ControlRefused, with nothing changed, and
+        VfioError if the manager has ended.
         """
         result: dict[str, object] = {}
         for offset in range(0, max(len(state), 1), LARGEST_PART):

@@ -52,8 +52,9 @@ class MigratingDevice:
         """Have no block change from now on, and log what devices write.
 
         A request that is being carried out is waited for. keep: seconds for which the migration goes on after anybody
-        last asked for something; None: it is the client's, and ends with it. Raises MigrationRefused if there is one,
-        or a state is being loaded, InvalidArgument for other seconds, and VfioError; nothing is on then.
+        last asked for something; None: it is the client's, and ends with it. A state that is only here in part is let
+        go. Raises MigrationRefused if it migrates already, InvalidArgument for other seconds, and VfioError; nothing is
+        on then.
         """
         device = self.managed.device
         with self._lock:
@@ -65,8 +66,7 @@ class MigratingDevice:
                 by = "it migrates already" if self._logs else "the program that holds it has it migrate already"
                 advice = "Wait for its end, or: virtiomem migrate cancel" if self._logs else ""
                 raise self._refused("migrate begin", errno.EBUSY, by, advice)
-            if self._incoming is not None:
-                raise self._refused("migrate begin", errno.EBUSY, "a client is loading a state into it")
+            self._incoming = None
             device.migrating = True
             try:
                 logs = SpaceLogs(self.managed)
@@ -113,20 +113,21 @@ class MigratingDevice:
     def load(self, client: object, size: int, offset: int, data: bytes) -> int:
         """Take a part of a state of size bytes, and load it if it is the last one; return where the next one begins.
 
-        A part at offset 0 begins anew. Raises MigrationRefused while the device migrates or another client sends
-        parts, and StateRefused or DeviceBusy if the device cannot be in this state; the parts are let go then, and
-        nothing else has changed.
+        A part at offset 0 begins anew, whoever has sent others. Raises MigrationRefused while the device migrates, and
+        for a part that does not follow on the client's own; and StateRefused or DeviceBusy if the device cannot be in
+        this state. The client's parts are let go then, and nothing else has changed.
         """
         with self._lock:
             self._require_open("migrate load")
             if self.managed.device.migrating:
                 raise self._refused("migrate load", errno.EBUSY, "it migrates, and its blocks keep their state")
             incoming = self._incoming
-            if incoming is not None and incoming.client is not client:
-                raise self._refused("migrate load", errno.EBUSY, "another client is loading a state into it")
-            self._incoming = None
-            if not offset or incoming is None:
+            if not offset:
                 incoming = IncomingState(client, size)
+            if incoming is None or incoming.client is not client or incoming.size != size:
+                meaning = "it is no part of the state that is being loaded: another one has been begun meanwhile"
+                raise self._refused("migrate load", errno.ESTALE, meaning, "Send it again from offset 0")
+            self._incoming = None
             state = incoming.add(offset, data)
             if state is None:
                 self._incoming = incoming
