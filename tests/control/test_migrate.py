@@ -8,16 +8,21 @@ import socket
 import threading
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from pyvfio import Ioas, Kernel
+from pyvfio.drivers.edu import Edu, edu_addresses
+from pyvfio.sim import SimKernel
 from tests.support.virtiomem.managers import ADDRESS, BLOCK
 from tests.support.virtiomem.place import BLOCKS, PAGE, Idle, Place
 from tests.support.virtiomem.spaces import LoggingSpace
 from virtiomem import RequestType, ResponseType, Run
 from virtiomem.control import ControlRefused, ManagedDevice, UnloggedSpace
 from virtiomem.control.migration.answers import MOST_RUNS
+from virtiomem.mapping import joined
 
 
 def test_blocks_keep_their_state_from_begin_to_cancel(place: Place) -> None:
@@ -161,6 +166,27 @@ def test_who_manages_says_what_logs_an_address_space(place: Place) -> None:
         log.written = {ADDRESS + 3 * BLOCK}
         assert list(client.dirty_pages()) == [Run(3 * BLOCK, PAGE)]
         assert not space.tracking
+
+
+def test_an_iommu_that_logs_tells_what_a_device_has_written(stack: ExitStack, tmp_path: Path) -> None:
+    kernel: Kernel = SimKernel(edu_devices=1, iommu_tracks_dirty=True)
+    place = Place(stack, tmp_path / "socket", kernel=kernel)
+    ioas = stack.enter_context(Ioas(kernel=kernel))
+    device = ioas.open_device(edu_addresses(kernel)[0])
+    table = ioas.page_table(device, dirty_tracking=True)
+    device.attach(table)
+    stack.enter_context(joined(ioas, place.device.discards, place.device.section))
+    place.spaces.append(ioas)
+    place.server.forget("vm0")
+    place.server.manage(replace(place.managed, dirty_log=lambda _: table))
+    assert place.ask(RequestType.PLUG, 0, 4) is ResponseType.ACK
+    edu = stack.enter_context(Edu(device))
+    with place.connected() as client:
+        assert client.begin_migration().unlogged == ()
+        edu.store(ADDRESS + BLOCK + 3 * PAGE, 16)
+        edu.store(ADDRESS + 3 * BLOCK - 8, 16)
+        assert list(client.dirty_pages()) == [Run(BLOCK + 3 * PAGE, PAGE), Run(3 * BLOCK - PAGE, 2 * PAGE)]
+        assert list(client.dirty_pages()) == []
 
 
 def test_address_spaces_come_and_go(place: Place) -> None:

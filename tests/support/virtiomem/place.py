@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
-from pyvfio import Memory, MemoryKind
+from pyvfio import Kernel, Memory, MemoryKind
 from pyvfio.dma import AddressSpace
 from tests.support.virtiomem.managers import ADDRESS, BLOCK
 from tests.support.virtiomem.spaces import LoggingSpace
@@ -26,17 +26,17 @@ class Idle:
 class Place:
     """A device that the test plugs, with address spaces that come and go, behind a socket of its own."""
 
-    def __init__(self, stack: ExitStack, path: Path, *, blocks: int = BLOCKS, block_size: int = BLOCK) -> None:
+    def __init__(self, stack: ExitStack, path: Path, *, blocks: int = BLOCKS, kernel: Kernel | None = None) -> None:
         self.path = path
         self.stack = stack
         self.spaces: list[AddressSpace] = []
-        self.memory = stack.enter_context(Memory.allocate(MemoryKind.ANONYMOUS, blocks * block_size))
+        self.memory = stack.enter_context(Memory.allocate(MemoryKind.ANONYMOUS, blocks * BLOCK, kernel=kernel))
         self.device = stack.enter_context(
             VirtioMem(
                 self.memory,
                 address=ADDRESS,
-                block_size=block_size,
-                requested_size=blocks * block_size,
+                block_size=BLOCK,
+                requested_size=blocks * BLOCK,
                 prealloc=False,
                 name="vm0",
             )
@@ -54,7 +54,7 @@ class Place:
         return mapper
 
     def ask(self, kind: RequestType, block: int = 0, count: int = 0) -> ResponseType:
-        address = ADDRESS + block * self.device.config.block_size
+        address = ADDRESS + block * BLOCK
         return Response.parse(self.device.handle(bytes(Request(kind, address, count)))).type
 
     def until_over(self) -> None:
