@@ -10,6 +10,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -239,6 +240,45 @@ def test_a_migration_that_is_kept_outlasts_its_client_until_nobody_asks(place: P
     assert place.ask(RequestType.PLUG, 0, 1) is ResponseType.ACK
     with place.connected() as client, pytest.raises(ControlRefused, match="it does not migrate"):
         client.dirty_pages()
+
+
+def test_a_migration_that_is_kept_for_no_time_at_all_is_over(place: Place) -> None:
+    with place.connected() as client:
+        client.begin_migration(keep=1e-9)
+        place.until_over()
+        client.begin_migration()
+
+
+def test_a_request_that_is_being_carried_out_is_waited_for(place: Place) -> None:
+    """Else blocks would change after the client was told that they do not."""
+    plugging, go_on = threading.Event(), threading.Event()
+
+    class Slow(LoggingSpace):
+        def map_dma(self, *arguments: Any, **options: Any) -> None:
+            plugging.set()
+            assert go_on.wait(30)
+            super().map_dma(*arguments, **options)
+
+    go_on.set()
+    place.join(Slow(0))
+    go_on.clear()
+    plugging.clear()
+    answers: list[ResponseType] = []
+    guest = threading.Thread(target=lambda: answers.append(place.ask(RequestType.PLUG, 10, 1)))
+    guest.start()
+    assert plugging.wait(30)
+    with place.connected() as client, place.connected() as other:
+        begun = threading.Thread(target=client.begin_migration)
+        begun.start()
+        # Others are answered meanwhile.
+        assert not other.show(timeout=0.05)[1][0].migrating
+        assert not answers
+        go_on.set()
+        begun.join(30)
+        guest.join(30)
+        assert answers == [ResponseType.ACK]
+        assert other.show()[1][0].migrating
+        assert place.ask(RequestType.PLUG, 11, 1) is ResponseType.BUSY
 
 
 def test_anybody_may_cancel_and_the_next_one_begin(place: Place) -> None:

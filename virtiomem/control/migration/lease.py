@@ -10,8 +10,11 @@ from collections.abc import Callable
 class Lease:
     """Ends after so many seconds in which nobody renews it, by a thread of its own. end() ends it before, silently."""
 
-    def __init__(self, seconds: float, over: Callable[[], object]) -> None:
-        """over: called once, in that thread, when the time has passed. Raises RuntimeError if there is no thread."""
+    def __init__(self, seconds: float, over: Callable[[Lease], object]) -> None:
+        """over: called with this lease, in that thread, when the time has passed; again if it was renewed meanwhile.
+
+        Raises RuntimeError if there is no thread left.
+        """
         self._seconds = seconds
         self._over = over
         self._change = threading.Condition()
@@ -42,7 +45,7 @@ class Lease:
                     self._change.wait(self._deadline - time.monotonic())
                 if self._ended:
                     return
-            self._over()
+            self._over(self)
             # Somebody may have renewed it at that moment.
             if self.expired:
                 return

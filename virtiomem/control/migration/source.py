@@ -176,10 +176,9 @@ class MigratingDevice:
 
     def _leased(self, seconds: float) -> Lease:
         try:
-            lease = Lease(seconds, lambda: self._expired(lease))
+            return Lease(seconds, self._expired)
         except RuntimeError as error:
             raise self._refused("migrate begin", errno.EAGAIN, f"there is nobody to end it: {error}") from error
-        return lease
 
     def _expired(self, lease: Lease) -> None:
         with self._lock:
