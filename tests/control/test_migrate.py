@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from pyvfio import Ioas, Kernel
+from pyvfio import Container, Ioas, Kernel, Memory, MemoryKind
 from pyvfio.drivers.edu import Edu, edu_addresses
 from pyvfio.sim import SimKernel
 from tests.support.virtiomem.managers import ADDRESS, BLOCK
 from tests.support.virtiomem.place import BLOCKS, PAGE, Idle, Place
 from tests.support.virtiomem.spaces import LoggingSpace
-from virtiomem import RequestType, ResponseType, Run
+from virtiomem import Request, RequestType, ResponseType, Run, VirtioMem
 from virtiomem.control import ControlRefused, ManagedDevice, UnloggedSpace
 from virtiomem.control.migration.answers import MOST_RUNS
 from virtiomem.mapping import joined
@@ -188,6 +188,32 @@ def test_an_iommu_that_logs_tells_what_a_device_has_written(stack: ExitStack, tm
         edu.store(ADDRESS + 3 * BLOCK - 8, 16)
         assert list(client.dirty_pages()) == [Run(BLOCK + 3 * PAGE, PAGE), Run(3 * BLOCK - PAGE, 2 * PAGE)]
         assert list(client.dirty_pages()) == []
+
+
+def test_two_devices_in_one_address_space_share_its_log(stack: ExitStack, tmp_path: Path) -> None:
+    """As those of one server are."""
+    kernel: Kernel = SimKernel(edu_devices=1)
+    place = Place(stack, tmp_path / "socket", kernel=kernel)
+    container = stack.enter_context(Container(kernel=kernel))
+    container.open_device(edu_addresses(kernel)[0])
+    memory = stack.enter_context(Memory.allocate(MemoryKind.ANONYMOUS, BLOCKS * BLOCK, kernel=kernel))
+    second = stack.enter_context(
+        VirtioMem(memory, address=2 * ADDRESS, block_size=BLOCK, requested_size=BLOCKS * BLOCK, name="vm1")
+    )
+    place.server.manage(ManagedDevice(second, Idle(), "anon", PAGE, lambda: (container,)))
+    stack.callback(place.server.forget, "vm1")
+    place.spaces.append(container)
+    for device in (place.device, second):
+        stack.enter_context(joined(container, device.discards, device.section))
+    assert place.ask(RequestType.PLUG, 1, 1) is ResponseType.ACK
+    second.handle(bytes(Request(RequestType.PLUG, 2 * ADDRESS + 3 * BLOCK, 1)))
+    with place.connected() as client:
+        assert client.begin_migration("vm0").unlogged == client.begin_migration("vm1").unlogged == ()
+        assert list(client.dirty_pages("vm0")) == [Run(BLOCK, BLOCK)]
+        client.cancel_migration("vm0")
+        assert list(client.dirty_pages("vm1")) == [Run(3 * BLOCK, BLOCK)]
+        client.cancel_migration("vm1")
+    container.track_dirty().close()
 
 
 def test_address_spaces_come_and_go(place: Place) -> None:

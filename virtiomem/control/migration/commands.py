@@ -7,6 +7,7 @@ import binascii
 from collections.abc import Callable
 
 from virtiomem.control.managed import ManagedDevice
+from virtiomem.control.migration.shared_logs import SharedLogs
 from virtiomem.control.migration.source import MigratingDevice
 from virtiomem.control.protocol import ProtocolError, integer, shortened
 from virtiomem.control.status import DeviceStatus
@@ -18,11 +19,12 @@ class Migrations:
     def __init__(self, changed: Callable[[], object]) -> None:
         """changed: called when a migration has begun or ended."""
         self._changed = changed
+        self._logs = SharedLogs()
         self._devices: dict[str, MigratingDevice] = {}
 
     def manage(self, managed: ManagedDevice) -> None:
         """Take requests for this device until forget()."""
-        self._devices = {**self._devices, managed.name: MigratingDevice(managed, self._changed)}
+        self._devices = {**self._devices, managed.name: MigratingDevice(managed, self._logs, self._changed)}
 
     def forget(self, name: str) -> None:
         """End the migration of the device called name, if it migrates, and take no more requests for it."""

@@ -9,6 +9,7 @@ from pyvfio.dma import Access, AddressSpace
 from pyvfio.errors import VfioError
 from virtiomem.control.managed import ManagedDevice
 from virtiomem.control.migration.answers import UnloggedSpace
+from virtiomem.control.migration.shared_logs import SharedLogs
 from virtiomem.mapping import DirtyLog, DirtyTracker, TracksDirty
 from virtiomem.runs import Run
 
@@ -24,10 +25,14 @@ class SpaceLogs:
     tracker: of the device's dirty pages. unlogged: the address spaces without a log, with the reason.
     """
 
-    def __init__(self, managed: ManagedDevice) -> None:
-        """Begin the logs, with nothing dirty. Raises VfioError if the memory cannot be tracked; no log is on then."""
+    def __init__(self, managed: ManagedDevice, shared: SharedLogs) -> None:
+        """Begin the logs, with nothing dirty. Raises VfioError if the memory cannot be tracked; no log is on then.
+
+        shared: the logs of this device and of others that are mapped into the same address spaces.
+        """
         self.tracker = DirtyTracker(managed.device.discards)
         self._managed = managed
+        self._shared = shared
         self._known: dict[AddressSpace, str] = {}
         with ExitStack() as undo:
             undo.callback(self.stop)
@@ -74,7 +79,7 @@ class SpaceLogs:
         if tracks is not None:
             try:
                 # First: it must not be what ends the tracking of all others that fails later.
-                tracks = _Begun(tracks.track_dirty())
+                tracks = _Begun(self._shared.begin(tracks))
             except VfioError as error:
                 tracks, reason = None, str(error)
         self.tracker.join(space, tracks)

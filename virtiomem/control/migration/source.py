@@ -15,6 +15,7 @@ from virtiomem.control.migration.errors import MigrationRefused
 from virtiomem.control.migration.incoming import IncomingState
 from virtiomem.control.migration.lease import Lease
 from virtiomem.control.migration.logs import SpaceLogs
+from virtiomem.control.migration.shared_logs import SharedLogs
 from virtiomem.device import StateRefused
 from virtiomem.runs import Run
 
@@ -32,9 +33,10 @@ class MigratingDevice:
     Methods may be called from any thread; one client is served at a time.
     """
 
-    def __init__(self, managed: ManagedDevice, changed: Callable[[], object]) -> None:
-        """changed: called when the migration has begun or ended."""
+    def __init__(self, managed: ManagedDevice, shared: SharedLogs, changed: Callable[[], object]) -> None:
+        """shared: as SpaceLogs has it. changed: called when the migration has begun or ended."""
         self.managed = managed
+        self._shared = shared
         self._changed = changed
         self._lock = threading.Lock()
         self._closed = False
@@ -69,7 +71,7 @@ class MigratingDevice:
             self._incoming = None
             device.migrating = True
             try:
-                logs = SpaceLogs(self.managed)
+                logs = SpaceLogs(self.managed, self._shared)
                 try:
                     self._lease = None if keep is None else self._leased(keep)
                 except BaseException:
