@@ -41,7 +41,7 @@ def shell(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str], tm
         program, command, *words = shlex.split(line)
         if program == "pyvfio":
             assert pyvfio.cli.main([command, *words], host) == 0
-        elif command in ("resize", "show", "stats"):
+        elif command in ("migrate", "resize", "show", "stats"):
             assert virtiomem.cli.main([command, *words, "--socket", str(socket)]) == 0
         else:
             virtiomem.cli.main([command, *words, *(LIMITS if command == "plan" else [])])

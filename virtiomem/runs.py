@@ -71,6 +71,21 @@ def union(runs: Iterable[Run]) -> list[Run]:
     return result
 
 
+def runs_of_bits(bits: int, count: int) -> list[Run]:
+    """The set of units whose bit is set, of count units; bits has none behind these."""
+    if not bits:
+        return []
+    digits = f"{bits:0{count}b}"[::-1]
+    runs: list[Run] = []
+    start = digits.find("1")
+    while start >= 0:
+        end = digits.find("0", start)
+        end = count if end < 0 else end
+        runs.append(Run(start, end - start))
+        start = digits.find("1", end)
+    return runs
+
+
 class RunSet:
     """A set of units that changes. A change or a question costs what the runs it touches cost, not what all cost.
 

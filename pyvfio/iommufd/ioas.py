@@ -60,11 +60,10 @@ class Ioas(Translation, SucceedingSpace):
         of one that is there already; see from_id. Raises ClosedError, or VfioError that says what is missing.
         Source: IOMMU_IOAS_ALLOC.
         """
-        self._owns_iommufd = iommufd is None
+        self._owns_iommufd, self._given_id = iommufd is None, ioas_id
         self._info: IoasInfo | None = None
         # How many devices and page tables had come and gone when the kernel was asked.
         self._changes_known = 0
-        self._given_id = ioas_id
         if iommufd is not None:
             require_kind(iommufd, Iommufd, "allocate address space")
         super().__init__(iommufd or Iommufd(kernel=kernel))

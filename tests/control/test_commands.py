@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import threading
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.support.schemas import checked
 from tests.support.virtiomem.managers import ADDRESS, BLOCK, MIB, Running, running, status
 from virtiomem import Request, RequestType, Run
 from virtiomem.cli import main
+from virtiomem.cli.migrate.bitmap_file import BitmapFile
 from virtiomem.control import ControlClient, DeviceStatus
 from virtiomem.draw import block_map_svg
+from virtiomem.runs import union
 
 
 def run(capsys: pytest.CaptureFixture[str], manager: Running, *arguments: str, status: int = 0) -> str:
@@ -119,3 +125,100 @@ def test_a_file_with_the_picture(capsys: pytest.CaptureFixture[str], manager: Ru
     picture = tmp_path / "map.svg"
     run(capsys, manager, "show", "--svg", str(picture))
     assert ElementTree.parse(picture).getroot().tag == f"{SVG}svg"
+
+
+def lines(text: str) -> list[dict[str, object]]:
+    parsed = [json.loads(line) for line in text.splitlines()]
+    for line in parsed:
+        checked("virtiomem-migrate", line)
+    return parsed
+
+
+def test_a_migration_by_commands(capsys: pytest.CaptureFixture[str], manager: Running, tmp_path: Path) -> None:
+    run(capsys, manager, "resize", "4M")
+    (begun,) = lines(run(capsys, manager, "migrate", "begin", "--keep", "600", "--json"))
+    assert begun == {"event": "begun", "device": "vm0", "page_size": 4096, "region_size": 64 * MIB, "unlogged": []}
+    assert "  migrating: no block changes" in run(capsys, manager, "show")
+    text = run(capsys, manager, "migrate", "dirty")
+    assert text.splitlines() == ["  0x000000000000      4 MiB", "4 MiB dirty, in 1 run"]
+    assert lines(run(capsys, manager, "migrate", "dirty", "--json")) == [
+        {"event": "dirty", "offset": 0, "size": 4 * MIB},
+        {"event": "read", "page_size": 4096, "runs": 1, "dirty_bytes": 4 * MIB},
+    ]
+    bitmap, state = tmp_path / "bitmap", tmp_path / "state"
+    text = run(capsys, manager, "migrate", "dirty", "--bitmap", str(bitmap))
+    assert text == f"4 MiB dirty, in 1 run, in {bitmap}: a bit for each 4 KiB\n"
+    assert bitmap.read_bytes() == b"\xff" * 128 + bytes(2048 - 128)
+    assert f"{state}: the state of the device" in run(capsys, manager, "migrate", "save", str(state))
+    assert run(capsys, manager, "migrate", "cancel") == "vm0: blocks may change again, and nothing is logged any more\n"
+    with running(tmp_path / "two.sock") as other:
+        text = run(capsys, other, "migrate", "load", str(state))
+        assert text == "vm0: 4 MiB plugged, as they were; their content is to come\n"
+        run(capsys, other, "resize", "0")
+        (done,) = lines(run(capsys, other, "migrate", "load", str(state), "--json"))
+        assert done == {"event": "loaded", "device": "vm0", "plugged_size": 4 * MIB}
+
+
+def test_a_migration_stays_as_long_as_its_command(
+    capsys: pytest.CaptureFixture[str], manager: Running, client: ControlClient
+) -> None:
+    """It ends when somebody cancels it, too."""
+
+    def cancel() -> None:
+        revision, (status,) = client.show()
+        while not status.migrating:
+            revision, (status,) = client.show(after=revision, timeout=30)
+        client.cancel_migration()
+
+    thread = threading.Thread(target=cancel)
+    thread.start()
+    begun, ended = lines(run(capsys, manager, "migrate", "begin", "--json"))
+    thread.join()
+    assert (begun["event"], ended) == ("begun", {"event": "ended", "device": "vm0"})
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["save"], "migrate save takes a file for the state"),
+        (["dirty", "x"], "migrate dirty takes no file for the state"),
+        (["cancel", "--keep", "5"], "--keep is an option of migrate begin, not of cancel"),
+        (["begin", "--bitmap", "x"], "--bitmap is an option of migrate dirty, not of begin"),
+        (["dirty"], "it does not migrate. Begin that: virtiomem migrate begin"),
+        (["cancel"], "it does not migrate"),
+        (["save", "x"], "it does not migrate"),
+        (["load", "/nowhere/x"], "/nowhere/x is not there"),
+        (["load", "/dev/zero"], "/dev/zero is no state of a device"),
+        (["load", "/dev/null"], "a state has from 1 to"),
+    ],
+)
+def test_a_migration_that_cannot_be(
+    capsys: pytest.CaptureFixture[str], manager: Running, words: list[str], said: str
+) -> None:
+    assert main(["migrate", *words, "--socket", str(manager.path)]) == 1
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_no_page_is_read_without_room_for_its_bit(
+    capsys: pytest.CaptureFixture[str], manager: Running, client: ControlClient
+) -> None:
+    manager.reach(client, 4 * MIB)
+    client.begin_migration()
+    full = Path("/dev/full")
+    assert main(["migrate", "dirty", "--bitmap", str(full), "--socket", str(manager.path)]) == 1
+    assert "there is no room for the bitmap, and no page was read" in capsys.readouterr().err
+    assert list(client.dirty_pages()) == [Run(0, 4 * MIB)]
+
+
+@given(st.sets(st.integers(0, 199)))
+def test_a_bitmap_file_has_a_bit_for_each_page(pages: set[int]) -> None:
+    with TemporaryDirectory() as directory:
+        path = Path(directory) / "bitmap"
+        with BitmapFile(path, 4096, 200 * 4096) as bitmap:
+            for run_ in union(Run(page, 1) for page in pages):
+                bitmap.add(Run(run_.start * 4096, run_.size * 4096))
+        bits = int.from_bytes(path.read_bytes(), "little")
+        assert len(path.read_bytes()) == 25
+    assert {page for page in range(200) if bits >> page & 1} == pages

@@ -9,11 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyvfio.dma import DirtyBitmap
 from pyvfio.errors import InvalidArgument
 from pyvfio.memory import Memory, MemoryKind
-from tests.support.virtiomem.fakes import ADDRESS, BLOCK, FakeListener, FakeMemory, failure
-from tests.support.virtiomem.spaces import RecordingAddressSpace
+from tests.support.virtiomem.fakes import ADDRESS, BLOCK, FakeListener, FakeMemory
+from tests.support.virtiomem.spaces import LoggingSpace, RecordingAddressSpace
 from virtiomem.device import Request, RequestType, Response, ResponseType, VirtioMem
 from virtiomem.discard import Section
 from virtiomem.mapping import DirtyTracker, DmaMapper, GuestDomain, GuestIommu, GuestMapping
@@ -23,47 +22,6 @@ from virtiomem.trace import DmaLog
 
 BLOCKS = 16
 PAGE = 4096
-
-
-class LoggingSpace(RecordingAddressSpace):
-    """written: device addresses of pages. fails: what raises, of "start" and "read". unit: bytes of the log's pages."""
-
-    def __init__(self, number: int, unit: int = PAGE) -> None:
-        super().__init__(number, DmaLog())
-        self.unit = unit
-        self.written: set[int] = set()
-        self.tracking = False
-        self.questions: list[tuple[int, int]] = []
-        self.fails = ""
-        self.unmap_fails = False
-
-    def unmap_dma(self, iova: int, size: int) -> int:
-        if self.unmap_fails:
-            raise failure("unmap")
-        return super().unmap_dma(iova, size)
-
-    def track_dirty(self) -> LoggingSpace:
-        if self.fails == "start":
-            raise failure("start")
-        self.tracking = True
-        self.written.clear()
-        return self
-
-    def close(self) -> None:
-        self.tracking = False
-
-    def read(self, iova: int, size: int) -> DirtyBitmap:
-        assert self.tracking
-        assert not self._table.bisected(iova, size)
-        self.questions.append((iova, size))
-        if self.fails == "read":
-            raise failure("read")
-        inside = {page for page in self.written if iova <= page < iova + size}
-        self.written -= inside
-        bits = 0
-        for page in inside:
-            bits |= 1 << (page - iova) // self.unit
-        return DirtyBitmap(iova, size, self.unit, bits)
 
 
 class World:
@@ -216,6 +174,19 @@ def test_address_spaces_come_and_go_while_tracked(stack: ExitStack) -> None:
     assert not late.tracking
     world.tracker.sync()
     assert world.dirty() == set()
+
+
+def test_what_was_written_through_an_address_space_that_was_closed_is_unknown(stack: ExitStack) -> None:
+    gone, other = LoggingSpace(0), LoggingSpace(1)
+    world = World(stack, gone, other)
+    world.tracker.start({gone: gone, other: other})
+    gone.written = {ADDRESS + 2 * BLOCK}
+    gone.vanish()
+    world.tracker.sync()
+    assert world.dirty() == pages(2, 3, 4, 8)
+    other.written = {ADDRESS + 3 * BLOCK}
+    world.tracker.sync()
+    assert world.dirty() == {3 * BLOCK}
 
 
 def test_what_is_not_plugged_is_never_dirty(stack: ExitStack) -> None:

@@ -12,6 +12,7 @@ from virtiomem.cli.changes.reset import COMMAND as RESET
 from virtiomem.cli.changes.spaces import COMMAND as SPACES
 from virtiomem.cli.demo import COMMAND as DEMO
 from virtiomem.cli.keep import COMMAND as KEEP
+from virtiomem.cli.migrate.command import COMMAND as MIGRATE
 from virtiomem.cli.plan import COMMAND as PLAN
 from virtiomem.cli.reclaim import COMMAND as RECLAIM
 from virtiomem.cli.record import COMMAND as RECORD
@@ -35,6 +36,7 @@ COMMANDS = (
     REMOVE,
     SPACES,
     RECLAIM,
+    MIGRATE,
     RESET,
     STATS,
     STOP,

@@ -37,6 +37,10 @@ def status_lines(output: Output, status: DeviceStatus) -> Iterator[str]:
     yield from block_map(output, status)
     if status.waiting_for:
         yield output.paint(f"  waiting: {status.waiting_for}", Style.YELLOW)
+    if status.migrating:
+        yield output.paint(
+            "  migrating: no block changes, and a guest that plugs or unplugs is answered BUSY", Style.YELLOW
+        )
     if status.broken:
         yield output.paint("  broken: the guest broke the protocol, and must reset the device", Style.RED)
     for divergence in status.divergences:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import errno
 import os
 import socket
@@ -11,6 +13,8 @@ from pathlib import Path
 from pyvfio.errors import VfioError
 from pyvfio.resource import Resource
 from virtiomem.control.changes import ChangesClient
+from virtiomem.control.migration.answers import LARGEST_PART, BegunMigration, DirtyAnswer, of_another_protocol
+from virtiomem.control.migration.dirty_pages import DirtyPages
 from virtiomem.control.peer import peer_user
 from virtiomem.control.protocol import LARGEST_ANSWER, ProtocolError, line_of, printable, read_object
 from virtiomem.control.status import DeviceStatus
@@ -72,6 +76,63 @@ class ControlClient(Resource, ChangesClient):
         (status,) = _devices(self.request("resize", **arguments))
         return status
 
+    def begin_migration(self, device: str | None = None, *, keep: float | None = None) -> BegunMigration:
+        """Have no block of a device change from now on, and log what devices write to its memory.
+
+        A guest that plugs or unplugs is answered BUSY. device: its name, where there are several. keep: seconds for
+        which the migration goes on after anybody last asked for something of it, a day at most; None: it is this
+        connection's, and ends with it. Nothing is dirty at first: the destination gets all that is plugged then, and
+        what dirty_pages() tells later. Raises ControlRefused if it migrates already, and VfioError if the manager has
+        ended.
+        """
+        return BegunMigration.from_data(self._migrate("begin", device, **({} if keep is None else {"keep": keep})))
+
+    def dirty_pages(self, device: str | None = None) -> DirtyPages:
+        """Begin a round of the pages that devices may have written since they were last read, by DMA alone.
+
+        What the guest itself writes the virtual machine monitor knows, and no device. The union of all address spaces
+        is told. Raises ControlRefused if the device does not migrate, and VfioError if the manager has ended; so does
+        iterating, too, and when somebody else has begun a round.
+        """
+
+        def ask(after: int | None) -> DirtyAnswer:
+            more = {} if after is None else {"after": after}
+            return DirtyAnswer.from_data(self._migrate("dirty", device, **more))
+
+        return DirtyPages(ask)
+
+    def save_state(self, device: str | None = None) -> bytes:
+        """The state of a device that migrates, for load_state() at the destination, without the content of memory.
+
+        Only the requested size can change afterwards. Raises ControlRefused if it does not migrate, and VfioError if
+        the manager has ended.
+        """
+        try:
+            return base64.b64decode(str(self._migrate("save", device)["state"]), validate=True)
+        except (binascii.Error, KeyError) as error:
+            raise of_another_protocol("migrate save") from error
+
+    def load_state(self, state: bytes, device: str | None = None) -> DeviceStatus:
+        """Plug the blocks that were plugged where state was saved; return the device's status then.
+
+        The device has the same address, sizes and node, nothing is plugged, and no driver runs that does not know of
+        it. The content of memory is to be written afterwards. Raises ControlRefused, with nothing changed, and
+        VfioError if the manager has ended.
+        """
+        result: dict[str, object] = {}
+        for offset in range(0, max(len(state), 1), LARGEST_PART):
+            part = base64.b64encode(state[offset : offset + LARGEST_PART]).decode()
+            result = self._migrate("load", device, size=len(state), offset=offset, data=part)
+        (status,) = _devices(result)
+        return status
+
+    def cancel_migration(self, device: str | None = None) -> None:
+        """End the migration of a device, whoever has begun it: its blocks may change again, and nothing is logged.
+
+        Raises ControlRefused if it does not migrate, and VfioError if the manager has ended.
+        """
+        self._migrate("cancel", device)
+
     def stop(self) -> None:
         """End the manager, and wait until it has closed everything.
 
@@ -108,6 +169,10 @@ class ControlClient(Resource, ChangesClient):
             raise ControlRefused(code, printable(str(answer.get("error"))))
         result = answer.get("result")
         return result if isinstance(result, dict) else {}
+
+    def _migrate(self, action: str, device: str | None, **arguments: object) -> dict[str, object]:
+        named = {} if device is None else {"device": device}
+        return self.request("migrate", action=action, **named, **arguments)
 
     def _release(self) -> None:
         self._answers.close()

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from pyvfio.dma import AddressSpace
 from virtiomem.device import VirtioMem
+from virtiomem.mapping import TracksDirty
 
 
 class Guest(Protocol):
@@ -28,7 +29,11 @@ class ManagedDevice:
 
     guest: who plugs its blocks. memory_kind: what its memory is, in a word for people. page_size: bytes of a page of
     its memory. address_spaces: returns those that it is mapped into just now. dma_counts: returns what a device has
-    counted that does DMA to plugged blocks all the while; None if there is no such device.
+    counted that does DMA to plugged blocks all the while; None if there is no such device. dirty_log: returns what logs
+    the writes through one of address_spaces, None for one where nothing does; without it that is the address space
+    itself, if it can: a Container. For an Ioas it is a page table of it. load: gives the device the state of another
+    one, and tells the guest's driver, which goes on from there; without it that is the device's load(), and only while
+    no driver runs.
     """
 
     device: VirtioMem
@@ -37,6 +42,8 @@ class ManagedDevice:
     page_size: int
     address_spaces: Callable[[], Sequence[AddressSpace]] = field(default=tuple)
     dma_counts: Callable[[], Mapping[str, object]] | None = None
+    dirty_log: Callable[[AddressSpace], TracksDirty | None] | None = None
+    load: Callable[[bytes], object] | None = None
 
     @property
     def name(self) -> str:

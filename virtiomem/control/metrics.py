@@ -27,6 +27,7 @@ _FAMILIES: Mapping[str, tuple[str, str]] = {
     "virtiomem_mappings_left": ("gauge", "DMA mappings an address space would still take."),
     "virtiomem_diverged_listeners": ("gauge", "Listeners that hold something else than is plugged."),
     "virtiomem_broken": ("gauge", "1 while the guest has broken the protocol and not reset the device."),
+    "virtiomem_migrating": ("gauge", "1 while the virtual machine migrates, and no block changes."),
     "virtiomem_requests_total": ("counter", "Guest requests by type and response."),
     "virtiomem_refusals_total": ("counter", "Requests answered ERROR, NACK or BUSY, by reason."),
     "virtiomem_violations_total": ("counter", "Requests that broke the protocol."),
@@ -53,6 +54,7 @@ def _samples(managed: ManagedDevice) -> Iterator[tuple[str, dict[str, str], int]
     yield "virtiomem_requested_bytes", {}, status.requested_size
     yield "virtiomem_diverged_listeners", {}, len(status.divergences)
     yield "virtiomem_broken", {}, int(status.broken)
+    yield "virtiomem_migrating", {}, int(status.migrating)
     yield "virtiomem_violations_total", {}, statistics.violations
     yield "virtiomem_failures_to_tell_total", {}, statistics.failures_to_tell
     yield "virtiomem_stray_bytes_total", {}, statistics.stray_bytes

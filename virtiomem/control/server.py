@@ -19,6 +19,7 @@ from virtiomem.control.command import ControlCommand
 from virtiomem.control.incoming import Incoming
 from virtiomem.control.managed import ManagedDevice
 from virtiomem.control.metrics import metrics
+from virtiomem.control.migration.commands import Migrations
 from virtiomem.control.peer import peer_user
 from virtiomem.control.protocol import (
     LARGEST_REQUEST,
@@ -63,6 +64,7 @@ class ControlServer(Resource):
         self._change = threading.Condition()
         self._clients: dict[socket.socket, _Client] = {}
         self._clients_lock = threading.Lock()
+        self._migrations = Migrations(self.changed)
         self._listener = Listener(path)
         self._wake, self._woken = socket.socketpair()
         super().__init__()
@@ -77,12 +79,14 @@ class ControlServer(Resource):
         check_name(managed.name)
         if managed.name in self._devices:
             raise InvalidArgument(errno.EEXIST, "manage", {"name": managed.name}, "another device has that name")
+        self._migrations.manage(managed)
         self._devices = {**self._devices, managed.name: managed}
         self.changed()
 
     def forget(self, name: str) -> None:
-        """Show the device called name no more. Call it before the device is closed."""
+        """Show the device called name no more, and end its migration. Call it before the device is closed."""
         self._devices = {other: managed for other, managed in self._devices.items() if other != name}
+        self._migrations.forget(name)
         self.changed()
 
     def offer(self, commands: Mapping[str, ControlCommand]) -> None:
@@ -134,7 +138,11 @@ class ControlServer(Resource):
             client.close()
 
     def _send_idlest_away(self) -> None:
-        idle = {client: state.idle_since for client, state in self._clients.items() if state.idle_since is not None}
+        idle = {
+            client: state.idle_since
+            for client, state in self._clients.items()
+            if state.idle_since is not None and not self._migrations.has_owner(client)
+        }
         if idle:
             client = min(idle, key=lambda client: idle[client])
             # Its thread closes it.
@@ -153,13 +161,14 @@ class ControlServer(Resource):
         finally:
             with self._clients_lock:
                 self._clients.pop(client, None)
+            self._migrations.left(client)
 
     def _converse(self, client: socket.socket, incoming: Incoming) -> None:
         """Answer requests until the client has no more, or breaks the protocol."""
         try:
             while (request := read_object(incoming.lines, LARGEST_REQUEST)) is not None:
                 self._set_idle(client, since=None)
-                answer = line_of(self._answer(request, incoming.descriptors))
+                answer = line_of(self._answer(request, incoming.descriptors, client))
                 incoming.drop()
                 # From here on it is the client who takes its time.
                 self._set_idle(client, since=time.monotonic())
@@ -172,21 +181,21 @@ class ControlServer(Resource):
             if client in self._clients:
                 self._clients[client].idle_since = since
 
-    def _answer(self, request: dict[str, object], descriptors: list[int]) -> dict[str, object]:
+    def _answer(self, request: dict[str, object], descriptors: list[int], client: socket.socket) -> dict[str, object]:
         try:
             name = str(request.get("command"))
             command = self._commands.get(name)
             most = 0 if command is None else command.most_descriptors
             if len(descriptors) > most:
                 raise ProtocolError(f"{shortened(name)} takes {most or 'no'} descriptors, and {len(descriptors)} came")
-            result = self._result(request) if command is None else command.run(request, descriptors)
+            result = self._result(request, client) if command is None else command.run(request, descriptors)
             return {"ok": True, "result": result}
         except ProtocolError as error:
             return _refusal(error, "EPROTO")
         except OSError as error:
             return _refusal(error, errno.errorcode.get(error.errno or 0, "EIO"))
 
-    def _result(self, request: dict[str, object]) -> dict[str, object]:
+    def _result(self, request: dict[str, object], client: socket.socket) -> dict[str, object]:
         match request.get("command"):
             case "show":
                 return self._show(integer(request, "after", -1), seconds(request, "timeout", _LONGEST_WAIT))
@@ -197,6 +206,8 @@ class ControlServer(Resource):
             case "reclaim":
                 chosen = self._devices.values() if request.get("device") is None else [self._device(request)]
                 return {"bytes": {managed.name: sum(managed.device.reclaim()) for managed in chosen}}
+            case "migrate":
+                return self._migrations.answer(request, self._device(request), client)
             case "stats":
                 uptime = time.monotonic() - self._started
                 return {
@@ -209,7 +220,7 @@ class ControlServer(Resource):
                 self._stop()
                 return {}
             case other:
-                known = ", ".join(("show", "resize", "reclaim", "stats", "metrics", *self._commands))
+                known = ", ".join(("show", "resize", "reclaim", "migrate", "stats", "metrics", *self._commands))
                 raise ProtocolError(f"there is no command {shortened(other)}: {known} and stop there are")
 
     def _show(self, after: int, timeout: float) -> dict[str, object]:

@@ -20,7 +20,7 @@ from virtiomem.device.config import (
     check_accessible,
     offered_features,
 )
-from virtiomem.device.errors import DeviceBusy, ProtocolViolation, RequestRefused, StateRefused
+from virtiomem.device.errors import DeviceBusy, ProtocolViolation, RequestRefused
 from virtiomem.device.events import Events, RateLimited, Throttle
 from virtiomem.device.live_state import LiveState, StateKeeper
 from virtiomem.device.region import BlockRegion
@@ -272,17 +272,17 @@ class VirtioMem(Resource):
     def load(self, state: bytes) -> None:
         """Take over what save() gave: populate, map and plug the blocks that were plugged there.
 
-        No block may be plugged yet. The content of memory is to be written afterwards. Raises StateRefused, and
-        DeviceBusy if the host lacks what it takes; nothing has changed then.
+        No block may be plugged yet, nor the device migrate itself. The content of memory is to be written afterwards.
+        Raises StateRefused, and DeviceBusy if the host lacks what it takes; nothing has changed then.
         """
         with self._lock:
             self.require_open()
             loaded = DeviceState.parse(state)
             loaded.check(self.config, self._features)
-            if self._blocks.plugged:
-                raise StateRefused(errno.EBUSY, "load state", meaning="blocks are plugged: reset the system first")
             with self._counted(), self._sizing():
+                self._require_not_migrating("load state")
                 self._region.load(loaded.plugged, partial(self._live.load, loaded))
+            self._telling.tell(self._events.config_changed, self.config)
 
     @property
     def next_event_time(self) -> float | None:

@@ -12,7 +12,7 @@ from typing import Final, Self
 from virtiomem import abi
 from virtiomem.device.config import Config, Feature
 from virtiomem.device.errors import StateRefused
-from virtiomem.runs import Run
+from virtiomem.runs import Run, runs_of_bits
 
 _MAGIC: Final = b"virtmem\0"
 _VERSION: Final = 1
@@ -72,7 +72,7 @@ class DeviceState:
         return cls(config, Feature(negotiated), bool(flags & _BROKEN), plugged)
 
     def check(self, device: Config, offered: Feature) -> None:
-        """Raises StateRefused unless a device with this config, and nothing plugged, can go on from this state.
+        """Raises StateRefused unless a device with this config can go on from this state, which needs nothing plugged.
 
         offered: the features that the device offers.
         """
@@ -92,6 +92,8 @@ class DeviceState:
             raise _refused(f"its usable size {ours.usable_region_size:#_x} leaves out requested or plugged blocks")
         if unknown := self.negotiated & ~offered:
             raise _refused(f"its driver negotiated features {unknown:#x}, which this device does not offer")
+        if device.plugged_size:
+            raise StateRefused(errno.EBUSY, "load state", meaning="blocks are plugged: reset the system first")
 
 
 def _runs(bitmap: bytes, config: Config) -> tuple[Run, ...]:
@@ -104,15 +106,7 @@ def _runs(bitmap: bytes, config: Config) -> tuple[Run, ...]:
     bits = int.from_bytes(bitmap, "little")
     if bits >> count or bits.bit_count() * config.block_size != config.plugged_size:
         raise _refused(f"its blocks do not add up to the plugged size {config.plugged_size:#_x}")
-    digits = f"{bits:0{count}b}"[::-1]
-    runs = []
-    start = digits.find("1")
-    while start >= 0:
-        end = digits.find("0", start)
-        end = count if end < 0 else end
-        runs.append(Run(start, end - start))
-        start = digits.find("1", end)
-    return tuple(runs)
+    return tuple(runs_of_bits(bits, count))
 
 
 def _end(plugged: tuple[Run, ...]) -> int:

@@ -6,13 +6,14 @@ import errno
 import logging
 from collections.abc import Mapping
 from contextlib import ExitStack
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from pyvfio.dma import Access, AddressSpace, DirtyBitmap, MappedRun
 from pyvfio.errors import InvalidArgument, VfioError
 from pyvfio.kernel import host_page_size
 from virtiomem.discard import RamDiscardManager, Section
 from virtiomem.mapping.page_bits import PageBits
+from virtiomem.mapping.presence import is_closed
 from virtiomem.runs import Run, intersect, subtract
 
 _log = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ class DirtyLog(Protocol):
         """End the log. Raises VfioError."""
 
 
+@runtime_checkable
 class TracksDirty(Protocol):
     """What can log the writes of devices: a Container of type1v2, or an HwPageTable of an Ioas."""
 
@@ -107,8 +109,17 @@ class DirtyTracker:
                 self._bits.fill(*self._pages_of(part))
 
     def sync(self) -> None:
-        """Read every log: what devices have written since the last sync is dirty from now on."""
+        """Read every log: what devices have written since the last sync is dirty from now on.
+
+        An address space that was closed meanwhile is tracked no more, and what it had written is unknown: all that is
+        plugged is taken as dirty.
+        """
         with self._discards.lock:
+            closed = {space for space, _ in self._logs if is_closed(space)}
+            for space in closed:
+                self._forget(space)
+            if closed:
+                self.mark(self._discards.region)
             for space, log in self._logs:
                 for run in self._writable(space):
                     self._ask(space, log, run)

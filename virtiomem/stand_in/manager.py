@@ -97,7 +97,13 @@ class Manager(Resource):
         events.guest = guest = stack.enter_context(StandInGuest(self.device, changed))
         mapped: tuple[AddressSpace, ...] = tuple(space.space for space in spaces)
         self.managed = ManagedDevice(
-            self.device, guest, options.memory_kind.value, memory.page_size, lambda: mapped, dma_counts
+            self.device,
+            guest,
+            options.memory_kind.value,
+            memory.page_size,
+            lambda: mapped,
+            dma_counts,
+            load=guest.load,
         )
 
     def _exercise(self, stack: ExitStack, opened: OpenSpace, kernel: Kernel) -> Exercise:

@@ -9,6 +9,7 @@ from pyvfio.resource import Resource
 from pyvfio.units import format_size
 from virtiomem.device import Request, RequestType, Response, ResponseType, VirtioMem
 from virtiomem.discard import Telling
+from virtiomem.runs import Run, subtract, union
 
 FIRST_RETRY = 1.0
 """Seconds from the first BUSY to the next try."""
@@ -17,7 +18,7 @@ _LAST_RETRY = 60.0
 
 
 class StandInGuest(Resource):
-    """Plugs from the low end and unplugs from the high end, one block a request, in wire format.
+    """Plugs the lowest block and unplugs the highest, one block a request, in wire format.
 
     After BUSY it tries again, later each time; after NACK it waits for the next change of the config; after ERROR it
     gives up, as Linux does. It follows changes of the config in a thread of its own until close(). What it has plugged
@@ -33,7 +34,9 @@ class StandInGuest(Resource):
         self._device = device
         self._changed = changed
         self._telling = Telling("stand-in guest")
-        self._blocks = 0
+        # By number: a guest has that in its memory, which a migration takes along.
+        self._plugged: list[Run] = []
+        self._asking = threading.Lock()
         self._wake = threading.Event()
         self._ending = False
         self._state = "idle"
@@ -61,6 +64,24 @@ class StandInGuest(Resource):
         """Keep why the last request was refused. No guest is told that, but whoever looks at this one is."""
         self._waiting_for = reason
 
+    def load(self, state: bytes) -> None:
+        """Give the device this state, and go on as the driver of the one that it was saved of.
+
+        Raises what VirtioMem.load() raises; nothing has changed then.
+        """
+        with self._asking:
+            self._device.load(state)
+            if self._device.broken:
+                # As a driver that finds DEVICE_NEEDS_RESET.
+                self._device.device_reset()
+                self._device.negotiate(int(self._device.features))
+            config = self._device.config
+            self._plugged = [
+                Run((run.start - config.addr) // config.block_size, run.size // config.block_size)
+                for run in self._device.plugged_runs
+            ]
+        self._wake.set()
+
     def _run(self) -> None:
         retry = FIRST_RETRY
         while not self._ending:
@@ -82,25 +103,38 @@ class StandInGuest(Resource):
 
     def _catch_up(self) -> ResponseType:
         """Ask until plugged is what is requested, or a request is refused; return the last answer."""
-        while not self._ending:
-            config = self._device.config
-            held = self._blocks * config.block_size
-            if held + config.block_size <= min(config.requested_size, config.usable_region_size):
-                self._become(f"plugs up to {format_size(config.requested_size)}")
-                answer = self._ask(RequestType.PLUG, config.addr + held)
-            elif held > config.requested_size:
-                self._become(f"unplugs down to {format_size(config.requested_size)}")
-                answer = self._ask(RequestType.UNPLUG, config.addr + held - config.block_size)
-            else:
-                break
-            if answer is not ResponseType.ACK:
-                return answer
-        return ResponseType.ACK
+        answer = ResponseType.ACK
+        while answer is ResponseType.ACK and not self._ending:
+            with self._asking:
+                wanted = self._wanted()
+                if wanted is None:
+                    break
+                kind, block = wanted
+                answer = self._ask(kind, block)
+        return answer
 
-    def _ask(self, kind: RequestType, address: int) -> ResponseType:
-        answer = Response.parse(self._device.handle(bytes(Request(kind, address, 1)))).type
+    def _wanted(self) -> tuple[RequestType, int] | None:
+        """What to ask for next, and for which block; None if plugged is what is requested, as far as it can be."""
+        config, plugged = self._device.config, self._plugged
+        held = sum(run.size for run in plugged) * config.block_size
+        lowest = plugged[0].end if plugged and not plugged[0].start else 0
+        fits = (lowest + 1) * config.block_size <= config.usable_region_size
+        if held + config.block_size <= config.requested_size and fits:
+            self._become(f"plugs up to {format_size(config.requested_size)}")
+            return RequestType.PLUG, lowest
+        if held > config.requested_size:
+            self._become(f"unplugs down to {format_size(config.requested_size)}")
+            return RequestType.UNPLUG, plugged[-1].end - 1
+        return None
+
+    def _ask(self, kind: RequestType, block: int) -> ResponseType:
+        config = self._device.config
+        request = Request(kind, config.addr + block * config.block_size, 1)
+        answer = Response.parse(self._device.handle(bytes(request))).type
         if answer is ResponseType.ACK:
-            self._blocks += 1 if kind is RequestType.PLUG else -1
+            change = [Run(block, 1)]
+            plug = kind is RequestType.PLUG
+            self._plugged = union([*self._plugged, *change]) if plug else subtract(self._plugged, change)
         return answer
 
     def _become(self, state: str) -> None:

@@ -32,13 +32,18 @@ class Running:
 
     def reach(self, client: ControlClient, requested_size: int, name: str | None = None) -> DeviceStatus:
         """Resize, and wait until the stand-in has done it and says so."""
-        client.resize(requested_size, name)
-        revision = -1
-        for _ in range(1000):
-            revision, (status,) = client.show(after=revision, timeout=5.0)
-            if status.plugged_size == requested_size and status.guest == "stand-in: idle":
-                return status
-        raise AssertionError(status)
+        return reached(client, requested_size, name)
+
+
+def reached(client: ControlClient, requested_size: int, name: str | None = None) -> DeviceStatus:
+    """The status of the only device when the stand-in has done what it is asked for, and says so."""
+    client.resize(requested_size, name)
+    revision = -1
+    for _ in range(1000):
+        revision, (status,) = client.show(after=revision, timeout=5.0)
+        if status.plugged_size == requested_size and status.guest == "stand-in: idle":
+            return status
+    raise AssertionError(status)
 
 
 @contextmanager

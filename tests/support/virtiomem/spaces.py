@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import os
 
-from pyvfio.dma import Access, IovaRange, MappedRun, check_map_arguments, map_failure
+from pyvfio.dma import Access, DirtyBitmap, IovaRange, MappedRun, check_map_arguments, map_failure
 from pyvfio.dma.mapping_table import MappingTable
-from pyvfio.errors import AlreadyMapped, NotMapped
+from pyvfio.errors import AlreadyMapped, ClosedError, NotMapped
 from pyvfio.kernel import LinuxKernel
 from pyvfio.memory import DmaTarget
+from tests.support.virtiomem.fakes import failure
 from virtiomem.trace import DmaLog
 
 
@@ -86,3 +87,56 @@ class RecordingAddressSpace:
     @property
     def mappings_left(self) -> int | None:
         return None if self._limit is None else self._limit - self._table.count
+
+
+class LoggingSpace(RecordingAddressSpace):
+    """written: device addresses of pages. fails: what raises, of "start" and "read". unit: bytes of the log's pages."""
+
+    def __init__(self, number: int, unit: int = 4096) -> None:
+        super().__init__(number, DmaLog())
+        self.unit = unit
+        self.written: set[int] = set()
+        self.tracking = False
+        self.questions: list[tuple[int, int]] = []
+        self.fails = ""
+        self.unmap_fails = False
+        self._vanished = False
+
+    @property
+    def page_sizes(self) -> tuple[int, ...]:  # type: ignore[override]
+        if self._vanished:
+            raise ClosedError(errno.EBADF, self.name, meaning="it is closed")
+        return (4096,)
+
+    def vanish(self) -> None:
+        """As an address space that is closed: the kernel drops its mappings, and its log."""
+        self._vanished = True
+        self._table.clear()
+
+    def unmap_dma(self, iova: int, size: int) -> int:
+        if self.unmap_fails:
+            raise failure("unmap")
+        return super().unmap_dma(iova, size)
+
+    def track_dirty(self) -> LoggingSpace:
+        if self.fails == "start":
+            raise failure("start")
+        self.tracking = True
+        self.written.clear()
+        return self
+
+    def close(self) -> None:
+        self.tracking = False
+
+    def read(self, iova: int, size: int) -> DirtyBitmap:
+        assert self.tracking
+        assert not self._table.bisected(iova, size)
+        self.questions.append((iova, size))
+        if self.fails == "read":
+            raise failure("read")
+        inside = {page for page in self.written if iova <= page < iova + size}
+        self.written -= inside
+        bits = 0
+        for page in inside:
+            bits |= 1 << (page - iova) // self.unit
+        return DirtyBitmap(iova, size, self.unit, bits)

@@ -1,0 +1,1 @@
+"""virtiomem migrate: what it does is in actions.py, a function for each word."""

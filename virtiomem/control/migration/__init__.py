@@ -1,0 +1,1 @@
+"""The migration of managed devices, as the clients of a control socket ask for it."""
