@@ -6,19 +6,33 @@ import errno
 import hashlib
 import logging
 import os
+import re
 import secrets
 import socket
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final, Self
 
 from pyvfio.errors import VfioError
-from pyvfio.resource import Resource
 from virtiomem.persistence.same_file import is_same_file
 from virtiomem.persistence.service_manager import ServiceManager
 
 _log = logging.getLogger(__package__)
+_OURS: Final = re.compile(r"[a-z]+\.[0-9a-f]{12}")
+"""The names that a store gives."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeftSocket:
+    """A socket that listens. name: of its descriptor. endpoint: a copy, which is the caller's. is_ours: whether a process
+    before this one has made it; otherwise the service manager removes it."""
+
+    name: str
+    endpoint: socket.socket
+    is_ours: bool
 
 
 @dataclass(slots=True)
@@ -29,7 +43,7 @@ class _Entry:
     uses: int
 
 
-class DescriptorStore(Resource):
+class DescriptorStore:
     """What a process keeps for the one that follows it, and has from the one before. Safe from several threads.
 
     A descriptor is kept as long as somebody uses its name. A service manager keeps one open file once: it has one name,
@@ -44,8 +58,12 @@ class DescriptorStore(Resource):
         """
         self.is_lasting = manager is not None
         self._manager = manager
-        self._entries = {name: _Entry(fd, 0) for name, fd in left}
-        super().__init__()
+        self._entries: dict[str, _Entry] = {}
+        for name, fd in left:
+            # Sockets of one unit of systemd's have one name.
+            key = name if name not in self._entries else f"{name} {len(self._entries)}"
+            self._entries[key] = _Entry(fd, 0)
+        self._lock = threading.Lock()
 
     def keep_listening(self, fd: int, path: str) -> str:
         """As keep(), for a socket that listens at path: listening_at() finds it."""
@@ -97,16 +115,17 @@ class DescriptorStore(Resource):
             entry.uses += 1
             return fd
 
-    def listening_at(self, path: str) -> tuple[str, socket.socket] | None:
-        """A socket that listens at path, with its name, which is used from now on; None if none was left.
+    def listening_at(self, path: str) -> LeftSocket | None:
+        """A socket that listens at path, whose name is used from now on; None if none was left.
 
         It was kept by keep_listening(), or the service manager has made it.
         """
         with self._lock:
             for name, entry in self._entries.items():
-                if found := _listening(entry.fd, None if name == _listener(path) else path):
+                is_ours = name == _listener(path)
+                if found := _listening(entry.fd, None if is_ours else path):
                     entry.uses += 1
-                    return name, found
+                    return LeftSocket(name, found, is_ours)
         return None
 
     def drop(self, name: str) -> None:
@@ -127,15 +146,24 @@ class DescriptorStore(Resource):
 
     def _forget(self, name: str) -> None:
         os.close(self._entries.pop(name).fd)
-        if self._manager is not None:
+        # Others the service manager has of itself.
+        if self._manager is not None and _OURS.fullmatch(name):
             try:
                 self._manager.remove(name)
             except VfioError as error:
                 _log.warning("%s is kept for nothing: %s", name, error)
 
-    def _release(self) -> None:
-        while self._entries:
-            os.close(self._entries.popitem()[1].fd)
+    def close(self) -> None:
+        """Close this process's copies; what is kept stays so. Closing twice is harmless."""
+        with self._lock:
+            while self._entries:
+                os.close(self._entries.popitem()[1].fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def __repr__(self) -> str:
         return f"<DescriptorStore of {len(self._entries)}>"

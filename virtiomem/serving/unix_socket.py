@@ -32,18 +32,24 @@ class Listener:
     """
 
     def __init__(
-        self, path: str, clock: Callable[[], float] = time.monotonic, *, endpoint: socket.socket | None = None
+        self,
+        path: str,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        endpoint: socket.socket | None = None,
+        is_ours: bool = True,
     ) -> None:
         """Take the place of a socket that nobody listens at any more, if there is one.
 
         clock: the one by which pause_end is told. endpoint: a socket that listens at path already, which belongs to the
-        listener from now on. Raises VfioError if another process listens there or is about to, if
+        listener from now on; is_ours: whether close() removes it. Raises VfioError if another process listens there or is about to, if
         path is no socket, or if it cannot be made.
         """
         self.path = path
         self.pause_end: float | None = None
         """When somebody is let in again, by the clock; None for now. Until then fileno() need not be waited for."""
         self._clock = clock
+        self._is_ours = is_ours
         self._place = Path(path)
         self._process = os.getpid()
         own = self._place.with_name(f".{secrets.token_hex(4)}")
@@ -58,6 +64,7 @@ class Listener:
         if endpoint is not None:
             # Whoever has removed it, nobody finds it any more.
             endpoint.close()
+            self._is_ours = True
         with _locked(self._place):
             _require_free(self._place)
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
@@ -106,7 +113,7 @@ class Listener:
             return
         # Removed first: a socket at which nobody listens is that of a process that was killed.
         try:
-            if self._process == os.getpid() and _identity(self._place) == self._identity:
+            if self._is_ours and self._process == os.getpid() and _identity(self._place) == self._identity:
                 with _locked(self._place):
                     if _identity(self._place) == self._identity:
                         self._place.unlink()

@@ -116,10 +116,12 @@ class VhostUserDevice(Resource):
 
     def _listen(self, clock: Callable[[], float]) -> Listener:
         """The socket that was left, which somebody may wait at, or a new one. Raises VfioError."""
-        name, endpoint = self._store.listening_at(self.path) or (None, None)
-        listener = Listener(self.path, clock, endpoint=endpoint)
+        if left := self._store.listening_at(self.path):
+            self._listener_name = left.name
+            return Listener(self.path, clock, endpoint=left.endpoint, is_ours=left.is_ours)
+        listener = Listener(self.path, clock)
         try:
-            self._listener_name = name or self._store.keep_listening(listener.fileno(), self.path)
+            self._listener_name = self._store.keep_listening(listener.fileno(), self.path)
         except BaseException:
             listener.close()
             raise
