@@ -27,8 +27,11 @@ _OURS: Final = re.compile(r"[a-z]+\.[0-9a-f]{12}")
 
 @dataclass(frozen=True, slots=True)
 class LeftSocket:
-    """A socket that listens. name: of its descriptor. endpoint: a copy, which is the caller's. is_ours: whether a process
-    before this one has made it; otherwise the service manager removes it."""
+    """A socket that listens.
+
+    name: of its descriptor. endpoint: a copy, which is the caller's. is_ours: whether a process before this one has
+    made it; otherwise the service manager removes it.
+    """
 
     name: str
     endpoint: socket.socket

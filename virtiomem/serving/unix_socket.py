@@ -42,8 +42,8 @@ class Listener:
         """Take the place of a socket that nobody listens at any more, if there is one.
 
         clock: the one by which pause_end is told. endpoint: a socket that listens at path already, which belongs to the
-        listener from now on; is_ours: whether close() removes it. Raises VfioError if another process listens there or is about to, if
-        path is no socket, or if it cannot be made.
+        listener from now on; is_ours: whether close() removes it.
+        Raises VfioError if another process listens there or is about to, if path is no socket, or if it cannot be made.
         """
         self.path = path
         self.pause_end: float | None = None
