@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -240,6 +241,34 @@ def test_a_server_that_is_closed_changes_nothing_more_and_leaves_nothing(tmp_pat
         assert server.machine.charges.locked == 0
         assert guest.front_end.region.resident() == 2 * BLOCK
     assert [*tmp_path.iterdir()] == []
+
+
+def test_the_end_waits_for_no_client_that_waits_for_a_change(tmp_path: Path) -> None:
+    with running(tmp_path) as server:
+        hold = Hold(nth=0, name="open")
+        server.kernel.arm(hold)
+        told: list[str] = []
+
+        def add(device: str) -> None:
+            with ControlClient(server.path) as client:
+                try:
+                    told.append(client.add_space([device]).name)
+                except OSError as error:
+                    told.append(str(error))
+
+        threads = [threading.Thread(target=add, args=[device]) for device in DEVICES]
+        threads[0].start()
+        assert hold.reached.wait(60)
+        threads[1].start()
+        closing = threading.Thread(target=server.server.close)
+        closing.start()
+        hold.released.set()
+        begun = time.monotonic()
+        for thread in (closing, *threads):
+            thread.join(60)
+        assert time.monotonic() - begun < 30
+        assert len(told) == 2
+        assert server.machine.charges.locked == 0
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

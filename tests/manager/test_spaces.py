@@ -275,6 +275,19 @@ def test_a_guest_goes_on_when_the_owner_of_a_lent_container_has_gone(
     assert "its address space is closed" in caplog.text
 
 
+def test_a_device_is_added_whatever_has_become_of_a_lent_container(server: Running) -> None:
+    guest = server.guest()
+    container, engine = server.monitor.container()
+    server.client.lend_container(server.monitor.lend(container), name="lent")
+    engine.close()
+    container.close()
+    far = server.guest("far")
+    assert (guest.plug(0), far.plug(0)) == (ACK, ACK)
+    assert [len(region.address_spaces) for region in server.server.regions] == [1, 0]
+    server.client.remove_space("lent")
+    assert (guest.unplug(0), far.unplug(0), server.client.spaces()) == (ACK, ACK, [])
+
+
 def guest_blocks(server: Running) -> int:
     return server.client.show()[1][0].plugged_size // BLOCK
 

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import pytest
 
-from pyvfio import LinuxKernel
+from pyvfio import ClosedError, DeviceBusy, LinuxKernel
 from pyvfio.faults import FaultyKernel, Hold
 from tests.support.vhost_user.driver import ANSWER, REQUEST, USUAL, PackedDriver, SplitDriver, ask, started
 from tests.support.vhost_user.front_end import BLOCK, REGION_ADDRESS, REGION_SIZE, Elsewhere, FrontEnd
@@ -21,7 +21,7 @@ from virtiomem import Request, RequestType, Response, ResponseType
 from virtiomem.control import ControlClient, ControlServer, DeviceStatus
 from virtiomem.device import REQUEST_SIZE, RESPONSE_SIZE, BlockState, BusyReason
 from virtiomem.discard import DiscardCoordination
-from virtiomem.serving import Worker
+from virtiomem.serving import Calls, EventLoop, Worker
 from virtiomem.trace import replay
 from virtiomem.vhost_user import ServedRegion, ServedRegionOptions
 
@@ -165,3 +165,20 @@ def test_a_worker_is_done_with_its_sources_when_it_is_closed() -> None:
     worker.close()
     worker.close()
     assert {thread.name for thread in threading.enumerate()} == names
+
+
+def test_what_another_thread_hands_to_a_loop_is_called_there_or_not_at_all() -> None:
+    called: list[str] = []
+    calls = Calls()
+    with EventLoop([calls]) as loop:
+        with pytest.raises(DeviceBusy, match="has not come to it"):
+            calls.make("late", lambda: called.append("late"), 0.01)
+        assert loop.turn(0)
+        assert called == []
+    with Worker("loop", [calls]):
+        assert calls.make("name", lambda: threading.current_thread().name, 60) == "loop"
+        with pytest.raises(ZeroDivisionError):
+            calls.make("fault", lambda: 1 // 0, 60)
+    calls.close()
+    with pytest.raises(ClosedError):
+        calls.make("closed", list, 60)

@@ -90,7 +90,7 @@ class ControlServer(Resource):
         self.changed()
 
     def offer(self, commands: Mapping[str, ControlCommand]) -> None:
-        """Take these commands, too, by name. The server's own stay what they are."""
+        """Take these commands, too, by names that are none of the server's own."""
         self._commands = {**self._commands, **commands}
 
     def metrics(self) -> str:

@@ -110,8 +110,8 @@ class Server(Resource):
                 served = closing.enter_context(
                     ServedRegion(
                         given,
-                        [space.space for space in self.spaces],
-                        taken_up=[space.space for space in self.spaces if space.is_taken_up],
+                        [space.space for space in self.spaces if not space.is_gone],
+                        taken_up=[space.space for space in self.spaces if space.is_taken_up and not space.is_gone],
                         store=None if options.state is None else self._keeper.store,
                         kernel=self.kernel,
                         coordination=self._coordination,
@@ -235,8 +235,10 @@ class Server(Resource):
             space = self._spaces[name]
             with ExitStack() as undo:
                 for region in reversed(self.regions):
-                    region.leave(space.space)
-                    undo.callback(region.join, space.space)
+                    # One whose owner has gone is in the devices that were there before alone.
+                    if space.space in region.address_spaces:
+                        region.leave(space.space)
+                        undo.callback(region.join, space.space)
                 undo.pop_all()
             self._spaces = {other: kept for other, kept in self._spaces.items() if kept is not space}
             self.control.changed()
@@ -273,15 +275,19 @@ class Server(Resource):
             self._changes.release()
 
     def _release(self) -> None:
-        if self._inherited:
-            # The parent's threads and mappings are not here; each object gives its own copies up.
-            self._close_all()
-            return
-        # Before the first of them is waited for, and once more for what a change that was under way has added.
-        self.give_up()
-        with self._changes:
+        # Last of all the control socket, which whoever has asked for a stop waits for; and without the lock, which a
+        # client may wait for.
+        with ExitStack() as last:
+            last.callback(self.control.close)
+            if self._inherited:
+                # The parent's threads and mappings are not here; each object gives its own copies up.
+                self._close_all()
+                return
+            # Before the first of them is waited for, and once more for what a change that was under way has added.
             self.give_up()
-            self._close_all()
+            with self._changes:
+                self.give_up()
+                self._close_all()
 
     def _close_all(self) -> None:
         if not self._inherited:
@@ -289,9 +295,7 @@ class Server(Resource):
                 # Those that were handed over are kept; nobody needs these any more.
                 if not space.closed:
                     self._keeper.space_removed(space.name)
-        # Last of all the control socket: whoever has asked for a stop waits for that.
         with ExitStack() as closing:
-            closing.callback(self.control.close)
             for space in self.spaces:
                 closing.callback(space.close)
             for name, region in self._regions.items():

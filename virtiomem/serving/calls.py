@@ -44,8 +44,10 @@ class Calls:
             if not call.future.cancel():
                 # It has begun, and ends by itself. What it raises may be of this kind, too.
                 return call.future.result()
-            meaning = f"what its guest asked for before takes longer than {patience:.0f} seconds"
-            raise DeviceBusy(errno.EBUSY, operation, meaning=meaning, advice="Try again") from None
+            meaning = f"the thread that serves it has not come to it for {patience:.0f} seconds, and why is not known"
+            raise DeviceBusy(
+                errno.EBUSY, operation, meaning=meaning, advice="Try again, or look into the log"
+            ) from None
 
     def ready(self, fd: int) -> None:
         """Call what waits for it."""

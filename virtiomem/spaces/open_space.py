@@ -8,6 +8,7 @@ from contextlib import ExitStack
 
 from pyvfio.device import Device
 from pyvfio.dma import AddressSpace, TakesUp
+from pyvfio.errors import ClosedError, VfioError
 from pyvfio.resource import Resource
 
 
@@ -58,6 +59,18 @@ class OpenSpace(Resource):
         if is_open and isinstance(self.space, TakesUp):
             self.space.hand_over()
         self.close()
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the address space is there no more: another process owned it, and has ended."""
+        try:
+            _ = self.space.page_sizes
+        except ClosedError:
+            return True
+        except VfioError:
+            # Its last group has left, and another one may come.
+            return False
+        return False
 
     def _release(self) -> None:
         self._stack.close()
