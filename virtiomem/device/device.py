@@ -20,7 +20,7 @@ from virtiomem.device.config import (
     check_accessible,
     offered_features,
 )
-from virtiomem.device.errors import DeviceBusy, ProtocolViolation, RequestRefused, StateRefused
+from virtiomem.device.errors import DeviceBusy, ProtocolViolation, RequestRefused, StateNotKept, StateRefused
 from virtiomem.device.events import Events, RateLimited, Throttle
 from virtiomem.device.live_state import LiveState, StateKeeper
 from virtiomem.device.region import BlockRegion
@@ -232,7 +232,7 @@ class VirtioMem(Resource):
         """
         with self._lock:
             self.require_open()
-            self._live.negotiate(accepted_features(features, self._features))
+            self._telling.tell(self._live.negotiate, accepted_features(features, self._features))
 
     def device_reset(self) -> None:
         """A virtio reset: the driver starts anew. All blocks stay as they are."""
@@ -243,8 +243,9 @@ class VirtioMem(Resource):
     def system_reset(self) -> None:
         """The guest reboots: the device is reset, everything is unplugged, and the usable region shrinks.
 
-        Waking up from suspend is no reboot: see wake_up(). Raises DeviceBusy if blocks must stay plugged (migrating) or
-        could not be unplugged. All of them are still plugged then, and the guest unplugs them when its driver starts.
+        Waking up from suspend is no reboot: see wake_up(). Raises DeviceBusy if blocks must stay plugged (migrating),
+        could not be unplugged, or the keeper fails. All of them are still plugged then, and the guest unplugs them when
+        its driver starts.
         """
         with self._lock:
             self.require_open()
@@ -272,8 +273,8 @@ class VirtioMem(Resource):
     def load(self, state: bytes) -> None:
         """Take over what save() gave: populate, map and plug the blocks that were plugged there.
 
-        No block may be plugged yet. The content of memory is to be written afterwards. Raises StateRefused, and
-        DeviceBusy if the host lacks what it takes; nothing has changed then.
+        No block may be plugged yet. The content of memory is to be written afterwards. A resize() meanwhile counts.
+        Raises StateRefused, and DeviceBusy if the host lacks what it takes; nothing has changed then.
         """
         with self._lock:
             self.require_open()
@@ -282,7 +283,7 @@ class VirtioMem(Resource):
             if self._blocks.plugged:
                 raise StateRefused(errno.EBUSY, "load state", meaning="blocks are plugged: reset the system first")
             with self._counted(), self._sizing():
-                self._region.load(loaded.plugged, partial(self._live.load, loaded))
+                self._region.load(loaded.plugged, partial(self._live.load, loaded, self._live.resizes))
 
     @property
     def next_event_time(self) -> float | None:
@@ -369,7 +370,12 @@ class VirtioMem(Resource):
             with self._sizing():
                 shrunk = partial(self._live.commit, is_shrunk=True)
                 self._region.unplug(Run(0, self._blocks.count), operation, keep=shrunk)
-        self._live.shrink()
+            self._live.shrink(is_kept=True)
+            return
+        try:
+            self._live.shrink(is_kept=False)
+        except StateNotKept as error:
+            raise DeviceBusy(operation, BusyReason.NOT_RECORDED, str(error)) from error
 
     def _require_not_migrating(self, operation: str) -> None:
         if self._migrating:

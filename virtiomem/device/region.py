@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Final, TypeAlias
+from typing import Final, Protocol
 
 from pyvfio.errors import MappingLimitReached, MemlockExceeded, MemoryUnavailable
 from virtiomem.device.answers import BusyReason
@@ -25,8 +25,11 @@ _REASONS: Final = (
     (StateNotKept, BusyReason.NOT_RECORDED),
 )
 
-Keep: TypeAlias = Callable[[Sequence[Run]], None]
-"""Records which runs of blocks are plugged. Raises OSError."""
+class Keep(Protocol):
+    """Records which runs of blocks are plugged."""
+
+    def __call__(self, plugged: Sequence[Run], *, is_put_back: bool = False) -> None:
+        """is_put_back: they still are, as what was recorded has failed; it raises nothing then. Raises OSError."""
 
 
 class BlockRegion:
@@ -119,7 +122,7 @@ class BlockRegion:
                 self._populate(run)
             with _busy("plug", BusyReason.MAPPING_REFUSED), self._discards.populating(self, run) as commit:
                 commit.callback(self._undiscarded.add, run)
-                commit.callback(self._record, keep)
+                commit.callback(self._record, keep, is_put_back=True)
                 commit.callback(self.blocks.unplug, blocks)
                 self.blocks.plug(blocks)
                 self._record(keep)
@@ -148,7 +151,7 @@ class BlockRegion:
         # Listeners first: pages discarded under a pin stay the device's.
         with _busy(operation, BusyReason.DISCARD_FAILED), self._discards.discarding(self, run) as commit:
             # Before what is in them is gone: it must not be what cannot be recorded that is refused then.
-            commit.callback(self._record, keep)
+            commit.callback(self._record, keep, is_put_back=True)
             self._record(keep, without=blocks)
             self._memory.discard(run.start, run.size)
             for plugged in self.blocks.plugged_runs(blocks):
@@ -188,11 +191,12 @@ class BlockRegion:
         """Let a plug() that is populating end with DeviceBusy, and every later one. Safe from any thread."""
         self._given_up = True
 
-    def _record(self, keep: Keep | None, without: Run | None = None) -> None:
-        """Have it recorded that the plugged blocks are, but for those of without. Raises OSError."""
+    def _record(self, keep: Keep | None, without: Run | None = None, *, is_put_back: bool = False) -> None:
+        """Have it recorded that the plugged blocks are, but for those of without. Raises OSError, as Keep does."""
         if self._keep is not None:
             plugged = self.blocks.plugged_runs()
-            (keep or self._keep)(plugged if without is None else subtract(plugged, [without]))
+            runs = plugged if without is None else subtract(plugged, [without])
+            (keep or self._keep)(runs, is_put_back=is_put_back)
 
     def _populate(self, run: Run) -> None:
         """Have the host give the pages of run, as long as nobody gives it up. Raises DeviceBusy."""
@@ -236,7 +240,7 @@ class BlockRegion:
             raise DeviceBusy("plug", BusyReason.LISTENER_DIVERGED, meaning)
 
 
-def _keep_nothing(_: Sequence[Run]) -> None:
+def _keep_nothing(plugged: Sequence[Run], *, is_put_back: bool = False) -> None:  # noqa: ARG001 (a Keep)
     """A Keep for what is not to be recorded yet."""
 
 

@@ -65,6 +65,11 @@ class RegionMemory:
         """Whether a guest's memory has been attached: who comes next may be the same guest."""
         return self._file is not None or self._kept.left is not None
 
+    @property
+    def awaited(self) -> bool:
+        """Whether the connected guest is the one of which the process before has left what cannot be taken up yet."""
+        return self._awaited is not None
+
     def forget(self) -> None:
         """Another front end has connected, and has shared nothing yet. What is attached stays so."""
         self._awaited = None
@@ -157,7 +162,6 @@ class RegionMemory:
         with ExitStack() as keeping:
             # Until the device is this memory's: nobody is to find pages in blocks that only seem to be unplugged.
             keeping.enter_context(self._memory.pages_kept())
-            self._keeping.close()
             try:
                 if self._file is not None:
                     self._let_go(self._file)
@@ -165,6 +169,8 @@ class RegionMemory:
             except BaseException:
                 os.close(fd)
                 raise
+            # Not before: what is awaited may have to stay where it is.
+            self._keeping.close()
             if is_left:
                 self._awaited, self._keeping = file, keeping.pop_all()
                 self._take_up(file)
@@ -192,8 +198,6 @@ class RegionMemory:
         """Go on with the blocks that were plugged in this memory, which is attached. Raises VfioError."""
         with self._kept.taking_up() as state, self._memory.pages_kept():
             self._device.load(state)
-        if self._kept.resized is not None:
-            self._device.resize(self._kept.resized)
         self._awaited, self._file = None, file
         self._keeping.close()
         # What the process before had populated for blocks that it did not plug any more, or a guest has touched.

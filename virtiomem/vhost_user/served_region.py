@@ -140,6 +140,8 @@ class ServedRegion(Resource):
                 device.record(options.record, mappers=len(spaces))
             # At the end, before the device would discard what is plugged: a guest may still use it.
             stack.callback(memory.detach)
+            # Also if it cannot be detached.
+            stack.callback(memory.keep_pages)
             for space in spaces:
                 stack.enter_context(joined(space, device.discards, device.section, coordination))
             source = stack.enter_context(
