@@ -20,10 +20,10 @@ from virtiomem.device.config import (
     check_accessible,
     offered_features,
 )
-from virtiomem.device.errors import DeviceBusy, ProtocolViolation, RequestRefused, StateNotKept, StateRefused
+from virtiomem.device.errors import DeviceBusy, ProtocolViolation, RequestRefused, StateRefused
 from virtiomem.device.events import Events, RateLimited, Throttle
 from virtiomem.device.live_state import LiveState, StateKeeper
-from virtiomem.device.region import BlockRegion
+from virtiomem.device.region import BlockRegion, busy
 from virtiomem.device.requests import RESPONSE_SIZE, Request, RequestType, Response
 from virtiomem.device.rules import block_state, check_change, requested_blocks
 from virtiomem.device.state import DeviceState
@@ -196,15 +196,19 @@ class VirtioMem(Resource):
             return bytes(response)
 
     def resize(self, requested_size: int) -> None:
-        """Ask the guest to plug or unplug blocks until requested_size bytes are plugged.
+        """Ask the guest to plug or unplug blocks until requested_size bytes are plugged. The usable region grows if it must.
 
-        The usable region grows if it must. A request that is being carried out goes by the size of when it began.
-        Raises InvalidArgument, with nothing changed, for a size that is no multiple of the block size, or more than the
-        region.
+        A request that is being carried out goes by the size of when it began. Raises InvalidArgument, with nothing
+        changed, for a size that is no multiple of the block size, or more than the region.
         """
         with self._live.lock:
             self.require_open()
             self._resize(requested_size)
+
+    @property
+    def resizes(self) -> int:
+        """How often resize() has changed what is requested, since the device was made."""
+        return self._live.resizes
 
     def give_up(self) -> None:
         """Answer BUSY to a PLUG that still populates memory, and to every later one: the device is about to close."""
@@ -244,8 +248,7 @@ class VirtioMem(Resource):
         """The guest reboots: the device is reset, everything is unplugged, and the usable region shrinks.
 
         Waking up from suspend is no reboot: see wake_up(). Raises DeviceBusy if blocks must stay plugged (migrating),
-        could not be unplugged, or the keeper fails. All of them are still plugged then, and the guest unplugs them when
-        its driver starts.
+        could not be unplugged, or the keeper fails. All are still plugged then, until the guest's driver starts.
         """
         with self._lock:
             self.require_open()
@@ -270,11 +273,12 @@ class VirtioMem(Resource):
             self.require_open()
             return bytes(DeviceState(self.config, self.negotiated, self.broken, self._blocks.plugged_runs()))
 
-    def load(self, state: bytes) -> None:
+    def load(self, state: bytes, *, resizes: int | None = None) -> None:
         """Take over what save() gave: populate, map and plug the blocks that were plugged there.
 
-        No block may be plugged yet. The content of memory is to be written afterwards. A resize() meanwhile counts.
-        Raises StateRefused, and DeviceBusy if the host lacks what it takes; nothing has changed then.
+        No block may be plugged yet. The content of memory is to be written afterwards. resizes: what it was when state
+        was taken (default: now); if the host has resized since, that counts. Raises StateRefused, and DeviceBusy if the
+        host lacks what it takes; nothing has changed then.
         """
         with self._lock:
             self.require_open()
@@ -282,8 +286,9 @@ class VirtioMem(Resource):
             loaded.check(self.config, self._features)
             if self._blocks.plugged:
                 raise StateRefused(errno.EBUSY, "load state", meaning="blocks are plugged: reset the system first")
+            begun = self.resizes if resizes is None else resizes
             with self._counted(), self._sizing():
-                self._region.load(loaded.plugged, partial(self._live.load, loaded, self._live.resizes))
+                self._region.load(loaded.plugged, partial(self._live.load, loaded, begun))
 
     @property
     def next_event_time(self) -> float | None:
@@ -365,17 +370,13 @@ class VirtioMem(Resource):
         return Response(ResponseType.ACK)
 
     def _unplug_all(self, operation: str) -> None:
-        if self._blocks.plugged:
+        if is_kept := bool(self._blocks.plugged):
             self._require_not_migrating(operation)
             with self._sizing():
                 shrunk = partial(self._live.commit, is_shrunk=True)
                 self._region.unplug(Run(0, self._blocks.count), operation, keep=shrunk)
-            self._live.shrink(is_kept=True)
-            return
-        try:
-            self._live.shrink(is_kept=False)
-        except StateNotKept as error:
-            raise DeviceBusy(operation, BusyReason.NOT_RECORDED, str(error)) from error
+        with busy(operation, BusyReason.NOT_RECORDED):
+            self._live.shrink(is_kept=is_kept)
 
     def _require_not_migrating(self, operation: str) -> None:
         if self._migrating:

@@ -112,7 +112,7 @@ class BlockRegion:
         run = self.bytes_of(blocks)
         self._require_discarded(run)
         self._require_below(limit - run.size)
-        with _busy("plug", BusyReason.MAPPING_REFUSED):
+        with busy("plug", BusyReason.MAPPING_REFUSED):
             self._discards.require_room(run)
         # Until they are plugged.
         self._undiscarded.add(run)
@@ -120,7 +120,7 @@ class BlockRegion:
             undo.callback(self._give_back, run)
             if self._prealloc:
                 self._populate(run)
-            with _busy("plug", BusyReason.MAPPING_REFUSED), self._discards.populating(self, run) as commit:
+            with busy("plug", BusyReason.MAPPING_REFUSED), self._discards.populating(self, run) as commit:
                 commit.callback(self._undiscarded.add, run)
                 commit.callback(self._record, keep, is_put_back=True)
                 commit.callback(self.blocks.unplug, blocks)
@@ -138,7 +138,7 @@ class BlockRegion:
             for blocks in plugged:
                 self.plug(blocks, self.region.size, keep=_keep_nothing)
                 undo.callback(self.unplug, blocks, "load state", keep=_keep_nothing)
-            with _busy("load state", BusyReason.NOT_RECORDED):
+            with busy("load state", BusyReason.NOT_RECORDED):
                 commit()
             undo.pop_all()
 
@@ -149,7 +149,7 @@ class BlockRegion:
         """
         run = self.bytes_of(blocks)
         # Listeners first: pages discarded under a pin stay the device's.
-        with _busy(operation, BusyReason.DISCARD_FAILED), self._discards.discarding(self, run) as commit:
+        with busy(operation, BusyReason.DISCARD_FAILED), self._discards.discarding(self, run) as commit:
             # Before what is in them is gone: it must not be what cannot be recorded that is refused then.
             commit.callback(self._record, keep, is_put_back=True)
             self._record(keep, without=blocks)
@@ -204,7 +204,7 @@ class BlockRegion:
         for start in range(run.start, run.end, step):
             if self._given_up:
                 raise DeviceBusy("plug", BusyReason.STOPPING, "whoever serves the device is about to end")
-            with _busy("plug", BusyReason.NO_MEMORY):
+            with busy("plug", BusyReason.NO_MEMORY):
                 self._memory.populate(start, min(step, run.end - start), threads=self._prealloc_threads)
 
     def _give_back(self, run: Run) -> None:
@@ -245,7 +245,7 @@ def _keep_nothing(plugged: Sequence[Run], *, is_put_back: bool = False) -> None:
 
 
 @contextmanager
-def _busy(operation: str, otherwise: BusyReason) -> Iterator[None]:
+def busy(operation: str, otherwise: BusyReason) -> Iterator[None]:
     """Raise DeviceBusy for an OSError of the block: with the reason that the error has, or the one called otherwise."""
     try:
         yield

@@ -22,6 +22,7 @@ from virtiomem.device import (
     RequestType,
     Response,
     ResponseType,
+    StateNotKept,
     StateRefused,
 )
 from virtiomem.persistence.record import InHand, MemoryIdentity, Record, boot_id
@@ -183,12 +184,15 @@ class KeptDevice:
             self._taken = None
 
     def attached(self, memory: MemoryIdentity | None, state: bytes) -> None:
-        """The device's memory is this one from now on, or none: what was left is of no use. Raises VfioError.
+        """The device's memory is this one from now on, or none: what was left is of no use. Raises StateNotKept.
 
         state: as VirtioMem.save() gives it.
         """
         with self._lock:
-            self._write(replace(self._record, state=state, memory=memory, in_hand=None))
+            try:
+                self._write(replace(self._record, state=state, memory=memory, in_hand=None))
+            except OSError as error:
+                raise StateNotKept(error) from error
             self._left = self._recalled = None
 
     def _resized(self, left: DeviceState, state: DeviceState) -> DeviceState:

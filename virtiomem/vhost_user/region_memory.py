@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
+from functools import partial
 from typing import Final
 
 from pyvfio.errors import VfioError
 from pyvfio.kernel import host_page_size
 from pyvfio.memory import SharedMemory
-from virtiomem.device import VirtioMem
+from virtiomem.device import StateNotKept, VirtioMem
 from virtiomem.persistence import KeptDevice, MemoryIdentity
 from virtiomem.runs import Run, subtract
 from virtiomem.vhost_user.events import FrontEndEvents
@@ -56,6 +57,8 @@ class RegionMemory:
         self._file: FileRange | None = None
         # What is attached, and whose blocks could not be plugged again yet.
         self._awaited: FileRange | None = None
+        # How to take what could only not be recorded.
+        self._again: Callable[[], None] | None = None
         # Meanwhile nothing is given back of it.
         self._keeping = ExitStack()
         self.missing = _NOTHING_SHARED
@@ -72,17 +75,17 @@ class RegionMemory:
 
     def forget(self) -> None:
         """Another front end has connected, and has shared nothing yet. What is attached stays so."""
-        self._awaited = None
+        self._awaited = self._again = None
         self.missing = _NOTHING_SHARED
 
     def settle(self) -> str:
         """Why the connected guest's memory is not what is attached; empty if it is.
 
-        What the process before has left, and could not be taken up when its memory came, is tried again.
+        What could not be taken up, or recorded, when the memory came is tried again.
         """
-        if self.missing and self._awaited is not None:
+        if self.missing and self._again is not None:
             with suppress(VfioError):
-                self._take_up(self._awaited)
+                self._again()
                 self.missing = ""
         return self.missing
 
@@ -97,16 +100,19 @@ class RegionMemory:
         attached then. missing says why.
         """
         self.missing = _NOTHING_SHARED
-        self._awaited = None
+        self._awaited = self._again = None
         try:
             region = self._region_of(regions)
             if region is None:
                 return
             file = self._proved(region, regions)
             if file != self._file:
-                self._take(region, file, regions)
+                self._again = partial(self._take, region, file, regions)
+                self._again()
         except VfioError as error:
             self.missing = f"the guest's memory is not attached: {error}"
+            if self._awaited is None and not isinstance(error, StateNotKept):
+                self._again = None
             raise
         self.missing = ""
 
@@ -173,12 +179,13 @@ class RegionMemory:
             self._keeping.close()
             if is_left:
                 self._awaited, self._keeping = file, keeping.pop_all()
+                self._again = partial(self._take_up, file)
                 self._take_up(file)
                 return
         if self._discard:
             self._memory.discard(0, self._memory.size)
         self._kept.attached(_identity(file), self._device.save())
-        self._file = file
+        self._again, self._file = None, file
         self._events.attached(self._size)
 
     def _let_go(self, file: FileRange) -> None:
@@ -196,9 +203,10 @@ class RegionMemory:
 
     def _take_up(self, file: FileRange) -> None:
         """Go on with the blocks that were plugged in this memory, which is attached. Raises VfioError."""
+        resizes = self._device.resizes
         with self._kept.taking_up() as state, self._memory.pages_kept():
-            self._device.load(state)
-        self._awaited, self._file = None, file
+            self._device.load(state, resizes=resizes)
+        self._awaited, self._again, self._file = None, None, file
         self._keeping.close()
         # What the process before had populated for blocks that it did not plug any more, or a guest has touched.
         for run in subtract([Run(0, self._memory.size)], self._device.populated_runs(Run(0, self._memory.size))):

@@ -77,9 +77,11 @@ class Guest:
     @contextmanager
     def connected(self, server: Server) -> Iterator[FrontEnd]:
         front_end = FrontEnd(server.backend, region=self.region, ram=self.ram)
-        yield front_end
-        front_end.socket.close()
-        front_end.channel.close()
+        try:
+            yield front_end
+        finally:
+            front_end.socket.close()
+            front_end.channel.close()
 
     def close(self) -> None:
         self.ram.close()
