@@ -171,6 +171,8 @@ class RegionMemory:
             try:
                 if self._file is not None:
                     self._let_go(self._file)
+                # A listener may hold what it would not let go of when something failed before.
+                self._device.discards.repair()
                 self._memory.attach(fd, file.offset)
             except BaseException:
                 os.close(fd)
