@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -199,6 +200,15 @@ class MemoryTable:
         if stays(fd, memory.page_size):
             return MappedBytes(self._kernel.window(memory.address, memory.size))
         return CopiedBytes(memory.address, memory.size)
+
+
+def is_of_huge_pages(fd: int) -> bool:
+    """Whether a file is of hugetlbfs. Source: fcntl(2), F_GET_SEALS: shared memory and hugetlbfs alone have seals."""
+    try:
+        fcntl.fcntl(fd, fcntl.F_GET_SEALS)
+    except OSError:
+        return False
+    return _page_size(fd) != host_page_size()
 
 
 def _page_size(fd: int) -> int:

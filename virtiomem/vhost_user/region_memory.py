@@ -16,7 +16,7 @@ from virtiomem.device import StateNotKept, VirtioMem
 from virtiomem.persistence import KeptDevice, MemoryIdentity
 from virtiomem.runs import Run, subtract
 from virtiomem.vhost_user.events import FrontEndEvents
-from virtiomem.vhost_user.memory_table import FileRange, GuestRegion
+from virtiomem.vhost_user.memory_table import FileRange, GuestRegion, is_of_huge_pages
 
 _GIB: Final = 1 << 30
 _FOUR_GIB: Final = 4 * _GIB
@@ -136,6 +136,10 @@ class RegionMemory:
         offset = region.file.offset + self._start - region.guest_address
         file = FileRange(region.file.device, region.file.inode, offset)
         others = [other for other in regions if other is not region and other.file.is_in(file)]
+        page_size, ours = region.memory.page_size, self._memory.page_size
+        if region.memory.fd is not None and is_of_huge_pages(region.memory.fd) and page_size != ours:
+            meaning = f"its pages have {page_size:#x} bytes, and those of this device {ours:#x}"
+            raise self._refused(region, regions, meaning, f"Serve it with --page-size {page_size:#x}")
         if self._file_offset is None:
             if offset:
                 raise self._refused(region, regions, f"it begins at {offset:#x} of its file, which has more than it")
