@@ -1,4 +1,4 @@
-"""A state's file: what a process that is killed leaves of it is taken, and what anybody else does to it is found out."""
+"""A state's file: what a process that is killed leaves of it is taken, and what others do to it is found out."""
 
 from __future__ import annotations
 

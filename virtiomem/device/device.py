@@ -196,7 +196,7 @@ class VirtioMem(Resource):
             return bytes(response)
 
     def resize(self, requested_size: int) -> None:
-        """Ask the guest to plug or unplug blocks until requested_size bytes are plugged. The usable region grows if it must.
+        """Ask the guest to plug or unplug blocks until requested_size bytes are. The usable region grows if it must.
 
         A request that is being carried out goes by the size of when it began. Raises InvalidArgument, with nothing
         changed, for a size that is no multiple of the block size, or more than the region.
@@ -204,11 +204,6 @@ class VirtioMem(Resource):
         with self._live.lock:
             self.require_open()
             self._resize(requested_size)
-
-    @property
-    def resizes(self) -> int:
-        """How often resize() has changed what is requested, since the device was made."""
-        return self._live.resizes
 
     def give_up(self) -> None:
         """Answer BUSY to a PLUG that still populates memory, and to every later one: the device is about to close."""
@@ -273,12 +268,11 @@ class VirtioMem(Resource):
             self.require_open()
             return bytes(DeviceState(self.config, self.negotiated, self.broken, self._blocks.plugged_runs()))
 
-    def load(self, state: bytes, *, resizes: int | None = None) -> None:
+    def load(self, state: bytes, *, is_resized: bool = False) -> None:
         """Take over what save() gave: populate, map and plug the blocks that were plugged there.
 
-        No block may be plugged yet. The content of memory is to be written afterwards. resizes: what it was when state
-        was taken (default: now); if the host has resized since, that counts. Raises StateRefused, and DeviceBusy if the
-        host lacks what it takes; nothing has changed then.
+        No block may be plugged yet. The memory's content is to be written afterwards. is_resized: what is requested here
+        is later, and stays so. Raises StateRefused, and DeviceBusy if the host lacks what it takes; nothing has changed.
         """
         with self._lock:
             self.require_open()
@@ -286,9 +280,8 @@ class VirtioMem(Resource):
             loaded.check(self.config, self._features)
             if self._blocks.plugged:
                 raise StateRefused(errno.EBUSY, "load state", meaning="blocks are plugged: reset the system first")
-            begun = self.resizes if resizes is None else resizes
             with self._counted(), self._sizing():
-                self._region.load(loaded.plugged, partial(self._live.load, loaded, begun))
+                self._region.load(loaded.plugged, partial(self._live.load, loaded, is_resized=is_resized))
 
     @property
     def next_event_time(self) -> float | None:

@@ -49,8 +49,6 @@ class LiveState:
         self.broken = False
         # Those that are kept.
         self._blocks: Sequence[Run] = ()
-        # How often the host has resized.
-        self.resizes = 0
 
     def resize(self, requested_size: int) -> Config:
         """Ask for requested_size bytes; return what the config is then. The usable region grows if it must.
@@ -62,7 +60,6 @@ class LiveState:
             check_requested_size(requested_size, config.region_size, config.block_size)
             usable_size = max(config.usable_region_size, self._usable_for(config, requested_size))
             self._set(replace(config, requested_size=requested_size, usable_region_size=usable_size))
-            self.resizes += 1
             return self.value
 
     def shrink(self, *, is_kept: bool) -> None:
@@ -110,14 +107,14 @@ class LiveState:
         with self.lock:
             self.value = replace(self.value, plugged_size=size)
 
-    def load(self, state: DeviceState, resizes: int) -> None:
+    def load(self, state: DeviceState, *, is_resized: bool) -> None:
         """Be state from now on, whose blocks are plugged. Raises StateNotKept.
 
-        resizes: as they were when plugging them began. What the host has requested since is what it wants.
+        is_resized: what is requested now is later than state.
         """
         with self.lock:
             config, ours = state.config, self.value
-            if self.resizes != resizes:
+            if is_resized:
                 usable_size = max(config.usable_region_size, ours.usable_region_size)
                 config = replace(config, requested_size=ours.requested_size, usable_region_size=usable_size)
             self._keep(config, state.negotiated, state.broken, state.plugged)

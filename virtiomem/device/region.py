@@ -25,6 +25,7 @@ _REASONS: Final = (
     (StateNotKept, BusyReason.NOT_RECORDED),
 )
 
+
 class Keep(Protocol):
     """Records which runs of blocks are plugged."""
 
@@ -240,7 +241,7 @@ class BlockRegion:
             raise DeviceBusy("plug", BusyReason.LISTENER_DIVERGED, meaning)
 
 
-def _keep_nothing(plugged: Sequence[Run], *, is_put_back: bool = False) -> None:  # noqa: ARG001 (a Keep)
+def _keep_nothing(plugged: Sequence[Run], *, is_put_back: bool = False) -> None:
     """A Keep for what is not to be recorded yet."""
 
 

@@ -107,12 +107,13 @@ class RegionMemory:
                 return
             file = self._proved(region, regions)
             if file != self._file:
-                self._again = partial(self._take, region, file, regions)
-                self._again()
+                try:
+                    self._take(region, file, regions)
+                except StateNotKept:
+                    self._again = partial(self._take, region, file, regions)
+                    raise
         except VfioError as error:
             self.missing = f"the guest's memory is not attached: {error}"
-            if self._awaited is None and not isinstance(error, StateNotKept):
-                self._again = None
             raise
         self.missing = ""
 
@@ -209,9 +210,9 @@ class RegionMemory:
 
     def _take_up(self, file: FileRange) -> None:
         """Go on with the blocks that were plugged in this memory, which is attached. Raises VfioError."""
-        resizes = self._device.resizes
         with self._kept.taking_up() as state, self._memory.pages_kept():
-            self._device.load(state, resizes=resizes)
+            # The device was made with what was requested last, and has followed the host since.
+            self._device.load(state, is_resized=True)
         self._awaited, self._again, self._file = None, None, file
         self._keeping.close()
         # What the process before had populated for blocks that it did not plug any more, or a guest has touched.
