@@ -96,23 +96,6 @@ def test_a_disk_that_is_full_while_blocks_cannot_be_mapped_again(tmp_path: Path,
         assert ask(driver, STATE, REGION_ADDRESS + BLOCK, 2) == PLUGGED
 
 
-def test_an_unplug_of_all_that_failed_is_taken_up(tmp_path: Path, guest: Guest) -> None:
-    with served(tmp_path) as server, guest.connected(server) as front_end:
-        driver = started(front_end, "split")
-        assert ask(driver, PLUG, REGION_ADDRESS + 15 * BLOCK, 1) == ACK
-        guest.region.bytes[15 * BLOCK : 15 * BLOCK + 5] = b"guest"
-        server.served.managed.device.resize(BLOCK)
-        server.kernel.arm(Fault(name="fallocate", errno=5))
-        assert ask(driver, UNPLUG_ALL) == BUSY
-        server.kernel.arm()
-        live = server.served.managed.device.config
-        assert DeviceState.parse(record_of(tmp_path).state).config == live
-    guest.ram.bytes[:] = bytes(len(guest.ram.bytes))
-    with served(tmp_path) as server, guest.connected(server) as front_end:
-        assert ask(started(front_end, "split"), STATE, REGION_ADDRESS + 15 * BLOCK, 1) == PLUGGED
-        assert guest.region.bytes[15 * BLOCK : 15 * BLOCK + 5] == b"guest"
-
-
 @pytest.mark.parametrize("plugged", [0, 2])
 @pytest.mark.parametrize("nth", [1, 2, 3])
 def test_an_unplug_of_all_on_a_disk_that_is_full_is_answered(

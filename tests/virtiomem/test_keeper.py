@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+from dataclasses import replace
 
 import pytest
 
 from tests.support.virtiomem.fakes import ADDRESS, BLOCK, FakeListener, FakeMemory
 from virtiomem.device import (
+    USABLE_EXTENT,
     BusyReason,
     Config,
     DeviceBusy,
@@ -51,7 +53,7 @@ class Keeper:
 class World(Events):
     """heard: how many bytes were kept as plugged, and as requested, when the guest or the host heard of a change."""
 
-    def __init__(self) -> None:
+    def __init__(self, usable_extent: int = USABLE_EXTENT) -> None:
         self.keeper = Keeper()
         self.memory = FakeMemory()
         self.listener = FakeListener(self.memory)
@@ -62,6 +64,7 @@ class World(Events):
             block_size=BLOCK,
             requested_size=8 * BLOCK,
             keeper=self.keeper,
+            usable_extent=usable_extent,
             events=self,
             event_interval=0.0,
         )
@@ -146,6 +149,20 @@ def test_what_is_undone_is_kept_as_it_is_then(world: World, step: int) -> None:
         world.ask(kind, block, count)
         world.memory.faults.disarm()
         assert bytes(world.keeper.last) == world.device.save()
+    world.close()
+
+
+def test_an_unplug_of_all_that_failed_can_be_gone_on_from() -> None:
+    """The usable region, which would have shrunk, still has what is plugged."""
+    world = World(usable_extent=0)
+    assert world.ask(PLUG, 7, 1) is ACK
+    world.device.resize(BLOCK)
+    world.memory.faults.arm(1)
+    assert world.ask(UNPLUG_ALL) is BUSY
+    world.memory.faults.disarm()
+    assert bytes(world.keeper.last) == world.device.save()
+    with World(usable_extent=0).device as other:
+        world.keeper.last.check(replace(other.config, requested_size=0), other.features)
     world.close()
 
 

@@ -271,8 +271,8 @@ class VirtioMem(Resource):
     def load(self, state: bytes, *, is_resized: bool = False) -> None:
         """Take over what save() gave: populate, map and plug the blocks that were plugged there.
 
-        No block may be plugged yet. The memory's content is to be written afterwards. is_resized: what is requested here
-        is later, and stays so. Raises StateRefused, and DeviceBusy if the host lacks what it takes; nothing has changed.
+        No block may be plugged yet. The content of memory is to be written afterwards. is_resized: what is requested is
+        later, and stays so. Raises StateRefused, DeviceBusy if the host lacks what it takes; nothing has changed then.
         """
         with self._lock:
             self.require_open()
