@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,12 +12,12 @@ from pyvfio.abi.vfio import VFIO_IOMMU_MAP_DMA, VFIO_IOMMU_UNMAP_DMA
 from pyvfio.errors import VfioError
 from pyvfio.faults import Fault
 from tests.support.vhost_user.driver import ask, started
-from tests.support.vhost_user.front_end import BLOCK, REGION_ADDRESS, REGION_SIZE, Request
+from tests.support.vhost_user.front_end import BLOCK, REGION_ADDRESS, REGION_SIZE, Request, Shared
 from tests.support.vhost_user.servers import Guest, in_hand, plug_three, record_of, served
 from virtiomem import Request as GuestRequest
 from virtiomem import RequestType, Response, ResponseType
 from virtiomem.device import BlockState, DeviceState
-from virtiomem.persistence import SlotFile
+from virtiomem.persistence import MemoryIdentity, SlotFile, birth
 
 ACK, BUSY, ERROR = (Response(kind) for kind in (ResponseType.ACK, ResponseType.BUSY, ResponseType.ERROR))
 PLUGGED = Response(ResponseType.ACK, BlockState.PLUGGED)
@@ -222,3 +223,39 @@ def test_a_resize_while_nothing_is_plugged_again_is_not_lost(tmp_path: Path, gue
             assert front_end.number(Request.GET_FEATURES)
             assert device.config.requested_size == BLOCK
     assert DeviceState.parse(record_of(tmp_path).state).config.requested_size == BLOCK
+
+
+def test_a_file_that_has_got_the_number_of_the_one_that_was_left_is_another_one(tmp_path: Path, guest: Guest) -> None:
+    """As ext4 gives them, to a guest that somebody else has served, or that was put back with its memory."""
+
+    def file(name: str) -> int:
+        return os.open(tmp_path / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    guest.region.close()
+    guest.region = Shared(REGION_SIZE, fd=file("memory"))
+    number = os.fstat(guest.region.fd).st_ino
+    if not birth(guest.region.fd):
+        pytest.skip("the file system does not tell when a file was made")
+    plug_three(tmp_path, guest)
+    guest.region.close()
+    (tmp_path / "memory").unlink()
+    others = [file(f"other {count}") for count in range(100)]
+    again = [fd for fd in others if os.fstat(fd).st_ino == number]
+    for fd in others:
+        if fd not in again:
+            os.close(fd)
+    if not again:
+        pytest.skip("the file system did not give the number again")
+    guest.region = Shared(REGION_SIZE, fd=again[0])
+    guest.region.bytes[8 * BLOCK : 8 * BLOCK + 5] = b"other"
+    with served(tmp_path) as server, guest.connected(server) as front_end:
+        assert ask(started(front_end, "split"), STATE, REGION_ADDRESS + BLOCK, 3) == BUSY
+        assert guest.region.bytes[8 * BLOCK : 8 * BLOCK + 5] == b"other"
+
+
+@pytest.mark.parametrize(
+    ("born", "other", "is_it"), [(1, 1, True), (1, 2, False), (0, 2, True), (1, 0, True), (0, 0, True)]
+)
+def test_what_is_not_known_of_a_file_is_not_held_against_it(born: int, other: int, is_it: bool) -> None:
+    assert MemoryIdentity(1, 2, 3, born).may_be(MemoryIdentity(1, 2, 3, other)) is is_it
+    assert not MemoryIdentity(1, 2, 3, born).may_be(MemoryIdentity(1, 3, 3, other))

@@ -1,5 +1,6 @@
 """What outlives the process: the state of a device that is served, in a file."""
 
+from virtiomem.persistence.birth import birth
 from virtiomem.persistence.kept_device import KeptDevice
 from virtiomem.persistence.places import state_directory, state_file
 from virtiomem.persistence.record import InHand, MemoryIdentity, Record
@@ -11,6 +12,7 @@ __all__ = [
     "MemoryIdentity",
     "Record",
     "SlotFile",
+    "birth",
     "state_directory",
     "state_file",
 ]

@@ -166,7 +166,8 @@ class KeptDevice:
 
     def is_left(self, memory: MemoryIdentity) -> bool:
         """Whether what was left is of this memory."""
-        return self._left is not None and self._record.memory == memory
+        known = self._record.memory
+        return self._left is not None and known is not None and known.may_be(memory)
 
     @contextmanager
     def taking_up(self) -> Iterator[bytes]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Self
 
@@ -16,11 +16,20 @@ _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 @dataclass(frozen=True, slots=True)
 class MemoryIdentity:
-    """The file that a region's memory is, by its device and inode number, and the byte where the region begins."""
+    """The file that a region's memory is, by its device and inode number, and the byte where the region begins.
+
+    born: as birth() has it: many file systems give the number of a file that is gone to the next one.
+    """
 
     device: int
     inode: int
     offset: int
+    born: int = 0
+
+    def may_be(self, other: MemoryIdentity) -> bool:
+        """Whether both are the same memory, by all that is known of both."""
+        is_known = bool(self.born and other.born)
+        return replace(self, born=0) == replace(other, born=0) and (not is_known or self.born == other.born)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +67,7 @@ class Record:
             "boot": self.boot,
             "state": self.state.hex(),
             "memory": memory and [memory.device, memory.inode, memory.offset],
+            "born": memory and memory.born,
             "in_hand": in_hand and [in_hand.position, in_hand.request.hex(), in_hand.answer.hex()],
         }
         return json.dumps(data).encode()
@@ -70,10 +80,11 @@ class Record:
             if (version := values["version"]) != _VERSION:
                 raise _refused(f"it has version {version!r}, and this library reads version {_VERSION}")
             memory, in_hand = values["memory"], values["in_hand"]
+            born = int(values.get("born") or 0)
             return cls(
                 str(values["boot"]),
                 bytes.fromhex(values["state"]),
-                memory and MemoryIdentity(*map(int, memory)),
+                memory and replace(MemoryIdentity(*map(int, memory)), born=born),
                 in_hand and InHand(int(in_hand[0]), *map(bytes.fromhex, in_hand[1:])),
             )
         except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:

@@ -13,6 +13,7 @@ from typing import Final
 from pyvfio.kernel import Kernel, host_page_size
 from pyvfio.memory import SharedMemory
 from pyvfio.units import format_size
+from virtiomem.persistence import birth
 from virtiomem.vhost_user.abi.vhost_user import VhostUserMemoryRegion
 from virtiomem.vhost_user.errors import FrontEndError, QueueBroken
 from virtiomem.vhost_user.guest_bytes import CopiedBytes, GuestBytes, MappedBytes, stays
@@ -27,11 +28,15 @@ _LARGEST_PAGE: Final = 1 << 34
 
 @dataclass(frozen=True, slots=True)
 class FileRange:
-    """Where the memory of a region is: in the file with this device and inode number, from byte offset."""
+    """Where the memory of a region is: in the file with this device and inode number, from byte offset.
+
+    born: when the file was made, as birth() has it.
+    """
 
     device: int
     inode: int
     offset: int
+    born: int = 0
 
     def is_in(self, other: FileRange) -> bool:
         """Whether both are in the same file."""
@@ -191,7 +196,7 @@ class MemoryTable:
             memory.close()
             raise
         status = os.fstat(fd)
-        file = FileRange(status.st_dev, status.st_ino, entry.mmap_offset)
+        file = FileRange(status.st_dev, status.st_ino, entry.mmap_offset, birth(fd))
         return GuestRegion(
             entry.guest_phys_addr, entry.memory_size, entry.userspace_addr, memory, within, file, content
         )

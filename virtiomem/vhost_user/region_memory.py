@@ -6,6 +6,7 @@ import errno
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -135,7 +136,7 @@ class RegionMemory:
     def _proved(self, region: GuestRegion, regions: Sequence[GuestRegion]) -> FileRange:
         """Where the device's region is, in a file that is its own as far as it goes. Raises VfioError."""
         offset = region.file.offset + self._start - region.guest_address
-        file = FileRange(region.file.device, region.file.inode, offset)
+        file = replace(region.file, offset=offset)
         others = [other for other in regions if other is not region and other.file.is_in(file)]
         page_size, ours = region.memory.page_size, self._memory.page_size
         if region.memory.fd is not None and is_of_huge_pages(region.memory.fd) and page_size != ours:
@@ -251,7 +252,7 @@ class RegionMemory:
 
 
 def _identity(file: FileRange) -> MemoryIdentity:
-    return MemoryIdentity(file.device, file.inode, file.offset)
+    return MemoryIdentity(file.device, file.inode, file.offset, file.born)
 
 
 def free_address(taken: Sequence[tuple[int, int]]) -> int:
