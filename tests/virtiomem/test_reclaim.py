@@ -178,3 +178,15 @@ def test_another_file_comes_when_what_was_begun_in_the_one_before_has_ended() ->
         assert [os.fstat(fd).st_blocks * 512 for fd in files] == [0, PAGE]
     for fd in files:
         os.close(fd)
+
+
+@pytest.mark.parametrize("answer", [(0, 0), (0, BLOCK), (2 * BLOCK, BLOCK), (2 * BLOCK, 2 * BLOCK)])
+def test_a_file_system_that_answers_anything_is_not_asked_for_ever(answer: tuple[int, int]) -> None:
+    class Anything(LinuxKernel):
+        def next_data(self, fd: int, offset: int) -> tuple[int, int] | None:  # noqa: ARG002
+            return answer
+
+    with Memory.allocate(MemoryKind.MEMFD, 4 * BLOCK, kernel=Anything()) as memory:
+        memory.write(0, b"before")
+        assert memory.reclaim(BLOCK, 2 * BLOCK) == 0
+        assert memory.read(0, 6) == b"before"
