@@ -116,16 +116,24 @@ class SharedMemory(Memory):
             with self._lock:
                 self._keeps_pages -= 1
 
+    def keep_pages(self) -> None:
+        """As within pages_kept() from now on, until close(): whoever uses the memory is about to leave it."""
+        with self._lock:
+            self._keeps_pages += 1
+
     def discard(self, offset: int, size: int) -> None:
         """As Memory.discard, but that nothing is given back within pages_kept()."""
-        if self._keeps_pages:
-            self.check_range("discard", offset, size)
-        else:
-            super().discard(offset, size)
+        # Held, so that no other file comes, whose pages are kept, between the look and what follows of it.
+        with self._lock:
+            if self._keeps_pages:
+                self.check_range("discard", offset, size)
+            else:
+                super().discard(offset, size)
 
     def reclaim(self, offset: int, size: int) -> int:
         """As Memory.reclaim; nothing is given back without a file, nor within pages_kept()."""
-        return 0 if self._keeps_pages or self.fd is None else super().reclaim(offset, size)
+        with self._lock:
+            return 0 if self._keeps_pages or self.fd is None else super().reclaim(offset, size)
 
     def _map(self) -> int:
         flags = mman.MAP_PRIVATE | mman.MAP_ANONYMOUS | mman.MAP_NORESERVE

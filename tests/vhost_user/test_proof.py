@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -255,3 +256,16 @@ def test_a_request_is_acked_only_for_the_connected_guests_memory(bench: Bench, h
         assert ask(driver, UNPLUG, REGION_ADDRESS, 2) == ACK
     second.close()
     first.region.close()
+
+
+def test_memory_of_huge_pages_is_for_a_device_of_those(bench: Bench, front_end: FrontEnd) -> None:
+    """Whether it could be mapped at the device's address by chance, or not."""
+    fd = os.memfd_create("guest", os.MFD_CLOEXEC | os.MFD_HUGETLB | os.MFD_HUGE_2MB)
+    os.ftruncate(fd, REGION_SIZE)
+    front_end.connect()
+    front_end.share(fds=[front_end.ram.fd, fd])
+    os.close(fd)
+    assert not bench.memory.attached
+    refused = bench.heard.last("refused SET_MEM_TABLE")
+    assert "its pages have 0x200000 bytes" in refused
+    assert "--page-size 0x200000" in refused

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
-from pyvfio import Container
 from pyvfio.abi.vfio import VFIO_IOMMU_MAP_DMA
-from pyvfio.drivers.edu import edu_addresses
 from pyvfio.errors import VfioError
-from pyvfio.faults import Fault, FaultyKernel, Hold
-from pyvfio.sim import SimKernel
+from pyvfio.faults import Fault, Hold
 from tests.support.vhost_user.driver import ask, started
 from tests.support.vhost_user.front_end import (
     BLOCK,
@@ -21,81 +17,18 @@ from tests.support.vhost_user.front_end import (
     RAM_SIZE,
     REGION_ADDRESS,
     REGION_SIZE,
-    Elsewhere,
-    FrontEnd,
     Request,
-    Shared,
     table,
 )
+from tests.support.vhost_user.servers import Guest, in_hand, plug_three, record_of, served
 from virtiomem import Request as GuestRequest
 from virtiomem import RequestType, Response, ResponseType
-from virtiomem.control import DeviceStatus
 from virtiomem.device import BlockState, DeviceState, StateRefused
-from virtiomem.discard import DiscardCoordination
-from virtiomem.persistence import InHand, Record, SlotFile, kept_device, record
-from virtiomem.vhost_user import ServedRegion, ServedRegionOptions
+from virtiomem.persistence import SlotFile, kept_device, record
 
 ACK, BUSY, ERROR = (Response(kind) for kind in (ResponseType.ACK, ResponseType.BUSY, ResponseType.ERROR))
 PLUGGED = Response(ResponseType.ACK, BlockState.PLUGGED)
 PLUG, UNPLUG, UNPLUG_ALL, STATE = RequestType
-
-
-class Server:
-    """One process's worth of serving, mapped into a container of a simulated device."""
-
-    def __init__(self, stack: ExitStack, directory: Path, **options: object) -> None:
-        values: dict[str, object] = {
-            "path": str(directory / "mem"),
-            "name": "vm0",
-            "address": REGION_ADDRESS,
-            "region_size": REGION_SIZE,
-            "block_size": BLOCK,
-            "requested_size": REGION_SIZE,
-            "state": directory / "vm0.state",
-            **options,
-        }
-        self.kernel = FaultyKernel(SimKernel(edu_devices=1))
-        self.container = stack.enter_context(Container(kernel=self.kernel))
-        self.container.open_device(edu_addresses(self.kernel)[0])
-        self.backend = Elsewhere(str(values["path"]))
-        self.served = stack.enter_context(
-            ServedRegion(
-                ServedRegionOptions(**values),  # type: ignore[arg-type]
-                [self.container],
-                kernel=self.kernel,
-                coordination=DiscardCoordination(),
-                changed=list,
-                say=lambda _: None,
-            )
-        )
-
-    @property
-    def status(self) -> DeviceStatus:
-        return DeviceStatus.of(self.served.managed)
-
-
-@contextmanager
-def served(directory: Path, **options: object) -> Iterator[Server]:
-    with ExitStack() as stack:
-        yield Server(stack, directory, **options)
-
-
-class Guest:
-    """Memory of a guest that runs on while its servers come and go."""
-
-    def __init__(self) -> None:
-        self.ram, self.region = Shared(RAM_SIZE), Shared(REGION_SIZE)
-
-    @contextmanager
-    def connected(self, server: Server) -> Iterator[FrontEnd]:
-        front_end = FrontEnd(server.backend, region=self.region, ram=self.ram)
-        yield front_end
-        front_end.socket.close()
-        front_end.channel.close()
-
-    def close(self) -> None:
-        self.ram.close()
-        self.region.close()
 
 
 @pytest.fixture
@@ -103,16 +36,6 @@ def guest() -> Iterator[Guest]:
     guest = Guest()
     yield guest
     guest.close()
-
-
-def plug_three(directory: Path, guest: Guest) -> None:
-    """A server that serves guest, and ends when three blocks with data in them are plugged."""
-    with served(directory) as server, guest.connected(server) as front_end:
-        driver = started(front_end, "split")
-        assert ask(driver, PLUG, REGION_ADDRESS + BLOCK, 3) == ACK
-        guest.region.bytes[BLOCK : BLOCK + 5] = b"guest"
-        server.served.managed.device.resize(8 * BLOCK)
-    guest.ram.bytes[:] = bytes(RAM_SIZE)
 
 
 def test_a_server_goes_on_where_the_one_before_has_ended(tmp_path: Path, guest: Guest) -> None:
@@ -230,14 +153,6 @@ def test_one_server_at_a_time_keeps_a_state(tmp_path: Path) -> None:
     assert "another process has it open" in str(refused.value)
 
 
-def in_hand(directory: Path, request: GuestRequest, answer: Response) -> None:
-    """As if the server had been killed when this was carried out and the guest not told: its next request, at 1."""
-    with SlotFile(directory / "vm0.state") as file:
-        assert file.content is not None
-        values = Record.parse(file.content)
-        file.write(bytes(Record(values.boot, values.state, values.memory, InHand(0, bytes(request), bytes(answer)))))
-
-
 def test_the_request_in_hand_is_answered_as_it_was_carried_out(tmp_path: Path, guest: Guest) -> None:
     plug_three(tmp_path, guest)
     in_hand(tmp_path, GuestRequest(PLUG, REGION_ADDRESS + BLOCK, 3), ACK)
@@ -293,16 +208,6 @@ def test_a_disk_that_is_full_is_busy_and_loses_nothing(tmp_path: Path, guest: Gu
 
 def _full(*_: object) -> None:
     raise VfioError(28, "state", meaning="no space left")
-
-
-def record_of(directory: Path) -> Record:
-    """What is in the file while a server has it open."""
-    copy = directory / "copy"
-    copy.write_bytes((directory / "vm0.state").read_bytes())
-    copy.chmod(0o600)
-    with SlotFile(copy) as file:
-        assert file.content is not None
-        return Record.parse(file.content)
 
 
 def test_a_resize_while_blocks_are_mapped_again_loses_neither(tmp_path: Path, guest: Guest) -> None:

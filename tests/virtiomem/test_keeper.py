@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+from dataclasses import replace
 
 import pytest
 
 from tests.support.virtiomem.fakes import ADDRESS, BLOCK, FakeListener, FakeMemory
 from virtiomem.device import (
+    USABLE_EXTENT,
     BusyReason,
     Config,
     DeviceBusy,
@@ -40,6 +42,9 @@ class Keeper:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self.states.append(state)
 
+    def put_back(self, state: DeviceState) -> None:
+        self.states.append(state)
+
     @property
     def last(self) -> DeviceState:
         return self.states[-1]
@@ -48,7 +53,7 @@ class Keeper:
 class World(Events):
     """heard: how many bytes were kept as plugged, and as requested, when the guest or the host heard of a change."""
 
-    def __init__(self) -> None:
+    def __init__(self, usable_extent: int = USABLE_EXTENT) -> None:
         self.keeper = Keeper()
         self.memory = FakeMemory()
         self.listener = FakeListener(self.memory)
@@ -59,6 +64,7 @@ class World(Events):
             block_size=BLOCK,
             requested_size=8 * BLOCK,
             keeper=self.keeper,
+            usable_extent=usable_extent,
             events=self,
             event_interval=0.0,
         )
@@ -121,17 +127,17 @@ def test_what_cannot_be_kept_is_not_done(world: World) -> None:
     assert world.device.statistics.refusals == {BusyReason.NOT_RECORDED: 3}
     with pytest.raises(StateNotKept):
         world.device.resize(16 * BLOCK)
-    with pytest.raises(StateNotKept):
-        world.device.negotiate(Feature.UNPLUGGED_INACCESSIBLE)
     with pytest.raises(DeviceBusy):
         world.device.system_reset()
     assert (world.device.save(), world.listener.held, world.keeper.last) == (before, held, kept)
     assert world.device.discards.divergences == ()
-    # A driver that is reset is, whoever knows.
+    # A driver that is reset is, and one that starts has started, whoever knows: a guest does not try that again.
     world.device.device_reset()
-    assert world.device.statistics.failures_to_tell
+    world.device.negotiate(Feature.UNPLUGGED_INACCESSIBLE)
+    assert world.device.statistics.failures_to_tell == 3
     world.keeper.full = False
     assert world.ask(UNPLUG, 1, 1) is ACK
+    assert world.keeper.last.negotiated == Feature.UNPLUGGED_INACCESSIBLE
     world.close()
 
 
@@ -143,6 +149,34 @@ def test_what_is_undone_is_kept_as_it_is_then(world: World, step: int) -> None:
         world.ask(kind, block, count)
         world.memory.faults.disarm()
         assert bytes(world.keeper.last) == world.device.save()
+    world.close()
+
+
+def test_an_unplug_of_all_that_failed_can_be_gone_on_from() -> None:
+    """The usable region, which would have shrunk, still has what is plugged."""
+    world = World(usable_extent=0)
+    assert world.ask(PLUG, 7, 1) is ACK
+    world.device.resize(BLOCK)
+    world.memory.faults.arm(1)
+    assert world.ask(UNPLUG_ALL) is BUSY
+    world.memory.faults.disarm()
+    assert bytes(world.keeper.last) == world.device.save()
+    with World(usable_extent=0).device as other:
+        world.keeper.last.check(replace(other.config, requested_size=0), other.features)
+    world.close()
+
+
+@pytest.mark.parametrize("plugged", [0, 3])
+def test_an_unplug_of_all_that_cannot_be_kept_is_busy(world: World, plugged: int) -> None:
+    if plugged:
+        assert world.ask(PLUG, 0, plugged) is ACK
+    world.keeper.full = True
+    assert world.ask(UNPLUG_ALL) is BUSY
+    assert world.device.plugged_size == plugged * BLOCK
+    with pytest.raises(DeviceBusy):
+        world.device.system_reset()
+    world.keeper.full = False
+    assert world.ask(UNPLUG_ALL) is ACK
     world.close()
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import mmap
 import os
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from pyvfio import LinuxKernel, Memory, MemoryKind, SharedMemory
+from pyvfio.faults import FaultyKernel, Hold
 from pyvfio.kernel import host_page_size
 from tests.support.vhost_user.driver import ask, started
 from tests.support.vhost_user.front_end import REGION_ADDRESS, REGION_SIZE, Elsewhere, FrontEnd
@@ -151,3 +153,40 @@ def test_periodic_work_is_done_step_by_step() -> None:
             now[0] = moment
             loop.turn(0)
             assert "".join(done) == expected
+
+
+def test_another_file_comes_when_what_was_begun_in_the_one_before_has_ended() -> None:
+    """Or pages would be looked for in the one, and given back in the other."""
+    kernel = FaultyKernel(LinuxKernel())
+    with SharedMemory(4 * BLOCK, kernel=kernel) as memory:
+        files = [os.memfd_create("guest") for _ in range(2)]
+        for fd in files:
+            os.ftruncate(fd, 4 * BLOCK)
+            os.pwrite(fd, b"x", 0)
+        memory.attach(os.dup(files[0]))
+        hold = Hold(nth=1, name="next_data")
+        kernel.arm(hold)
+        finder = threading.Thread(target=memory.reclaim, args=(0, 4 * BLOCK))
+        finder.start()
+        assert hold.reached.wait(60)
+        comes = threading.Thread(target=memory.attach, args=(os.dup(files[1]),))
+        comes.start()
+        comes.join(0.2)
+        hold.released.set()
+        finder.join(60)
+        comes.join(60)
+        assert [os.fstat(fd).st_blocks * 512 for fd in files] == [0, PAGE]
+    for fd in files:
+        os.close(fd)
+
+
+@pytest.mark.parametrize("answer", [(0, 0), (0, BLOCK), (2 * BLOCK, BLOCK), (2 * BLOCK, 2 * BLOCK)])
+def test_a_file_system_that_answers_anything_is_not_asked_for_ever(answer: tuple[int, int]) -> None:
+    class Anything(LinuxKernel):
+        def next_data(self, fd: int, offset: int) -> tuple[int, int] | None:  # noqa: ARG002
+            return answer
+
+    with Memory.allocate(MemoryKind.MEMFD, 4 * BLOCK, kernel=Anything()) as memory:
+        memory.write(0, b"before")
+        assert memory.reclaim(BLOCK, 2 * BLOCK) == 0
+        assert memory.read(0, 6) == b"before"

@@ -23,7 +23,7 @@ from virtiomem.device.config import (
 from virtiomem.device.errors import DeviceBusy, ProtocolViolation, RequestRefused
 from virtiomem.device.events import Events, RateLimited, Throttle
 from virtiomem.device.live_state import LiveState, StateKeeper
-from virtiomem.device.region import BlockRegion
+from virtiomem.device.region import BlockRegion, busy
 from virtiomem.device.requests import RESPONSE_SIZE, Request, RequestType, Response
 from virtiomem.device.rules import block_state, check_change, requested_blocks
 from virtiomem.device.state import DeviceState
@@ -196,11 +196,10 @@ class VirtioMem(Resource):
             return bytes(response)
 
     def resize(self, requested_size: int) -> None:
-        """Ask the guest to plug or unplug blocks until requested_size bytes are plugged.
+        """Ask the guest to plug or unplug blocks until requested_size bytes are. The usable region grows if it must.
 
-        The usable region grows if it must. A request that is being carried out goes by the size of when it began.
-        Raises InvalidArgument, with nothing changed, for a size that is no multiple of the block size, or more than the
-        region.
+        A request that is being carried out goes by the size of when it began. Raises InvalidArgument, with nothing
+        changed, for a size that is no multiple of the block size, or more than the region.
         """
         with self._live.lock:
             self.require_open()
@@ -232,7 +231,7 @@ class VirtioMem(Resource):
         """
         with self._lock:
             self.require_open()
-            self._live.negotiate(accepted_features(features, self._features))
+            self._telling.tell(self._live.negotiate, accepted_features(features, self._features))
 
     def device_reset(self) -> None:
         """A virtio reset: the driver starts anew. All blocks stay as they are."""
@@ -243,8 +242,8 @@ class VirtioMem(Resource):
     def system_reset(self) -> None:
         """The guest reboots: the device is reset, everything is unplugged, and the usable region shrinks.
 
-        Waking up from suspend is no reboot: see wake_up(). Raises DeviceBusy if blocks must stay plugged (migrating) or
-        could not be unplugged. All of them are still plugged then, and the guest unplugs them when its driver starts.
+        Waking up from suspend is no reboot: see wake_up(). Raises DeviceBusy if blocks must stay plugged (migrating),
+        could not be unplugged, or the keeper fails. All are still plugged then, until the guest's driver starts.
         """
         with self._lock:
             self.require_open()
@@ -269,11 +268,11 @@ class VirtioMem(Resource):
             self.require_open()
             return bytes(DeviceState(self.config, self.negotiated, self.broken, self._blocks.plugged_runs()))
 
-    def load(self, state: bytes) -> None:
+    def load(self, state: bytes, *, is_resized: bool = False) -> None:
         """Take over what save() gave: populate, map and plug the blocks that were plugged there.
 
-        No block may be plugged yet, nor the device migrate itself. The content of memory is to be written afterwards.
-        Raises StateRefused, and DeviceBusy if the host lacks what it takes; nothing has changed then.
+        No block may be plugged, nor the device migrate. is_resized: what is requested is later, and stays so. Memory's
+        content comes afterwards. Raises StateRefused, DeviceBusy if the host lacks what it takes; nothing has changed.
         """
         with self._lock:
             self.require_open()
@@ -281,7 +280,7 @@ class VirtioMem(Resource):
             loaded.check(self.config, self._features)
             with self._counted(), self._sizing():
                 self._require_not_migrating("load state")
-                self._region.load(loaded.plugged, partial(self._live.load, loaded))
+                self._region.load(loaded.plugged, partial(self._live.load, loaded, is_resized=is_resized))
             self._telling.tell(self._events.config_changed, self.config)
 
     @property
@@ -364,12 +363,13 @@ class VirtioMem(Resource):
         return Response(ResponseType.ACK)
 
     def _unplug_all(self, operation: str) -> None:
-        if self._blocks.plugged:
+        if is_kept := bool(self._blocks.plugged):
             self._require_not_migrating(operation)
             with self._sizing():
                 shrunk = partial(self._live.commit, is_shrunk=True)
                 self._region.unplug(Run(0, self._blocks.count), operation, keep=shrunk)
-        self._live.shrink()
+        with busy(operation, BusyReason.NOT_RECORDED):
+            self._live.shrink(is_kept=is_kept)
 
     def _require_not_migrating(self, operation: str) -> None:
         if self._migrating:

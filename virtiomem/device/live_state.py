@@ -23,6 +23,12 @@ class StateKeeper(Protocol):
         was to be changed is not, and a guest that wanted it is answered BUSY.
         """
 
+    def put_back(self, state: DeviceState) -> None:
+        """As keep(), for the way back from a change that was kept and has failed then: state is what is so.
+
+        Raises nothing. What cannot be kept now is kept with whatever comes next.
+        """
+
 
 class LiveState:
     """A Config that changes, and what the driver has negotiated. Each is replaced whole, so that reading takes no lock.
@@ -56,16 +62,22 @@ class LiveState:
             self._set(replace(config, requested_size=requested_size, usable_region_size=usable_size))
             return self.value
 
-    def shrink(self) -> None:
-        """Everything was unplugged at once: the usable region is what the requested size needs. Raises StateNotKept."""
+    def shrink(self, *, is_kept: bool) -> None:
+        """Everything was unplugged at once: the usable region is what the requested size needs.
+
+        is_kept: commit() has kept that, and nothing can fail. Raises StateNotKept, with nothing changed.
+        """
         with self.lock:
-            self._set(self._shrunk())
+            if is_kept:
+                self.value = self._shrunk()
+            else:
+                self._set(self._shrunk())
 
     def negotiate(self, features: Feature) -> None:
-        """The driver has accepted features. Raises StateNotKept, with nothing changed."""
+        """The driver has accepted features. Raises StateNotKept after that: it is so all the same."""
         with self.lock:
-            self._keep(self.value, features, self.broken, self._blocks)
             self.negotiated = features
+            self._keep(self.value, features, self.broken, self._blocks)
 
     def break_off(self, *, broken: bool) -> None:
         """The driver has broken the protocol, or is reset. Raises StateNotKept after that: it is so all the same."""
@@ -75,12 +87,18 @@ class LiveState:
                 self.negotiated = Feature(0)
             self._keep(self.value, self.negotiated, broken, self._blocks)
 
-    def commit(self, plugged: Sequence[Run], *, is_shrunk: bool = False) -> None:
+    def commit(self, plugged: Sequence[Run], *, is_put_back: bool = False, is_shrunk: bool = False) -> None:
         """These runs of blocks are plugged from now on; it counts when plugged() says so. Raises StateNotKept.
 
-        is_shrunk: the usable region is about to shrink, too.
+        is_put_back: they still are, as what was committed has failed then; this raises nothing. is_shrunk: the usable
+        region is about to shrink, too, unless all is put back.
         """
         with self.lock:
+            if is_put_back:
+                self._blocks = plugged
+                if self._keeper is not None:
+                    self._keeper.put_back(self._state(self.value, self.negotiated, self.broken, plugged))
+                return
             self._keep(self._shrunk() if is_shrunk else self.value, self.negotiated, self.broken, plugged)
             self._blocks = plugged
 
@@ -89,11 +107,18 @@ class LiveState:
         with self.lock:
             self.value = replace(self.value, plugged_size=size)
 
-    def load(self, state: DeviceState) -> None:
-        """Be state from now on, whose blocks are plugged. Raises StateNotKept."""
+    def load(self, state: DeviceState, *, is_resized: bool) -> None:
+        """Be state from now on, whose blocks are plugged. Raises StateNotKept.
+
+        is_resized: what is requested now is later than state.
+        """
         with self.lock:
-            self._keep(state.config, state.negotiated, state.broken, state.plugged)
-            self.value, self.negotiated, self.broken = state.config, state.negotiated, state.broken
+            config, ours = state.config, self.value
+            if is_resized:
+                usable_size = max(config.usable_region_size, ours.usable_region_size)
+                config = replace(config, requested_size=ours.requested_size, usable_region_size=usable_size)
+            self._keep(config, state.negotiated, state.broken, state.plugged)
+            self.value, self.negotiated, self.broken = config, state.negotiated, state.broken
             self._blocks = state.plugged
 
     def _set(self, config: Config) -> None:
@@ -103,11 +128,15 @@ class LiveState:
     def _keep(self, config: Config, negotiated: Feature, broken: bool, plugged: Sequence[Run]) -> None:
         if self._keeper is None:
             return
-        config = replace(config, plugged_size=sum(run.size for run in plugged) * config.block_size)
         try:
-            self._keeper.keep(DeviceState(config, negotiated, broken, tuple(plugged)))
+            self._keeper.keep(self._state(config, negotiated, broken, plugged))
         except OSError as error:
             raise StateNotKept(error) from error
+
+    @staticmethod
+    def _state(config: Config, negotiated: Feature, broken: bool, plugged: Sequence[Run]) -> DeviceState:
+        config = replace(config, plugged_size=sum(run.size for run in plugged) * config.block_size)
+        return DeviceState(config, negotiated, broken, tuple(plugged))
 
     def _shrunk(self) -> Config:
         return replace(self.value, usable_region_size=self._usable_for(self.value, self.value.requested_size))

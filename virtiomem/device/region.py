@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Final, TypeAlias
+from typing import Final, Protocol
 
 from pyvfio.errors import MappingLimitReached, MemlockExceeded, MemoryUnavailable
 from virtiomem.device.answers import BusyReason
@@ -25,8 +25,12 @@ _REASONS: Final = (
     (StateNotKept, BusyReason.NOT_RECORDED),
 )
 
-Keep: TypeAlias = Callable[[Sequence[Run]], None]
-"""Records which runs of blocks are plugged. Raises OSError."""
+
+class Keep(Protocol):
+    """Records which runs of blocks are plugged."""
+
+    def __call__(self, plugged: Sequence[Run], *, is_put_back: bool = False) -> None:
+        """is_put_back: they still are, as what was recorded has failed; it raises nothing then. Raises OSError."""
 
 
 class BlockRegion:
@@ -109,7 +113,7 @@ class BlockRegion:
         run = self.bytes_of(blocks)
         self._require_discarded(run)
         self._require_below(limit - run.size)
-        with _busy("plug", BusyReason.MAPPING_REFUSED):
+        with busy("plug", BusyReason.MAPPING_REFUSED):
             self._discards.require_room(run)
         # Until they are plugged.
         self._undiscarded.add(run)
@@ -117,9 +121,9 @@ class BlockRegion:
             undo.callback(self._give_back, run)
             if self._prealloc:
                 self._populate(run)
-            with _busy("plug", BusyReason.MAPPING_REFUSED), self._discards.populating(self, run) as commit:
+            with busy("plug", BusyReason.MAPPING_REFUSED), self._discards.populating(self, run) as commit:
                 commit.callback(self._undiscarded.add, run)
-                commit.callback(self._record, keep)
+                commit.callback(self._record, keep, is_put_back=True)
                 commit.callback(self.blocks.unplug, blocks)
                 self.blocks.plug(blocks)
                 self._record(keep)
@@ -135,7 +139,7 @@ class BlockRegion:
             for blocks in plugged:
                 self.plug(blocks, self.region.size, keep=_keep_nothing)
                 undo.callback(self.unplug, blocks, "load state", keep=_keep_nothing)
-            with _busy("load state", BusyReason.NOT_RECORDED):
+            with busy("load state", BusyReason.NOT_RECORDED):
                 commit()
             undo.pop_all()
 
@@ -146,9 +150,9 @@ class BlockRegion:
         """
         run = self.bytes_of(blocks)
         # Listeners first: pages discarded under a pin stay the device's.
-        with _busy(operation, BusyReason.DISCARD_FAILED), self._discards.discarding(self, run) as commit:
+        with busy(operation, BusyReason.DISCARD_FAILED), self._discards.discarding(self, run) as commit:
             # Before what is in them is gone: it must not be what cannot be recorded that is refused then.
-            commit.callback(self._record, keep)
+            commit.callback(self._record, keep, is_put_back=True)
             self._record(keep, without=blocks)
             self._memory.discard(run.start, run.size)
             for plugged in self.blocks.plugged_runs(blocks):
@@ -188,11 +192,12 @@ class BlockRegion:
         """Let a plug() that is populating end with DeviceBusy, and every later one. Safe from any thread."""
         self._given_up = True
 
-    def _record(self, keep: Keep | None, without: Run | None = None) -> None:
-        """Have it recorded that the plugged blocks are, but for those of without. Raises OSError."""
+    def _record(self, keep: Keep | None, without: Run | None = None, *, is_put_back: bool = False) -> None:
+        """Have it recorded that the plugged blocks are, but for those of without. Raises OSError, as Keep does."""
         if self._keep is not None:
             plugged = self.blocks.plugged_runs()
-            (keep or self._keep)(plugged if without is None else subtract(plugged, [without]))
+            runs = plugged if without is None else subtract(plugged, [without])
+            (keep or self._keep)(runs, is_put_back=is_put_back)
 
     def _populate(self, run: Run) -> None:
         """Have the host give the pages of run, as long as nobody gives it up. Raises DeviceBusy."""
@@ -200,7 +205,7 @@ class BlockRegion:
         for start in range(run.start, run.end, step):
             if self._given_up:
                 raise DeviceBusy("plug", BusyReason.STOPPING, "whoever serves the device is about to end")
-            with _busy("plug", BusyReason.NO_MEMORY):
+            with busy("plug", BusyReason.NO_MEMORY):
                 self._memory.populate(start, min(step, run.end - start), threads=self._prealloc_threads)
 
     def _give_back(self, run: Run) -> None:
@@ -236,12 +241,12 @@ class BlockRegion:
             raise DeviceBusy("plug", BusyReason.LISTENER_DIVERGED, meaning)
 
 
-def _keep_nothing(_: Sequence[Run]) -> None:
+def _keep_nothing(plugged: Sequence[Run], *, is_put_back: bool = False) -> None:
     """A Keep for what is not to be recorded yet."""
 
 
 @contextmanager
-def _busy(operation: str, otherwise: BusyReason) -> Iterator[None]:
+def busy(operation: str, otherwise: BusyReason) -> Iterator[None]:
     """Raise DeviceBusy for an OSError of the block: with the reason that the error has, or the one called otherwise."""
     try:
         yield

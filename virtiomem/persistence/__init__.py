@@ -1,5 +1,6 @@
 """What outlives the process: the state of a device in a file, and descriptors in the hands of a service manager."""
 
+from virtiomem.persistence.birth import birth
 from virtiomem.persistence.descriptor_store import DescriptorStore
 from virtiomem.persistence.keeper import Keeper
 from virtiomem.persistence.kept_device import KeptDevice, SessionWrite
@@ -20,6 +21,7 @@ __all__ = [
     "ServiceManager",
     "SessionWrite",
     "SlotFile",
+    "birth",
     "inherited",
     "state_directory",
     "state_file",

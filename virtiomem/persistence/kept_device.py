@@ -22,6 +22,7 @@ from virtiomem.device import (
     RequestType,
     Response,
     ResponseType,
+    StateNotKept,
     StateRefused,
 )
 from virtiomem.persistence.record import InHand, MemoryIdentity, Record, boot_id
@@ -45,8 +46,6 @@ class KeptDevice:
 
     What the process before has left is kept until its memory comes back, or other memory takes its place. Safe from
     several threads.
-
-    resized: the bytes that were requested while what was left was last being taken up; None if nobody did.
     """
 
     def __init__(self, file: SlotFile | None) -> None:
@@ -57,7 +56,6 @@ class KeptDevice:
         self._left: DeviceState | None = None
         # The same, while it is being taken up.
         self._taken: DeviceState | None = None
-        self.resized: int | None = None
         self._recalled: InHand | None = None
         # The request that is being carried out: with what was plugged, and was in hand, before it.
         self._begun: InHand | None = None
@@ -120,14 +118,14 @@ class KeptDevice:
             if self._taken is not None and state.plugged != self._taken.plugged:
                 # The host resizes while they are being plugged.
                 self._taken = self._resized(self._taken, state)
-                self.resized = state.config.requested_size
                 return
-            in_hand = self._record.in_hand
-            if self._begun is not None:
-                plugged, before = self._before
-                # Blocks change for this request alone, and are put back if it fails.
-                in_hand = before if state.plugged == plugged else self._begun
-            self._write(replace(self._record, state=bytes(state), in_hand=in_hand))
+            self._write(self._following(state))
+            self._plugged = state.plugged
+
+    def put_back(self, state: DeviceState) -> None:
+        """As StateKeeper has it."""
+        with self._lock:
+            self._write_or_remember(self._following(state))
             self._plugged = state.plugged
 
     # Requests.
@@ -166,11 +164,8 @@ class KeptDevice:
 
     def _note(self, in_hand: InHand) -> None:
         if self._record.in_hand != in_hand:
-            try:
-                self._write(replace(self._record, in_hand=in_hand))
-            except OSError as error:
-                # No block has changed, or that is kept: to be asked again does no harm.
-                _log.warning("an answer could not be recorded: %s", error)
+            # No block has changed, or that is kept: to be asked again does no harm.
+            self._write_or_remember(replace(self._record, in_hand=in_hand))
 
     # The front end.
 
@@ -200,12 +195,15 @@ class KeptDevice:
             self._record = record
 
     def meanwhile(self, position: int, request: bytes) -> bytes | None:
-        """As begin(), while what was left cannot be taken up. None: the answer is BUSY, and nothing came of it."""
+        """As begin(), while what was left of this guest cannot be taken up.
+
+        None: the answer is BUSY, and nothing came of it.
+        """
         with self._lock:
-            recalled = self._recalled
+            # Only the first one can be it: a position comes again.
+            recalled, self._recalled = self._recalled, None
             if recalled is None or (recalled.position, recalled.request) != (position, request):
                 return None
-            self._recalled = None
             plugged = _plugged_by(recalled, self._left)
             if plugged is None or self._left is None:
                 return recalled.answer
@@ -213,7 +211,7 @@ class KeptDevice:
             runs = tuple(subtract(self._left.plugged, [plugged]))
             size = sum(run.size for run in runs) * self._left.config.block_size
             self._left = replace(self._left, config=replace(self._left.config, plugged_size=size), plugged=runs)
-            self._write(replace(self._record, state=bytes(self._left), in_hand=None))
+            self._write_or_remember(replace(self._record, state=bytes(self._left), in_hand=None))
             return None
 
     # Memory.
@@ -225,13 +223,14 @@ class KeptDevice:
 
     def is_left(self, memory: MemoryIdentity) -> bool:
         """Whether what was left is of this memory."""
-        return self._left is not None and self._record.memory == memory
+        known = self._record.memory
+        return self._left is not None and known is not None and known.may_be(memory)
 
     @contextmanager
     def taking_up(self) -> Iterator[bytes]:
         """The block gets what was left, for VirtioMem.load(). What it raises leaves it to be taken up later."""
         with self._lock:
-            self._taken, self._left, self.resized = self._left, None, None
+            self._taken, self._left = self._left, None
         assert self._taken is not None
         try:
             yield bytes(self._taken)
@@ -243,12 +242,15 @@ class KeptDevice:
             self._taken = None
 
     def attached(self, memory: MemoryIdentity | None, state: bytes) -> None:
-        """The device's memory is this one from now on, or none: what was left is of no use. Raises VfioError.
+        """The device's memory is this one from now on, or none: what was left is of no use. Raises StateNotKept.
 
         state: as VirtioMem.save() gives it.
         """
         with self._lock:
-            self._write(replace(self._record, state=state, memory=memory, in_hand=None))
+            try:
+                self._write(replace(self._record, state=state, memory=memory, in_hand=None))
+            except OSError as error:
+                raise StateNotKept(error) from error
             self._left = self._recalled = None
 
     def _resized(self, left: DeviceState, state: DeviceState) -> DeviceState:
@@ -261,6 +263,23 @@ class KeptDevice:
         left = replace(left, config=config)
         self._write(replace(self._record, state=bytes(left)))
         return left
+
+    def _following(self, state: DeviceState) -> Record:
+        """The record with state, and with the request that led to it."""
+        in_hand = self._record.in_hand
+        if self._begun is not None:
+            plugged, before = self._before
+            # Blocks change for this request alone, and are put back if it fails.
+            in_hand = before if state.plugged == plugged else self._begun
+        return replace(self._record, state=bytes(state), in_hand=in_hand)
+
+    def _write_or_remember(self, record: Record) -> None:
+        """Keep what is so whether it can be kept or not: if not now, then with what comes next."""
+        try:
+            self._write(record)
+        except OSError as error:
+            _log.warning("what has happened could not be recorded yet: %s", error)
+            self._record = record
 
     def _write(self, record: Record) -> None:
         if self._file is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Self
 
@@ -19,13 +19,20 @@ _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 class MemoryIdentity:
     """The file that a region's memory is, by its device and inode number, and the byte where the region begins.
 
-    name: of its descriptor in the DescriptorStore; None: it is in none.
+    born: as birth() has it: many file systems give the number of a file that is gone to the next one. name: of its
+    descriptor in the DescriptorStore; None: it is in none.
     """
 
     device: int
     inode: int
     offset: int
     name: str | None = field(default=None, compare=False)
+    born: int = 0
+
+    def may_be(self, other: MemoryIdentity) -> bool:
+        """Whether both are the same memory, by all that is known of both."""
+        is_known = bool(self.born and other.born)
+        return replace(self, born=0) == replace(other, born=0) and (not is_known or self.born == other.born)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +74,7 @@ class Record:
             "boot": self.boot,
             "state": self.state.hex(),
             "memory": memory and [memory.device, memory.inode, memory.offset, memory.name],
+            "born": memory and memory.born,
             "in_hand": in_hand
             and [in_hand.position, in_hand.request.hex(), in_hand.answer.hex(), in_hand.following, in_hand.run],
             "session": self.session,
@@ -81,10 +89,11 @@ class Record:
             if (version := values["version"]) != _VERSION:
                 raise _refused(f"it has version {version!r}, and this library reads version {_VERSION}")
             memory, in_hand = values["memory"], values["in_hand"]
+            born = int(values.get("born") or 0)
             return cls(
                 str(values["boot"]),
                 bytes.fromhex(values["state"]),
-                memory and _memory(*memory),
+                memory and replace(_memory(*memory), born=born),
                 in_hand and _in_hand(*in_hand),
                 None if (session := values.get("session")) is None else dict(session),
             )

@@ -130,9 +130,9 @@ class RecordedVirtioMem(VirtioMem):
         super()._set_migrating(migrating)
         self._write({"op": "migrating", "on": migrating})
 
-    def load(self, state: bytes) -> None:
+    def load(self, state: bytes, *, is_resized: bool = False) -> None:
         with self._lock:
-            super().load(state)
+            super().load(state, is_resized=is_resized)
             self._write({"op": "load", "hex": state.hex()})
 
     def _begin(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,7 @@ from typing import Final
 from pyvfio.kernel import Kernel, host_page_size
 from pyvfio.memory import SharedMemory
 from pyvfio.units import format_size
+from virtiomem.persistence import birth
 from virtiomem.vhost_user.abi.vhost_user import VhostUserMemoryRegion
 from virtiomem.vhost_user.errors import FrontEndError, QueueBroken
 from virtiomem.vhost_user.guest_bytes import CopiedBytes, GuestBytes, MappedBytes, stays
@@ -26,15 +28,25 @@ _LARGEST_PAGE: Final = 1 << 34
 
 @dataclass(frozen=True, slots=True)
 class FileRange:
-    """Where the memory of a region is: in the file with this device and inode number, from byte offset."""
+    """Where the memory of a region is: in the file with this device and inode number, from byte offset.
+
+    born: when the file was made, as birth() has it.
+    """
 
     device: int
     inode: int
     offset: int
+    born: int = 0
 
     def is_in(self, other: FileRange) -> bool:
         """Whether both are in the same file."""
         return (self.device, self.inode) == (other.device, other.inode)
+
+
+def file_range(fd: int, offset: int) -> FileRange:
+    """The file that fd is of, from byte offset."""
+    status = os.fstat(fd)
+    return FileRange(status.st_dev, status.st_ino, offset, birth(fd))
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,8 +207,7 @@ class MemoryTable:
         except BaseException:
             memory.close()
             raise
-        status = os.fstat(fd)
-        file = FileRange(status.st_dev, status.st_ino, entry.mmap_offset)
+        file = file_range(fd, entry.mmap_offset)
         return GuestRegion(
             entry.guest_phys_addr, entry.memory_size, entry.userspace_addr, memory, within, file, content
         )
@@ -205,6 +216,15 @@ class MemoryTable:
         if stays(fd, memory.page_size):
             return MappedBytes(self._kernel.window(memory.address, memory.size))
         return CopiedBytes(memory.address, memory.size)
+
+
+def is_of_huge_pages(fd: int) -> bool:
+    """Whether a file is of hugetlbfs. Source: fcntl(2), F_GET_SEALS: shared memory and hugetlbfs alone have seals."""
+    try:
+        fcntl.fcntl(fd, fcntl.F_GET_SEALS)
+    except OSError:
+        return False
+    return _page_size(fd) != host_page_size()
 
 
 def _page_size(fd: int) -> int:

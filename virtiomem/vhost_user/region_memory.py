@@ -5,19 +5,20 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from pyvfio.errors import VfioError
 from pyvfio.kernel import host_page_size
 from pyvfio.memory import SharedMemory
-from virtiomem.device import VirtioMem
+from virtiomem.device import StateNotKept, VirtioMem
 from virtiomem.persistence import DescriptorStore, KeptDevice, MemoryIdentity
 from virtiomem.runs import Run, subtract
 from virtiomem.vhost_user.events import FrontEndEvents
-from virtiomem.vhost_user.memory_table import FileRange, GuestRegion
+from virtiomem.vhost_user.memory_table import FileRange, GuestRegion, file_range, is_of_huge_pages
 
 _log = logging.getLogger(__package__)
 
@@ -63,6 +64,8 @@ class RegionMemory:
         self._file: FileRange | None = None
         # What is attached, and whose blocks could not be plugged again yet.
         self._awaited: FileRange | None = None
+        # How to take what could only not be recorded.
+        self._again: Callable[[], None] | None = None
         # Meanwhile nothing is given back of it.
         self._keeping = ExitStack()
         self.missing = _NOTHING_SHARED
@@ -72,9 +75,14 @@ class RegionMemory:
         """Whether a guest's memory has been attached: who comes next may be the same guest."""
         return self._file is not None or self._kept.left is not None
 
+    @property
+    def awaited(self) -> bool:
+        """Whether the connected guest is the one of which the process before has left what cannot be taken up yet."""
+        return self._awaited is not None
+
     def forget(self) -> None:
         """Another front end has connected, and has shared nothing yet. What is attached stays so."""
-        self._awaited = None
+        self._awaited = self._again = None
         self.missing = _NOTHING_SHARED
 
     def go_on(self) -> None:
@@ -90,8 +98,8 @@ class RegionMemory:
         except VfioError as error:
             _log.warning("%s: its memory is awaited: %s", self._device.name, error)
             return
-        file = FileRange(memory.device, memory.inode, memory.offset)
         try:
+            file = file_range(fd, memory.offset)
             with ExitStack() as keeping:
                 keeping.enter_context(self._memory.pages_kept())
                 self._memory.attach(fd, file.offset)
@@ -99,6 +107,7 @@ class RegionMemory:
         except BaseException:
             os.close(fd)
             raise
+        self._again = partial(self._take_up, file)
         try:
             self._take_up(file)
         except VfioError as error:
@@ -136,11 +145,11 @@ class RegionMemory:
     def settle(self) -> str:
         """Why the connected guest's memory is not what is attached; empty if it is.
 
-        What the process before has left, and could not be taken up when its memory came, is tried again.
+        What could not be taken up, or recorded, when the memory came is tried again.
         """
-        if self.missing and self._awaited is not None:
+        if self.missing and self._again is not None:
             with suppress(VfioError):
-                self._take_up(self._awaited)
+                self._again()
                 self.missing = ""
         return self.missing
 
@@ -155,14 +164,18 @@ class RegionMemory:
         attached then. missing says why.
         """
         self.missing = _NOTHING_SHARED
-        self._awaited = None
+        self._awaited = self._again = None
         try:
             region = self._region_of(regions)
             if region is None:
                 return
             file = self._proved(region, regions)
             if file != self._file:
-                self._take(region, file, regions)
+                try:
+                    self._take(region, file, regions)
+                except StateNotKept:
+                    self._again = partial(self._take, region, file, regions)
+                    raise
         except VfioError as error:
             self.missing = f"the guest's memory is not attached: {error}"
             raise
@@ -186,8 +199,12 @@ class RegionMemory:
     def _proved(self, region: GuestRegion, regions: Sequence[GuestRegion]) -> FileRange:
         """Where the device's region is, in a file that is its own as far as it goes. Raises VfioError."""
         offset = region.file.offset + self._start - region.guest_address
-        file = FileRange(region.file.device, region.file.inode, offset)
+        file = replace(region.file, offset=offset)
         others = [other for other in regions if other is not region and other.file.is_in(file)]
+        page_size, ours = region.memory.page_size, self._memory.page_size
+        if region.memory.fd is not None and is_of_huge_pages(region.memory.fd) and page_size != ours:
+            meaning = f"its pages have {page_size:#x} bytes, and those of this device {ours:#x}"
+            raise self._refused(region, regions, meaning, f"Serve it with --page-size {page_size:#x}")
         if self._file_offset is None:
             if offset:
                 raise self._refused(region, regions, f"it begins at {offset:#x} of its file, which has more than it")
@@ -220,16 +237,20 @@ class RegionMemory:
         with ExitStack() as keeping:
             # Until the device is this memory's: nobody is to find pages in blocks that only seem to be unplugged.
             keeping.enter_context(self._memory.pages_kept())
-            self._keeping.close()
             try:
                 if self._file is not None:
                     self._let_go()
+                # A listener may hold what it would not let go of when something failed before.
+                self._device.discards.repair()
                 self._memory.attach(fd, file.offset)
             except BaseException:
                 os.close(fd)
                 raise
+            # Not before: what is awaited may have to stay where it is.
+            self._keeping.close()
             if is_left:
                 self._awaited, self._keeping = file, keeping.pop_all()
+                self._again = partial(self._take_up, file)
                 self._take_up(file)
                 return
         if self._discard:
@@ -237,7 +258,7 @@ class RegionMemory:
         before = self._kept.memory
         self._kept.attached(self._identity(file), self._device.save())
         self._drop(before)
-        self._file = file
+        self._again, self._file = None, file
         self._events.attached(self._size)
 
     def _let_go(self) -> None:
@@ -273,10 +294,9 @@ class RegionMemory:
     def _take_up(self, file: FileRange) -> None:
         """Go on with the blocks that were plugged in this memory, which is attached. Raises VfioError."""
         with self._kept.taking_up() as state, self._memory.pages_kept():
-            self._device.load(state)
-        if self._kept.resized is not None:
-            self._device.resize(self._kept.resized)
-        self._awaited, self._file = None, file
+            # The device was made with what was requested last, and has followed the host since.
+            self._device.load(state, is_resized=True)
+        self._awaited, self._again, self._file = None, None, file
         self._keeping.close()
         # What the process before had populated for blocks that it did not plug any more, or a guest has touched.
         for run in subtract([Run(0, self._memory.size)], self._device.populated_runs(Run(0, self._memory.size))):
@@ -314,7 +334,7 @@ class RegionMemory:
 
 
 def _identity(file: FileRange) -> MemoryIdentity:
-    return MemoryIdentity(file.device, file.inode, file.offset)
+    return MemoryIdentity(file.device, file.inode, file.offset, born=file.born)
 
 
 def free_address(taken: Sequence[tuple[int, int]]) -> int:

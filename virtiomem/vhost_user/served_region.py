@@ -135,6 +135,8 @@ class ServedRegion(Resource):
                 device.record(options.record, mappers=len(address_spaces))
             # At the end, before the device would discard what is plugged: a guest may still use it.
             stack.callback(memory.detach)
+            # Also if it cannot be detached.
+            stack.callback(memory.keep_pages)
             self._source = stack.enter_context(
                 VhostUserDevice(
                     options.path,

@@ -36,6 +36,10 @@ _VERSION_1: Final = 1 << virtio_config.VIRTIO_F_VERSION_1
 class Attachment(Protocol):
     """Whether the memory of the device's region is the connected guest's."""
 
+    @property
+    def awaited(self) -> bool:
+        """Whether it is, and holds what the process before has left and could not be taken up yet."""
+
     def settle(self) -> str:
         """Why it is not, in a sentence for people; empty if it is, which it may be by now."""
 
@@ -245,7 +249,7 @@ class Service:
                 self._kept.answered(answer)
             return answer
         parsed = Request.parse(request, chain.writable_size)
-        if (answer := self._kept.meanwhile(position, request)) is not None:
+        if self._attachment.awaited and (answer := self._kept.meanwhile(position, request)) is not None:
             self._kept.refused(position, request, following, run, answer)
             return answer
         error = DeviceBusy(parsed.type.name.lower().replace("_", " "), BusyReason.NOT_ATTACHED, missing)

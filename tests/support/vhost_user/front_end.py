@@ -108,7 +108,7 @@ class Elsewhere:
         """Replies are waited for."""
 
     def kicked(self, call: int) -> None:
-        assert select.select([call], [], [], 60)[0]
+        assert select.select([call], [], [], 3)[0]
         os.eventfd_read(call)
 
 
@@ -160,11 +160,14 @@ class Bench:
 
 
 class Shared:
-    """A memfd of the front end's, and its bytes. is_sealed: whether it can no longer be shortened, as QEMU's."""
+    """A memfd of the front end's, and its bytes. is_sealed: whether it can no longer be shortened, as QEMU's.
 
-    def __init__(self, size: int, *, is_sealed: bool = False) -> None:
+    fd: another file in its place, which is empty.
+    """
+
+    def __init__(self, size: int, *, is_sealed: bool = False, fd: int | None = None) -> None:
         self.size = size
-        self.fd = os.memfd_create("guest", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        self.fd = os.memfd_create("guest", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING) if fd is None else fd
         os.ftruncate(self.fd, size)
         if is_sealed:
             fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
