@@ -26,8 +26,8 @@ class MemoryIdentity:
     device: int
     inode: int
     offset: int
-    name: str | None = field(default=None, compare=False)
     born: int = 0
+    name: str | None = field(default=None, compare=False)
 
     def may_be(self, other: MemoryIdentity) -> bool:
         """Whether both are the same memory, by all that is known of both."""
@@ -110,8 +110,8 @@ def _refused(meaning: str) -> VfioError:
     return VfioError(errno.EPROTO, "kept state", meaning=meaning)
 
 
-def _memory(device: object, inode: object, offset: object, name: object = None) -> MemoryIdentity:
-    return MemoryIdentity(int(str(device)), int(str(inode)), int(str(offset)), None if name is None else str(name))
+def _memory(device: str, inode: str, offset: str, name: object = None) -> MemoryIdentity:
+    return MemoryIdentity(int(device), int(inode), int(offset), name=None if name is None else str(name))
 
 
 def _in_hand(position: object, request: str, answer: str, following: object = 0, run: object = "") -> InHand:
