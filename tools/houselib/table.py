@@ -67,7 +67,7 @@ HOUSES = (
             "dma_owners",
             "sysfs",
             "devices mm",
-            "capabilities iommu process",
+            "capabilities iommu process rbtree",
         ),
     ),
 )
