@@ -348,7 +348,9 @@ class Type1:
             raise fail(errno.EINVAL)
         if self._cuts(iova, size):
             raise fail(errno.EINVAL)
-        for mapping in self._known.within(iova, iova + size):
+        # The driver goes over all of its tree here, so that nothing in it is hidden.
+        there = self._mappings.within(iova, iova + size)
+        for mapping in there if not there or there[0].iova >= iova else there[1:]:
             self._hand_out(mapping, wanted.bitmap, iova)
             if mapping.dirty is not None:
                 mapping.dirty.clear()
