@@ -203,6 +203,6 @@ def test_bind_says_after_a_probe_that_there_is_no_iommu_behind_the_device() -> N
     """The write to drivers_probe tells nothing: the cause is found by looking. Before, it cannot be known there."""
     kernel = SimKernel(iommu="virtio", version=(6, 12))
     kernel.add(PciFunction(NIC, group=5, behind_iommu=False))
-    with pytest.raises(DeviceNotBound, match="there is no IOMMU behind it. pyvfio doctor says what is missing"):
+    with pytest.raises(DeviceNotBound, match=r"there is no IOMMU behind it\. pyvfio doctor says what is missing"):
         bind(kernel, NIC)
     assert pci_device(kernel, NIC).driver is None
