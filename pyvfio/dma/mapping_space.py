@@ -153,7 +153,7 @@ class MappingSpace(Resource, AddressSpace, ABC):
                 self._table.clear()
                 return unmapped
             # What is not ours may be among these bytes: they prove nothing of any single mapping.
-            failure = self._proofs.settle(0, END, 0, expected, self._table.runs())
+            failure = self._proofs.settle(0, END, self._table.runs())
             if self._table.count:
                 raise short_unmap(0, END, unmapped, expected, self._table.covered(0, END)) from failure
             return unmapped
@@ -339,7 +339,7 @@ class MappingSpace(Resource, AddressSpace, ABC):
         certain = expected - sum(run.size for run in doubted)
         # The bytes of what was not in doubt add up: then the rest is what has to be looked at.
         parts = doubted if unmapped == certain else self._table.parts(iova, size)
-        failure = self._proofs.settle(iova, size, unmapped, expected, parts)
+        failure = self._proofs.settle(iova, size, parts)
         left = self._table.covered(iova, size)
         if refusal is not None and left == expected:
             raise refusal

@@ -42,9 +42,7 @@ class Proofs:
             self._table.trust(part.iova, part.size)
         return restored
 
-    def settle(
-        self, iova: int, size: int, unmapped: int, expected: int, parts: Sequence[MappedRun]
-    ) -> VfioError | None:
+    def settle(self, iova: int, size: int, parts: Sequence[MappedRun]) -> VfioError | None:
         """Take out of the table what of the range is gone, after a call that unmapped another number of bytes than
         expected: all but those mappings of parts that the kernel still has, or may have. Each is unmapped by itself.
 
@@ -60,13 +58,12 @@ class Proofs:
                 failure = failure or error
                 refused.append(part)
                 continue
-            unmapped += answer
             if answer == part.size:
                 self._table.remove(part.iova, part.size)
             else:
                 silent.append(part)
-        # That the kernel has nothing there is not believed for the asking, only if all of its answers add up.
-        held = [part for part in silent if not self._is_gone(part, unless_known=unmapped == expected)]
+        # That the kernel has nothing there is not believed for the asking, nor because its answers add up.
+        held = [part for part in silent if not self._is_gone(part)]
         kept = sorted(refused + held, key=lambda part: part.iova)
         for start, end in zip(
             [iova, *(part.end for part in kept)], [*(part.iova for part in kept), iova + size], strict=True
@@ -75,15 +72,15 @@ class Proofs:
                 self._table.remove(start, end - start)
         return failure
 
-    def _is_gone(self, part: MappedRun, *, unless_known: bool) -> bool:
-        """Whether the kernel has nothing at the addresses of a mapping: it maps it again, and says so when that is
-        undone. unless_known: what to say if it refuses to with anything but EEXIST, which proves nothing."""
+    def _is_gone(self, part: MappedRun) -> bool:
+        """Whether the kernel has certainly nothing at the addresses of a mapping: it maps it again, and says so when
+        that is undone. EEXIST proves that something is there; any other refusal proves nothing."""
         try:
             self._map_single(part)
         except OSError as error:
             if not isinstance(error, VfioError) and not is_refusal(error):
                 raise
-            return unless_known and error.errno != errno.EEXIST
+            return False
         try:
             return self._unmap_single(part.iova, part.size) == part.size
         except VfioError:

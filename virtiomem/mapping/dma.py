@@ -349,7 +349,8 @@ class DmaMapper:
                 if not missing:
                     failure.add_note(f"Mapping again what was gone failed too: {error}")
                 missing.append(run)
-        return missing
+        # Of a run that could not be mapped again, some may have stayed all the same.
+        return subtract(missing, mapped_runs(self._space, section)[0])
 
     def _diverged(self, operation: str, section: Section, runs: list[Run], error: VfioError) -> ListenerDiverged:
         changed = [_part(section, run) for run in runs]
