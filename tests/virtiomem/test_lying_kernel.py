@@ -22,7 +22,7 @@ from pyvfio.faults import FalseUnmap, Fault, FaultyKernel, Rule
 from pyvfio.kernel import IoctlArgument
 from pyvfio.sim import SimKernel
 from tests.support.kernels.held import held_by
-from virtiomem import DmaMapper, VirtioMem
+from virtiomem import DmaMapper, GuestIommu, VirtioMem
 from virtiomem.device import Request, RequestType, Response, ResponseType
 from virtiomem.runs import Run, union
 
@@ -228,3 +228,26 @@ def test_unregistering_under_lies_leaves_nothing_pinned_and_unknown(way: str) ->
         world.expect_told()
         if not world.device.discards.sections(world.mapper):
             world.device.discards.register(world.mapper, world.device.section)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_cannot_be_known_of_a_guests_mapping_is_a_divergence_until_it_is(way: str) -> None:
+    """The guest unplugs a block that it has mapped: BUSY, with the mapping its own still."""
+    with a_world(way) as world:
+        world.device.discards.unregister(world.mapper)
+        limits = {"max_bytes": BLOCKS * BLOCK, "max_mappings": 64}
+        with GuestIommu(world.device.discards, world.device.section, **limits) as iommu:
+            domain = iommu.open_domain()
+            domain.join(world.space)
+            assert world.ask(RequestType.PLUG, 0, 3) is ResponseType.ACK
+            domain.map(ADDRESS >> 1, ADDRESS, 2 * BLOCK)
+            world.kernel.arm(REFUSED_AND_GONE, Fault(request=MAPS[way], errno=errno.ENOMEM))
+            assert world.ask(RequestType.UNPLUG, 0, 1) is ResponseType.BUSY
+            assert (world.held(), len(domain.mappings)) == ([], 1)
+            (divergence,) = world.device.discards.divergences
+            assert (divergence.section.run, divergence.stale) == (Run(0, 2 * BLOCK), False)
+            world.kernel.arm()
+            assert world.device.discards.repair() == ()
+            assert (world.held(), world.space.unconfirmed()) == ([Run(0, 2 * BLOCK)], ())
+            domain.close()
+        world.device.discards.register(world.mapper, world.device.section)
