@@ -235,8 +235,8 @@ def test_what_cannot_be_known_of_a_guests_mapping_is_a_divergence_until_it_is(wa
     """The guest unplugs a block that it has mapped: BUSY, with the mapping its own still."""
     with a_world(way) as world:
         world.device.discards.unregister(world.mapper)
-        limits = {"max_bytes": BLOCKS * BLOCK, "max_mappings": 64}
-        with GuestIommu(world.device.discards, world.device.section, **limits) as iommu:
+        discards, section = world.device.discards, world.device.section
+        with GuestIommu(discards, section, max_bytes=BLOCKS * BLOCK, max_mappings=64) as iommu:
             domain = iommu.open_domain()
             domain.join(world.space)
             assert world.ask(RequestType.PLUG, 0, 3) is ResponseType.ACK
