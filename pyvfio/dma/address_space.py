@@ -136,11 +136,15 @@ class AddressSpace(Protocol):
         a mapping. Raises ShortUnmap when the kernel unmaps another number of bytes than are mapped there: it has been
         asked for each mapping of the range by itself then, and mappings() no longer lists what is certainly gone. What
         it did not confirm stays there and in unconfirmed(), and this can be tried again. Raises VfioError, with nothing
-        changed, when the kernel refuses.
+        changed, when the kernel refuses: what had gone all the same is mapped again, as by confirm(), and what cannot
+        be known is unconfirmed().
         """
 
     def unmap_all(self) -> int:
-        """Unmap all that is mapped through this object; return the bytes unmapped. Raises ShortUnmap, VfioError."""
+        """Unmap all that is mapped through this object; return the bytes unmapped.
+
+        Raises ShortUnmap as unmap_dma(), and VfioError when the kernel refuses: all of it is unconfirmed() then.
+        """
 
     def mappings(self) -> tuple[MappedRun, ...]:
         """What is mapped through this object, ascending; adjacent mappings of one granularity as one run."""
@@ -152,8 +156,16 @@ class AddressSpace(Protocol):
         """The parts of mappings() of which it is not known whether the kernel still has them, ascending.
 
         There are none unless a call to map or to unmap was broken off by an exception of another kind than the kernel's
-        refusal, such as KeyboardInterrupt, or the kernel said two things that cannot both be true. Devices may or may
-        not reach them. Unmapping them settles it: that raises nothing for what turns out to be gone.
+        refusal, such as KeyboardInterrupt, the kernel said two things that cannot both be true, or it refused to unmap
+        and does not say what it has. Devices may or may not reach them. Unmapping them settles it: that raises nothing
+        for what turns out to be gone. So does confirm().
+        """
+
+    def confirm(self, iova: int, size: int) -> tuple[MappedRun, ...]:
+        """Have all of mappings() in the range mapped for certain; return what is unconfirmed() all the same, ascending.
+
+        The kernel is asked to map each mapping that it has not confirmed once more: if it is there, the kernel says so
+        (EEXIST), and else it is there then. Nothing is asked where nothing is in doubt. Raises VfioError.
         """
 
     @property

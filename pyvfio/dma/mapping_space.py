@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import errno
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from pyvfio.dma.address_space import Access, AddressSpace, IovaRange, MappedRun
 from pyvfio.dma.map_call import MapCall
 from pyvfio.dma.mapping_table import MappingTable
+from pyvfio.dma.proofs import Proofs
 from pyvfio.dma.refusals import (
     already_mapped,
     check_map_arguments,
     check_target,
     short_unmap,
     unmap_failure,
+    unproven_unmap,
 )
-from pyvfio.errors import NotMapped, VfioError
+from pyvfio.errors import NotMapped, ShortUnmap, VfioError
 from pyvfio.explain import is_refusal
 from pyvfio.kernel import Kernel
 from pyvfio.memory import DmaTarget
@@ -73,6 +75,7 @@ class MappingSpace(Resource, AddressSpace, ABC):
     def __init__(self, parent: Resource | None = None) -> None:
         """parent: the resource that closes this one when it is closed itself; None for none."""
         self._table = MappingTable()
+        self._proofs = Proofs(self._table, self._map_single, self._unmap_single)
         self._map_calls = self._unmap_calls = self._generation = 0
         super().__init__(parent)
 
@@ -131,13 +134,12 @@ class MappingSpace(Resource, AddressSpace, ABC):
     def unmap_everything(self) -> int:
         """Unmap all that is mapped, by this object or by another user of the descriptor; return the bytes unmapped.
 
-        A failure leaves what was mapped through this object in mappings(). Raises VfioError, and ShortUnmap if some of
-        that may be mapped still.
+        A failure leaves what was mapped through this object in mappings(), and in unconfirmed(). Raises VfioError, and
+        ShortUnmap if some of that may be mapped still.
         Source: VFIO_DMA_UNMAP_FLAG_ALL (Linux 5.12); IOMMU_IOAS_UNMAP of all addresses.
         """
         with self._lock:
             self._layout("unmap_everything")
-            before = self._table.doubts
             expected = self._table.covered(0, END)
             self._table.doubt(0, END)
             self._unmap_calls += 1
@@ -146,13 +148,12 @@ class MappingSpace(Resource, AddressSpace, ABC):
             except OSError as error:
                 if not is_refusal(error):
                     raise
-                self._table.doubts = before
                 raise unmap_failure(error, {}) from error
             if unmapped >= expected:
                 self._table.clear()
                 return unmapped
             # What is not ours may be among these bytes: they prove nothing of any single mapping.
-            failure = self._settle(0, END, 0, expected, self._table.runs())
+            failure = self._proofs.settle(0, END, self._table.runs())
             if self._table.count:
                 raise short_unmap(0, END, unmapped, expected, self._table.covered(0, END)) from failure
             return unmapped
@@ -284,14 +285,14 @@ class MappingSpace(Resource, AddressSpace, ABC):
             return
         self._table.trust(run.iova, run.size_of(made))
         try:
-            self.unmap_by(self._unmap_ioctl, run.iova, reached)
+            self._unmap(self._unmap_ioctl, run.iova, reached)
         except OSError as failure:
             error.add_note(f"Taking back what this call had mapped failed too, it stays mapped: {failure}")
 
     def _unmap_all(self) -> int:
         """Unmap what is in mappings(), with one call. Raises ShortUnmap, VfioError."""
         runs = self._table.runs()
-        return self.unmap_by(self._unmap_ioctl, runs[0].iova, runs[-1].end - runs[0].iova) if runs else 0
+        return self._unmap(self._unmap_ioctl, runs[0].iova, runs[-1].end - runs[0].iova) if runs else 0
 
     def unmap_by(self, ask: Callable[[int, int], int], iova: int, size: int) -> int:
         """Unmap a range that cuts no mapping, with one call to the kernel; return how many bytes are gone.
@@ -301,81 +302,64 @@ class MappingSpace(Resource, AddressSpace, ABC):
         Raises ShortUnmap, VfioError as unmap_dma().
         """
         with self._lock:
-            before = self._table.doubts
-            expected = self._table.covered(iova, size)
-            doubted = self._table.doubted(iova, size)
-            self._table.doubt(iova, size)
-            unmapped, refusal = 0, None
             try:
-                unmapped = self._unmap_counted(ask, iova, size)
+                return self._unmap(ask, iova, size)
+            except ShortUnmap:
+                raise
             except VfioError as error:
-                if error.errno not in _PARTIAL_UNMAP:
-                    self._table.doubts = before
-                    raise
-                refusal = error
-            if unmapped == expected:
-                self._table.remove(iova, size)
-                return unmapped
-            certain = expected - sum(run.size for run in doubted)
-            # The bytes of what was not in doubt add up: then the rest is what has to be looked at.
-            parts = doubted if unmapped == certain else self._table.parts(iova, size)
-            failure = self._settle(iova, size, unmapped, expected, parts)
-            left = self._table.covered(iova, size)
-            if refusal is not None and left == expected:
-                self._table.doubts = before
-                raise refusal
-            if left or not certain <= unmapped <= expected:
-                raise short_unmap(iova, size, unmapped, expected, left) from failure
-            return expected
+                # It may have unmapped some before it refused, as type1 does where a bitmap cannot be written.
+                restored = self._proofs.confirm(iova, size)
+                left = self._table.doubted(iova, size)
+                if restored or left:
+                    raise unproven_unmap(error, restored, sum(run.size for run in left)) from error
+                raise
+
+    def confirm(self, iova: int, size: int) -> tuple[MappedRun, ...]:
+        with self._lock:
+            if self._table.doubted(iova, size):
+                self._layout("confirm")
+                self._proofs.confirm(iova, size)
+            return self._table.doubted(iova, size)
+
+    def _unmap(self, ask: Callable[[int, int], int], iova: int, size: int) -> int:
+        """As unmap_by(), but that the range is in doubt after a refusal."""
+        expected = self._table.covered(iova, size)
+        doubted = self._table.doubted(iova, size)
+        self._table.doubt(iova, size)
+        unmapped, refusal = 0, None
+        try:
+            unmapped = self._unmap_counted(ask, iova, size)
+        except VfioError as error:
+            if error.errno not in _PARTIAL_UNMAP:
+                raise
+            refusal = error
+        if unmapped == expected:
+            self._table.remove(iova, size)
+            return unmapped
+        certain = expected - sum(run.size for run in doubted)
+        # The bytes of what was not in doubt add up: then the rest is what has to be looked at.
+        parts = doubted if unmapped == certain else self._table.parts(iova, size)
+        failure = self._proofs.settle(iova, size, parts)
+        left = self._table.covered(iova, size)
+        if refusal is not None and left == expected:
+            raise refusal
+        if left or not certain <= unmapped <= expected:
+            raise short_unmap(iova, size, unmapped, expected, left) from failure
+        return expected
 
     def _lose_mappings(self) -> None:
         """The kernel has dropped everything that was mapped: nothing is in mappings(), in another generation."""
         self._generation += 1
         self._table.clear()
 
-    def _settle(
-        self, iova: int, size: int, unmapped: int, expected: int, parts: Sequence[MappedRun]
-    ) -> VfioError | None:
-        """Take out of mappings() what of the range is gone, after a call that unmapped another number of bytes than
-        expected: all but those mappings of parts that the kernel still has, or may have. Each is unmapped by itself.
+    def _map_single(self, part: MappedRun) -> None:
+        """One call that makes one mapping, whatever the table says. Raises OSError."""
+        call = self._map_call(part)
+        self._map_calls += 1
+        call.make(self.kernel)
 
-        Returns the first failure on the way.
-        """
-        refused: list[MappedRun] = []
-        silent: list[MappedRun] = []
-        failure: VfioError | None = None
-        for part in [single for run in parts for single in run.single_mappings()]:
-            try:
-                answer = self._unmap_counted(self._unmap_ioctl, part.iova, part.size)
-            except VfioError as error:
-                failure = failure or error
-                refused.append(part)
-                continue
-            unmapped += answer
-            if answer == part.size:
-                self._table.remove(part.iova, part.size)
-            else:
-                silent.append(part)
-        # If the kernel's answers do not add up, that it has nothing there is not believed for the asking.
-        held = [] if unmapped == expected else [part for part in silent if not self._is_gone(part)]
-        kept = sorted(refused + held, key=lambda part: part.iova)
-        for start, end in zip(
-            [iova, *(part.end for part in kept)], [*(part.iova for part in kept), iova + size], strict=True
-        ):
-            if start < end:
-                self._table.remove(start, end - start)
-        return failure
-
-    def _is_gone(self, part: MappedRun) -> bool:
-        """Whether the kernel has certainly nothing at the addresses of a mapping: it maps it again, and says so when
-        that is undone. EEXIST proves that something is there; any other refusal proves nothing."""
-        try:
-            call = self._map_call(part)
-            self._map_calls += 1
-            call.make(self.kernel)
-            return self._unmap_counted(self._unmap_ioctl, part.iova, part.size) == part.size
-        except OSError:
-            return False
+    def _unmap_single(self, iova: int, size: int) -> int:
+        return self._unmap_counted(self._unmap_ioctl, iova, size)
 
     def _unmap_counted(self, ask: Callable[[int, int], int], iova: int, size: int) -> int:
         """One call that unmaps; return how many bytes the kernel says were: 0 for none. Raises VfioError."""

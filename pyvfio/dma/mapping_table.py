@@ -91,19 +91,10 @@ class MappingTable:
 
     # What may be in the kernel or not.
 
-    @property
-    def doubts(self) -> tuple[Span, ...]:
-        """The ranges in which the kernel may have less than the runs say. Set to what it was before, after a call that
-        has certainly changed nothing."""
-        return self._doubts
-
-    @doubts.setter
-    def doubts(self, doubts: tuple[Span, ...]) -> None:
-        self._doubts = doubts
-
     def doubt(self, iova: int, size: int) -> None:
         """The kernel is about to be asked to change the range."""
-        self._doubts = (*self._doubts, (iova, iova + size))
+        if not any(start <= iova and iova + size <= end for start, end in self._doubts):
+            self._doubts = (*self._doubts, (iova, iova + size))
 
     def trust(self, iova: int, size: int) -> None:
         """The kernel has confirmed what the runs say of the range."""

@@ -223,6 +223,18 @@ def unmap_failure(error: OSError, arguments: Mapping[str, object]) -> VfioError:
     return VfioError(code, "unmap_dma", arguments, meaning, advice)
 
 
+def unproven_unmap(error: VfioError, restored: int, left: int) -> VfioError:
+    """A refusal to unmap, error, that was not the whole truth. restored: how many bytes had gone all the same and are
+    mapped again. left: of how many it is not known whether they are mapped."""
+    meaning = error.meaning
+    if restored:
+        meaning = f"the kernel refused, but {restored:#_x} bytes had gone; they are mapped again"
+    if left:
+        meaning = f"the kernel refused, and does not tell either whether {left:#_x} bytes are mapped still"
+    advice = "They stay in mappings() and are in unconfirmed(): try again, or close the address space"
+    return VfioError(error.errno or errno.EIO, error.operation, error.arguments, meaning, advice if left else "")
+
+
 def _fitting_blocks(run: MappedRun, left: int) -> str:
     """Advice on the size of blocks that run needs if only left more mappings are taken."""
     raise_it = "raise the limit and open a new container"

@@ -6,10 +6,11 @@ import errno
 import os
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TypeVar
 
 from pyvfio.abi import iommufd, vfio
-from pyvfio.faults.rules import Before, Call, Fault, Hold, Interrupt, Rule, ShortUnmap, Vanish
+from pyvfio.faults.rules import Before, Call, FalseUnmap, Fault, Hold, Interrupt, Rule, ShortUnmap, Vanish
 from pyvfio.faults.vanished import OpenDevices
 from pyvfio.kernel import IoctlArgument, Kernel, Window
 from pyvfio.lifetime import lock_of
@@ -89,6 +90,9 @@ class FaultyKernel:
         due = self._before(Call("ioctl", request))
         if request not in _TOLD_FROM_MEMORY:
             self._require(fd)
+        false = next((rule for rule in due if isinstance(rule, FalseUnmap)), None)
+        if false is not None:
+            return self._unmap_falsely(false, fd, request, argument)
         short = next((rule for rule in due if isinstance(rule, ShortUnmap)), None)
         if short is not None and not _shorten(argument, short.size):
             return 0
@@ -96,6 +100,22 @@ class FaultyKernel:
         self._after_opening(due, result) if request in _GIVE_DESCRIPTORS else _after(due)
         self._devices.called(request, argument, result)
         return result
+
+    def _unmap_falsely(self, rule: FalseUnmap, fd: int, request: int, argument: IoctlArgument) -> int:
+        """Raises OSError as the rule says."""
+        asked = _shorten(argument, 1 << 64 if rule.unmaps is None else rule.unmaps)
+        if asked or rule.unmaps is None:
+            # What the kernel says of it is not what is told.
+            with suppress(OSError):
+                self.kernel.ioctl(fd, request, argument)
+        if rule.errno is not None:
+            raise OSError(rule.errno, os.strerror(rule.errno))
+        match argument:
+            case vfio.vfio_iommu_type1_dma_unmap():
+                argument.size = rule.says
+            case iommufd.iommu_ioas_unmap():
+                argument.length = rule.says
+        return 0
 
     def listdir(self, path: str) -> list[str]:
         return self._call("listdir", self.kernel.listdir, path)

@@ -53,6 +53,22 @@ class ShortUnmap(Rule):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FalseUnmap(Rule):
+    """An unmap does one thing and says another. request: one of UNMAPS, None for any of them.
+
+    unmaps: how many bytes of what it is asked for it lets the kernel unmap, from the first on; None for all. says: how
+    many it reports, whatever the kernel has said. errno: it fails with that instead of reporting; None to report.
+    """
+
+    says: int = 0
+    unmaps: int | None = None
+    errno: int | None = None
+
+    def matches(self, call: Call) -> bool:
+        return call.request in UNMAPS and self.request in (None, call.request)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Interrupt(Rule):
     """An exception comes out of the call that is not the kernel's, as from a signal handler. A call that returns a new
     descriptor has closed it then.

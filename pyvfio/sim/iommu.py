@@ -11,6 +11,9 @@ Span = tuple[int, int]
 ALL_ADDRESSES: Span = (0, (1 << 64) - 1)
 ALL_PAGE_SIZES = 0xFFFF_FFFF_FFFF_F000
 
+_ROOT = "pci0000:00"
+_VIRTIO = "0000:00:01.0"
+
 _MSI: Span = (0xFEE0_0000, 0xFEEF_FFFF)
 _HYPERTRANSPORT: Span = (0xFD_0000_0000, 0xFF_FFFF_FFFF)
 
@@ -20,6 +23,7 @@ class IommuModel:
     """An IOMMU. page_sizes: a bit for each; aperture: what it translates; reserved: what of that must not be mapped.
 
     coherent: it can make accesses coherent with caches. remaps_interrupts: without, VFIO must be told to trust.
+    unit: where it is in /sys/devices; None for none.
     """
 
     page_sizes: int
@@ -27,6 +31,7 @@ class IommuModel:
     reserved: tuple[Span, ...]
     coherent: bool
     remaps_interrupts: bool
+    unit: str | None
 
     @property
     def reserved_regions(self) -> tuple[tuple[Span, str], ...]:
@@ -52,10 +57,14 @@ def iommu_model(name: str, version: Version) -> IommuModel:
     if version >= (7, 0):
         amd_sizes = 0x7F7F_FFFF_F000
     models = {
-        "intel": IommuModel(0x4020_1000, (0, (1 << 39) - 1), (_MSI,), False, True),
-        "amd": IommuModel(amd_sizes, (0, amd_last), (_MSI, _HYPERTRANSPORT), True, True),
-        "virtio": IommuModel(ALL_PAGE_SIZES, ALL_ADDRESSES, (_MSI,), False, False),
-        "none": IommuModel(ALL_PAGE_SIZES, ALL_ADDRESSES, (), True, False),
+        "intel": IommuModel(0x4020_1000, (0, (1 << 39) - 1), (_MSI,), False, True, "virtual/iommu/dmar0"),
+        "amd": IommuModel(
+            amd_sizes, (0, amd_last), (_MSI, _HYPERTRANSPORT), True, True, f"{_ROOT}/0000:00:00.2/iommu/ivhd0"
+        ),
+        "virtio": IommuModel(
+            ALL_PAGE_SIZES, ALL_ADDRESSES, (_MSI,), False, False, f"{_ROOT}/{_VIRTIO}/virtio0/iommu/{_VIRTIO}"
+        ),
+        "none": IommuModel(ALL_PAGE_SIZES, ALL_ADDRESSES, (), True, False, None),
     }
     return models[name]
 

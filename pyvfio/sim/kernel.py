@@ -75,7 +75,7 @@ class SimKernel:
             iommufd_test=iommufd_test,
         )
         self.vfio = VfioNodes(self.machine, iommufd_container=iommufd_container)
-        self.process = Process(Charges(memlock, ipc_lock, lambda: locked_by_program(self._real)))
+        self.process = Process(Charges(memlock, ipc_lock, self._locked_here))
         self._pages = self.machine.pages
         self._host_huge_pages = host_huge_pages
         for number in range(3, 3 + edu_devices):
@@ -85,13 +85,14 @@ class SimKernel:
         """Another process on the same machine: a Kernel with descriptors and memory of its own, none at first.
 
         Memory that one process has mapped is not there for the other; both may map a file that is passed on. The new
-        process begins with the limit and the capabilities of this one, and each changes its own. What the new process
-        locks with mlock() counts for this one.
+        process begins with the limit and the capabilities of this one, and each changes its own. What a process locks
+        with its kernel's mlock() is charged to it; what is locked in another way, to the first process.
         """
         # They share all but the process.
         other = copy.copy(self)
-        charges = Charges(self.charges.limit, self.charges.exempt, lambda: 0, user=self.charges.user)
-        other.process = Process(charges, self.process.raw_io, others=self.process.others)
+        mlocked: set[int] = set()
+        charges = Charges(self.charges.limit, self.charges.exempt, lambda: PAGE * len(mlocked), user=self.charges.user)
+        other.process = Process(charges, self.process.raw_io, mlocked=mlocked, others=self.process.others)
         return other
 
     def send(self, fd: int, other: SimKernel) -> int:
@@ -108,6 +109,8 @@ class SimKernel:
                 self.munmap(start, size)
             for start, area in list(self.process.areas.items()):
                 self.munmap(start, area.size)
+            for page in list(self.process.mlocked):
+                self.munlock(page * PAGE, PAGE)
             self.process.has_ended = True
 
     def add(self, function: PciFunction) -> None:
@@ -247,6 +250,7 @@ class SimKernel:
             area = self.process.areas.pop(address, None)
             self._pages.unmapping(address, length)
             self._real.munmap(address, length)
+            self.process.mlocked.difference_update(_pages(address, length))
             if area is not None:
                 area.close()
 
@@ -263,10 +267,20 @@ class SimKernel:
         return self._real.mincore(address, length)
 
     def mlock(self, address: int, length: int) -> None:
-        self._real.mlock(address, length)
+        with self._lock:
+            pages = set(_pages(address, length)) - self.process.mlocked
+            self.charges.require_mlock(PAGE * len(pages))
+            before = locked_by_program(self._real)
+            self._real.mlock(address, length)
+            # Huge pages are looked at for the limit, and counted nowhere.
+            if locked_by_program(self._real) > before or self.process.mlocked_elsewhere & pages:
+                self.process.mlocked |= pages
 
     def munlock(self, address: int, length: int) -> None:
-        self._real.munlock(address, length)
+        with self._lock:
+            self.process.mlocked.difference_update(_pages(address, length))
+            if not self.process.mlocked_elsewhere.intersection(_pages(address, length)):
+                self._real.munlock(address, length)
 
     def memfd_create(self, name: str, flags: int) -> int:
         if flags & mman.MFD_HUGETLB and not self._host_huge_pages:
@@ -310,6 +324,10 @@ class SimKernel:
     def _lock(self) -> threading.RLock:
         return self.machine.lock
 
+    def _locked_here(self) -> int:
+        """How many bytes the running process has locked, but for what is another simulated one's."""
+        return locked_by_program(self._real) - PAGE * len(self._first.mlocked_elsewhere)
+
     # What a process has open; called with the lock held.
 
     def _file(self, fd: int) -> File | None:
@@ -341,12 +359,22 @@ class SimKernel:
         self.process.areas[start] = area
         return start
 
+    @property
+    def _first(self) -> Process:
+        """The process that all others come from."""
+        return self.process.others[0]
+
     def _duplicate(self, fd: int, process: Process) -> int:
         file = self._file(fd)
         other = self._real.dup(fd)
         if file is not None:
             process.share(other, self.process.files[fd])
         return other
+
+
+def _pages(address: int, length: int) -> range:
+    """The numbers of the pages that a range touches."""
+    return range(address // PAGE, -(-(address + length) // PAGE))
 
 
 def _require_such_a_host() -> None:

@@ -100,6 +100,9 @@ class Machine:
             cdev=self.has_iommufd and version >= (6, 6),
             noiommu_cdev=self.has_iommufd and version >= (7, 3),
             iommu=iommu != "none",
+            iommu_unit=self.iommu_model.unit,
+            # Seen on 6.12, and no more on 6.18.
+            groups_at_bind=iommu == "virtio" and version < (6, 15),
             reserved_regions=self.iommu_model.reserved_regions,
         )
         self.pages = PageTracker(real, populate_on_pin=populate_on_pin)

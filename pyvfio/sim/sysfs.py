@@ -16,6 +16,7 @@ _DEVICES = "/sys/bus/pci/devices"
 _DRIVERS = "/sys/bus/pci/drivers"
 _GROUPS = "/sys/kernel/iommu_groups"
 _TYPE1 = "/sys/module/vfio_iommu_type1/parameters"
+_UNITS = "/sys/class/iommu"
 _CORE = "/sys/module/vfio/parameters"
 _IOMMUFD = "/sys/module/iommufd/parameters"
 _VFIO = "/dev/vfio"
@@ -38,16 +39,22 @@ class Sysfs:
         cdev: bool = False,
         noiommu_cdev: bool = False,
         iommu: bool = True,
+        iommu_unit: str | None = None,
+        groups_at_bind: bool = False,
         reserved_regions: Sequence[tuple[Span, str]] = (),
     ) -> None:
         """functions: by address. cdev: devices have nodes of their own; noiommu_cdev: those without an IOMMU too.
-        iommu: there is one; reserved_regions: what it reserves for every device that it translates for.
-        dma_entry_limit: the parameter of vfio_iommu_type1."""
+        iommu: there is one; iommu_unit: where in /sys/devices its unit is, None for none; groups_at_bind: a device gets
+        its group only when a driver is first bound to it; reserved_regions: what it reserves for every device that it
+        translates for. dma_entry_limit: the parameter of vfio_iommu_type1."""
         self._functions = functions
         self._cdev = cdev
         self._noiommu_cdev = noiommu_cdev
         self._iommu = iommu
         self._regions_of_iommu = tuple(reserved_regions)
+        self._iommu_unit = iommu_unit
+        self._groups_at_bind = groups_at_bind
+        self._probed: set[str] = set()
         self._owners: dict[str, tuple[int, int]] = {}
         self.release_device: Callable[[str], None] = _release_nothing
         """Called with the address of a function that VFIO's driver is taken off; returns when nobody has it open."""
@@ -83,6 +90,8 @@ class Sysfs:
 
     def note_driver(self, function: PciFunction) -> None:
         """A driver may have taken a function. The kernel is tainted for good once VFIO has one without an IOMMU."""
+        if function.driver is not None:
+            self._probed.add(function.address)
         if function.driver == VFIO_DRIVER and self.lacks_iommu(function):
             self.tainted |= TAINT_USER
 
@@ -100,7 +109,14 @@ class Sysfs:
         return next((each for each in self._functions.values() if name in each.disks), None)
 
     def members(self, group: int) -> list[PciFunction]:
-        return [function for function in self._functions.values() if function.group == group]
+        return [each for each in self._functions.values() if each.group == group and not self._awaits_group(each)]
+
+    def _awaits_group(self, function: PciFunction) -> bool:
+        """Whether the IOMMU core has not looked at a function yet, because no driver has been probed for it.
+
+        Source: drivers/iommu/iommu.c, iommu_bus_notifier; drivers/pci/pci-driver.c, pci_dma_configure.
+        """
+        return self._groups_at_bind and function.address not in self._probed and not self.lacks_iommu(function)
 
     def has_node(self, group: int) -> bool:
         """Whether /dev/vfio/GROUP exists: a member is in the VFIO driver's hands."""
@@ -194,6 +210,7 @@ class Sysfs:
                 function = self._function(parent.rpartition("/")[2])
                 self._unbind(function)
                 del self._functions[function.address]
+                self._probed.discard(function.address)
         elif name in ("bind", "unbind") and parent.rpartition("/")[2] in self._drivers():
             driver, function = parent.rpartition("/")[2], self._function(text)
             if name == "unbind" and function.driver == driver:
@@ -208,15 +225,17 @@ class Sysfs:
     def listdir(self, path: str) -> list[str]:
         path = path.rstrip("/")
         parts = path.removeprefix(_GROUPS).strip("/").split("/")
-        groups = sorted({function.group for function in self._functions.values()})
+        groups = sorted({each.group for each in self._functions.values() if not self._awaits_group(each)})
         if path == _DEVICES:
             return sorted(address for address, function in self._functions.items() if not function.is_mediated)
         if path == _DRIVERS:
             return sorted(self._drivers())
         if path in _CLASSES:
             return sorted(self._class_links(path))
+        if path == _UNITS:
+            return [self._iommu_unit.rpartition("/")[2]] if self._iommu_unit else []
         if path == "/sys/class":
-            return sorted(each.rpartition("/")[2] for each in _CLASSES)
+            return sorted(each.rpartition("/")[2] for each in (_UNITS, *_CLASSES))
         if path == _GROUPS:
             return [str(group) for group in groups]
         if path == _VFIO:
@@ -241,6 +260,8 @@ class Sysfs:
         parent, _, name = path.rpartition("/")
         if parent in _CLASSES and name in self._class_links(parent):
             return self._class_links(parent)[name]
+        if self._iommu_unit and path == f"{_UNITS}/{self._iommu_unit.rpartition('/')[2]}":
+            return f"../../devices/{self._iommu_unit}"
         function = self._functions.get(parent.rpartition("/")[2])
         if function is not None and name == "iommu_group" and self._has_group(function):
             return f"../../../kernel/iommu_groups/{function.group}"
@@ -271,7 +292,8 @@ class Sysfs:
 
     def _has_group(self, function: PciFunction) -> bool:
         """Whether a function is in a group: with an IOMMU, or because VFIO has made one for it."""
-        return function.driver == VFIO_DRIVER or not self.lacks_iommu(function)
+        has_iommu = not self.lacks_iommu(function) and not self._awaits_group(function)
+        return function.driver == VFIO_DRIVER or has_iommu
 
     def owner(self, path: str) -> tuple[int, int]:
         """User and group of a node of /dev/vfio: root's until somebody gives it away, and again once it was gone."""
@@ -322,6 +344,8 @@ class Sysfs:
         driver = function.override or driver or function.host_driver
         matches = driver != VFIO_DRIVER or function.override == VFIO_DRIVER
         if function.driver is None and driver in self._drivers() and matches:
+            # Its DMA is set up before the driver is asked, and stays so.
+            self._probed.add(function.address)
             if driver in function.drivers_refusing or (driver == VFIO_DRIVER and not self._takes(function)):
                 raise fail(errno.EINVAL)
             function.driver = driver

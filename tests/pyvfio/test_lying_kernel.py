@@ -12,7 +12,7 @@ import pytest
 from pyvfio import Container, Ioas, Memory, MemoryKind, ShortUnmap, StillMapped, VfioError
 from pyvfio.abi import iommufd, vfio
 from pyvfio.drivers.edu import edu_addresses
-from pyvfio.faults import Call, Fault, FaultyKernel, Rule
+from pyvfio.faults import Call, FalseUnmap, Fault, FaultyKernel, Rule
 from pyvfio.faults import ShortUnmap as Shortened
 from pyvfio.sim import SimKernel
 from tests.support.kernels.held import held_by
@@ -138,6 +138,34 @@ def test_memory_of_a_container_that_cannot_be_unmapped_is_held(way: str) -> None
         assert (world.held, world.space.unconfirmed()) == (SIZE, ())
         world.kernel.arm()
         assert world.space.unmap_all() == SIZE
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("gone", [BLOCK, SIZE])
+def test_what_a_refusal_has_taken_all_the_same_is_mapped_again(gone: int, way: str) -> None:
+    with a_world(way) as world:
+        world.kernel.arm(FalseUnmap(unmaps=gone, errno=errno.EFAULT))
+        with pytest.raises(VfioError, match=f"{gone:#_x} bytes had gone; they are mapped again"):
+            world.space.unmap_dma(IOVA, SIZE)
+        assert (world.held, world.space.unconfirmed()) == (SIZE, ())
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_a_refusal_may_have_taken_is_confirmed_when_the_kernel_maps_it_again(way: str) -> None:
+    with a_world(way) as world:
+        refused = FalseUnmap(unmaps=BLOCK, errno=errno.EIO)
+        world.kernel.arm(refused, Fault(request=MAPS[way], errno=errno.ENOMEM))
+        with pytest.raises(VfioError, match="does not tell either whether 0x3_0000 bytes are mapped still"):
+            world.space.unmap_dma(IOVA, SIZE)
+        assert world.held == 2 * BLOCK
+        assert world.space.confirm(IOVA, SIZE) == world.space.unconfirmed() == world.space.mappings()
+        world.kernel.arm()
+        assert world.space.confirm(IOVA, SIZE) == world.space.unconfirmed() == ()
+        assert world.held == SIZE
+        # Nothing is in doubt, so nothing is asked.
+        calls = len(world.kernel.calls)
+        assert world.space.confirm(IOVA, SIZE) == ()
+        assert len(world.kernel.calls) == calls
 
 
 # Whether the kernel maps files is found out by asking.

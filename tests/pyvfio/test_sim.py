@@ -7,13 +7,17 @@ import os
 
 import pytest
 
-from pyvfio import Access, Container, Memory, MemoryKind, OutsideIovaRanges, VfioError
-from pyvfio.abi import vfio
+from pyvfio import Access, Container, DeviceNotBound, Memory, MemoryKind, OutsideIovaRanges, VfioError
+from pyvfio.abi import mman, vfio
 from pyvfio.drivers.edu import Edu, edu_addresses
+from pyvfio.host import bind
+from pyvfio.kernel import memlock, write_text
 from pyvfio.sim import PciFunction, SimKernel
 from pyvfio.sim.devices import VFIO_DRIVER
+from pyvfio.sysfs import iommu_kinds, pci_device
 
 IOVA = 0x1_0000_0000
+NIC = "0000:01:00.0"
 MEBIBYTE = 1 << 20
 WINDOW = (0x2000_0000, 0x200F_FFFF)
 
@@ -129,3 +133,76 @@ def test_what_a_group_reserved_can_be_used_when_it_has_left() -> None:
         container.detach(group)
         container.map_dma(WINDOW[0], memory, 0, 4096)
         group.close()
+
+
+def test_what_a_process_locks_is_charged_to_it_alone() -> None:
+    kernel = SimKernel(memlock=16 * MEBIBYTE, ipc_lock=False)
+    other = kernel.spawn()
+    before = kernel.charges.locked_in_all
+    start = other.mmap(MEBIBYTE, mman.PROT_READ | mman.PROT_WRITE, mman.MAP_PRIVATE | mman.MAP_ANONYMOUS)
+    try:
+        other.mlock(start, MEBIBYTE)
+        assert (kernel.charges.locked_in_all, other.charges.locked_in_all) == (before, MEBIBYTE)
+        assert (memlock(kernel).charged, memlock(other).charged) == (before, MEBIBYTE)
+        other.mlock(start, 2 * 4096)
+        other.munlock(start, 4096)
+        assert other.charges.locked_in_all == MEBIBYTE - 4096
+    finally:
+        other.exit()
+    assert (kernel.charges.locked_in_all, other.charges.locked_in_all) == (before, 0)
+
+
+@pytest.mark.parametrize(
+    ("limit", "exempt", "code"),
+    [(0, False, errno.EPERM), (4096, False, errno.ENOMEM), (2 * 4096, False, None), (0, True, None)],
+)
+def test_mlock_keeps_to_the_limit_of_the_simulated_process(limit: int, exempt: bool, code: int | None) -> None:
+    kernel = SimKernel().spawn()
+    kernel.charges.limit, kernel.charges.exempt = limit, exempt
+    start = kernel.mmap(2 * 4096, mman.PROT_READ | mman.PROT_WRITE, mman.MAP_PRIVATE | mman.MAP_ANONYMOUS)
+    try:
+        if code is None:
+            kernel.mlock(start, 2 * 4096)
+        else:
+            with pytest.raises(OSError, match=os.strerror(code)):
+                kernel.mlock(start, 2 * 4096)
+    finally:
+        kernel.exit()
+
+
+@pytest.mark.parametrize(("version", "before"), [((6, 12), None), ((6, 18), 5)])
+def test_a_virtio_iommu_groups_a_device_when_a_driver_is_first_bound(
+    version: tuple[int, int], before: int | None
+) -> None:
+    """As seen on these kernels: any driver will do, and the group stays when it is unbound."""
+    kernel = SimKernel(iommu="virtio", version=version)
+    kernel.add(PciFunction(NIC, group=5, host_driver="igb"))
+    assert pci_device(kernel, NIC).group == before
+    assert kernel.listdir("/sys/kernel/iommu_groups") == (["5"] if before else [])
+    write_text(kernel, "/sys/bus/pci/drivers_probe", NIC)
+    assert (pci_device(kernel, NIC).driver, pci_device(kernel, NIC).group) == ("igb", 5)
+    write_text(kernel, "/sys/bus/pci/drivers/igb/unbind", NIC)
+    assert (pci_device(kernel, NIC).driver, pci_device(kernel, NIC).group) == (None, 5)
+
+
+@pytest.mark.parametrize(
+    ("model", "kind"), [("intel", ["Intel VT-d"]), ("amd", ["AMD-Vi"]), ("virtio", ["virtio-iommu"]), ("none", [])]
+)
+def test_sysfs_shows_the_iommu(model: str, kind: list[str]) -> None:
+    assert iommu_kinds(SimKernel(iommu=model)) == kind
+
+
+def test_bind_takes_a_device_that_a_virtio_iommu_has_not_grouped_yet() -> None:
+    kernel = SimKernel(iommu="virtio", version=(6, 12))
+    kernel.add(PciFunction(NIC, group=5))
+    bind(kernel, NIC)
+    assert (pci_device(kernel, NIC).driver, pci_device(kernel, NIC).group) == ("vfio-pci", 5)
+
+
+def test_bind_says_after_a_probe_that_there_is_no_iommu_behind_the_device() -> None:
+    """The write to drivers_probe tells nothing: the cause is found by looking. Before, it cannot be known there."""
+    kernel = SimKernel(iommu="virtio", version=(6, 12))
+    kernel.add(PciFunction(NIC, group=5, behind_iommu=False))
+    with pytest.raises(DeviceNotBound, match=r"there is no IOMMU behind it\. pyvfio doctor says what is missing"):
+        bind(kernel, NIC)
+    assert pci_device(kernel, NIC).driver is None

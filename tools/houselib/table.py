@@ -69,7 +69,7 @@ HOUSES = (
             "dma_owners",
             "sysfs",
             "devices mm",
-            "capabilities iommu process",
+            "capabilities iommu process rbtree",
         ),
     ),
 )

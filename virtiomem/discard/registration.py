@@ -13,6 +13,8 @@ from virtiomem.runs import Run, RunSet, intersect, subtract, union
 
 _log = logging.getLogger(__package__)
 
+_DOUBT = "it cannot be known whether it is there: the kernel has neither confirmed nor denied it"
+
 
 @dataclass(frozen=True, slots=True)
 class Divergence:
@@ -51,6 +53,8 @@ class Registration:
         self._news: list[tuple[Run, bool]] = []
         # What the listener has said that it lost, and has not been given or asked for since.
         self._lost = RunSet()
+        # What the listener has said last that it may have or not.
+        self._doubted = RunSet()
         self._books = listener if isinstance(listener, KeepsBooks) else None
 
     def clip(self, runs: Sequence[Run]) -> list[Run]:
@@ -159,6 +163,7 @@ class Registration:
         """
         if self._books is None:
             return
+        self._look_at_doubts(self._books)
         parts = self._books.lost(self.section, thorough=thorough)
         if thorough:
             # Whatever it was that was lost may be wanted no more, as a guest's mapping that was revoked is not.
@@ -176,6 +181,19 @@ class Registration:
                 self._became_missing(found, "it is lost: nobody has discarded it, and it is not there any more")
                 lost = sum(run.size for run in found)
                 _log.warning("%s has lost %#x bytes of %s, which nobody has discarded", self.listener.name, lost, part)
+
+    def _look_at_doubts(self, books: KeepsBooks) -> None:
+        """Record as missing what may not be there, until it is known. What is stale may be there, and stays so."""
+        doubted = union(part.run for part in books.doubted(self.section))
+        known = list(self._doubted)
+        for run in subtract(known, doubted):
+            self._doubted.remove(run)
+            for part in subtract([run], list(self._lost)):
+                self.missing.remove(part)
+        for run in doubted:
+            self._doubted.add(run)
+            held_wrongly = self.stale.overlap(run)
+            self._became_missing(subtract([run], union([*held_wrongly, *self.missing.overlap(run)])), _DOUBT)
 
     def reconcile(self, populated: Callable[[Run], Sequence[Run]]) -> None:
         """What was interrupted may have been committed. populated: what of a run is populated."""

@@ -136,6 +136,12 @@ class KeepsBooks(Protocol):
         again, or reports them. thorough: look at all of section; otherwise at as much as shows that all is lost.
         """
 
+    def doubted(self, section: Section) -> Sequence[Section]:
+        """The parts of section that it has been given, and of which it cannot be known whether it holds them still.
+
+        The manager reports those that are populated, and gives them again. Asked before each change.
+        """
+
     def require_room(self, section: Section, granularity: int) -> None:
         """Raises what populate() would raise for want of room, before any memory is populated for it."""
 

@@ -6,6 +6,7 @@ import errno
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Final, Self
 
 from pyvfio.dma import Access, AddressSpace, AttachesGroups, TakesUp
@@ -23,7 +24,7 @@ from pyvfio.units import format_size
 from virtiomem.discard import DiscardCoordination, DiscardUse, ListenerDiverged, Section, few
 from virtiomem.mapping.books import Books, blocks_of
 from virtiomem.mapping.claims import Claims
-from virtiomem.mapping.presence import is_closed, mapped_runs
+from virtiomem.mapping.presence import is_closed, mapped_runs, unconfirmed_runs
 from virtiomem.planner import fitting_block_size
 from virtiomem.runs import Run, intersect, subtract, union
 
@@ -182,6 +183,7 @@ class DmaMapper:
         Raises what map_dma raises, with nothing mapped that was not before, or ListenerDiverged if some of it stayed.
         """
         books = self._books_of(section)
+        self._require_known(section)
         # What is there that is not in the books is another's, and none of what this call has to take back.
         before, _ = mapped_runs(self._space, section)
         wanted = subtract([section.run], intersect(before, books.entered(section.run)))
@@ -227,6 +229,8 @@ class DmaMapper:
                 self._unmap(section, sum(run.size for run in ours))
             except VfioError as error:
                 gone = subtract(ours, mapped_runs(self._space, section)[0])
+                # What may be there stays in the books: doubted() tells of what cannot be known.
+                self._confirm(section)
                 missing = self._map_again(section, gone, books.granularity, error)
                 books.strike(missing)
                 books.unsure = False
@@ -258,6 +262,30 @@ class DmaMapper:
         there, _ = mapped_runs(self._space, section)
         books.unsure = False
         return [_part(section, run) for run in subtract(books.entered(section.run), there)]
+
+    def doubted(self, section: Section) -> Sequence[Section]:
+        """What it has mapped of section, and the kernel does not say whether it is mapped still."""
+        entered = self._books_of(section).entered(section.run)
+        doubts = unconfirmed_runs(self._space, section) if entered else []
+        return [_part(section, run) for run in intersect(entered, doubts)]
+
+    def _confirm(self, section: Section) -> None:
+        """Have the kernel say of what is in doubt that it is mapped, as far as it does."""
+        with suppress(VfioError):
+            self._space.confirm(section.offset_within_address_space, section.size)
+
+    def _require_known(self, section: Section) -> None:
+        """Raises VfioError if some of what it has mapped of section is in doubt, and cannot be mapped for certain."""
+        if not self.doubted(section):
+            return
+        self._confirm(section)
+        if left := self.doubted(section):
+            raise VfioError(
+                errno.EIO,
+                f"populate by {self.name}",
+                meaning=f"the kernel does not tell whether {few(left)} is mapped",
+                advice="It is asked again before the next change",
+            )
 
     def _restore(self) -> None:
         """A group was attached: map what is not mapped. Raises VfioError, which refuses the group, if that fails."""
@@ -347,7 +375,8 @@ class DmaMapper:
                 if not missing:
                     failure.add_note(f"Mapping again what was gone failed too: {error}")
                 missing.append(run)
-        return missing
+        # Of a run that could not be mapped again, some may have stayed all the same.
+        return subtract(missing, mapped_runs(self._space, section)[0])
 
     def _diverged(self, operation: str, section: Section, runs: list[Run], error: VfioError) -> ListenerDiverged:
         changed = [_part(section, run) for run in runs]

@@ -107,6 +107,11 @@ class GuestBooks:
                     missing += lacking
         return missing
 
+    def doubted(self, find: Callable[[], Sequence[GuestMapping]]) -> list[GuestMapping]:
+        """Those of the mappings to find() of which an address space does not know whether it has them."""
+        doubting = [space for space in self.spaces if space.space.unconfirmed()]
+        return [mapping for mapping in find() if any(space.doubts(mapping) for space in doubting)] if doubting else []
+
     def let_go(self, leaving: GuestSpace) -> None:
         """Be done with an address space, whatever it has."""
         leaving.leave()

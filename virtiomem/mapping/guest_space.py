@@ -57,6 +57,11 @@ class GuestSpace:
         """Whether all of just this is mapped."""
         return all(self._has(run) for run in mapping.mapped_runs())
 
+    def doubts(self, mapping: GuestMapping) -> bool:
+        """Whether it cannot be known of some of this whether it is mapped."""
+        spans = [(run.iova, run.end) for run in self.space.unconfirmed()]
+        return any(run.iova < end and start < run.end for run in mapping.mapped_runs() for start, end in spans)
+
     def still(self, made: Iterable[Piece]) -> list[GuestMapping]:
         """The mappings of which something is mapped, of what map_new() has made."""
         return list(dict.fromkeys(mapping for run, mapping in made if self._has(run)))
@@ -77,10 +82,14 @@ class GuestSpace:
             self._map(run)
 
     def map_again(self, mapping: GuestMapping) -> None:
-        """Map what is not mapped any more of a mapping. Raises what map_dma raises."""
+        """Map what is not mapped any more of a mapping. Raises what map_dma raises, VfioError for what is in doubt."""
         for run in mapping.mapped_runs():
             if not self._has(run):
                 self._map(run)
+            elif self.space.confirm(run.iova, run.size):
+                meaning = "the kernel does not tell whether it is mapped"
+                arguments = {"iova": run.iova, "size": run.size}
+                raise VfioError(errno.EIO, f"map again by the {self._name}", arguments, meaning)
 
     def unmap(self, neighbours: Sequence[GuestMapping], undo: ExitStack, lost: list[GuestMapping]) -> None:
         """Unmap what is mapped, with one call if nothing of anybody else's lies between.
@@ -138,6 +147,9 @@ class GuestSpace:
             raise ShortUnmap(errno.EIO, f"unmap by the {self._name}", {"iova": iova, "size": size}, meaning)
 
     def _put_back(self, stretch: Sequence[Piece], lost: list[GuestMapping]) -> None:
+        # What stays in doubt stays in the books: doubts() tells.
+        with suppress(VfioError):
+            self.space.confirm(*_span(stretch))
         there = set(self.space.mappings_in(*_span(stretch)))
         for run, mapping in stretch:
             if run not in there:

@@ -34,3 +34,11 @@ def mapped_runs(space: AddressSpace, section: Section) -> tuple[list[Run], list[
         else:
             other.append(Run(run.iova, run.size))
     return union(own), other
+
+
+def unconfirmed_runs(space: AddressSpace, section: Section) -> list[Run]:
+    """What the address space has at section's addresses, and the kernel has not confirmed: bytes of the memory."""
+    start, end = section.offset_within_address_space, section.offset_within_address_space + section.size
+    moved = section.offset_within_region - start
+    spans = [(max(run.iova, start), min(run.end, end)) for run in space.unconfirmed()]
+    return union(Run(first + moved, last - first) for first, last in spans if first < last)

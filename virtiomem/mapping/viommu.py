@@ -236,6 +236,12 @@ class GuestIommu:
         parts = [section.intersect(run) for mapping in missing for run in mapping.runs_of(section.memory)]
         return [part for part in parts if part is not None]
 
+    def doubted(self, section: Section) -> Sequence[Section]:
+        """The memory of mappings of which an address space does not know whether it has them."""
+        found = [each for books in self._guest.books for each in books.doubted(partial(books.table.over, section.run))]
+        parts = [section.intersect(run) for mapping in found for run in mapping.runs_of(section.memory)]
+        return [part for part in parts if part is not None]
+
     def require_room(self, section: Section, granularity: int) -> None:
         """Do nothing: what is plugged comes without mappings."""
 

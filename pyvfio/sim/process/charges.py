@@ -55,6 +55,16 @@ class Charges:
             self.require_room(size)
         self.locked += size
 
+    def require_mlock(self, size: int) -> None:
+        """The program is to lock size bytes that it has not locked yet, which exempt lifts the limit for too.
+
+        Raises OSError: EPERM where nothing may be locked, ENOMEM beyond the limit. Source: mm/mlock.c, do_mlock.
+        """
+        if not self.exempt:
+            if self.limit == 0:
+                raise fail(errno.EPERM)
+            self.require_room(size)
+
     def unlock(self, size: int) -> None:
         self.locked -= size
 

@@ -37,6 +37,7 @@ class OpenFile:
 class Process:
     """files: by descriptor. areas: what it has mapped of simulated files, by address.
 
+    mlocked: the numbers of the pages that it has locked through the simulated kernel.
     raw_io: whether it has CAP_SYS_RAWIO. others: all processes of the machine, this one too: the numbers of their
     descriptors are the running kernel's, and so differ. PageTracker knows the rest of its memory.
     """
@@ -45,11 +46,17 @@ class Process:
     raw_io: bool = True
     files: dict[int, OpenFile] = field(default_factory=dict)
     areas: dict[int, VmArea] = field(default_factory=dict)
+    mlocked: set[int] = field(default_factory=set)
     others: list[Process] = field(default_factory=list)
     has_ended: bool = False
 
     def __post_init__(self) -> None:
         self.others.append(self)
+
+    @property
+    def mlocked_elsewhere(self) -> set[int]:
+        """The pages that only other processes have locked, of memory that is all in the running process."""
+        return set().union(*(other.mlocked for other in self.others if other is not self)) - self.mlocked
 
     def require_raw_io(self) -> None:
         """Whatever concerns devices without an IOMMU takes CAP_SYS_RAWIO. Raises OSError(EPERM)."""

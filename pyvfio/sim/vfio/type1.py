@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import struct
+from collections.abc import Sequence
 
 from pyvfio.abi import vfio
 from pyvfio.sim.capabilities import capability_chain
@@ -13,7 +14,7 @@ from pyvfio.sim.machine import IommuGroup, Machine
 from pyvfio.sim.mm import PAGE
 from pyvfio.sim.process import Process, UserMemory, fail, is_user_range
 from pyvfio.sim.vfio.dirty import LARGEST_BITMAP, MOST_PAGES, DirtyBitmap, bitmap_bytes
-from pyvfio.sim.vfio.mappings import DmaMapping, MappingList
+from pyvfio.sim.vfio.mappings import DmaMapping, Lookup, MappingList, WrappingTree
 from pyvfio.sim.vfio.type1_pages import Type1Pages
 
 _LIMIT = 1 << 64
@@ -41,9 +42,15 @@ class Type1:
         self._mediated: list[IommuGroup] = []
         self.iova_ranges: tuple[Span, ...] = ()
         """Where mappings may lie. Empty: anywhere, because there are none but mediated devices."""
-        self._mappings = MappingList()
+        self._wraps = machine.version < (6, 18)
+        self._forget_mappings()
         self._without_vaddr = 0
         self._tracks_dirty = False
+
+    def _forget_mappings(self) -> None:
+        # What the IOMMU knows, and by what the driver finds it.
+        self._mappings = MappingList()
+        self._known: Lookup = WrappingTree() if self._wraps else MappingList()
 
     @property
     def mappings(self) -> tuple[DmaMapping, ...]:
@@ -92,9 +99,9 @@ class Type1:
             self._mediated.append(group)
             return
         ranges = without(self.iova_ranges or self._machine.iova_ranges, group.reserved)
-        if not ranges or any(self._mappings.overlaps(first, last + 1 - first) for first, last in group.reserved):
+        if not ranges or any(self._known.find(first, last + 1 - first) for first, last in group.reserved):
             raise fail(errno.EINVAL)
-        if not all(_fits(ranges, mapping.iova, mapping.end - 1) for mapping in self._mappings):
+        if not all(_fits(ranges, mapping.iova, mapping.end - 1) for mapping in self._known):
             raise fail(errno.EINVAL)
         if not self._machine.remaps_interrupts and not self._machine.sysfs.allows_unsafe_interrupts:
             raise fail(errno.EPERM)
@@ -115,15 +122,16 @@ class Type1:
             reserved = tuple(span for each in self._translated for span in each.reserved)
             self.iova_ranges = without(self._machine.iova_ranges, reserved)
         if not self._translated and not self._mediated:
-            self._mappings = MappingList()
+            self._forget_mappings()
 
     def _enter_all(self, process: Process) -> None:
         """Pin the mappings that were only recorded. A failure leaves none of them pinned."""
         entered: list[DmaMapping] = []
         try:
-            for mapping in self._mappings:
-                self._enter(mapping, process)
-                entered.append(mapping)
+            for mapping in self._known:
+                if not self._is_stray(mapping):
+                    self._enter(mapping, process)
+                    entered.append(mapping)
         except OSError:
             for mapping in entered:
                 self._unpin(mapping)
@@ -134,8 +142,14 @@ class Type1:
         mapping.pin = self._pages.pin(mapping, process, write=is_written)
         mapping.is_entered = True
 
+    def _is_stray(self, mapping: DmaMapping) -> bool:
+        """Whether the driver takes the mapping's end for 0, and so has nothing to do where it goes over its pages."""
+        return self._wraps and mapping.ends_at_limit
+
     def _unpin(self, mapping: DmaMapping) -> None:
-        self._pages.unpin(mapping)
+        """Nothing of it is pinned and charged any more; but that of a stray mapping is, for good."""
+        if not self._is_stray(mapping):
+            self._pages.unpin(mapping)
         mapping.pin, mapping.is_entered = None, False
 
     def _get_info(self, user: UserMemory) -> int:
@@ -180,9 +194,7 @@ class Type1:
         if sets_vaddr:
             self._set_vaddr(iova, size, vaddr, user.process)
             return 0
-        # Before 6.18 a mapping that ends at 2^64 goes astray in the kernel's tree: pinned and charged for good.
-        is_astray = iova + size == _LIMIT and self._machine.version < (6, 18)
-        if not is_astray and self._mappings.overlaps(iova, size):
+        if self._known.find(iova, size):
             raise fail(errno.EEXIST)
         if not self._left:
             raise fail(errno.ENOSPC)
@@ -190,28 +202,30 @@ class Type1:
         if ranges and not _fits(ranges, iova, iova + size - 1):
             raise fail(errno.EINVAL)
         mapping = DmaMapping(iova, size, vaddr, flags, user.process, user.process.charges.exempt)
-        if self._translated:
-            self._enter(mapping, user.process)
-        if self._tracks_dirty:
-            try:
+        # First, as in the kernel: what fails leaves its mark in the shape of a tree.
+        self._known.add(mapping)
+        try:
+            if self._translated:
+                self._enter(mapping, user.process)
+            if self._tracks_dirty:
                 mapping.dirty = _new_bitmap(mapping)
-            except OSError:
-                self._unpin(mapping)
-                raise
+        except OSError:
+            self._unpin(mapping)
+            self._known.remove([mapping])
+            raise
         self._left -= 1
-        if not is_astray:
-            self._mappings.add(mapping)
+        self._mappings.add(mapping)
         return 0
 
     def _set_vaddr(self, iova: int, size: int, vaddr: int, process: Process) -> None:
-        there = self._mappings.overlapping(iova, size)
-        if not there:
+        there = self._known.find(iova, size)
+        if there is None:
             raise fail(errno.ENOENT)
-        if len(there) > 1 or there[0].has_vaddr or (there[0].iova, there[0].size) != (iova, size):
+        if there.has_vaddr or (there.iova, there.size) != (iova, size):
             raise fail(errno.EINVAL)
-        if process is not there[0].owner:
-            _change_owner(there[0], process)
-        there[0].vaddr, there[0].has_vaddr = vaddr, True
+        if process is not there.owner:
+            _change_owner(there, process)
+        there.vaddr, there.has_vaddr = vaddr, True
         self._without_vaddr -= 1
 
     def _unmap(self, user: UserMemory) -> int:
@@ -230,12 +244,10 @@ class Type1:
         size = self._checked_size(iova, size, flags)
         if bitmap is not None and (not self._tracks_dirty or bitmap.pgsize != PAGE):
             raise fail(errno.EINVAL)
-        touched = self._mappings.overlapping(iova, size)
-        if touched and self.version == 2 and (touched[0].iova < iova or touched[-1].end > iova + size):
+        if self.version == 2 and not flags & _ALL and self._cuts(iova, size):
             raise fail(errno.EINVAL)
-        # The end of a range up to 2^64 wraps to 0 before 6.18, and nothing lies before it.
-        ends_at_0 = iova + size == _LIMIT and self._machine.version < (6, 18) and not flags & _ALL
-        if touched and (touched[0].iova < iova or ends_at_0):
+        touched = self._known.within(iova, iova + size)
+        if self.version == 1 and touched and touched[0].iova < iova:
             touched = []
         if flags & _VADDR:
             self._invalidate(touched)
@@ -244,13 +256,19 @@ class Type1:
         user.write(struct.pack("<Q", sum(mapping.size for mapping in touched)), 16)
         return 0
 
+    def _cuts(self, iova: int, size: int) -> bool:
+        """Whether an end of the range lies within a mapping, as far as the driver finds that."""
+        first, last = self._known.find(iova, 1), self._known.find(iova + size - 1, 0)
+        is_cut = last is not None and (last.end - iova - size) % _LIMIT != 0
+        return is_cut or (first is not None and first.iova != iova)
+
     def _checked_size(self, iova: int, size: int, flags: int) -> int:
         if iova % PAGE:
             raise fail(errno.EINVAL)
         if flags & _ALL:
             if iova or size:
                 raise fail(errno.EINVAL)
-            return _LIMIT
+            return _LIMIT - 1
         if not size or size % PAGE:
             raise fail(errno.EINVAL)
         if iova + size > _LIMIT:
@@ -260,14 +278,14 @@ class Type1:
     def _overflow(self) -> OSError:
         return fail(errno.EOVERFLOW if self._machine.version >= (6, 18) else errno.EINVAL)
 
-    def _invalidate(self, mappings: list[DmaMapping]) -> None:
+    def _invalidate(self, mappings: Sequence[DmaMapping]) -> None:
         if not all(mapping.has_vaddr for mapping in mappings):
             raise fail(errno.EINVAL)
         for mapping in mappings:
             mapping.has_vaddr = False
         self._without_vaddr += len(mappings)
 
-    def _remove(self, mappings: list[DmaMapping], iova: int, bitmap: vfio.vfio_bitmap | None) -> None:
+    def _remove(self, mappings: Sequence[DmaMapping], iova: int, bitmap: vfio.vfio_bitmap | None) -> None:
         """Unmap them. Raises OSError(EFAULT) where a bitmap cannot be written; the mappings before are gone by then."""
         gone = 0
         try:
@@ -279,7 +297,9 @@ class Type1:
                 self._unpin(mapping)
                 gone += 1
         finally:
-            self._mappings.remove(mappings[:gone])
+            self._known.remove(mappings[:gone])
+            # The IOMMU goes on with a stray one.
+            self._mappings.remove([mapping for mapping in mappings[:gone] if not self._is_stray(mapping)])
 
     def _dirty_pages(self, user: UserMemory) -> int:
         if self.version == 1:
@@ -301,13 +321,13 @@ class Type1:
     def _start_tracking(self) -> None:
         if self._tracks_dirty:
             return
-        bitmaps = [_new_bitmap(mapping) for mapping in self._mappings]
-        for mapping, bitmap in zip(self._mappings, bitmaps, strict=True):
+        bitmaps = [_new_bitmap(mapping) for mapping in self._known]
+        for mapping, bitmap in zip(self._known, bitmaps, strict=True):
             mapping.dirty = bitmap
         self._tracks_dirty = True
 
     def _stop_tracking(self) -> None:
-        for mapping in self._mappings:
+        for mapping in self._known:
             mapping.dirty = None
         self._tracks_dirty = False
 
@@ -321,15 +341,16 @@ class Type1:
         if not size:
             raise fail(errno.EINVAL)
         # Before 6.18 a range that ends at 2^64 counts as one that wraps.
-        if iova + size > _LIMIT or (iova + size == _LIMIT and self._machine.version < (6, 18)):
+        if iova + size > _LIMIT - self._wraps:
             raise self._overflow()
         _check_bitmap(wanted.bitmap, size)
         if wanted.bitmap.pgsize != PAGE or (iova | size) % PAGE or not self._tracks_dirty:
             raise fail(errno.EINVAL)
-        touched = self._mappings.overlapping(iova, size)
-        if touched and (touched[0].iova < iova or touched[-1].end > iova + size):
+        if self._cuts(iova, size):
             raise fail(errno.EINVAL)
-        for mapping in touched:
+        # The driver goes over all of its tree here, so that nothing in it is hidden.
+        there = self._mappings.within(iova, iova + size)
+        for mapping in there if not there or there[0].iova >= iova else there[1:]:
             self._hand_out(mapping, wanted.bitmap, iova)
             if mapping.dirty is not None:
                 mapping.dirty.clear()

@@ -1,10 +1,10 @@
 """Which device addresses can be mapped, by IOMMU model. Source: vfio_iommu_iova_dma_valid and the IOMMU drivers."""
 
-from errno import EEXIST, EINVAL
+from errno import EEXIST, EFAULT, EINVAL
 
 from tests.conformance.areas.setups import READY
 from tests.conformance.bench import PAGE
-from tests.conformance.calls.container import map_dma, unmap_dma
+from tests.conformance.calls.container import IOVA, dirty_pages, get_dirty_bitmap, map_dma, unmap_dma
 from tests.conformance.case import Case, ok, since
 
 ONE = ok(mapped=1, locked=1)
@@ -13,6 +13,7 @@ TOP = (1 << 64) - PAGE
 HYPERTRANSPORT = 0xFD_0000_0000
 _INTEL_END = 1 << 39
 _ALL = ["amd", "virtio"]
+_ALL_OF_IT, _VADDR = 2, 4
 _BROKEN, _FIXED = ((0, 0), (6, 17)), ((6, 18), (99, 0))
 
 CASES = [
@@ -68,6 +69,53 @@ CASES = [
         unmap_dma(iova=TOP),
         ok(size=0),
         after=[(unmap_dma(iova=0, size=0, flags=2), ok(size=0))],
+        models=_ALL,
+        versions=_BROKEN,
+        leaks=1,
+    ),
+    Case(
+        "before 6.18 it hides what is mapped after it",
+        [*READY, map_dma(iova=TOP), map_dma()],
+        unmap_dma(),
+        ok(size=0),
+        after=[
+            (map_dma(), EEXIST),
+            (unmap_dma(iova=0, size=1 << 28), ok(size=0)),
+            (unmap_dma(flags=_VADDR), ok(size=0)),
+            (unmap_dma(iova=0, size=0, flags=_ALL_OF_IT), ok(size=0)),
+        ],
+        models=_ALL,
+        versions=_BROKEN,
+        leaks=1,
+    ),
+    Case(
+        "before 6.18 it hides nothing from a look at dirty pages",
+        [*READY, map_dma(iova=TOP), map_dma(), dirty_pages(flags=1)],
+        get_dirty_bitmap(),
+        ok(bits="0x1"),
+        models=_ALL,
+        versions=_BROKEN,
+        leaks=1,
+    ),
+    Case(
+        "before 6.18 it hides nothing where the tree has it below the others",
+        [*READY, map_dma(), map_dma(iova=IOVA + PAGE), map_dma(iova=IOVA + 2 * PAGE), map_dma(iova=TOP)],
+        unmap_dma(iova=IOVA + PAGE),
+        GONE,
+        after=[
+            (unmap_dma(iova=0, size=0, flags=_ALL_OF_IT), ok(size=3 * PAGE, mapped=-3, locked=-2)),
+            (map_dma(), ONE),
+        ],
+        models=_ALL,
+        versions=_BROKEN,
+        leaks=1,
+    ),
+    Case(
+        "before 6.18 a mapping that fails leaves its mark in the tree",
+        [*READY, map_dma(iova=TOP), map_dma(), map_dma(iova=IOVA + PAGE)],
+        map_dma(iova=IOVA + 2 * PAGE, memory="hole"),
+        EFAULT,
+        after=[(unmap_dma(), GONE), (unmap_dma(iova=IOVA + PAGE), GONE)],
         models=_ALL,
         versions=_BROKEN,
         leaks=1,
