@@ -113,4 +113,4 @@ class SucceedingSpace(MappingSpace, ABC):
 
     @abstractmethod
     def _map_nothing_ioctl(self, iova: int, size: int, address: int) -> None:
-        """Ask the kernel to map size bytes at address for reading, in one mapping at iova. Raises OSError as it does."""
+        """Ask the kernel to map size bytes at address for reading, in one mapping at iova. Raises OSError."""

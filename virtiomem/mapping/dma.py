@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Final, Self
 
-from pyvfio.dma import Access, AddressSpace, AttachesGroups, TakesUp
+from pyvfio.dma import AddressSpace, AttachesGroups
 from pyvfio.errors import (
-    AlreadyMapped,
     ClosedError,
     InvalidArgument,
     MappingLimitReached,
@@ -128,7 +127,7 @@ class DmaMapper:
                 raise ClosedError(errno.EBADF, operation, meaning="it is closed")
             claim = Claims.of(self._space).take(self.name, Run(iova, size))
             try:
-                self._require_free(operation, section)
+                require_free(self._space, section, operation)
                 hold = None
                 if self._coordination is None:
                     of_memory = DiscardCoordination.of(section.memory)
@@ -139,7 +138,7 @@ class DmaMapper:
                 raise
             if self._takes_up:
                 try:
-                    self._take_up(section, granularity)
+                    take_up_section(self._space, section, granularity, operation)
                     books.enter(mapped_runs(self._space, section)[0])
                 except BaseException:
                     books.close()
@@ -195,7 +194,7 @@ class DmaMapper:
         try:
             for run in _pieces(wanted, granularity):
                 with self._turns.turn():
-                    self._map(_part(section, run), granularity)
+                    map_section(self._space, _part(section, run), granularity)
                 done.append(run)
         except VfioError as error:
             for run in union(done):
@@ -222,7 +221,7 @@ class DmaMapper:
         books = self._books_of(section)
         there, others = mapped_runs(self._space, section)
         ours = intersect(books.entered(section.run), there)
-        self._require_ours(section, subtract(there, ours), others)
+        require_ours(self.name, section, subtract(there, ours), others)
         if ours:
             books.unsure = True
             try:
@@ -311,47 +310,6 @@ class DmaMapper:
                     return books
         raise InvalidArgument(errno.ENOENT, self.name, {"section": str(section)}, "it is not registered for this")
 
-    def _require_free(self, operation: str, section: Section) -> None:
-        """Raises AlreadyMapped if anything is mapped at section's addresses."""
-        iova, size = section.offset_within_address_space, section.size
-        if there := self._space.mappings_in(iova, size):
-            raise AlreadyMapped(
-                errno.EEXIST,
-                operation,
-                {"iova": iova, "size": size},
-                f"{there[0].iova:#_x}-{there[0].end - 1:#_x} is mapped already, by somebody else",
-                "Keep the guest's addresses of the region free for it",
-            )
-
-    def _require_ours(self, section: Section, memory: Sequence[Run], addresses: Sequence[Run]) -> None:
-        """Raises AlreadyMapped if there is anything: memory, bytes of section's own memory, or other addresses."""
-        moved = section.offset_within_address_space - section.offset_within_region
-        foreign = [*addresses, *(Run(run.start + moved, run.size) for run in memory)]
-        if foreign:
-            meaning = f"something else is mapped at {foreign[0].start:#_x}-{foreign[0].end - 1:#_x}"
-            advice = "Keep the guest's addresses of the region free for it"
-            raise AlreadyMapped(errno.EEXIST, self.name, {"section": str(section)}, meaning, advice)
-
-    def _take_up(self, section: Section, granularity: int) -> None:
-        assert isinstance(section.memory, Memory)
-        if not isinstance(self._space, TakesUp):
-            meaning = "no mappings of another process are found in such an address space"
-            raise InvalidArgument(errno.EOPNOTSUPP, f"register {self.name}", meaning=meaning)
-        access = Access.READ if section.readonly else Access.READ_WRITE
-        iova, offset = section.offset_within_address_space, section.offset_within_region
-        self._space.take_up(iova, section.memory, offset, section.size, access, granularity=granularity)
-
-    def _map(self, section: Section, granularity: int) -> None:
-        assert isinstance(section.memory, Memory)
-        self._space.map_dma(
-            section.offset_within_address_space,
-            section.memory,
-            section.offset_within_region,
-            section.size,
-            Access.READ if section.readonly else Access.READ_WRITE,
-            granularity=granularity,
-        )
-
     def _unmap(self, section: Section, expected: int) -> None:
         iova, size = section.offset_within_address_space, section.size
         returned = self._space.unmap_dma(iova, size)
@@ -370,7 +328,7 @@ class DmaMapper:
         missing: list[Run] = []
         for run in runs:
             try:
-                self._map(_part(section, run), granularity)
+                map_section(self._space, _part(section, run), granularity)
             except VfioError as error:
                 if not missing:
                     failure.add_note(f"Mapping again what was gone failed too: {error}")
