@@ -24,6 +24,7 @@ from virtiomem.discard import DiscardCoordination, DiscardUse, ListenerDiverged,
 from virtiomem.mapping.books import Books, blocks_of
 from virtiomem.mapping.claims import Claims
 from virtiomem.mapping.presence import is_closed, mapped_runs, unconfirmed_runs
+from virtiomem.mapping.section_calls import map_section, require_free, require_ours, take_up_section
 from virtiomem.planner import fitting_block_size
 from virtiomem.runs import Run, intersect, subtract, union
 
