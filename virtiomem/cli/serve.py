@@ -105,7 +105,7 @@ def _run(options: argparse.Namespace, output: Output) -> int:
         ):
             try:
                 for space in spaces:
-                    server.add_space(space)
+                    server.add_space(space, keep=False)
                 for region, record in regions:
                     server.add_region(region, trace=None if record is None else Path(record), keep=False)
                 server.go_on()

@@ -35,6 +35,8 @@ class ServerKeeper:
         self._file = file
         self._store = store or DescriptorStore()
         self._spaces: dict[str, KeptSpace] = {}
+        # Those that the server after this one has only if it is told so, too.
+        self._told: set[str] = set()
         self._added: dict[str, ServedRegionOptions] = {}
         self._left: dict[str, KeptSpace] = {}
         if file is not None and file.content is not None:
@@ -53,8 +55,8 @@ class ServerKeeper:
 
     @property
     def left_spaces(self) -> tuple[str, ...]:
-        """The names of the address spaces that the server before has left, and nobody has taken up yet."""
-        return tuple(self._left)
+        """The names of the address spaces that were added to the server before, and nobody has taken up yet."""
+        return tuple(name for name in self._left if name not in self._told)
 
     @property
     def added_regions(self) -> tuple[ServedRegionOptions, ...]:
@@ -75,8 +77,9 @@ class ServerKeeper:
                 return space
         return opening()
 
-    def space_added(self, space: OpenSpace) -> None:
-        """Keep an address space from now on."""
+    def space_added(self, space: OpenSpace, *, is_told: bool) -> None:
+        """Keep an address space from now on. is_told: the server that follows is told to have it, or has it not."""
+        (self._told.add if is_told else self._told.discard)(space.name)
         if self._store.is_lasting and space.name not in self._spaces:
             try:
                 self._spaces[space.name] = KeptSpace.of(space, self._store)
@@ -113,6 +116,7 @@ class ServerKeeper:
             if (version := values["version"]) != _VERSION:
                 raise VfioError(errno.EPROTO, "kept server", meaning=f"it has version {version!r}, not {_VERSION}")
             spaces = [KeptSpace.parse(space) for space in values["spaces"]]
+            self._told = set(map(str, values["told"]))
             self._added = {options.name: options for options in map(_options, values["regions"])}
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             meaning = f"it is damaged: {type(error).__name__}: {error}"
@@ -126,6 +130,7 @@ class ServerKeeper:
         data = {
             "version": _VERSION,
             "spaces": [space.data() for space in (*self._spaces.values(), *self._left.values())],
+            "told": sorted(self._told.intersection({*self._spaces, *self._left})),
             "regions": [_data(region) for region in self._added.values()],
         }
         try:

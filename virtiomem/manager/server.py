@@ -157,15 +157,15 @@ class Server(Resource):
         with self._changing(f"reset {name}"):
             return self._region(name).served.reset()
 
-    def add_space(self, options: SpaceOptions) -> OpenSpace:
+    def add_space(self, options: SpaceOptions, *, keep: bool = True) -> OpenSpace:
         """Open an address space and map every region into it: all that is plugged, and what will be.
 
-        Raises InvalidArgument for a name that another one has, and what open_space() and ServedRegion.join() raise;
+        keep: have the server that follows have it, too, without being told. Raises InvalidArgument for a name that another one has, and what open_space() and ServedRegion.join() raise;
         nothing is mapped or open then.
         """
         name = space_name(options, self.kernel)
         return self.adopt_space(
-            lambda: self._keeper.opened(name, lambda: open_space(options, self.kernel), self.kernel)
+            lambda: self._keeper.opened(name, lambda: open_space(options, self.kernel), self.kernel), keep=keep
         )
 
     def go_on(self) -> None:
@@ -205,7 +205,7 @@ class Server(Resource):
                     leaving.callback(region.pause)
         self.close()
 
-    def adopt_space(self, opening: Callable[[], OpenSpace]) -> OpenSpace:
+    def adopt_space(self, opening: Callable[[], OpenSpace], *, keep: bool = True) -> OpenSpace:
         """As add_space(), for an address space that opening opens. It is the server's, and closed here on a failure."""
         with self._changing("add address space"), ExitStack() as undo:
             space = undo.enter_context(opening())
@@ -213,10 +213,10 @@ class Server(Resource):
             if space.name in self._spaces:
                 meaning = "another address space has that name"
                 raise InvalidArgument(errno.EEXIST, "add address space", {"name": space.name}, meaning)
-            self._keeper.space_added(space)
+            self._keeper.space_added(space, is_told=not keep)
             undo.callback(self._keeper.space_removed, space.name)
             for region in self.regions:
-                region.join(space.space)
+                region.join(space.space, takes_up=space.is_taken_up)
                 undo.callback(region.leave, space.space)
             self._spaces = {**self._spaces, space.name: space}
             undo.pop_all()

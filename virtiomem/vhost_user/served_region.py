@@ -193,16 +193,17 @@ class ServedRegion(Resource):
         """Those that plugged blocks are mapped into just now, in the order in which they joined."""
         return tuple(self._mappers)
 
-    def join(self, space: AddressSpace) -> None:
+    def join(self, space: AddressSpace, *, takes_up: bool = False) -> None:
         """Map all that is plugged into space, and what will be. space stays the caller's, and outlives its leave().
 
-        A request of the guest waits until all is mapped. A trace has no word for it. Safe from any thread.
+        takes_up: a process before this one has mapped the region there. A request of the guest waits until all is
+        mapped. A trace has no word for it. Safe from any thread.
         Raises InvalidArgument for one that has joined already, and what DmaMapper and its registration raise; nothing
         of the region is mapped there then.
         """
         with self._joining:
             self.require_open()
-            self._join(space)
+            self._join(space, takes_up=takes_up)
 
     def leave(self, space: AddressSpace) -> None:
         """Unmap all of the region from space. Safe from any thread.

@@ -158,7 +158,7 @@ def _serve_devices(
         Server(str(place / "control"), loop.stop, kernel=LinuxKernel(), keeper=ServerKeeper(file, store)) as server,
     ):
         for device in devices:
-            server.add_space(SpaceOptions((device,)))
+            server.add_space(SpaceOptions((device,)), keep=False)
         server.add_region(options, keep=False)
         server.go_on()
         os.write(ready, b"x")
