@@ -160,7 +160,8 @@ class Server(Resource):
     def add_space(self, options: SpaceOptions, *, keep: bool = True) -> OpenSpace:
         """Open an address space and map every region into it: all that is plugged, and what will be.
 
-        keep: have the server that follows have it, too, without being told. Raises InvalidArgument for a name that another one has, and what open_space() and ServedRegion.join() raise;
+        keep: have the server that follows have it, too, without being told.
+        Raises InvalidArgument for a name that another one has, and what open_space() and ServedRegion.join() raise;
         nothing is mapped or open then.
         """
         name = space_name(options, self.kernel)
