@@ -1,4 +1,4 @@
-"""A stock guest goes on plugging while servers are killed, beside a simulated container and, in a machine, a real one."""
+"""A stock guest goes on plugging while servers are killed, beside a simulated container and a real one."""
 
 from __future__ import annotations
 
