@@ -75,7 +75,6 @@ class MappingSpace(Resource, AddressSpace, ABC):
     def __init__(self, parent: Resource | None = None) -> None:
         """parent: the resource that closes this one when it is closed itself; None for none."""
         self._table = MappingTable()
-        self._proofs = Proofs(self._table, self._map_single, self._unmap_single)
         self._map_calls = self._unmap_calls = self._generation = 0
         super().__init__(parent)
 
@@ -351,6 +350,11 @@ class MappingSpace(Resource, AddressSpace, ABC):
         """The kernel has dropped everything that was mapped: nothing is in mappings(), in another generation."""
         self._generation += 1
         self._table.clear()
+
+    @property
+    def _proofs(self) -> Proofs:
+        # Made when it is needed: kept, it would keep this address space from being closed as soon as it is dropped.
+        return Proofs(self._table, self._map_single, self._unmap_single)
 
     def _map_single(self, part: MappedRun) -> None:
         """One call that makes one mapping, whatever the table says. Raises OSError."""
