@@ -1,0 +1,93 @@
+"""A session that the next server cannot go on with: the front end is cut off, and nothing of it stays kept."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from pyvfio.kernel import LinuxKernel
+from tests.support.vhost_user.driver import started
+from tests.support.vhost_user.front_end import BLOCK, REGION_ADDRESS, REGION_SIZE, Elsewhere, FrontEnd
+from virtiomem.discard import DiscardCoordination
+from virtiomem.persistence import DescriptorStore, NotifySocket, ServiceManager
+from virtiomem.vhost_user import ServedRegion, ServedRegionOptions
+from virtiomem.vhost_user.messages import FrontEndRequest
+
+
+class Place:
+    """Servers that follow one another, whose descriptors a thread keeps."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self.path = str(directory / "mem")
+        self.notify = NotifySocket(directory)
+        self._ending = threading.Event()
+        self._taking = threading.Thread(target=self._take)
+        self._taking.start()
+
+    def _take(self) -> None:
+        while not self._ending.wait(0.002):
+            self.notify.take(os.getpid())
+
+    @property
+    def kinds(self) -> set[str]:
+        """What is kept, when all that was told by now is done."""
+        ServiceManager(str(self.notify.path)).wait()
+        return {name.partition(".")[0] for name, _ in self.notify.stored}
+
+    @contextmanager
+    def server(self, lost: str = "") -> Iterator[ServedRegion]:
+        """The next one, which leaves all to the one after it. lost: the kind of what was not kept for it."""
+        left = [(name, os.dup(fd)) for name, fd in self.notify.stored if name.partition(".")[0] != lost]
+        options = ServedRegionOptions(
+            self.path, "vm0", REGION_ADDRESS, REGION_SIZE, BLOCK, REGION_SIZE, state=self._directory / "vm0.state"
+        )
+        with DescriptorStore(ServiceManager(str(self.notify.path)), left) as store:
+            served = ServedRegion(
+                options,
+                [],
+                kernel=LinuxKernel(),
+                coordination=DiscardCoordination(),
+                changed=list,
+                say=lambda _: None,
+                store=store,
+            )
+            store.drop_unused()
+            try:
+                yield served
+            finally:
+                served.pause()
+                served.hand_over()
+
+    def close(self) -> None:
+        self._ending.set()
+        self._taking.join()
+        self.notify.close()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    place = Place(tmp_path)
+    yield place
+    place.close()
+
+
+@pytest.mark.parametrize("lost", ["connection", "channel", "memory", "kick", "call", "error"])
+def test_a_front_end_of_which_something_was_not_kept_is_cut_off(place: Place, lost: str) -> None:
+    with place.server():
+        front_end = FrontEnd(Elsewhere(place.path))
+        front_end.socket.settimeout(10)
+        started(front_end, "split")
+        front_end.number(FrontEndRequest.GET_FEATURES)
+    assert lost in place.kinds
+    with place.server(lost) as server:
+        assert not server.connected
+        assert place.kinds <= {"listener", "region", lost}
+        if lost != "connection":
+            assert front_end.gone()
+    front_end.close()
