@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from pyvfio.kernel import LinuxKernel
-from tests.support.vhost_user.driver import started
-from tests.support.vhost_user.front_end import BLOCK, REGION_ADDRESS, REGION_SIZE, Elsewhere, FrontEnd
+from tests.support.vhost_user.driver import DRIVERS, ask, started
+from tests.support.vhost_user.front_end import BLOCK, REGION_ADDRESS, REGION_SIZE, Elsewhere, FrontEnd, mem_reg
+from virtiomem import RequestType, Response, ResponseType
 from virtiomem.discard import DiscardCoordination
 from virtiomem.persistence import DescriptorStore, NotifySocket, ServiceManager
 from virtiomem.vhost_user import ServedRegion, ServedRegionOptions
@@ -90,4 +91,21 @@ def test_a_front_end_of_which_something_was_not_kept_is_cut_off(place: Place, lo
         assert place.kinds <= {"listener", "region", lost}
         if lost != "connection":
             assert front_end.gone()
+    front_end.close()
+
+
+@pytest.mark.parametrize("kind", DRIVERS)
+def test_memory_that_comes_to_a_ring_that_runs_does_not_lose_its_place(place: Place, kind: str) -> None:
+    with place.server():
+        front_end = FrontEnd(Elsewhere(place.path))
+        ram, region = front_end.regions()
+        front_end.share = lambda: FrontEnd.share(front_end, ram, fds=[front_end.ram.fd])  # type: ignore[method-assign,misc]
+        driver = started(front_end, kind)
+        for _ in range(3):
+            assert ask(driver, RequestType.PLUG, REGION_ADDRESS, 1) == Response(ResponseType.BUSY)
+        assert front_end.acknowledged(FrontEndRequest.ADD_MEM_REG, mem_reg(region), [front_end.region.fd])
+    with place.server() as server:
+        assert server.connected
+        os.eventfd_read(front_end.call)
+        assert ask(driver, RequestType.PLUG, REGION_ADDRESS, 1) == Response(ResponseType.ACK)
     front_end.close()
