@@ -159,6 +159,9 @@ def test_nobody_who_does_not_answer_is_waited_for(tmp_path: Path, monkeypatch: p
         store = DescriptorStore(ServiceManager(str(notify.path)))
         with pytest.raises(VfioError, match="ETIMEDOUT"):
             store.keep(0, "memory")
+        # Nor is it kept for nobody when he does at last.
+        notify.take(os.getpid())
+        assert notify.stored == ()
     with pytest.raises(VfioError, match=r"unset NOTIFY_SOCKET"):
         store.keep(0, "memory")
     store.close()

@@ -96,6 +96,9 @@ class DescriptorStore:
                 self._manager.wait()
             except BaseException:
                 os.close(copy)
+                # It may have been told, and be late.
+                with suppress(VfioError):
+                    self._manager.remove(name)
                 raise
             self._entries[name] = _Entry(copy, 1)
             return name
