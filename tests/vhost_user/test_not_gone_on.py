@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,9 +12,18 @@ from pathlib import Path
 import pytest
 
 from pyvfio.kernel import LinuxKernel
-from tests.support.vhost_user.driver import DRIVERS, ask, started
-from tests.support.vhost_user.front_end import BLOCK, REGION_ADDRESS, REGION_SIZE, Elsewhere, FrontEnd, mem_reg
+from tests.support.vhost_user.driver import ANSWER, DRIVERS, REQUEST, WRITE, Buffer, ask, started
+from tests.support.vhost_user.front_end import (
+    BLOCK,
+    QUEUE_SIZE,
+    REGION_ADDRESS,
+    REGION_SIZE,
+    Elsewhere,
+    FrontEnd,
+    mem_reg,
+)
 from virtiomem import RequestType, Response, ResponseType
+from virtiomem.device import REQUEST_SIZE, RESPONSE_SIZE
 from virtiomem.discard import DiscardCoordination
 from virtiomem.persistence import DescriptorStore, NotifySocket, ServiceManager
 from virtiomem.vhost_user import ServedRegion, ServedRegionOptions
@@ -108,4 +118,21 @@ def test_memory_that_comes_to_a_ring_that_runs_does_not_lose_its_place(place: Pl
         assert server.connected
         os.eventfd_read(front_end.call)
         assert ask(driver, RequestType.PLUG, REGION_ADDRESS, 1) == Response(ResponseType.ACK)
+    front_end.close()
+
+
+@pytest.mark.parametrize("kind", DRIVERS)
+def test_a_chain_that_fills_the_ring_may_have_the_next_one_in_its_place(place: Place, kind: str) -> None:
+    parts = [Buffer(REQUEST + 4 * part, 4) for part in range(REQUEST_SIZE // 4)]
+    answer = [Buffer(ANSWER + 5 * part, 5, WRITE) for part in range(RESPONSE_SIZE // 5)]
+    assert len(parts + answer) == QUEUE_SIZE
+    with place.server():
+        driver = started(front_end := FrontEnd(Elsewhere(place.path)), kind)
+        assert ask(driver, RequestType.PLUG, REGION_ADDRESS, 1, parts + answer) == Response(ResponseType.ACK)
+        # The driver has not kicked yet.
+        driver.offer(parts + answer)
+    with place.server():
+        os.eventfd_write(front_end.kick, 1)
+        assert any(driver.used() or time.sleep(0.01) for _ in range(300))
+        assert Response.parse(front_end.ram.bytes[ANSWER : ANSWER + RESPONSE_SIZE]) == Response(ResponseType.ERROR)
     front_end.close()
