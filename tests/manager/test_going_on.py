@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,10 +59,11 @@ class Store(DescriptorStore):
         else:
             super().drop(name)
 
-    def drop_unused(self) -> None:
-        super().drop_unused()
+    def drop_unused(self, names: Collection[str] | None = None) -> None:
+        super().drop_unused(names)
         for name in self._kept.keys() - self._used:
-            self.drop(name)
+            if names is None or name in names:
+                self.drop(name)
 
 
 @dataclass
@@ -233,6 +234,44 @@ def test_a_start_that_fails_leaves_all_to_the_next_one(scene: Scene) -> None:
         assert mapped(scene, server) == before
         assert guest.front_end.called()
         assert guest.plug(5) == ACK
+
+
+@pytest.mark.parametrize("lost", OF_THE_MACHINE)
+@pytest.mark.parametrize("kind", SpaceKind)
+def test_an_address_space_of_which_something_was_not_kept_is_opened_anew(
+    scene: Scene, kind: SpaceKind, lost: str
+) -> None:
+    with scene.server() as server:
+        server.add_space(SpaceOptions(DEVICES[:1], kind), keep=False)
+        server.add_region(given := scene.options("given", server), keep=False)
+        server.go_on()
+        guest = scene.guest("given", given.address)
+        assert guest.plug(0, 3) == ACK
+        before = mapped(scene, server)
+    for name in [name for name in scene.kept if name.startswith(f"{lost}.")]:
+        scene.kernel.close(scene.kept.pop(name))
+    with scene.server() as server:
+        server.add_space(SpaceOptions(DEVICES[:1], kind), keep=False)
+        server.add_region(given, keep=False)
+        server.go_on()
+        assert mapped(scene, server) == before
+
+
+def test_a_server_may_be_handed_over_twice(scene: Scene) -> None:
+    with scene.server() as server:
+        server.add_space(SpaceOptions(DEVICES[:1]), keep=False)
+        server.add_region(given := scene.options("given", server), keep=False)
+        server.go_on()
+        server.go_on()
+        assert scene.guest("given", given.address).plug(0, 3) == ACK
+        before = mapped(scene, server)
+        server.hand_over()
+        server.hand_over()
+    with scene.server() as server:
+        server.add_space(SpaceOptions(DEVICES[:1]), keep=False)
+        server.add_region(given, keep=False)
+        server.go_on()
+        assert mapped(scene, server) == before
 
 
 def test_a_server_that_is_stopped_leaves_nothing_to_anybody(scene: Scene) -> None:

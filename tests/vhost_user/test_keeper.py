@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -159,6 +159,9 @@ def test_nobody_who_does_not_answer_is_waited_for(tmp_path: Path, monkeypatch: p
         store = DescriptorStore(ServiceManager(str(notify.path)))
         with pytest.raises(VfioError, match="ETIMEDOUT"):
             store.keep(0, "memory")
+        # Nor is it kept for nobody when he does at last.
+        notify.take(os.getpid())
+        assert notify.stored == ()
     with pytest.raises(VfioError, match=r"unset NOTIFY_SOCKET"):
         store.keep(0, "memory")
     store.close()
@@ -211,6 +214,50 @@ def test_a_program_that_was_never_ready_is_not_started_again(tmp_path: Path) -> 
     status, said = run(tmp_path, "sys.exit(3)")
     assert status == 3
     assert "is not started again" in said[0]
+
+
+def run_by(tmp_path: Path, program: str, do: Callable[[Keeper], None]) -> int:
+    """The status of program, with which do is done when it has written to the file it is given."""
+    log = tmp_path / "log"
+    command = [sys.executable, "-c", PROGRAM + program, str(log)]
+    with Keeper(command, tmp_path) as keeper:
+
+        def wait_and_do() -> None:
+            while not log.exists():
+                threading.Event().wait(0.01)
+            do(keeper)
+
+        thread = threading.Thread(target=wait_and_do)
+        thread.start()
+        try:
+            return keeper.run()
+        finally:
+            thread.join()
+
+
+def test_a_program_that_is_replaced_before_it_was_ready_is_started_again(tmp_path: Path) -> None:
+    program = """
+import signal
+if os.path.exists(sys.argv[1]):
+    sys.exit(7)
+open(sys.argv[1], "w").close()
+signal.pause()
+"""
+    assert run_by(tmp_path, program, Keeper.replace) == 7
+
+
+def test_a_program_that_tells_without_end_is_listened_to_in_turns(
+    notify: NotifySocket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("virtiomem.persistence.notify_socket._TURN", 2)
+    manager = ServiceManager(str(notify.path))
+    manager.stopping()
+    manager.stopping()
+    manager.ready()
+    notify.take(os.getpid())
+    assert not notify.is_ready
+    notify.take(os.getpid())
+    assert notify.is_ready
 
 
 def test_a_program_that_is_replaced_or_ended_gets_sigterm(tmp_path: Path) -> None:

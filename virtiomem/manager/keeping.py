@@ -72,6 +72,9 @@ class ServerKeeper:
                 space = left.taken_up(self._store, kernel)
             except VfioError as error:
                 _log.warning("%s is opened anew: %s", name, error)
+                # A group or a device that is open in the store alone cannot be opened.
+                wanted = {name for other in self._left.values() for name in other.descriptors}
+                self._store.drop_unused(set(left.descriptors) - wanted)
             else:
                 self._spaces[name] = left
                 return space

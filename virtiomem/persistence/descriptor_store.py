@@ -10,7 +10,7 @@ import re
 import secrets
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,6 +96,9 @@ class DescriptorStore:
                 self._manager.wait()
             except BaseException:
                 os.close(copy)
+                # It may have been told, and be late.
+                with suppress(VfioError):
+                    self._manager.remove(name)
                 raise
             self._entries[name] = _Entry(copy, 1)
             return name
@@ -141,11 +144,15 @@ class DescriptorStore:
             if entry.uses <= 0:
                 self._forget(name)
 
-    def drop_unused(self) -> None:
-        """What the process before has left, and nobody uses by now, is kept no longer. Raises nothing."""
+    def drop_unused(self, names: Collection[str] | None = None) -> None:
+        """What the process before has left, and nobody uses by now, is kept no longer. Raises nothing.
+
+        names: of what this is about; None: all.
+        """
         with self._lock:
             for name in [name for name, entry in self._entries.items() if entry.uses <= 0]:
-                self._forget(name)
+                if names is None or name in names:
+                    self._forget(name)
 
     def _forget(self, name: str) -> None:
         os.close(self._entries.pop(name).fd)

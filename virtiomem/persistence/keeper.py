@@ -59,10 +59,10 @@ class Keeper(Resource):
             self._start()
             status = self._until_end()
             was_ready |= self._socket.is_ready
-            failures = 0 if self._socket.is_ready else failures + 1
+            failures = 0 if self._socket.is_ready or self._is_replaced else failures + 1
             if self._is_ending or (status == 0 and not self._is_replaced):
                 return status
-            if not was_ready or failures > _ATTEMPTS:
+            if not self._is_replaced and (not was_ready or failures > _ATTEMPTS):
                 self._say(f"{self._command[0]} ended with {status}, and is not started again")
                 return status
             kept = f"{len(self._socket.stored)} descriptors are kept"

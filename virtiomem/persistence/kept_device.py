@@ -244,11 +244,15 @@ class KeptDevice:
     def attached(self, memory: MemoryIdentity | None, state: bytes) -> None:
         """The device's memory is this one from now on, or none: what was left is of no use. Raises StateNotKept.
 
+        The last request is not asked again; where it was in the ring, which may run on, stays known.
+
         state: as VirtioMem.save() gives it.
         """
         with self._lock:
+            in_hand = self._record.in_hand
+            place = None if in_hand is None else replace(in_hand, request=b"", answer=b"")
             try:
-                self._write(replace(self._record, state=state, memory=memory, in_hand=None))
+                self._write(replace(self._record, state=state, memory=memory, in_hand=place))
             except OSError as error:
                 raise StateNotKept(error) from error
             self._left = self._recalled = None

@@ -24,6 +24,8 @@ FIRST_INHERITED: Final = 3
 _MOST_FDS: Final = 253
 """How many descriptors a message can carry. Source: net/scm.h, SCM_MAX_FD."""
 _LARGEST_MESSAGE: Final = 4096
+_TURN: Final = 4096
+"""How many messages are taken at once: more than wait for a program that has ended (net.unix.max_dgram_qlen)."""
 _CREDENTIALS: Final = struct.Struct("3i")
 
 
@@ -58,9 +60,13 @@ class NotifySocket(Resource):
         return tuple(self._stored)
 
     def take(self, process: int) -> None:
-        """Do all that the process of this number has told by now. What others tell is dropped."""
-        while self._take_message(process):
-            pass
+        """Do what the process of this number has told by now. What others tell is dropped.
+
+        A program that goes on telling is not listened to for ever: the socket stays readable then.
+        """
+        for _ in range(_TURN):
+            if not self._take_message(process):
+                return
 
     def _take_message(self, process: int) -> bool:
         """Do what one message says; whether there was one."""

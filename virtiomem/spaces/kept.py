@@ -87,6 +87,15 @@ class KeptSpace:
         kind = space.kind.value
         return cls(space.name, kind, descriptor, iommu_type, space.ioas_id, space.is_lent, groups, devices)
 
+    @property
+    def descriptors(self) -> tuple[str, ...]:
+        """The names of all descriptors, in the order in which they are let go."""
+        return (
+            *(device.descriptor for device in self.devices),
+            *(group.descriptor for group in self.groups),
+            self.descriptor,
+        )
+
     def data(self) -> dict[str, object]:
         """As values of JSON."""
         return asdict(self)
@@ -105,9 +114,8 @@ class KeptSpace:
 
     def dropped(self, store: DescriptorStore) -> None:
         """The descriptors need not be kept any more. Raises nothing."""
-        for name in [device.descriptor for device in self.devices] + [group.descriptor for group in self.groups]:
+        for name in self.descriptors:
             store.drop(name)
-        store.drop(self.descriptor)
 
     def taken_up(self, store: DescriptorStore, kernel: Kernel) -> OpenSpace:
         """The address space as the process before has left it, with all that is mapped there.

@@ -92,7 +92,9 @@ class PackedQueue:
         before, after = last
         used = _Position.decode(self._size, before >> 16)
         flags = self._ring.load(DESCRIPTOR_SIZE * used.index + _FLAGS, 2)
-        return after if bool(flags & _AVAIL) == bool(flags & _USED) == used.wrapped else before
+        # A chain that fills the ring has the next one in its place when it is given back, with other flags again.
+        is_waiting = bool(flags & _AVAIL) == used.wrapped != bool(flags & _USED)
+        return before if is_waiting else after
 
     def base_after(self, chain: Chain) -> int:
         used = replace(self._next_used)

@@ -28,6 +28,8 @@ class SessionKeeper:
         self._record: SessionRecord | None = None
         # The descriptors that are kept, by the objects that own them.
         self._names: list[tuple[object, str]] = []
+        # Those of the process before that were copied for a session, which does not use them in its own right yet.
+        self._copied: list[str] = []
         self._is_off = not store.is_lasting
 
     def left(self) -> SessionRecord | None:
@@ -41,18 +43,23 @@ class SessionKeeper:
             return None
 
     def copy(self, name: str) -> int:
-        """A copy, which is the caller's, of the descriptor that is kept under name. Raises VfioError."""
-        return self._store.use(name)
+        """A copy, which is the caller's, of the descriptor that is kept under name. Raises VfioError.
+
+        It is used until taken_up(), or end(): what is copied for a session that cannot be gone on with is let go.
+        """
+        fd = self._store.use(name)
+        self._copied.append(name)
+        return fd
 
     def taken_up(self, record: SessionRecord, make: Callable[[Keep], SessionRecord]) -> None:
-        """The session of record goes on here, whose record make() makes. It has used each of record's names once."""
+        """The session of record goes on here, whose record make() makes, and uses its names in its own right."""
         self._record = record
         self.update(make, record.handled)
-        self.gone(record)
+        self._drop_copied()
 
-    def gone(self, record: SessionRecord) -> None:
-        """The session of record does not go on, or uses its names in its own right."""
-        for name in record.names:
+    def _drop_copied(self) -> None:
+        copied, self._copied = self._copied, []
+        for name in copied:
             self._store.drop(name)
 
     def update(self, make: Callable[[Keep], SessionRecord], handled: tuple[str, str | None] | None = None) -> bool:
@@ -112,6 +119,7 @@ class SessionKeeper:
 
     def end(self) -> None:
         """The front end has gone. Raises nothing."""
+        self._drop_copied()
         if self._is_off:
             return
         self._record = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Self
 
@@ -62,15 +62,6 @@ class SessionRecord:
     regions: tuple[RegionRecord, ...]
     ring: RingRecord
     handled: tuple[str, str | None] | None = None
-
-    @property
-    def names(self) -> Iterator[str]:
-        """The names of all descriptors, one of which may be there more than once."""
-        ring = self.ring
-        for name in (self.connection, self.channel, ring.kick, ring.call, ring.error):
-            if name is not None:
-                yield name
-        yield from (region.memory for region in self.regions)
 
     def data(self) -> dict[str, object]:
         """As values of JSON."""
