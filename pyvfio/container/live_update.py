@@ -113,7 +113,10 @@ class LiveUpdate(SucceedingSpace, ABC):
         self.kernel.ioctl(self.fd, vfio.VFIO_IOMMU_MAP_DMA, argument)
 
     def _has_updates(self) -> bool:
-        return bool(self.kernel.ioctl(self.fd, vfio.VFIO_CHECK_EXTENSION, vfio.VFIO_UPDATE_VADDR))
+        try:
+            return bool(self.kernel.ioctl(self.fd, vfio.VFIO_CHECK_EXTENSION, vfio.VFIO_UPDATE_VADDR))
+        except OSError as error:
+            raise VfioError(error.errno or errno.EIO, "check VFIO_UPDATE_VADDR") from error
 
     def _require_updates(self, operation: str) -> Layout:
         layout = self._layout(operation)

@@ -91,7 +91,10 @@ class SucceedingSpace(MappingSpace, ABC):
                 return False
             raise VfioError(error.errno or errno.EIO, "take_up", {"iova": iova, "size": size}) from error
         # Where no IOMMU pins anything yet, nothing can be mapped like anything else.
-        self._unmap_ioctl(iova, size)
+        try:
+            self._unmap_ioctl(iova, size)
+        except OSError as error:
+            raise VfioError(error.errno or errno.EIO, "take_up", {"iova": iova, "size": size}) from error
         return False
 
     @contextmanager

@@ -105,11 +105,13 @@ def test_a_front_end_of_which_something_was_not_kept_is_cut_off(place: Place, lo
 
 
 @pytest.mark.parametrize("kind", DRIVERS)
-def test_memory_that_comes_to_a_ring_that_runs_does_not_lose_its_place(place: Place, kind: str) -> None:
+def test_memory_that_comes_to_a_ring_that_runs_does_not_lose_its_place(
+    place: Place, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with place.server():
         front_end = FrontEnd(Elsewhere(place.path))
         ram, region = front_end.regions()
-        front_end.share = lambda: FrontEnd.share(front_end, ram, fds=[front_end.ram.fd])  # type: ignore[method-assign,misc]
+        monkeypatch.setattr(front_end, "share", lambda: FrontEnd.share(front_end, ram, fds=[front_end.ram.fd]))
         driver = started(front_end, kind)
         for _ in range(3):
             assert ask(driver, RequestType.PLUG, REGION_ADDRESS, 1) == Response(ResponseType.BUSY)
@@ -133,6 +135,8 @@ def test_a_chain_that_fills_the_ring_may_have_the_next_one_in_its_place(place: P
         driver.offer(parts + answer)
     with place.server():
         os.eventfd_write(front_end.kick, 1)
-        assert any(driver.used() or time.sleep(0.01) for _ in range(300))
+        deadline = time.monotonic() + 3
+        while driver.used() is None:
+            assert time.monotonic() < deadline
         assert Response.parse(front_end.ram.bytes[ANSWER : ANSWER + RESPONSE_SIZE]) == Response(ResponseType.ERROR)
     front_end.close()
