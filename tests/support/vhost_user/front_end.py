@@ -108,7 +108,7 @@ class Elsewhere:
         """Replies are waited for."""
 
     def kicked(self, call: int) -> None:
-        assert select.select([call], [], [], 3)[0]
+        assert select.select([call], [], [], 60)[0]
         os.eventfd_read(call)
 
 
