@@ -20,7 +20,8 @@ LEFT = (0, 1, 3)
 @pytest.mark.parametrize("nth", range(1, 13))
 def test_a_failure_leaves_what_can_be_tried_again(nth: int) -> None:
     machine = SimKernel(edu_devices=1)
-    kernel = FaultyKernel(machine.spawn())
+    other = machine.spawn()
+    kernel = FaultyKernel(other)
     with (
         Container(kernel=machine) as container,
         SharedMemory(4 * BLOCK, kernel=machine) as memory,
@@ -29,11 +30,11 @@ def test_a_failure_leaves_what_can_be_tried_again(nth: int) -> None:
         container.open_device(edu_addresses(machine)[0])
         file = machine.memfd_create("guest", 0)
         machine.ftruncate(file, 4 * BLOCK)
-        same.attach(machine.send(file, kernel.kernel))
+        same.attach(machine.send(file, other))
         memory.attach(file)
         for block in LEFT:
             container.map_dma(block * BLOCK, memory, block * BLOCK, BLOCK, granularity=BLOCK)
-        fd = machine.send(container.fd, kernel.kernel)
+        fd = machine.send(container.fd, other)
         with Container.from_fd(fd, kernel=kernel, iommu_type=IommuType.TYPE1v2) as successor:
             kernel.arm(Fault(nth=nth, name="ioctl", errno=errno.EIO))
             with suppress(VfioError):
