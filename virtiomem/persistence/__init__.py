@@ -3,7 +3,7 @@
 from virtiomem.persistence.birth import birth
 from virtiomem.persistence.descriptor_store import DescriptorStore
 from virtiomem.persistence.keeper import Keeper
-from virtiomem.persistence.kept_device import KeptDevice, SessionWrite
+from virtiomem.persistence.kept_device import KeptDevice
 from virtiomem.persistence.notify_socket import NotifySocket
 from virtiomem.persistence.places import state_directory, state_file
 from virtiomem.persistence.record import InHand, MemoryIdentity, Record
@@ -19,7 +19,6 @@ __all__ = [
     "NotifySocket",
     "Record",
     "ServiceManager",
-    "SessionWrite",
     "SlotFile",
     "birth",
     "inherited",

@@ -7,7 +7,7 @@ import logging
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 from pyvfio.errors import VfioError
@@ -26,19 +26,11 @@ from virtiomem.device import (
     StateRefused,
 )
 from virtiomem.persistence.record import InHand, MemoryIdentity, Record, boot_id
-from virtiomem.persistence.slot_file import SlotFile, SlotWrite
+from virtiomem.persistence.slot_file import SlotFile
 from virtiomem.runs import Run, subtract
 
 _log = logging.getLogger(__package__)
 _ACK: Final = bytes(Response(ResponseType.ACK))
-
-
-@dataclass(slots=True)
-class SessionWrite:
-    """slot: what to write. result: how many bytes were, or a negative errno."""
-
-    slot: SlotWrite
-    result: int = -errno.EIO
 
 
 class KeptDevice:
@@ -179,20 +171,6 @@ class KeptDevice:
         with self._lock:
             if session != self._record.session:
                 self._write(replace(self._record, session=session))
-
-    @contextmanager
-    def keeping_session(self, session: Mapping[str, object]) -> Iterator[SessionWrite | None]:
-        """As keep_session(), for a write that the with block makes, and tells the result of; None: there is nothing to
-        write. Nothing else is kept meanwhile. Raises VfioError."""
-        with self._lock:
-            record = replace(self._record, session=session)
-            if self._file is None:
-                yield None
-            else:
-                write = SessionWrite(self._file.prepare(bytes(record)))
-                yield write
-                self._file.written(write.slot, write.result)
-            self._record = record
 
     def meanwhile(self, position: int, request: bytes) -> bytes | None:
         """As begin(), while what was left of this guest cannot be taken up.

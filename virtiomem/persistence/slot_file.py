@@ -23,17 +23,6 @@ _ROOM: Final = 16 << 20
 _FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
-@dataclass(frozen=True, slots=True)
-class SlotWrite:
-    """Bytes to write: data, to fd, at offset. number, content: what they stand for."""
-
-    fd: int
-    offset: int
-    data: bytes
-    number: int
-    content: bytes
-
-
 class SlotFile(Resource):
     """One content at a time, of any process that opens the file. One process at a time has it open.
 
@@ -61,15 +50,6 @@ class SlotFile(Resource):
 
     def write(self, content: bytes) -> None:
         """Have content in place of the one before. Raises VfioError, with the one before in place."""
-        write = self.prepare(content)
-        try:
-            written = os.pwrite(write.fd, write.data, write.offset)
-        except OSError as error:
-            written = -(error.errno or errno.EIO)
-        self.written(write, written)
-
-    def prepare(self, content: bytes) -> SlotWrite:
-        """How to have content in place of the one before, for somebody else to write. Raises VfioError."""
         self.require_open()
         if not os.fstat(self._fd).st_nlink:
             self._make_anew()
@@ -77,16 +57,13 @@ class SlotFile(Resource):
         if _HEAD.size + len(content) > _ROOM:
             raise self._error(errno.EFBIG, f"{len(content)} bytes are more than it holds")
         data = _HEAD.pack(_MAGIC, number, len(content), _checksum(number, content)) + content
-        return SlotWrite(self._fd, number % 2 * _ROOM, data, number, content)
-
-    def written(self, write: SlotWrite, result: int) -> None:
-        """What was prepared last has been written. result: how many bytes, or a negative errno. Raises VfioError, with
-        the content before in place, if that was not all."""
-        if result < 0:
-            raise self._error(-result, "it cannot be written")
-        if result != len(write.data):
-            raise self._error(errno.ENOSPC, f"{result} of {len(write.data)} bytes were written")
-        self._number, self.content = write.number, write.content
+        try:
+            written = os.pwrite(self._fd, data, number % 2 * _ROOM)
+        except OSError as error:
+            raise self._error(error.errno, "it cannot be written") from error
+        if written != len(data):
+            raise self._error(errno.ENOSPC, f"{written} of {len(data)} bytes were written")
+        self._number, self.content = number, content
 
     def _open(self, flags: int) -> int:
         """A descriptor of the file, locked. Raises VfioError."""

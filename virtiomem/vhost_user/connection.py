@@ -7,11 +7,10 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Sequence
 from typing import Final, Self
 
 from virtiomem.vhost_user.abi import vhost_user
-from virtiomem.vhost_user.abi.aio_abi import IOCB_CMD_PREAD, IOCB_CMD_PWRITE, iocb
+from virtiomem.vhost_user.abi.aio_abi import IOCB_CMD_PREAD, IOCB_CMD_PWRITE, IOCB_FLAG_RESFD, iocb
 from virtiomem.vhost_user.abi.vhost_user import VhostUserHeader
 from virtiomem.vhost_user.aio import Aio, operation
 from virtiomem.vhost_user.errors import FrontEndError
@@ -87,11 +86,16 @@ class Connection:
         self._fds.clear()
         return Message(header.request, header.flags, payload, fds)
 
-    def finish(self, message: Message, reply: bytes | None, note: Sequence[iocb] = ()) -> list[int]:
-        """message, which was received last, is dealt with: reply to it (None: do not), take it, and do what is in note,
-        by one system call: whoever goes on with the connection finds all of that done, or nothing.
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the message that was received last waits in the socket, until finish() takes it."""
+        return self._waiting > 0
 
-        Returns what note gave. Raises FrontEndError if the front end does not read replies, EOFError if it has gone.
+    def finish(self, message: Message, reply: bytes | None, taken: int) -> None:
+        """message, which was received last, is dealt with: reply to it (None: do not), take it if it waits, and count
+        that in the eventfd taken, by one system call: whoever goes on finds all of that done, or nothing.
+
+        Raises FrontEndError if the front end does not read replies, EOFError if it has gone.
         """
         operations: list[iocb] = []
         fd = self._socket.fileno()
@@ -100,16 +104,17 @@ class Connection:
         if data:
             operations.append(operation(IOCB_CMD_PWRITE, fd, answer))
         waiting, self._waiting = self._waiting, 0
-        taken = ctypes.create_string_buffer(waiting or 1)
+        room = ctypes.create_string_buffer(waiting or 1)
         if waiting:
-            operations.append(operation(IOCB_CMD_PREAD, fd, taken))
+            take = operation(IOCB_CMD_PREAD, fd, room)
+            take.aio_flags, take.aio_resfd = IOCB_FLAG_RESFD, taken
+            operations.append(take)
         assert self._aio is not None
-        results = self._aio.submit([*operations, *note]) if operations or note else []
+        results = self._aio.submit(operations) if operations else []
         if data:
             _check_sent(results[0], len(data))
-        if waiting and results[len(operations) - 1] != waiting:
+        if waiting and results[-1] != waiting:
             raise EOFError("the front end has gone")
-        return results[len(operations) :]
 
     def _peek(self) -> Message | None:
         """The next message, which stays in the socket; None if not all of it can be seen at once."""

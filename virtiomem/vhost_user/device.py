@@ -94,8 +94,8 @@ class VhostUserDevice(Resource):
                 device, memory, self._events, self._kept, self._store, file_offset=file_offset, discard=discard
             )
             self._signals = stack.enter_context(Signals(memory.kernel))
-            # An answer, the message that it is to, and that it was given.
-            self._aio = stack.enter_context(Aio(3))
+            # An answer, and the message that it is to.
+            self._aio = stack.enter_context(Aio(2))
             self._more = EventFd(memory.kernel, "work left over")
             stack.callback(self._more.close)
             self._listener = self._listen(clock)

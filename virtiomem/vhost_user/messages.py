@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import enum
 import errno
-import hashlib
 import os
 from typing import Self, TypeVar
 
@@ -76,16 +75,6 @@ class Message:
             return FrontEndRequest(self.request).name
         except ValueError:
             return f"request {self.request}"
-
-    @property
-    def size(self) -> int:
-        """Bytes, with the header."""
-        return ctypes.sizeof(vhost_user.VhostUserHeader) + len(self.payload)
-
-    @property
-    def digest(self) -> str:
-        """Tells this message from others, as far as its bytes do."""
-        return hashlib.sha256(bytes([self.request & 0xFF, self.flags & 0xFF]) + self.payload).hexdigest()
 
     @property
     def needs_reply(self) -> bool:

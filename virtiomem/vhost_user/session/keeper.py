@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 
 from pyvfio.errors import VfioError
-from virtiomem.persistence import DescriptorStore, KeptDevice, SessionWrite
-from virtiomem.vhost_user.errors import FrontEndError
+from virtiomem.persistence import DescriptorStore, KeptDevice
 from virtiomem.vhost_user.session.record import Keep, SessionRecord
 
 _log = logging.getLogger(__package__)
@@ -62,10 +60,10 @@ class SessionKeeper:
         for name in copied:
             self._store.drop(name)
 
-    def update(self, make: Callable[[Keep], SessionRecord], handled: tuple[str, str | None] | None = None) -> bool:
-        """Keep the session as it is; return whether it has changed. make: makes its record. handled: as that has it."""
+    def update(self, make: Callable[[Keep], SessionRecord], handled: tuple[int, str | None] | None = None) -> None:
+        """Keep the session as it is, if it has changed. make: makes its record. handled: as that has it."""
         if self._is_off:
-            return False
+            return
         names: list[tuple[object, str]] = []
 
         def keep(owner: object, fd: int, kind: str) -> str:
@@ -79,38 +77,17 @@ class SessionKeeper:
                 record = replace(make(keep), handled=handled)
             finally:
                 before, self._names = self._names, names
-            is_new = self._record is None or record != replace(self._record, handled=handled)
-            if not is_new and (handled is not None or (self._record and self._record.handled is None)):
-                return False
+            if self._record is not None and record == replace(self._record, handled=handled):
+                return
             self._kept.keep_session(record.data())
         except VfioError as error:
             self._names = [*before, *(pair for pair in names if pair not in before)]
             self._failed(error)
-            return False
+            return
         self._record = record
         for owner, name in before:
             if not any(owner is other for other, _ in names):
                 self._store.drop(name)
-        return True
-
-    @contextmanager
-    def settling(self) -> Iterator[SessionWrite | None]:
-        """The message that was handled is about to end: the with block keeps that by the write it gets, unless it is
-        None: nothing has to be kept."""
-        record = self._record
-        if self._is_off or record is None or record.handled is None:
-            yield None
-            return
-        record = replace(record, handled=None)
-        try:
-            with self._kept.keeping_session(record.data()) as write:
-                yield write
-        except VfioError as error:
-            if isinstance(error, FrontEndError):
-                raise
-            self._failed(error)
-            return
-        self._record = record
 
     def _failed(self, error: VfioError) -> None:
         _log.warning("the front end would have to connect again after this process: %s", error)

@@ -70,11 +70,12 @@ class Negotiation:
         self._protocol_features = ProtocolFeature(0)
         self._status = 0
 
-    def record(self, keep: Keep, connection: str) -> SessionRecord:
-        """What go_on() goes on from. keep: has descriptors kept. connection: the name of that of the connection."""
+    def record(self, keep: Keep, connection: str, taken: str) -> SessionRecord:
+        """What go_on() goes on from. keep: has descriptors kept. connection, taken: names of descriptors."""
         channel = self._service.channel
         return SessionRecord(
             connection=connection,
+            taken=taken,
             channel=None if channel is None else keep(channel, channel.fileno(), "channel"),
             protocol_features=int(self._protocol_features),
             status=self._status,

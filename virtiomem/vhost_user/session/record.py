@@ -48,12 +48,15 @@ class RingRecord:
 class SessionRecord:
     """A Session.
 
-    connection, channel: names of descriptors. protocol_features, status: as the front end has set them. features: what
-    the driver has negotiated; None: nothing. broken: the driver has broken the ring. handled: of the message that waits
-    in the connection: what tells whether it is this one that was handled; None: it was not.
+    connection, taken, channel: names of descriptors; taken is an eventfd that has counted the messages which were taken
+    out of the connection. protocol_features, status: as the front end has set them. features: what
+    the driver has negotiated; None: nothing. broken: the driver has broken the ring. handled: the count of
+    the message that was handled last, with its reply in hexadecimal, if it has one; None: it does not wait in the
+    connection, or was none. If taken stands at that count it waits there still, and nobody has replied.
     """
 
     connection: str
+    taken: str
     channel: str | None
     protocol_features: int
     status: int
@@ -61,7 +64,7 @@ class SessionRecord:
     broken: bool
     regions: tuple[RegionRecord, ...]
     ring: RingRecord
-    handled: tuple[str, str | None] | None = None
+    handled: tuple[int, str | None] | None = None
 
     def data(self) -> dict[str, object]:
         """As values of JSON."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import ctypes
+import errno
+import os
 import socket
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Final
 
+from pyvfio.errors import VfioError
 from pyvfio.kernel import EventFd, Kernel
 from virtiomem.device import VirtioMem
 from virtiomem.persistence import KeptDevice
-from virtiomem.vhost_user.abi.aio_abi import IOCB_CMD_PWRITE
-from virtiomem.vhost_user.aio import Aio, operation
+from virtiomem.vhost_user.aio import Aio
 from virtiomem.vhost_user.connection import Connection
 from virtiomem.vhost_user.events import FrontEndEvents
 from virtiomem.vhost_user.foreign_event import Signals
@@ -51,11 +53,14 @@ class Session:
     ) -> None:
         """endpoint: the connection, which belongs to the session from now on. memory: what takes the region's memory.
 
-        kernel: what maps the memory. signals: what signals the front end's eventfds. aio: for three operations. more:
+        kernel: what maps the memory. signals: what signals the front end's eventfds. aio: for two operations. more:
         signalled, by the session, while there is work left over for another turn. events: who is told of what happens.
         kept: as Service has it. keeper: keeps the session. packed: offer packed rings, too.
         """
         self._connection = Connection(endpoint, aio)
+        # Counts the messages that were taken out of it: a process that is killed leaves it right.
+        self._taken = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._count = 0
         self._keeper = keeper
         self._table = MemoryTable(kernel)
         self._more = more
@@ -97,6 +102,7 @@ class Session:
     def close(self) -> None:
         """Close all that came from the front end, and reset the device, whose blocks stay as they are."""
         with ExitStack() as last:
+            last.callback(self._close_taken)
             last.callback(self._connection.close)
             last.callback(self._table.close)
             last.callback(self._vring.close)
@@ -105,10 +111,16 @@ class Session:
     def leave(self) -> None:
         """Close this process's copies of all that came from the front end: another process goes on with it."""
         with ExitStack() as last:
+            last.callback(self._close_taken)
             last.callback(self._connection.close)
             last.callback(self._table.close)
             last.callback(self._vring.close)
             last.callback(self._service.set_channel, None)
+
+    def _close_taken(self) -> None:
+        taken, self._taken = self._taken, -1
+        if taken >= 0:
+            os.close(taken)
 
     def keep(self) -> None:
         """Have the session outlive the process from now on, if there is a service manager."""
@@ -117,36 +129,42 @@ class Session:
     def record(self, keep: Keep) -> SessionRecord:
         """What go_on() goes on from. keep: has descriptors kept."""
         connection = keep(self._connection, self._connection.fileno(), "connection")
-        return self._negotiation.record(keep, connection)
+        taken = keep(self, self._taken, "taken")
+        return self._negotiation.record(keep, connection, taken)
 
     def go_on(self, record: SessionRecord) -> None:
         """Be the session of record, whose connection this one has. Nothing has come through it yet.
 
         Raises VfioError if it cannot be gone on with, and EOFError if the front end has gone.
         """
+        os.close(self._taken)
+        self._taken = self._keeper.copy(record.taken)
+        self._count = _count(self._taken)
         self._negotiation.go_on(record, self._keeper.copy)
         self._keeper.taken_up(record, self.record)
-        if record.handled is None:
+        if record.handled is None or record.handled[0] != self._count:
             return
-        digest, reply = record.handled
-        message = self._connection.receive()
-        if message is None:
-            return
-        with message:
-            # Nobody has ended it: that, and that the record says no more of it, is one step.
-            if message.digest == digest:
+        # It was handled, and not taken: what it is answered was recorded.
+        message, reply = self._connection.receive(), record.handled[1]
+        if message is not None:
+            with message:
                 self._finish(message, None if reply is None else bytes.fromhex(reply))
 
     def _end(self, message: Message, reply: bytes | None) -> None:
         """message is handled: answer it. Whoever goes on from here knows, from before the answer, how far this is."""
-        self._keeper.update(self.record, (message.digest, None if reply is None else reply.hex()))
+        handled = (self._count, None if reply is None else reply.hex()) if self._connection.is_waiting else None
+        self._keeper.update(self.record, handled)
         self._finish(message, reply)
 
     def _finish(self, message: Message, reply: bytes | None) -> None:
-        with self._keeper.settling() as write:
-            if write is None:
-                self._connection.finish(message, reply)
-                return
-            data = ctypes.create_string_buffer(write.slot.data, len(write.slot.data))
-            note = operation(IOCB_CMD_PWRITE, write.slot.fd, data, write.slot.offset)
-            write.result = self._connection.finish(message, reply, [note])[0]
+        self._count += self._connection.is_waiting
+        self._connection.finish(message, reply, self._taken)
+
+
+def _count(event: int) -> int:
+    """What the counter of an eventfd stands at, which stays so. Source: proc(5), fdinfo."""
+    for line in Path(f"/proc/self/fdinfo/{event}").read_text(encoding="ascii").splitlines():
+        name, _, value = line.partition(":")
+        if name == "eventfd-count":
+            return int(value, 16)
+    raise VfioError(errno.EINVAL, "go on with a session", meaning="what counts its messages is no eventfd")
