@@ -66,7 +66,8 @@ def driving(guest: KeptGuest, servers: Mortal, kernel: Kernel, address: str) -> 
 
 
 def drive(kernel: Kernel, address: str, directory: Path, kind: Kind, kills: int, say: Callable[[str], None]) -> None:
-    """Kill as many servers, at any instant, which map into the container of the device at address. AssertionError."""
+    """Replace as many servers, at any instant, which map into the container of the device at address, most of them by
+    kill -9. Raises AssertionError."""
     chance = random.Random(f"{kind} {kills}")
     with mortal(directory, REGION_ADDRESS, REGION_SIZE, BLOCK, keeps=True, devices=[address]) as servers:
         servers.start()
@@ -76,7 +77,9 @@ def drive(kernel: Kernel, address: str, directory: Path, kind: Kind, kills: int,
         with driving(guest, servers, kernel, address) as engine:
             for kill in range(kills):
                 before, requests = engine.rounds, guest.requests
-                killer = threading.Timer(chance.uniform(0, 0.1), servers.replace)
+                # Every third one ends as for an upgrade.
+                end = servers.upgrade if kill % 3 == 2 else servers.replace
+                killer = threading.Timer(chance.uniform(0, 0.1), end)
                 killer.start()
                 while killer.is_alive():
                     guest.act()
@@ -86,7 +89,7 @@ def drive(kernel: Kernel, address: str, directory: Path, kind: Kind, kills: int,
                 assert engine.rounds > before
                 say(f"{kind} {kill + 1}: {guest.requests - requests} requests, {engine.rounds - before} transfers")
             assert engine.lost == 0
-            say(f"{kind}: {kills} servers killed, {engine.rounds} transfers, none lost; {guest.requests} requests")
+            say(f"{kind}: {kills} servers replaced, {engine.rounds} transfers, none lost; {guest.requests} requests")
         guest.close()
 
 

@@ -56,13 +56,21 @@ class Mortal:
         self.kill()
         self.start()
 
+    def upgrade(self) -> None:
+        """Have it end as a service manager does, and start."""
+        self._end(signal.SIGTERM)
+        self.start()
+
     def kill(self) -> None:
         """As kill -9 does. Twice is harmless, and from any thread."""
+        self._end(signal.SIGKILL)
+
+    def _end(self, number: signal.Signals) -> None:
         with self._lock:
             pid, self._pid = self._pid, 0
             if pid:
                 assert self._process.stdout is not None
-                os.kill(pid, signal.SIGKILL)
+                os.kill(pid, number)
                 assert self._process.stdout.readline().strip() == "gone"
 
 
@@ -161,8 +169,10 @@ def _serve_devices(
             server.add_space(SpaceOptions((device,)), keep=False)
         server.add_region(options, keep=False)
         server.go_on()
+        signal.signal(signal.SIGTERM, lambda *_: loop.stop())
         os.write(ready, b"x")
         loop.run()
+        server.hand_over()
 
 
 def _serve(options: ServedRegionOptions, place: Path, ready: int, store: DescriptorStore) -> None:
