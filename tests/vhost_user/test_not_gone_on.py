@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
@@ -21,11 +22,12 @@ from tests.support.vhost_user.front_end import (
     Elsewhere,
     FrontEnd,
     mem_reg,
+    u64,
 )
 from virtiomem import RequestType, Response, ResponseType
 from virtiomem.device import REQUEST_SIZE, RESPONSE_SIZE
 from virtiomem.discard import DiscardCoordination
-from virtiomem.persistence import DescriptorStore, NotifySocket, ServiceManager
+from virtiomem.persistence import DescriptorStore, NotifySocket, ServiceManager, SlotFile
 from virtiomem.vhost_user import ServedRegion, ServedRegionOptions
 from virtiomem.vhost_user.messages import FrontEndRequest
 
@@ -35,6 +37,7 @@ class Place:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self.state = directory / "vm0.state"
         self.path = str(directory / "mem")
         self.notify = NotifySocket(directory)
         self._ending = threading.Event()
@@ -56,7 +59,7 @@ class Place:
         """The next one, which leaves all to the one after it. lost: the kind of what was not kept for it."""
         left = [(name, os.dup(fd)) for name, fd in self.notify.stored if name.partition(".")[0] != lost]
         options = ServedRegionOptions(
-            self.path, "vm0", REGION_ADDRESS, REGION_SIZE, BLOCK, REGION_SIZE, state=self._directory / "vm0.state"
+            self.path, "vm0", REGION_ADDRESS, REGION_SIZE, BLOCK, REGION_SIZE, state=self.state
         )
         with DescriptorStore(ServiceManager(str(self.notify.path)), left) as store:
             served = ServedRegion(
@@ -88,7 +91,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
     place.close()
 
 
-@pytest.mark.parametrize("lost", ["connection", "channel", "memory", "kick", "call", "error"])
+@pytest.mark.parametrize("lost", ["connection", "channel", "taken", "memory", "kick", "call", "error"])
 def test_a_front_end_of_which_something_was_not_kept_is_cut_off(place: Place, lost: str) -> None:
     with place.server():
         front_end = FrontEnd(Elsewhere(place.path))
@@ -102,6 +105,54 @@ def test_a_front_end_of_which_something_was_not_kept_is_cut_off(place: Place, lo
         if lost != "connection":
             assert front_end.gone()
     front_end.close()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("regions", "none"),
+        ("regions", [{"size": 1}]),
+        ("status", "x"),
+        ("features", []),
+        ("ring", None),
+        ("handled", 7),
+        ("taken", "no such name"),
+    ],
+)
+def test_a_record_that_is_damaged_costs_a_front_end_its_session(place: Place, key: str, value: object) -> None:
+    with place.server():
+        front_end = FrontEnd(Elsewhere(place.path))
+        front_end.socket.settimeout(10)
+        started(front_end, "split")
+        front_end.number(FrontEndRequest.GET_FEATURES)
+    with SlotFile(place.state) as file:
+        assert file.content is not None
+        record = json.loads(file.content)
+        record["session"][key] = value
+        file.write(json.dumps(record).encode())
+    with place.server() as server:
+        assert not server.connected
+        assert front_end.gone()
+        following = FrontEnd(Elsewhere(place.path))
+        following.connect()
+        following.close()
+    front_end.close()
+
+
+def test_the_same_message_again_is_another_one(place: Place) -> None:
+    """What was handled last stays recorded after it was taken, and says of which one that is true."""
+    calls = [os.eventfd(0, os.EFD_NONBLOCK) for _ in range(2)]
+    with place.server():
+        front_end = FrontEnd(Elsewhere(place.path))
+        driver = started(front_end, "split")
+        assert front_end.acknowledged(FrontEndRequest.SET_VRING_CALL, u64(0), [calls[0]])
+    with place.server():
+        assert front_end.acknowledged(FrontEndRequest.SET_VRING_CALL, u64(0), [calls[1]])
+        before, front_end.call = front_end.call, calls[1]
+        assert ask(driver, RequestType.PLUG, REGION_ADDRESS, 1) == Response(ResponseType.ACK)
+    front_end.close()
+    for fd in (before, calls[0]):
+        os.close(fd)
 
 
 @pytest.mark.parametrize("kind", DRIVERS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import socket
 import time
 from collections.abc import Callable
@@ -133,7 +134,7 @@ class VhostUserDevice(Resource):
         if record is None:
             return
         try:
-            session = self._session_over(socket.socket(fileno=self._keeper.copy(record.connection)))
+            session = self._session_over(_socket_of(self._keeper.copy(record.connection)))
         except OSError as error:
             _log.warning("%s: a front end has to connect again: %s", self.device.name, error)
             self._keeper.end()
@@ -144,6 +145,10 @@ class VhostUserDevice(Resource):
             session.go_on(record)
         except (EOFError, OSError) as error:
             self._disconnect(str(error))
+        except Exception as error:
+            # A fault of ours, or of what was kept. It costs this front end its session, and nobody else anything.
+            _log.exception("%s: going on with a front end failed", self.device.name)
+            self._disconnect(f"{type(error).__name__} in this server: {error}")
 
     @property
     def connected(self) -> bool:
@@ -255,3 +260,12 @@ class VhostUserDevice(Resource):
 
     def __repr__(self) -> str:
         return f"<VhostUserDevice {self.path}>"
+
+
+def _socket_of(fd: int) -> socket.socket:
+    """A socket over fd, which is closed if it is none. Raises OSError."""
+    try:
+        return socket.socket(fileno=fd)
+    except OSError:
+        os.close(fd)
+        raise

@@ -74,17 +74,48 @@ class SessionRecord:
     def parse(cls, data: Mapping[str, object]) -> Self:
         """What data() gave. Raises VfioError (EPROTO) for what it cannot have given."""
         try:
-            values = dict(data)
-            ring = dict(values.pop("ring"))  # type: ignore[call-overload]
-            areas = ring.pop("areas")
-            regions = values.pop("regions")
-            handled = values.pop("handled")
+            values, ring = dict(data), dict(data["ring"])  # type: ignore[call-overload]
+            areas, handled = ring["areas"], values["handled"]
             return cls(
-                regions=tuple(RegionRecord(**region) for region in regions),  # type: ignore[attr-defined]
-                ring=RingRecord(areas=areas and tuple(areas), **ring),
-                handled=handled and tuple(handled),  # type: ignore[arg-type]
-                **values,  # type: ignore[arg-type]
+                connection=str(values["connection"]),
+                taken=str(values["taken"]),
+                channel=_name(values["channel"]),
+                protocol_features=_number(values["protocol_features"]),
+                status=_number(values["status"]),
+                features=None if values["features"] is None else _number(values["features"]),
+                broken=bool(values["broken"]),
+                regions=tuple(
+                    RegionRecord(
+                        _number(region["guest_address"]),
+                        _number(region["size"]),
+                        _number(region["user_address"]),
+                        _number(region["mmap_offset"]),
+                        str(region["memory"]),
+                    )
+                    for region in values["regions"]  # type: ignore[attr-defined]
+                ),
+                ring=RingRecord(
+                    size=_number(ring["size"]),
+                    base=_number(ring["base"]),
+                    enabled=bool(ring["enabled"]),
+                    areas=None if areas is None else (_number(areas[0]), _number(areas[1]), _number(areas[2])),
+                    run=_name(ring["run"]),
+                    kick=_name(ring["kick"]),
+                    call=_name(ring["call"]),
+                    error=_name(ring["error"]),
+                ),
+                handled=None if handled is None else (_number(handled[0]), _name(handled[1])),  # type: ignore[index]
             )
-        except (TypeError, KeyError, ValueError, AttributeError) as error:
+        except (TypeError, KeyError, ValueError, IndexError, AttributeError) as error:
             meaning = f"it is damaged: {type(error).__name__}: {error}"
             raise VfioError(errno.EPROTO, "kept session", meaning=meaning) from error
+
+
+def _number(value: object) -> int:
+    if not isinstance(value, int):
+        raise TypeError(f"{value!r} is no number")
+    return value
+
+
+def _name(value: object) -> str | None:
+    return None if value is None else str(value)

@@ -137,8 +137,9 @@ class Session:
 
         Raises VfioError if it cannot be gone on with, and EOFError if the front end has gone.
         """
-        os.close(self._taken)
-        self._taken = self._keeper.copy(record.taken)
+        taken = self._keeper.copy(record.taken)
+        self._close_taken()
+        self._taken = taken
         self._count = _count(self._taken)
         self._negotiation.go_on(record, self._keeper.copy)
         self._keeper.taken_up(record, self.record)
