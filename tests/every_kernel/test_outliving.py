@@ -10,7 +10,7 @@ from tests.support.kernels import outliving
 from tests.support.kernels.testbed import Testbed
 from tests.support.vhost_user.guests import Kind
 
-KILLS = 10
+KILLS = 6
 
 
 @pytest.mark.needs("type1")

@@ -15,7 +15,7 @@ from tests.support.guest import outliving
 def test_beside_a_simulated_container(
     kernel_image: Callable[[str], Image], tmp_path: Path, say: Callable[[str], None]
 ) -> None:
-    outliving.drive(None, kernel_image("debian-7"), tmp_path, say, 10)
+    outliving.drive(None, kernel_image("debian-7"), tmp_path, say, 6)
 
 
 def test_beside_a_real_container(kernel_image: Callable[[str], Image], say: Callable[[str], None]) -> None:
@@ -25,7 +25,7 @@ def test_beside_a_real_container(kernel_image: Callable[[str], Image], say: Call
     machine = Machine(kernel_image("stock"), hardware, timeout=1200)
     output, errors = bytearray(), bytearray()
     status = machine.run(
-        ["python", "-m", "tests.support.guest.outliving", "debian-6.1", "5"],
+        ["python", "-m", "tests.support.guest.outliving", "debian-6.1", "3"],
         {"stdout": output.extend, "stderr": errors.extend},
         {"PYTHONPATH": str(ROOT / "tools")},
     )

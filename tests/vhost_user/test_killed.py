@@ -14,8 +14,10 @@ from tests.support.vhost_user.front_end import BLOCK, REGION_ADDRESS, REGION_SIZ
 from tests.support.vhost_user.guests import Guest, KeptGuest, Kind
 from tests.support.vhost_user.mortal import mortal
 
-KILLS = 250 if os.environ.get("CI") else int(os.environ.get("KILLS", 15))
+KILLS = 250 if os.environ.get("CI") else 15
 """Of each kind of ring."""
+TALKS = 100 if os.environ.get("CI") else 15
+"""The same, under messages."""
 
 
 @pytest.mark.parametrize("kind", DRIVERS)
@@ -58,7 +60,7 @@ def test_every_message_is_answered_once_whoever_handles_it(kind: Kind, tmp_path:
     with mortal(tmp_path, REGION_ADDRESS, REGION_SIZE, BLOCK, keeps=True) as servers:
         servers.start()
         guest = KeptGuest(servers, kind, chance)
-        for _ in range(KILLS):
+        for _ in range(TALKS):
             killer = threading.Timer(chance.uniform(0, 0.01), servers.replace)
             killer.start()
             while killer.is_alive():
