@@ -139,6 +139,7 @@ OTHER_NAMES = {
     "sd_listen_fds(3)": "SD_LISTEN_FDS_START",
     "net/scm.h": "SCM_MAX_FD",
     "linux/kcmp.h": "KCMP_FILE",
+    "linux/fcntl.h": "F_DUPFD_QUERY",
     "the environment": (
         "COMP_LINE COMP_POINT COMP_WORDBREAKS LISTEN_FDNAMES LISTEN_FDS LISTEN_PID NO_COLOR NOTIFY_SOCKET "
         "STATE_DIRECTORY VIRTIOMEM_OPTIONS XDG_RUNTIME_DIR XDG_STATE_HOME"

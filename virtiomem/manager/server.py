@@ -194,9 +194,8 @@ class Server(Resource):
         if not self._keeper.store.is_lasting:
             self.close()
             return
-        self.give_up()
         with self._changes:
-            self.give_up()
+            # A request that is being carried out is answered first: a guest that got BUSY instead would wait.
             with ExitStack() as leaving:
                 for region in self.regions:
                     leaving.callback(region.hand_over)
