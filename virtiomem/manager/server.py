@@ -194,15 +194,14 @@ class Server(Resource):
         if not self._keeper.store.is_lasting:
             self.close()
             return
-        with self._changes:
+        with self._changes, ExitStack() as leaving:
+            for region in self.regions:
+                leaving.callback(region.hand_over)
+            for space in self.spaces:
+                leaving.callback(space.hand_over)
             # A request that is being carried out is answered first: a guest that got BUSY instead would wait.
-            with ExitStack() as leaving:
-                for region in self.regions:
-                    leaving.callback(region.hand_over)
-                for space in self.spaces:
-                    leaving.callback(space.hand_over)
-                for region in self.regions:
-                    leaving.callback(region.pause)
+            for region in self.regions:
+                leaving.callback(region.pause)
         self.close()
 
     def adopt_space(self, opening: Callable[[], OpenSpace], *, keep: bool = True) -> OpenSpace:
