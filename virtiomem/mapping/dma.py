@@ -265,9 +265,10 @@ class DmaMapper:
 
     def doubted(self, section: Section) -> Sequence[Section]:
         """What it has mapped of section, and the kernel does not say whether it is mapped still."""
-        entered = self._books_of(section).entered(section.run)
-        doubts = unconfirmed_runs(self._space, section) if entered else []
-        return [_part(section, run) for run in intersect(entered, doubts)]
+        books = self._books_of(section)
+        doubts = [] if books.first is None else unconfirmed_runs(self._space, section)
+        # Of what is in doubt, which is next to nothing: there may be very much that is entered.
+        return [_part(section, run) for doubt in doubts for run in books.entered(doubt)]
 
     def _confirm(self, section: Section) -> None:
         """Have the kernel say of what is in doubt that it is mapped, as far as it does."""
