@@ -96,9 +96,9 @@ class Server(Resource):
         """Serve another device, mapped into every address space. It is the server's, and shown by the control socket.
 
         trace: the file that what its guest asks is written to, from its start; None for options.record. keep: have the
-        server that follows serve it, too, without being told. Raises
-        InvalidArgument if its name, socket or addresses are another's, and what ServedRegion raises; nothing of it
-        stays then.
+        server that follows serve it, too, without being told.
+        Raises InvalidArgument if its name, socket or addresses are another's, and what ServedRegion raises; nothing of
+        it stays then.
         """
         check_name(options.name)
         with self._changing(f"serve {options.name}"):
