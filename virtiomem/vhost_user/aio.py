@@ -1,8 +1,8 @@
 """Aio: several reads and writes by one system call, of which a process that is killed has done all or none.
 
-The kernel does each at once where it is submitted, if it is of a socket that does not wait; and a process that is killed
-dies when it returns from the call. That holds for sockets and for the eventfds that are signalled at the end of one, not
-for writes to files: a kill that is pending ends those with EINTR.
+The kernel does each at once where it is submitted, if it is of a socket that does not wait; and a process that is
+killed dies when it returns from the call. That holds for sockets, and for the eventfd that is signalled at the end of
+an operation. It does not for writes to files: a kill that is pending ends those with EINTR.
 Source: io_submit(2); fs/aio.c, aio_read and aio_write.
 """
 
