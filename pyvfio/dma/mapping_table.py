@@ -93,8 +93,12 @@ class MappingTable:
 
     def doubt(self, iova: int, size: int) -> None:
         """The kernel is about to be asked to change the range."""
-        if not any(start <= iova and iova + size <= end for start, end in self._doubts):
-            self._doubts = (*self._doubts, (iova, iova + size))
+        span = (iova, iova + size)
+        near = [other for other in self._doubts if other[0] <= span[1] and span[0] <= other[1]]
+        if near:
+            # One span for all that touch: what stays in doubt for long is asked about often.
+            span = (min(span[0], near[0][0]), max(span[1], near[-1][1]))
+        self._doubts = tuple(sorted([*(other for other in self._doubts if other not in near), span]))
 
     def trust(self, iova: int, size: int) -> None:
         """The kernel has confirmed what the runs say of the range."""
@@ -109,15 +113,8 @@ class MappingTable:
 
     def doubted(self, iova: int, size: int) -> tuple[MappedRun, ...]:
         """The parts of runs within the range that are in doubt, ascending."""
-        if not self._doubts:
-            return ()
-        spans: list[Span] = []
-        for start, stop in sorted((max(start, iova), min(stop, iova + size)) for start, stop in self._doubts):
-            if spans and start <= spans[-1][1]:
-                spans[-1] = spans[-1][0], max(stop, spans[-1][1])
-            elif start < stop:
-                spans.append((start, stop))
-        return tuple(part for start, stop in spans for part in self.parts(start, stop - start))
+        spans = [(max(start, iova), min(stop, iova + size)) for start, stop in self._doubts]
+        return tuple(part for start, stop in spans if start < stop for part in self.parts(start, stop - start))
 
     # Changes.
 

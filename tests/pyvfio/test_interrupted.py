@@ -323,6 +323,23 @@ def test_an_exception_at_any_bytecode(name: str, way: str) -> None:
         assert nth > 50
 
 
+@pytest.mark.parametrize("way", ["container", "iommufd"])
+def test_what_is_left_in_doubt_does_not_grow_with_each_exception(way: str) -> None:
+    """The hundredth unmapping takes as many bytecodes as the second."""
+    took = []
+    with a_world(way) as world:
+        for _ in range(100):
+            world.map()
+            world.kernel.arm(Interrupt(0, is_made=False))
+            counted = AtOpcode(100_000, LIBRARY)
+            with suppress(KeyboardInterrupt), counted:
+                world.space.unmap_everything()
+            world.kernel.arm()
+            world.clean_up()
+            took.append(100_000 - counted.left)
+    assert took[-1] == took[1]
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("is_made", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("way", ["container", "iommufd"])
