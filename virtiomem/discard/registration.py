@@ -191,9 +191,9 @@ class Registration:
             for part in subtract([run], list(self._lost)):
                 self.missing.remove(part)
         for run in doubted:
-            self._doubted.add(run)
             held_wrongly = self.stale.overlap(run)
             self._became_missing(subtract([run], union([*held_wrongly, *self.missing.overlap(run)])), _DOUBT)
+            self._doubted.add(run)
 
     def reconcile(self, populated: Callable[[Run], Sequence[Run]]) -> None:
         """What was interrupted may have been committed. populated: what of a run is populated."""
@@ -242,6 +242,10 @@ class Registration:
         self._note(self.stale, runs, True, str(error))
 
     def _became_missing(self, runs: Iterable[Run], error: Exception | str) -> None:
+        runs = list(runs)
+        for run in runs:
+            # Known by now: it does not come back with the end of a doubt.
+            self._doubted.remove(run)
         self._note(self.missing, runs, False, str(error))
 
     def _note(self, known: RunSet, runs: Iterable[Run], stale: bool, error: str) -> None:
