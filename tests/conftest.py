@@ -8,6 +8,7 @@ from hypothesis import settings
 pytest_plugins = [
     "tests.support.case_counts",
     "tests.support.hosts",
+    "tests.support.thorough",
     "tests.support.vm.plugin",
     "tests.support.watchdog",
     "pytester",

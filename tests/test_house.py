@@ -13,6 +13,9 @@ from houselib.table import FILES_OF_A_PACKAGE, LINES_OF_A_MODULE, USERS, Circle,
 from houselib.tree import Module, Tree
 from houselib.violation import Violation
 
+# Each reads through the whole tree.
+pytestmark = pytest.mark.thorough
+
 ROOT = Path(__file__).parents[1]
 PAGES = {"docs/design.md": "VFIO_IOMMU_MAP_DMA and pyvfio.kernel.limits"}
 

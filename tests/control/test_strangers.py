@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from pyvfio import InvalidArgument, VfioError
+from tests.support.thorough import is_thorough
 from tests.support.virtiomem.managers import Running
 from virtiomem.control import ControlClient, ControlRefused, ControlServer, ManagedDevice, MetricsPort, places
 from virtiomem.serving import Listener
@@ -343,7 +344,7 @@ COMMANDS: dict[str, Callable[[Path], tuple[str, ...]]] = {
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_sigterm_from_the_first_instruction_on_leaves_no_socket(tmp_path: Path, command: str) -> None:
-    times = 12
+    times = 12 if is_thorough() else 5
     for number in range(times):
         place = tmp_path / str(number)
         place.mkdir()

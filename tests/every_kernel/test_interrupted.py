@@ -9,10 +9,11 @@ from types import FrameType
 from pyvfio import Kernel, Memory, StillMapped
 from tests.support.kernels.modes import Mode, Space
 from tests.support.kernels.testbed import IOVA, MEBIBYTE
+from tests.support.thorough import is_thorough
 
 PAGE = 4096
 SIZE = 4 * MEBIBYTE
-SIGNALS = 40
+SIGNALS = 40 if is_thorough() else 10
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:

@@ -26,6 +26,7 @@ from pyvfio.sim import SimKernel
 from pyvfio.sysfs import pci_device
 from tests.support.at_opcode import AtOpcode
 from tests.support.kernels.held import charged, expect_known, held_by
+from tests.support.thorough import stride
 
 BLOCK = 0x10_000
 IOVA = 0x1_0000_0000
@@ -310,7 +311,7 @@ BYTECODE_CASES = [(name, way) for name in BYTECODES for way in OPERATIONS[name].
 def test_an_exception_at_any_bytecode(name: str, way: str) -> None:
     operation = OPERATIONS[name]
     with a_world(way) as world:
-        for nth in range(100_000):
+        for nth in range(0, 100_000, stride(7)):
             operation.prepare(world)
             opcode = AtOpcode(nth, LIBRARY)
             with suppress(KeyboardInterrupt), opcode:
@@ -348,7 +349,7 @@ def test_a_second_exception_at_any_bytecode_of_the_way_back(way: str, is_made: b
     with a_world(way) as world:
         world.map()
         world.unmap()
-        for nth in range(100_000):
+        for nth in range(0, 100_000, stride(29)):
             world.kernel.arm(Interrupt(1, is_made=is_made))
             opcode = AtOpcode(nth, LIBRARY)
             with pytest.raises(KeyboardInterrupt), opcode:

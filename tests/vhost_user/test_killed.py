@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import random
 import threading
 from pathlib import Path
 
 import pytest
 
+from tests.support.thorough import is_thorough
 from tests.support.vhost_user.driver import DRIVERS
 from tests.support.vhost_user.front_end import BLOCK, REGION_ADDRESS, REGION_SIZE
 from tests.support.vhost_user.guests import Guest, KeptGuest, Kind
 from tests.support.vhost_user.mortal import mortal
 
-KILLS = 250 if os.environ.get("CI") else 15
+KILLS = 250 if is_thorough() else 5
 """Of each kind of ring."""
-TALKS = 100 if os.environ.get("CI") else 15
+TALKS = 100 if is_thorough() else 5
 """The same, under messages."""
 
 

@@ -16,6 +16,7 @@ import pytest
 
 import virtiomem
 from pyvfio.memory import Memory, MemoryKind
+from tests.support.thorough import stride
 from tests.support.virtiomem.fakes import ADDRESS, BLOCK
 from tests.support.virtiomem.iommu import expected_of
 from tests.support.virtiomem.spaces import RecordingAddressSpace
@@ -92,7 +93,7 @@ def interrupted(function: Callable[[], object], at: int) -> bool:
 def test_wherever_a_request_is_interrupted_the_next_one_finds_all_in_step(name: str) -> None:
     at, ended = 0, False
     while not ended:
-        at += 1
+        at += stride(11)
         with ExitStack() as stack:
             world = World(stack)
             ended = not interrupted(lambda world=world: world.ask(*REQUESTS[name]), at)  # type: ignore[misc]
@@ -148,7 +149,7 @@ def test_wherever_a_guests_iommu_is_interrupted_nothing_is_mapped_that_is_not_in
     act = GUEST[name]
     at, ended = 0, False
     while not ended:
-        at += 1
+        at += stride(11)
         with ExitStack() as stack:
             world = GuestWorld(stack)
             ended = not interrupted(lambda world=world: act(world), at)  # type: ignore[misc]

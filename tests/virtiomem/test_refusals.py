@@ -236,6 +236,7 @@ def test_what_a_stuck_listener_holds_counts_as_plugged() -> None:
     assert machine.listeners[0].held == divided(range(8, 16))
 
 
+@pytest.mark.thorough
 def test_a_tebibyte_in_16_mib_blocks_is_one_mapping_too_many() -> None:
     """The last block is refused with the limit and the block size that fits; all else stays, and comes off at once."""
     kernel = SimKernel(edu_devices=1, populate_on_pin=False, iova_ranges=[(0, (1 << 48) - 1)])

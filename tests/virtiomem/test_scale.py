@@ -178,7 +178,7 @@ def revocation_that_fails(count: int) -> int:
         request_while_diverged(UNPLUG, 0),
         repair_of_what_is_missing,
         reclaim_of_what_was_not_discarded,
-        request_while_much_is_stale,
+        pytest.param(request_while_much_is_stale, marks=pytest.mark.thorough),
         revocation_that_fails,
     ],
     ids=lambda cost: cost.__qualname__,

@@ -103,6 +103,7 @@ def test_features_as_negotiated(features: int) -> None:
     assert bytes.fromhex(step["config"])[8] == 3
 
 
+@pytest.mark.thorough
 def test_the_last_of_65536_blocks_is_refused() -> None:
     """1 TiB in 16 MiB blocks, one more than a container takes; everything else stays."""
     tebibyte = {"region_size": 1 << 40, "requested_size": 1 << 40, "block_size": 16 * MIB, "mappers": 1}

@@ -1,0 +1,25 @@
+"""How much a session does of what is exhaustive: all of it where CI is set, and some of it in the everyday loop."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+
+def is_thorough() -> bool:
+    return bool(os.environ.get("CI"))
+
+
+def stride(everyday: int) -> int:
+    """The step through cases that are all alike, such as every bytecode of a call; everyday: a prime number."""
+    return 1 if is_thorough() else everyday
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "thorough: seconds of work, and a part of continuous integration only: CI=true")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("thorough") and not is_thorough():
+        pytest.skip("takes seconds, a part of continuous integration: CI=true")
