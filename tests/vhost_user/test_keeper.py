@@ -173,6 +173,8 @@ def test_what_is_inherited_is_taken_once_and_only_by_whom_it_is_for() -> None:
         {**mine, "LISTEN_PID": "1", "LISTEN_FDS": "2"},
         {**mine, "LISTEN_FDS": "two"},
         {**mine, "LISTEN_FDS": "-1"},
+        {**mine, "LISTEN_FDS": "9" * 5000},
+        {**mine, "LISTEN_FDS": "\u0661"},
         mine,
         {},
     ):

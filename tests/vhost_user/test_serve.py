@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import stat
 from pathlib import Path
 
@@ -70,6 +71,20 @@ def test_suspend_that_keeps_memory_is_offered_by_option(tmp_path: Path) -> None:
         front_end = FrontEnd(Elsewhere(one))
         assert front_end.number(Request.GET_FEATURES) & int(Feature.PERSISTENT_SUSPEND)
         front_end.close()
+
+
+@pytest.mark.parametrize("option", [[], ["--no-state"]], ids=["state", "no state"])
+def test_a_socket_that_a_service_manager_has_made_is_served(tmp_path: Path, option: list[str]) -> None:
+    path = str(tmp_path / "activated")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(path)
+        listening.listen()
+        with serving(tmp_path, "--vhost-user", path, "--region", "1G", *option, listening=listening):
+            listening.close()
+            front_end = FrontEnd(Elsewhere(path))
+            assert front_end.number(Request.GET_FEATURES)
+            front_end.close()
+    assert Path(path).exists()
 
 
 def test_memory_that_holds_pages_is_taken_by_option(tmp_path: Path) -> None:

@@ -154,8 +154,8 @@ def outliving(
     manager = ServiceManager.of(environment)
     with DescriptorStore(manager, inherited(environment)) as store:
         if directory is None:
-            store.drop_unused()
-            yield ServerKeeper(), manager
+            store.keep_nothing()
+            yield ServerKeeper(None, store), manager
             return
         with SlotFile(state_file(directory, name).with_suffix(".server")) as file:
             yield ServerKeeper(file, store), manager

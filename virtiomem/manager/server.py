@@ -103,6 +103,8 @@ class Server(Resource):
         check_name(options.name)
         with self._changing(f"serve {options.name}"):
             check_beside(options, self.region_options)
+            # What is not to outlive the process may still have a socket that was there before it.
+            is_kept = options.state is not None or not self._keeper.store.is_lasting
             with ExitStack() as closing:
                 given = options
                 if trace is not None:
@@ -112,7 +114,7 @@ class Server(Resource):
                         given,
                         [space.space for space in self.spaces if not space.is_gone],
                         taken_up=[space.space for space in self.spaces if space.is_taken_up and not space.is_gone],
-                        store=None if options.state is None else self._keeper.store,
+                        store=self._keeper.store if is_kept else None,
                         kernel=self.kernel,
                         coordination=self._coordination,
                         changed=self.control.changed,

@@ -154,6 +154,14 @@ class DescriptorStore:
                 if names is None or name in names:
                     self._forget(name)
 
+    def keep_nothing(self) -> None:
+        """Keep nothing from now on, and let go what the process before has left. Raises nothing.
+
+        Sockets that the service manager has made stay, and listening_at() finds them.
+        """
+        self.drop_unused([name for name in self._entries if _OURS.fullmatch(name)])
+        self._manager, self.is_lasting = None, False
+
     def _forget(self, name: str) -> None:
         os.close(self._entries.pop(name).fd)
         # Others the service manager has of itself.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import array
 import errno
 import os
+import re
 import select
 import socket
 from collections.abc import Mapping, MutableMapping
@@ -90,7 +91,7 @@ def inherited(environment: MutableMapping[str, str]) -> list[tuple[str, int]]:
     are meant for another process, or there are none.
     """
     owner, count, names = (environment.pop(key, "") for key in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"))
-    if owner != str(os.getpid()) or not count.isdecimal():
+    if owner != str(os.getpid()) or not re.fullmatch("[0-9]{1,6}", count):
         return []
     fds = range(FIRST_INHERITED, FIRST_INHERITED + int(count))
     named = names.split(":") if names else []
