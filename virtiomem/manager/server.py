@@ -62,6 +62,7 @@ class Server(Resource):
         self._keeper = keeper or ServerKeeper()
         self._coordination = DiscardCoordination()
         self._changes = threading.Lock()
+        self._is_replaced = False
         # Each change puts another one in its place: whoever looks needs no lock.
         self._regions: Mapping[str, _Region] = {}
         self._spaces: Mapping[str, OpenSpace] = {}
@@ -197,6 +198,7 @@ class Server(Resource):
             self.close()
             return
         with self._changes, ExitStack() as leaving:
+            self._is_replaced = True
             for region in self.regions:
                 leaving.callback(region.hand_over)
             for space in self.spaces:
@@ -271,6 +273,8 @@ class Server(Resource):
         try:
             # It may have been closed meanwhile.
             self.require_open()
+            if self._is_replaced:
+                raise DeviceBusy(errno.EBUSY, operation, meaning="the server is being replaced", advice="Try again")
             yield
         finally:
             self._changes.release()
