@@ -13,7 +13,7 @@ from typing import Self
 from pyvfio.abi import mman
 from pyvfio.errors import VfioError
 from pyvfio.kernel import IoctlArgument, LinuxKernel, Window, host_page_size
-from pyvfio.sim.devices import VFIO_DRIVER, PciFunction
+from pyvfio.sim.devices import PciFunction, ready
 from pyvfio.sim.iommu import Span, Version
 from pyvfio.sim.iommufd import IommufdFile
 from pyvfio.sim.machine import DmaFault, Machine
@@ -27,9 +27,10 @@ class SimKernel:
     """What one process sees of a machine of PCI functions behind an IOMMU. A Kernel; safe from several threads.
 
     edu_devices: how many edu devices the machine has, from 0000:00:03.0 up, each in a group of its own and bound to
-    vfio-pci; add() puts any other function in. version: the Linux that it answers like. iommu: its model, "intel",
-    "amd", "virtio" or "none"; iova_ranges: the usable addresses, first and last of each, if not the model's;
-    remaps_interrupts: whether it does, if not as the model. iommu_tracks_dirty: it notes which pages devices write.
+    vfio-pci; devices: more of them, by name, in the slots after those: "edu", "nvme" or "e1000e". add() puts any other
+    function in. version: the Linux that it answers like. iommu: its model, "intel", "amd", "virtio" or "none";
+    iova_ranges: the usable addresses, first and last of each, if not the model's; remaps_interrupts: whether it does,
+    if not as the model. iommu_tracks_dirty: it notes which pages devices write.
     memlock: RLIMIT_MEMLOCK in bytes, None for unlimited; ipc_lock: the process has CAP_IPC_LOCK, so that type1 does not
     look at the limit. What the process has locked by itself counts too. dma_entry_limit: the parameter of
     vfio_iommu_type1, mappings.
@@ -40,12 +41,14 @@ class SimKernel:
     version: pyvfio.drivers.iommufd_mock.
     Descriptors and memory are real; the running kernel does what is not VFIO's. So the simulated machine's processor is
     the host's: little endian, with pages of 4 KiB. Raises VfioError (ENOSYS) on another.
+    Raises ValueError for a name in devices that no simulated device has.
     """
 
     def __init__(
         self,
         *,
         edu_devices: int = 0,
+        devices: Sequence[str] = (),
         version: Version = (6, 12),
         iommu: str = "intel",
         iova_ranges: Sequence[Span] | None = None,
@@ -78,8 +81,8 @@ class SimKernel:
         self.process = Process(Charges(memlock, ipc_lock, self._locked_here))
         self._pages = self.machine.pages
         self._host_huge_pages = host_huge_pages
-        for number in range(3, 3 + edu_devices):
-            self.add(PciFunction(f"0000:00:{number:02x}.0", group=number, driver=VFIO_DRIVER))
+        for slot, name in enumerate(["edu"] * edu_devices + list(devices), start=3):
+            self.add(ready(name, slot))
 
     def spawn(self) -> Self:
         """Another process on the same machine: a Kernel with descriptors and memory of its own, none at first.

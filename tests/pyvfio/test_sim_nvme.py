@@ -10,18 +10,15 @@ import pytest
 from examples.nvme_read_write import ADMIN, ANSWER, COMPLETIONS, DATA, DEPTH, IO, IOVA, MEBIBYTE, SUBMISSIONS, Nvme
 from pyvfio import Container, Memory, MemoryKind
 from pyvfio.sim import SimKernel
-from pyvfio.sim.devices import Nvme as Model
-from pyvfio.sim.devices import PciFunction
 
-ADDRESS = "0000:02:00.0"
+ADDRESS = "0000:00:03.0"
 ANYWHERE = IOVA + ANSWER
 EVENT, ABORT, IDENTIFY, LOG_PAGE, SET_FEATURES, GET_FEATURES = 0x0C, 0x08, 0x06, 0x02, 0x09, 0x0A
 
 
 @pytest.fixture
 def nvme() -> Iterator[Nvme]:
-    kernel = SimKernel()
-    kernel.add(PciFunction(ADDRESS, 7, 0x1B36, 0x0010, 0x010802, driver="vfio-pci", model=Model))
+    kernel = SimKernel(devices=["nvme"])
     with (
         Container(kernel=kernel) as space,
         Memory.allocate(MemoryKind.ANONYMOUS, 2 * MEBIBYTE, kernel=kernel) as memory,

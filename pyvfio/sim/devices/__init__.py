@@ -20,6 +20,7 @@ from pyvfio.sim.devices.migration import SimMigration
 from pyvfio.sim.devices.model import READ_WRITE, REGISTERS, Bus, Model, SimRegion
 from pyvfio.sim.devices.nvme import Nvme
 from pyvfio.sim.devices.plain import PlainDevice
+from pyvfio.sim.devices.ready import ready
 
 __all__ = [
     "READ_WRITE",
@@ -44,5 +45,6 @@ __all__ = [
     "msix",
     "pci_express",
     "power_management",
+    "ready",
     "single_root_io_virtualization",
 ]
