@@ -7,6 +7,8 @@ import os
 from collections.abc import Mapping
 from typing import Self
 
+from pyvfio.texts import printable
+
 
 class VfioError(OSError):
     """A VFIO operation that failed.
@@ -35,7 +37,8 @@ class VfioError(OSError):
         text = f"{' '.join(words)}: {self.meaning}"
         if self.advice:
             text += f". {self.advice}"
-        return f"{text} [{errno_codes.errorcode.get(errno, errno)}]"
+        # Paths and what others say are in it, whoever prints or logs it.
+        return printable(f"{text} [{errno_codes.errorcode.get(errno, errno)}]")
 
     def __str__(self) -> str:
         return str(self.strerror)

@@ -7,7 +7,8 @@ import re
 
 from pyvfio.errors import VfioError
 from pyvfio.kernel import Kernel, text_or_empty
-from pyvfio.sysfs import DEVICES, direct_regions
+from pyvfio.sysfs import direct_regions, resource_lines
+from pyvfio.texts import lines_of
 
 
 def firmware_claim(kernel: Kernel, group: int, operation: str, more: str = "") -> VfioError | None:
@@ -45,12 +46,13 @@ def bar_claim(kernel: Kernel, address: str, index: int) -> tuple[str, str]:
 
 def bar_holders(kernel: Kernel, address: str, index: int) -> list[str]:
     """The names in /proc/iomem of what lies within a BAR; none unless root asks: others are shown no addresses."""
-    lines = text_or_empty(kernel, f"{DEVICES}/{address}/resource").split("\n")
-    if index >= len(lines) or len(words := lines[index].split()) != 3:
+    lines = resource_lines(kernel, address)
+    bar = lines[index] if index < len(lines) else None
+    if bar is None:
         return []
-    first, last = int(words[0], 16), int(words[1], 16)
+    first, last, _ = bar
     names = []
-    for line in text_or_empty(kernel, "/proc/iomem").split("\n"):
+    for line in lines_of(text_or_empty(kernel, "/proc/iomem")):
         if found := re.fullmatch(r" *([0-9a-f]+)-([0-9a-f]+) : (.*)", line):
             inside = first <= int(found[1], 16) and int(found[2], 16) <= last
             # The function's own entry has its address for a name.

@@ -88,6 +88,8 @@ FAULTS = [
     ("virtiomem/runs.py", "def take(run): return run._start\n", "run._start is private to another file"),
     ("virtiomem/runs.py", "def take(run): return getattr(run, '__new')\n", "getattr(run, '__new') is private"),
     ("virtiomem/runs.py", "from pyvfio.units import _secret\n", "_secret is private to another file"),
+    ("virtiomem/runs.py", "def take(text): return text.splitlines()\n", "splitlines() takes U+2028 for a separator"),
+    ("virtiomem/runs.py", "def part(text): return text.split()\n", "split() takes U+2028 for a separator"),
     ("virtiomem/runs.py", "\n" * LINES_OF_A_MODULE, f"more than {LINES_OF_A_MODULE}: it has two subjects"),
 ]
 RIGHT = [

@@ -13,6 +13,7 @@ from pyvfio.abi_check.errors import AbiCheckError
 from pyvfio.abi_check.facts import Kind
 from pyvfio.abi_check.mirror import MIRRORS, Mirror
 from pyvfio.abi_check.report import AbiReport, HeaderReport, Row, Status, check
+from pyvfio.texts import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,12 +39,12 @@ def run(args: argparse.Namespace) -> int:
     try:
         report = check(args.include, cc=args.cc, mirrors=[*MIRRORS, *args.mirror])
     except AbiCheckError as error:
-        print(f"abi-check: {error}", file=sys.stderr)
+        print(printable(f"abi-check: {error}"), file=sys.stderr)
         return 2
     if args.json:
         print(json.dumps(_data(report), indent=2))
     else:
-        print("\n".join(_text(report, verbose=args.verbose)))
+        print("\n".join(map(printable, _text(report, verbose=args.verbose))))
     return 1 if report.differs else 0
 
 

@@ -11,6 +11,7 @@ from pyvfio.abi_check.errors import AbiCheckError
 from pyvfio.abi_check.facts import Facts, Layout, Place, aggregate_type, array_type, integer_type, number
 from pyvfio.abi_check.header import HeaderNames, Member, scan
 from pyvfio.abi_check.mirror import Mirror
+from pyvfio.texts import lines_of, words_of
 
 _VERSION: Final = "linux/version.h"
 _VERSION_CODE: Final = "LINUX_VERSION_CODE"
@@ -85,7 +86,7 @@ class Compiler:
         command = [executable, *options, "-x", "c", "-"]
         result = subprocess.run(command, input=source, capture_output=True, text=True, check=False)
         if result.returncode != 0:
-            complaints = [line.strip() for line in result.stderr.splitlines() if "error" in line]
+            complaints = [line.strip() for line in lines_of(result.stderr) if "error" in line]
             raise AbiCheckError(
                 f"{self.command} refuses the headers of {self.include or 'the system'}: "
                 f"{complaints[0] if complaints else f'exit status {result.returncode}'}. "
@@ -126,8 +127,8 @@ def _parse(output: str, names: HeaderNames) -> HeaderFacts:
     facts = Facts()
     facts.numbers.update((name, value) for name, value in names.constants.items() if value is not None)
     release = ""
-    for line in output.splitlines():
-        match line.split():
+    for line in lines_of(output):
+        match words_of(line):
             case ["version", code]:
                 release = f"{int(code) >> 16}.{int(code) >> 8 & 0xFF}.{int(code) & 0xFF}"
             case ["struct", name, size]:

@@ -6,6 +6,8 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Final
 
+from pyvfio.texts import lines_of
+
 _LINE_MARKER: Final = re.compile(r'# \d+ "(.*?)"')
 _DEFINE: Final = re.compile(r"#define (\w+) (.*\S)")
 _TOKEN: Final = re.compile(r'"[^"]*"|\'[^\']*\'|\w+|[^\w\s]')
@@ -51,7 +53,7 @@ def scan(preprocessed: str, header: str) -> HeaderNames:
     names = HeaderNames()
     tokens: list[str] = []
     path = ""
-    for line in preprocessed.splitlines():
+    for line in lines_of(preprocessed):
         if marker := _LINE_MARKER.match(line):
             path = marker[1]
             if path.endswith("/" + header):

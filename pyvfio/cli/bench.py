@@ -12,6 +12,7 @@ from pyvfio.device import Device
 from pyvfio.host import Host
 from pyvfio.host.inspect import opened, what_opening_does
 from pyvfio.sysfs import PciDevice, named_device
+from pyvfio.texts import printable
 
 WIDTHS = (1, 2, 4, 8)
 """How many bytes one access can have."""
@@ -57,5 +58,5 @@ def open_it(options: argparse.Namespace) -> Iterator[Device]:
     host: Host = options.host
     address = device_of(options).address
     with opened(host.kernel, address) as device:
-        print(f"note: {what_opening_does(host.kernel, address)}", file=sys.stderr)
+        print(printable(f"note: {what_opening_does(host.kernel, address)}"), file=sys.stderr)
         yield device

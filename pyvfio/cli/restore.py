@@ -20,6 +20,7 @@ from pyvfio.host import (
     writes_of,
 )
 from pyvfio.sysfs import full_address, named_address
+from pyvfio.texts import printable
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
@@ -68,7 +69,8 @@ def _run(options: argparse.Namespace, output: Output) -> int:
     )
     for address, failure in failures.items():
         where = "" if address in str(failure) else f"{address}: "
-        print("\n".join([f"pyvfio: {where}{failure}", *getattr(failure, "__notes__", [])]), file=sys.stderr)
+        lines = [f"pyvfio: {where}{failure}", *getattr(failure, "__notes__", [])]
+        print("\n".join(map(printable, lines)), file=sys.stderr)
     return 1 if failures else 0
 
 

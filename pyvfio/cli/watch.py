@@ -10,6 +10,7 @@ import time
 from pyvfio.commandline import Command, Output, Style
 from pyvfio.errors import VfioError
 from pyvfio.host import Uevent
+from pyvfio.texts import printable
 
 SUBSYSTEMS = ("pci", "vfio", "vfio-dev", "iommu", "mdev")
 
@@ -32,7 +33,7 @@ def _run(options: argparse.Namespace, output: Output) -> int:
             except VfioError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
-                print(f"pyvfio: {error}", file=sys.stderr)
+                print(printable(f"pyvfio: {error}"), file=sys.stderr)
                 continue
             if event is None:
                 break

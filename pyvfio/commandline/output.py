@@ -10,10 +10,13 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TextIO
 
+from pyvfio.texts import printable
+
 WIDTH = 100
 """Columns of a line that does not go to a terminal."""
 _NARROWEST = 80
 _ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
+_CODE = re.compile(rf"({_ESCAPE.pattern})|(\x1b|[^\x1b]+)")
 
 
 class Style(enum.Enum):
@@ -34,6 +37,9 @@ class Output:
 
     stream: where it goes. json: whether a program reads it. terminal: whether it is a terminal that can place its
     cursor. colour: whether paint() paints: on a terminal whose user has not set NO_COLOR (https://no-color.org).
+
+    Whatever a text holds that others have written, it moves no cursor, sets no title and forges no line of a table:
+    what cannot be printed is printed as its escape, but for the newlines of a text and, if colour is True, colours.
     """
 
     def __init__(self, stream: TextIO, *, json: bool = False) -> None:
@@ -46,7 +52,17 @@ class Output:
     def text(self, line: str = "") -> None:
         """Print a line for people at once; nothing if a program reads."""
         if not self.json:
-            print(line, file=self.stream, flush=True)
+            print(self._safe(line), file=self.stream, flush=True)
+
+    def redraw(self, lines: Iterable[str]) -> None:
+        """Print lines in place of all that the terminal shows; nothing if a program reads."""
+        if not self.json:
+            print("\x1b[H\x1b[2J" + "\n".join(map(self._safe, lines)), file=self.stream, flush=True)
+
+    def redraw_line(self, line: str = "") -> None:
+        """Print line in place of the one in which the cursor is, and stay in it; nothing if a program reads."""
+        if not self.json:
+            print(f"\r\x1b[K{printable(line)}", end="", file=self.stream, flush=True)
 
     def data(self, value: object) -> None:
         """Print the whole result if a program reads."""
@@ -61,6 +77,13 @@ class Output:
     def paint(self, text: str, style: Style) -> str:
         """The text with the codes around it that make it look like style; without them if colour is False."""
         return f"\x1b[{style.value}m{text}\x1b[0m" if self.colour and style.value and text else text
+
+    def _safe(self, text: str) -> str:
+        """text as the class says."""
+        lines = text.split("\n")
+        if not self.colour:
+            return "\n".join(map(printable, lines))
+        return "\n".join(_CODE.sub(lambda found: found[1] or printable(found[2]), line) for line in lines)
 
     @property
     def width(self) -> int:
@@ -81,7 +104,7 @@ class Output:
         first is cut first. Rows that do not fit even then are longer. Raises ValueError if the rows differ in their
         number of cells.
         """
-        lines = [list(row) for row in rows]
+        lines = [[self._safe(cell).replace("\n", "\\n") for cell in row] for row in rows]
         widths = [max(map(_width, column)) for column in zip(*lines, strict=True)]
         excess = self.table_width(lines) - self.width
         for column, least in (cut or {}).items():

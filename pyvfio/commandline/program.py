@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from pyvfio.commandline import completion
 from pyvfio.commandline.output import Output
+from pyvfio.texts import printable
 from pyvfio.version import VERSION
 
 _USAGE = 2
@@ -93,7 +94,7 @@ class Program:
             return self._fail(". ".join([_sentence(error), *getattr(error, "__notes__", [])]))
 
     def _fail(self, sentence: str) -> int:
-        print(f"{self.name}: {sentence}", file=sys.stderr)
+        print(printable(f"{self.name}: {sentence}"), file=sys.stderr)
         return 1
 
 
@@ -134,7 +135,7 @@ def completion_command(program: Program) -> Command:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        self.exit(_USAGE, f"{self.prog}: {message}. See {self.prog} --help\n")
+        self.exit(_USAGE, printable(f"{self.prog}: {message}. See {self.prog} --help") + "\n")
 
 
 def _examples(examples: Sequence[tuple[str, str]]) -> str | None:

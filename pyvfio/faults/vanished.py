@@ -56,7 +56,7 @@ class OpenDevices:
     def called(self, request: int, argument: IoctlArgument, result: int) -> None:
         """An ioctl has been made, which may have opened a device."""
         if request == vfio.VFIO_GROUP_GET_DEVICE_FD and isinstance(argument, ctypes.Array):
-            self._addresses[result] = argument.value.decode().split()[0]
+            self._addresses[result] = argument.value.decode().split(" ")[0]
 
     def duplicated(self, fd: int, other: int) -> None:
         if fd in self._addresses:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from pyvfio.kernel import Kernel, link_name, names_in, text_or_empty
 from pyvfio.sysfs import DEVICES, GROUPS, group_members, is_noiommu, pci_devices
+from pyvfio.texts import lines_of
 
 _UNITS = "/sys/class/iommu"
 
@@ -100,7 +101,7 @@ def device_addresses(kernel: Kernel, addresses: Iterable[str] = ()) -> DeviceAdd
 
 def _reserved(kernel: Kernel, group: int) -> Iterable[ReservedRegion]:
     """The regions of a group that must not be mapped: a driver may map over "direct-relaxable" ones."""
-    for line in text_or_empty(kernel, f"{GROUPS}/{group}/reserved_regions").splitlines():
+    for line in lines_of(text_or_empty(kernel, f"{GROUPS}/{group}/reserved_regions")):
         match = re.fullmatch(r"0x([0-9a-f]+) 0x([0-9a-f]+) (\S+)", line.strip())
         if match and match[3] != "direct-relaxable":
             yield ReservedRegion(int(match[1], 16), int(match[2], 16), match[3])

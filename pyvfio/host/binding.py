@@ -15,6 +15,7 @@ from pyvfio.errors import DeviceNotBound, InvalidArgument, VfioError
 from pyvfio.host.foreseen import require_probe, why_refused
 from pyvfio.kernel import Kernel, exists, read_text, write_text
 from pyvfio.sysfs import DEVICES, PciDevice, full_address, group_members, pci_device
+from pyvfio.texts import shortened
 
 DRIVERS = "/sys/bus/pci/drivers"
 """The directory with a directory for each PCI driver that is loaded."""
@@ -42,10 +43,10 @@ class Binding:
     def from_data(cls, data: object) -> Binding:
         """The binding that asdict() made data of. Raises ValueError for data that is no binding."""
         if not isinstance(data, dict) or not isinstance(data.get("address"), str):
-            raise ValueError(f"no address in {data!r}")
+            raise ValueError(f"no address in {shortened(data)}")
         more = [data.get(name) for name in ("driver", "override", "ids")]
         if not all(each is None or isinstance(each, str) for each in more):
-            raise ValueError(f"no names in {data!r}")
+            raise ValueError(f"no names in {shortened(data)}")
         return cls(full_address(data["address"]), *more)
 
     def is_of(self, other: Binding) -> bool:

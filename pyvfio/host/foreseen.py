@@ -16,6 +16,7 @@ from pyvfio.kernel import Kernel, linux_release, text_or_empty
 from pyvfio.noiommu import ENABLE
 from pyvfio.reserved import firmware_claim
 from pyvfio.sysfs import DEVICES, VIRTIO_IOMMU, GroupMember, PciDevice, blocking_members, iommu_kinds, pci_device
+from pyvfio.texts import number_of
 
 _NO_DENYLIST = "/sys/module/vfio_pci/parameters/disable_denylist"
 _INTEL = 0x8086
@@ -79,7 +80,7 @@ def lacks_iommu(kernel: Kernel, device: PciDevice) -> bool:
 def enabled_functions(kernel: Kernel, address: str) -> int:
     """How many virtual functions of the function at address are enabled."""
     text = text_or_empty(kernel, f"{DEVICES}/{address}/sriov_numvfs")
-    return int(text) if text.isdigit() else 0
+    return number_of(text) or 0
 
 
 def why_refused(kernel: Kernel, device: PciDevice, driver: str) -> tuple[str, str]:

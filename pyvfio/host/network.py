@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pyvfio.host import rtnetlink
-from pyvfio.host.printable import printable
+from pyvfio.texts import printable
 
 _UP, _LOWER_UP = 0x1, 0x10000
 _MAIN_TABLES = (0, 254)

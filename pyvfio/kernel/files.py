@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from pyvfio.errors import VfioError
 from pyvfio.explain import explain, no_descriptor
 from pyvfio.kernel.seam import Kernel
+from pyvfio.texts import number_of, shortened
 
 
 def read_text(kernel: Kernel, path: str) -> str:
     """The file's text without the newlines at its end. Raises OSError as open and read do."""
     return read_bytes(kernel, path).decode(errors="replace").rstrip("\n")
+
+
+def read_number(kernel: Kernel, path: str, base: int = 10) -> int:
+    """The whole number that is all of the file's text, in base 10 or 16.
+
+    Raises OSError as open and read do, VfioError (EPROTO) for a file that holds anything else.
+    """
+    text = read_text(kernel, path)
+    if (number := number_of(text, base)) is None:
+        meaning = f"it says {shortened(text)}, which is no number" if text else "it is empty, and should say a number"
+        raise VfioError(errno.EPROTO, f"read {path}", meaning=meaning)
+    return number
 
 
 def read_bytes(kernel: Kernel, path: str) -> bytes:
@@ -77,9 +92,15 @@ def is_registered(kernel: Kernel, path: str) -> bool:
         return False
 
 
+def link_number(kernel: Kernel, path: str) -> int | None:
+    """The number that is the last component of the path that the link points to, as of an IOMMU group; None if it is
+    none, or there is no such link."""
+    return number_of(link_name(kernel, path) or "")
+
+
 def linux_release(kernel: Kernel) -> tuple[int, int]:
     """The version of the running kernel, (6, 12) of "6.12.9-amd64"; (0, 0) if the kernel does not say it."""
-    found = re.match(r"(\d+)\.(\d+)", text_or_empty(kernel, "/proc/sys/kernel/osrelease"))
+    found = re.match(r"([0-9]{1,9})\.([0-9]{1,9})", text_or_empty(kernel, "/proc/sys/kernel/osrelease"))
     return (int(found[1]), int(found[2])) if found else (0, 0)
 
 

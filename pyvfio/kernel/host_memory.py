@@ -105,7 +105,7 @@ def _used(group: ControlGroup) -> int | None:
         return None
     # Cached files are dropped before anything fails, those that are in use last.
     prefix = "" if group.version == 2 else "total_"
-    found = re.findall(rf"^{prefix}(?:in)?active_file (\d+)$", group.text("memory.stat"), re.MULTILINE)
+    found = re.findall(rf"^{prefix}(?:in)?active_file ([0-9]{{1,19}})$", group.text("memory.stat"), re.MULTILINE)
     return max(usage - sum(map(int, found)), 0)
 
 
@@ -116,5 +116,5 @@ def _reclaimable(figures: dict[str, int]) -> int:
 
 def _meminfo(text: str) -> dict[str, int]:
     """The figures of a meminfo in bytes, by name. A node's lines begin with its number."""
-    found = re.findall(r"^(?:Node \d+ )?(\S+):\s+(\d+) kB$", text, re.MULTILINE)
+    found = re.findall(r"^(?:Node [0-9]+ )?(\S+):[ \t]+([0-9]{1,19}) kB$", text, re.MULTILINE)
     return {name: int(number) << 10 for name, number in found}

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from pyvfio.kernel.files import names_in, read_text, text_or_empty
+from pyvfio.errors import VfioError
+from pyvfio.kernel.files import names_in, read_number, read_text, text_or_empty
 from pyvfio.kernel.placement import NODES, control_groups, in_words, memory_nodes, numa_nodes
 from pyvfio.kernel.seam import Kernel, LinuxKernel
+from pyvfio.texts import lines_of, number_of, shortened, words_of
 
 DMA_ENTRY_LIMIT = "/sys/module/vfio_iommu_type1/parameters/dma_entry_limit"
 """The file with the number of mappings that a container may hold; root can change it for containers opened later."""
@@ -73,20 +76,34 @@ class HugePages:
 
 
 def memlock(kernel: Kernel | None = None) -> Memlock:
-    """How much memory this process may lock, and how much it has locked. Raises OSError if it cannot be read.
+    """How much memory this process may lock, and how much it has locked. Raises OSError if the kernel does not tell.
 
     Source: VmLck, VmPin and CapEff of /proc/self/status, "Max locked memory" of /proc/self/limits.
     """
     kernel = kernel or LinuxKernel()
-    status = dict(line.split(":", 1) for line in read_text(kernel, "/proc/self/status").splitlines() if ":" in line)
-    limits = read_text(kernel, "/proc/self/limits").splitlines()
-    soft = next(line.split()[3] for line in limits if line.startswith("Max locked memory"))
+    soft = _word(kernel, "/proc/self/limits", "Max locked memory")
+    status = "/proc/self/status"
     return Memlock(
-        limit=None if soft == "unlimited" else int(soft),
-        charged=int(status["VmLck"].split()[0]) << 10,
-        exempt=bool(int(status["CapEff"], 16) >> _CAP_IPC_LOCK & 1),
-        pinned=int(status["VmPin"].split()[0]) << 10,
+        limit=None if soft == "unlimited" else _number(soft, "/proc/self/limits"),
+        charged=_number(_word(kernel, status, "VmLck:"), status) << 10,
+        exempt=bool(_number(_word(kernel, status, "CapEff:"), status, 16) >> _CAP_IPC_LOCK & 1),
+        pinned=_number(_word(kernel, status, "VmPin:"), status) << 10,
     )
+
+
+def _word(kernel: Kernel, path: str, name: str) -> str:
+    """The word after name in a file of procfs that has a line for each name. Raises OSError, VfioError (EPROTO)."""
+    found = (line.removeprefix(name) for line in lines_of(read_text(kernel, path)) if line.startswith(name))
+    if not (words := words_of(next(found, ""))):
+        raise VfioError(errno.EPROTO, f"read {path}", meaning=f"it does not say {name}")
+    return words[0]
+
+
+def _number(text: str, path: str, base: int = 10) -> int:
+    """The number that text is, which is of the file at path. Raises VfioError (EPROTO)."""
+    if (number := number_of(text, base)) is None:
+        raise VfioError(errno.EPROTO, f"read {path}", meaning=f"it says {shortened(text)}, which is no number")
+    return number
 
 
 def memlock_if_known(kernel: Kernel) -> Memlock | None:
@@ -109,7 +126,7 @@ def pool_name(page_size: int) -> str:
 
 def huge_page_sizes(kernel: Kernel | None = None) -> list[int]:
     """The sizes of huge pages that the kernel has pools of, in bytes, smallest first."""
-    matches = (re.fullmatch(r"hugepages-(\d+)kB", name) for name in names_in(kernel or LinuxKernel(), POOLS))
+    matches = (re.fullmatch(r"hugepages-([0-9]{1,15})kB", name) for name in names_in(kernel or LinuxKernel(), POOLS))
     return sorted(int(match[1]) << 10 for match in matches if match)
 
 
@@ -122,11 +139,12 @@ def huge_pages(page_size: int, kernel: Kernel | None = None, *, node: int | None
     kernel = kernel or LinuxKernel()
     directory = f"{POOLS}/{pool_name(page_size)}"
     try:
-        total, free, reserved = (int(read_text(kernel, f"{directory}/{name}_hugepages")) for name in _COUNTS)
+        total, free, reserved = (read_number(kernel, f"{directory}/{name}_hugepages") for name in _COUNTS)
     except FileNotFoundError:
         return HugePages(page_size, 0, 0)
-    limit, surplus = (text_or_empty(kernel, f"{directory}/{name}") for name in (_OVERCOMMIT, "surplus_hugepages"))
-    more = max(int(limit) - int(surplus or 0), 0) if limit else 0
+    texts = (text_or_empty(kernel, f"{directory}/{name}") for name in (_OVERCOMMIT, "surplus_hugepages"))
+    limit, surplus = (number_of(text) or 0 for text in texts)
+    more = max(limit - surplus, 0)
     pool = HugePages(page_size, total, max(0, free - reserved), more)
     for left, bound in (*_of_nodes(kernel, page_size, node), *_of_cgroups(kernel, page_size)):
         if left < pool.free or ("cgroup" in bound and left < pool.free + pool.more):
@@ -141,7 +159,7 @@ def huge_pages_by_node(page_size: int, kernel: Kernel) -> dict[int, tuple[int, i
     for node in sorted(numa_nodes(kernel)):
         directory = f"{NODES}/node{node}/hugepages/{pool_name(page_size)}"
         try:
-            total, free = (int(read_text(kernel, f"{directory}/{name}_hugepages")) for name in ("nr", "free"))
+            total, free = (read_number(kernel, f"{directory}/{name}_hugepages") for name in ("nr", "free"))
         except OSError:
             continue
         found[node] = total, free
@@ -173,7 +191,7 @@ def _of_cgroups(kernel: Kernel, page_size: int) -> Iterator[tuple[int, str]]:
 def transparent_huge_page_size(kernel: Kernel | None = None) -> int | None:
     """The bytes of a transparent huge page; None for a kernel that has none."""
     try:
-        return int(read_text(kernel or LinuxKernel(), "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size"))
+        return read_number(kernel or LinuxKernel(), "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
     except FileNotFoundError:
         return None
 
@@ -181,6 +199,6 @@ def transparent_huge_page_size(kernel: Kernel | None = None) -> int | None:
 def dma_entry_limit(kernel: Kernel | None = None) -> int:
     """How many mappings a container may hold that is opened now; the kernel's default if type1 is not loaded."""
     try:
-        return int(read_text(kernel or LinuxKernel(), DMA_ENTRY_LIMIT))
+        return read_number(kernel or LinuxKernel(), DMA_ENTRY_LIMIT)
     except FileNotFoundError:
         return DEFAULT_DMA_ENTRY_LIMIT

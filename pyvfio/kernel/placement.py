@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from pyvfio.kernel.files import names_in, text_or_empty
 from pyvfio.kernel.seam import Kernel
+from pyvfio.texts import lines_of, number_of
 
 NODES = "/sys/devices/system/node"
 """The directory with a directory for each NUMA node."""
@@ -15,6 +16,8 @@ NODES = "/sys/devices/system/node"
 _CGROUP = "/sys/fs/cgroup"
 # The first version of cgroups shows a number above this if there is no limit: the largest number of whole pages.
 _NO_LIMIT = 1 << 62
+# More than any kernel is built for: CONFIG_NODES_SHIFT is 10 at most.
+_MOST_NODES = 1 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +34,8 @@ class ControlGroup:
 
     def number(self, name: str) -> int | None:
         """The number in the group's file called name; None if there is none, and if it is no limit."""
-        text = text_or_empty(self.kernel, f"{self.directory}/{name}")
-        return int(text) if text.isdigit() and int(text) < _NO_LIMIT else None
+        number = number_of(text_or_empty(self.kernel, f"{self.directory}/{name}"))
+        return number if number is not None and 0 <= number < _NO_LIMIT else None
 
     def text(self, name: str) -> str:
         """What is in the group's file called name; "" if there is none."""
@@ -47,7 +50,7 @@ def control_groups(kernel: Kernel, controller: str) -> Iterator[ControlGroup]:
 
     Source: cgroups(7), /proc/self/cgroup.
     """
-    for line in text_or_empty(kernel, "/proc/self/cgroup").splitlines():
+    for line in lines_of(text_or_empty(kernel, "/proc/self/cgroup")):
         _, controllers, path = [*line.split(":", 2), "", ""][:3]
         if not controllers:
             yield from _upwards(kernel, _CGROUP, path, 2)
@@ -69,7 +72,7 @@ def memory_nodes(kernel: Kernel, node: int | None = None) -> set[int] | None:
 
 def numa_nodes(kernel: Kernel) -> set[int]:
     """The numbers of the host's NUMA nodes; empty if it does not tell."""
-    return {int(name[4:]) for name in names_in(kernel, NODES) if re.fullmatch(r"node\d+", name)}
+    return {int(name[4:]) for name in names_in(kernel, NODES) if re.fullmatch(r"node[0-9]{1,9}", name)}
 
 
 def in_words(nodes: set[int]) -> str:
@@ -90,7 +93,8 @@ def _numbers(text: str) -> set[int]:
     """The numbers of a list such as "0-3,8"."""
     found: set[int] = set()
     for part in filter(None, text.split(",")):
-        first, _, last = part.partition("-")
-        if first.isdigit() and (last or first).isdigit():
-            found |= set(range(int(first), int(last or first) + 1))
+        low, _, high = part.partition("-")
+        first, last = number_of(low), number_of(high or low)
+        if first is not None and last is not None and last <= _MOST_NODES:
+            found |= set(range(first, last + 1))
     return found

@@ -11,6 +11,7 @@ from pyvfio.errors import MemoryUnavailable, VfioError
 from pyvfio.explain import no_descriptor
 from pyvfio.kernel import Kernel, huge_page_sizes, huge_pages, text_or_empty
 from pyvfio.memory.kinds import MemoryKind
+from pyvfio.texts import lines_of, number_of, words_of
 
 MOST_INTERRUPTIONS = 100
 """After so many interrupted tries in a row, populating gives up."""
@@ -80,8 +81,8 @@ def _no_addresses(kernel: Kernel) -> tuple[str, str]:
 
 def _address_space(kernel: Kernel) -> int:
     """How many bytes of addresses this process has in use; 0 if it cannot be read."""
-    lines = text_or_empty(kernel, "/proc/self/status").splitlines()
-    return next((int(line.split()[1]) << 10 for line in lines if line.startswith("VmSize:")), 0)
+    lines = map(words_of, lines_of(text_or_empty(kernel, "/proc/self/status")))
+    return next(((number_of(words[1]) or 0) << 10 for words in lines if words[1:] and words[0] == "VmSize:"), 0)
 
 
 def _no_huge_pages(memory: Populated, operation: str, offset: int, size: int) -> tuple[str, str]:

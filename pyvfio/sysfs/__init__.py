@@ -30,6 +30,7 @@ from pyvfio.sysfs.pci import (
     other_members,
     pci_device,
     pci_devices,
+    resource_lines,
     vfio_device,
 )
 
@@ -62,6 +63,7 @@ __all__ = [
     "other_members",
     "pci_device",
     "pci_devices",
+    "resource_lines",
     "vfio_device",
     "virtio_devices",
     "virtual_functions",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from pyvfio.kernel import Kernel, exists, link_name, names_in, text_or_empty
+from pyvfio.kernel import Kernel, exists, link_name, link_number, names_in, text_or_empty
 from pyvfio.sysfs.pci import DEVICES, MEDIATED_DEVICES
 
 _VIRTIO_DEVICES = "/sys/bus/virtio/devices"
@@ -98,8 +98,8 @@ def mediated_devices(kernel: Kernel, address: str) -> list[MediatedDevice]:
     devices = []
     for name in _below(kernel, MEDIATED_DEVICES, address, dependent=True):
         place = f"{MEDIATED_DEVICES}/{name}"
-        group = link_name(kernel, f"{place}/iommu_group")
-        devices.append(MediatedDevice(name, None if group is None else int(group), _vfio_node(kernel, place)))
+        group = link_number(kernel, f"{place}/iommu_group")
+        devices.append(MediatedDevice(name, group, _vfio_node(kernel, place)))
     return devices
 
 
@@ -187,4 +187,4 @@ def _node(kernel: Kernel, device: str) -> list[str]:
 def _nvidia_minors(kernel: Kernel, address: str) -> list[str]:
     """The minor numbers of the nodes of NVIDIA's driver, which sysfs does not show: procfs says which is whose."""
     text = text_or_empty(kernel, f"/proc/driver/nvidia/gpus/{address}/information")
-    return re.findall(r"^Device Minor:\s*(\d+)$", text, re.MULTILINE)
+    return re.findall(r"^Device Minor:[ \t]*([0-9]+)$", text, re.MULTILINE)

@@ -9,8 +9,18 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from pyvfio.errors import DeviceNotBound, InvalidArgument
-from pyvfio.kernel import Kernel, exists, link_name, linux_release, names_in, read_text, text_or_empty
+from pyvfio.kernel import (
+    Kernel,
+    exists,
+    link_name,
+    link_number,
+    linux_release,
+    names_in,
+    read_number,
+    text_or_empty,
+)
 from pyvfio.sysfs.iommus import VT_D, iommu_kinds
+from pyvfio.texts import lines_of, number_of, words_of
 
 DEVICES = "/sys/bus/pci/devices"
 """The directory with a directory for each PCI function of the host."""
@@ -108,12 +118,16 @@ def full_address(address: str) -> str:
 
 
 def pci_device(kernel: Kernel, address: str) -> PciDevice:
-    """The function at an address. Raises InvalidArgument for what is no address, DeviceNotBound if there is none."""
+    """The function at an address.
+
+    Raises InvalidArgument for what is no address, DeviceNotBound if there is no such function, and VfioError (EPROTO)
+    if what sysfs says of it is none of what it says.
+    """
     address = full_address(address)
     directory = f"{DEVICES}/{address}"
     try:
         vendor, device, class_code = (
-            int(read_text(kernel, f"{directory}/{name}"), 16) for name in ("vendor", "device", "class")
+            read_number(kernel, f"{directory}/{name}", 16) for name in ("vendor", "device", "class")
         )
     except OSError as error:
         # ENODEV: the attribute was opened, and the device has gone since.
@@ -125,16 +139,15 @@ def pci_device(kernel: Kernel, address: str) -> PciDevice:
             meaning="there is no such device",
             advice="pyvfio list shows all",
         ) from error
-    group = link_name(kernel, f"{directory}/iommu_group")
-    node = int(text_or_empty(kernel, f"{directory}/numa_node") or -1)
+    node = number_of(text_or_empty(kernel, f"{directory}/numa_node"))
     return PciDevice(
         address,
         vendor,
         device,
         class_code,
         link_name(kernel, f"{directory}/driver"),
-        None if group is None else int(group),
-        node if node >= 0 else None,
+        link_number(kernel, f"{directory}/iommu_group"),
+        node if node is not None and node >= 0 else None,
         _is_bridge(kernel, directory, class_code),
     )
 
@@ -218,9 +231,9 @@ def direct_regions(kernel: Kernel, number: int) -> list[str]:
     """
     if _lets_direct_pass(kernel, number):
         return []
-    lines = text_or_empty(kernel, f"{GROUPS}/{number}/reserved_regions").splitlines()
-    regions = (line.split() for line in lines)
-    return [f"{int(words[0], 16):#x}-{int(words[1], 16):#x}" for words in regions if words[2:] == ["direct"]]
+    lines = map(words_of, lines_of(text_or_empty(kernel, f"{GROUPS}/{number}/reserved_regions")))
+    regions = [(number_of(words[0], 16), number_of(words[1], 16)) for words in lines if words[2:] == ["direct"]]
+    return [f"{first:#x}-{last:#x}" for first, last in regions if first is not None and last is not None]
 
 
 def _lets_direct_pass(kernel: Kernel, number: int) -> bool:
@@ -233,6 +246,18 @@ def _lets_direct_pass(kernel: Kernel, number: int) -> bool:
         return True
     classes = [member.class_code for member in group_members(kernel, number)]
     return release < _RELAXABLE_SINCE and all(each >> 8 in _RELAXED or each >> 16 == _DISPLAY for each in classes)
+
+
+def resource_lines(kernel: Kernel, address: str) -> list[tuple[int, int, int] | None]:
+    """The first and last address and the flags of each BAR, and of what follows them; None for a line that says none.
+
+    Source: Documentation/PCI/sysfs-pci.rst, "resource"; linux/ioport.h.
+    """
+    found: list[tuple[int, int, int] | None] = []
+    for line in lines_of(text_or_empty(kernel, f"{DEVICES}/{address}/resource")):
+        numbers = [number for word in words_of(line) if (number := number_of(word, 16)) is not None]
+        found.append((numbers[0], numbers[1], numbers[2]) if len(numbers) == 3 else None)
+    return found
 
 
 def is_noiommu(kernel: Kernel, number: int) -> bool:

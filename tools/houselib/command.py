@@ -14,6 +14,7 @@ from houselib.names import names, paths
 from houselib.private import private
 from houselib.sizes import sizes
 from houselib.table import HOUSES, USERS
+from houselib.texts import texts
 from houselib.tree import Tree
 from houselib.violation import Violation
 
@@ -50,4 +51,5 @@ def violations(tree: Tree, pages: Mapping[str, str]) -> Iterator[Violation]:
     yield from paths(packages, pages)
     yield from private(packages)
     yield from sizes(packages)
+    yield from texts(packages)
     yield from helpers(tree)

@@ -56,6 +56,7 @@ HOUSES = (
             "kernel",
             "abi_check commandline explain resource",
             "abi errors lifetime units version",
+            "texts",
         ),
     ),
     # As the kernel's own tree: drivers/vfio stands on drivers/iommu/iommufd, and both on what the machine is.
@@ -123,7 +124,8 @@ OTHER_NAMES = {
     "Kconfig": (
         "CONFIG_AIO CONFIG_AMD_IOMMU CONFIG_HUGETLBFS CONFIG_INTEL_IOMMU CONFIG_INTEL_IOMMU_DEFAULT_ON "
         "CONFIG_IOMMUFD_TEST CONFIG_IOMMUFD_VFIO_CONTAINER CONFIG_VFIO CONFIG_VFIO_CONTAINER CONFIG_VFIO_DEVICE_CDEV "
-        "CONFIG_VFIO_GROUP CONFIG_VFIO_IOMMU_TYPE1 CONFIG_VFIO_NOIOMMU CONFIG_VFIO_PCI CONFIG_VFIO_PCI_VGA"
+        "CONFIG_VFIO_GROUP CONFIG_VFIO_IOMMU_TYPE1 CONFIG_VFIO_NOIOMMU CONFIG_VFIO_PCI CONFIG_VFIO_PCI_VGA "
+        "CONFIG_NODES_SHIFT"
     ),
     "asm-generic/resource.h": "RLIMIT_MEMLOCK",
     "linux/virtio_config.h, status bits": "DEVICE_NEEDS_RESET",

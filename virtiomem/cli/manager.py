@@ -20,7 +20,9 @@ def connect(options: argparse.Namespace) -> ControlClient:
     if options.socket is not None:
         return ControlClient(options.socket)
     if options.name is not None:
-        return ControlClient(places.socket_path(options.name))
+        path = places.socket_path(options.name)
+        places.require_own_directory()
+        return ControlClient(path)
     names = places.running()
     if not names:
         raise Failure("no manager runs for this user: virtiomem run starts one, --socket names one elsewhere")

@@ -41,12 +41,12 @@ class Progress:
     def draw(self, status: DeviceStatus) -> None:
         """Draw the line, over the one before."""
         if self._output.terminal and not self._output.json:
-            print(f"\r\x1b[K{self.line(status)}", end="", file=self._output.stream, flush=True)
+            self._output.redraw_line(self.line(status))
 
     def end(self) -> None:
         """Wipe the line out."""
         if self._output.terminal and not self._output.json:
-            print("\r\x1b[K", end="", file=self._output.stream, flush=True)
+            self._output.redraw_line()
 
     def follow(self, client: ControlClient, name: str, timeout: float | None) -> DeviceStatus:
         """Draw until what is requested is plugged, or timeout seconds have passed; return the device's status then.

@@ -51,7 +51,7 @@ def _watch(client: ControlClient, options: argparse.Namespace, output: Output) -
             devices = [only_device(devices, options.device)]
         output.record({"revision": revision, "devices": [status.data() for status in devices]})
         if output.terminal:
-            output.text("\x1b[H\x1b[2J" + "\n".join(line for each in devices for line in status_lines(output, each)))
+            output.redraw(line for each in devices for line in status_lines(output, each))
         else:
             for status in devices:
                 for line in status_lines(output, status):

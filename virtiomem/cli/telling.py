@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Final, Self, TextIO, cast
 
 from pyvfio.commandline import Output
+from pyvfio.texts import printable
 
 _MOST_LINES: Final = 1000
 """How many lines wait for their reader; later ones are left out."""
@@ -48,11 +49,9 @@ class Teller(io.TextIOBase):
     def write(self, text: str) -> int:
         """Take text. Returns at once."""
         with self._change:
-            *lines, self._part = (self._part + text).splitlines(keepends=True) or [""]
-            if self._part.endswith("\n"):
-                lines, self._part = [*lines, self._part], ""
+            *lines, self._part = (self._part + text).split("\n")
             for line in lines:
-                self._take(line)
+                self._take(f"{line}\n")
             self._change.notify_all()
         return len(text)
 
@@ -112,6 +111,13 @@ def _write(stream: TextIO, text: str) -> None:
             time.sleep(0.05)
 
 
+class _Formatter(logging.Formatter):
+    """A message is a line of its own, whatever names it has in it. A traceback follows it in lines."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (the library's name)
+        return printable(super().formatMessage(record))
+
+
 @contextmanager
 def telling(output: Output) -> Iterator[Output]:
     """For the length of a with block: an Output in place of output, and a log on standard error, that never wait."""
@@ -119,6 +125,7 @@ def telling(output: Output) -> Iterator[Output]:
     with Teller(output.stream, counts=not output.json) as results, Teller(sys.stderr) as errors:
         handler = logging.StreamHandler(cast(TextIO, errors))
         handler.setLevel(logging.WARNING)
+        handler.setFormatter(_Formatter())
         root = logging.getLogger()
         root.addHandler(handler)
         try:

@@ -9,15 +9,19 @@ import os
 import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 from pyvfio.errors import VfioError
 from pyvfio.resource import Resource
+from pyvfio.texts import printable
 from virtiomem.control.changes import ChangesClient
 from virtiomem.control.migration.answers import LARGEST_PART, BegunMigration, DirtyAnswer, of_another_protocol
 from virtiomem.control.migration.dirty_pages import DirtyPages
 from virtiomem.control.peer import peer_user
-from virtiomem.control.protocol import LARGEST_ANSWER, ProtocolError, line_of, printable, read_object
+from virtiomem.control.protocol import LARGEST_ANSWER, ProtocolError, line_of, read_object
 from virtiomem.control.status import DeviceStatus
+
+_CODES: Final = {name: code for code, name in errno.errorcode.items()}
 
 
 class ControlRefused(OSError):
@@ -165,7 +169,7 @@ class ControlClient(Resource, ChangesClient):
         if answer is None:
             raise VfioError(errno.EPIPE, f"ask for {command}", {"socket": str(self.path)}, "the manager has ended")
         if not answer.get("ok"):
-            code = getattr(errno, str(answer.get("errno")), errno.EIO)
+            code = _CODES.get(str(answer.get("errno")), errno.EIO)
             raise ControlRefused(code, printable(str(answer.get("error"))))
         result = answer.get("result")
         return result if isinstance(result, dict) else {}

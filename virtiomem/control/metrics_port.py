@@ -13,6 +13,7 @@ from typing import Final
 
 from pyvfio.errors import VfioError
 from pyvfio.resource import Resource
+from pyvfio.texts import lines_of
 from virtiomem.control.metrics import CONTENT_TYPE
 
 LOOPBACK = "127.0.0.1"
@@ -129,7 +130,8 @@ class MetricsPort(Resource):
 
     def _answer(self, request: bytes) -> bytes:
         """The answer to a whole request. Source: RFC 9112."""
-        first, *lines = request.decode("latin-1").splitlines()
+        # A bare carriage return ends no line, as U+0085 does not, whatever another server takes it for.
+        first, *lines = (line.removesuffix("\r") for line in lines_of(request.decode("latin-1")))
         method, path, _ = [*first.split(" "), "", ""][:3]
         headers = [(name.strip().lower(), value.strip()) for name, _, value in (line.partition(":") for line in lines)]
         hosts = [value for name, value in headers if name == "host"]

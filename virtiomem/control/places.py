@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 from pyvfio.errors import InvalidArgument, VfioError
@@ -35,15 +36,24 @@ def socket_path(name: str) -> Path:
 
 
 def running() -> list[str]:
-    """The names of this user's managers that run. A socket that one has left behind when it was killed is none."""
-    return sorted(path.name.removesuffix(_SUFFIX) for path in directory().glob(f"*{_SUFFIX}") if is_served(path))
+    """The names of this user's managers that run. A socket that one has left behind when it was killed is none.
+
+    Raises VfioError if others own the directory or may use it: what is in it says nothing then.
+    """
+    found = require_own_directory().glob(f"*{_SUFFIX}")
+    names = {path.name.removesuffix(_SUFFIX): path for path in found}
+    return sorted(name for name, path in names.items() if _is_name(name) and is_served(path))
 
 
-def make_directory() -> None:
-    """Make the directory, for its owner only. Raises VfioError if it exists and others own it or may use it."""
+def require_own_directory() -> Path:
+    """directory(), which may not be there. Raises VfioError if it is, and others own it or may use it."""
     path = directory()
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = path.lstat()
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return path
+    except OSError as error:
+        raise VfioError(error.errno or errno.EIO, f"directory {path}") from error
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
         raise VfioError(
             errno.EPERM,
@@ -51,3 +61,19 @@ def make_directory() -> None:
             meaning="it is not this user's alone",
             advice=f"chmod 700 {path}, or choose a place with --socket",
         )
+    return path
+
+
+def make_directory() -> None:
+    """Make the directory, for its owner only. Raises VfioError if it exists and others own it or may use it."""
+    with suppress(FileExistsError):
+        directory().mkdir(mode=0o700, parents=True, exist_ok=True)
+    require_own_directory()
+
+
+def _is_name(name: str) -> bool:
+    try:
+        check_name(name)
+    except InvalidArgument:
+        return False
+    return True

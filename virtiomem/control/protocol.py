@@ -7,6 +7,7 @@ import json
 from typing import BinaryIO, Final
 
 from pyvfio.errors import InvalidArgument
+from pyvfio.texts import shortened
 
 LONGEST_NAME = 64
 """Characters of a device's name."""
@@ -94,17 +95,6 @@ def check_keys(request: dict[str, object], *known: str) -> None:
     """Raises ProtocolError if request says anything beside its command and these."""
     if unknown := [key for key in request if key not in ("command", *known)]:
         raise ProtocolError(f"{shortened(unknown[0])} is none of {', '.join(known) or 'its arguments: it has none'}")
-
-
-def printable(text: str) -> str:
-    """text with an escape in place of every character that a terminal would not print."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
-
-
-def shortened(value: object) -> str:
-    """value as a message may repeat it: printable, and not longer than a name."""
-    text = ascii(value)
-    return text if len(text) <= LONGEST_NAME else f"{text[:LONGEST_NAME]}…"
 
 
 def check_name(name: str) -> None:

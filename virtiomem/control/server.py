@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from pyvfio.errors import InvalidArgument
 from pyvfio.resource import Resource
+from pyvfio.texts import shortened
 from virtiomem.control.command import ControlCommand
 from virtiomem.control.incoming import Incoming
 from virtiomem.control.managed import ManagedDevice
@@ -29,7 +30,6 @@ from virtiomem.control.protocol import (
     line_of,
     read_object,
     seconds,
-    shortened,
 )
 from virtiomem.control.statistics import statistics_data
 from virtiomem.control.status import DeviceStatus

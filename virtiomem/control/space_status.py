@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-from virtiomem.control.protocol import printable
+from pyvfio.texts import printable
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ from typing import Any, Self
 
 from pyvfio.dma import AddressSpace
 from pyvfio.errors import VfioError
+from pyvfio.texts import printable
 from virtiomem.control.managed import ManagedDevice
-from virtiomem.control.protocol import printable
 from virtiomem.device import Feature
 from virtiomem.runs import Run
 

@@ -16,6 +16,7 @@ from typing import Final
 
 from pyvfio.errors import VfioError
 from pyvfio.resource import Resource
+from pyvfio.texts import lines_of
 
 _log = logging.getLogger(__package__)
 
@@ -24,6 +25,7 @@ FIRST_INHERITED: Final = 3
 _MOST_FDS: Final = 253
 """How many descriptors a message can carry. Source: net/scm.h, SCM_MAX_FD."""
 _LARGEST_MESSAGE: Final = 4096
+_NAME: Final = ".keep."
 _TURN: Final = 4096
 """How many messages are taken at once: more than wait for a program that has ended (net.unix.max_dgram_qlen)."""
 _CREDENTIALS: Final = struct.Struct("3i")
@@ -37,12 +39,12 @@ class NotifySocket(Resource):
 
     def __init__(self, directory: Path) -> None:
         """Listen in directory, which nobody else may enter. Raises VfioError if the socket cannot be made."""
-        self.path = directory / f".keep.{os.getpid()}"
+        self.path = directory / f"{_NAME}{os.getpid()}"
         self.is_ready = False
         self._stored: list[tuple[str, int]] = []
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
         try:
-            self.path.unlink(missing_ok=True)
+            _remove_left(directory)
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
             self._socket.bind(str(self.path))
         except OSError as error:
@@ -86,7 +88,7 @@ class NotifySocket(Resource):
                 sender = _CREDENTIALS.unpack(content)[0]
         try:
             if sender == process and not flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
-                self._obey(data.decode("ascii", "replace").splitlines(), fds)
+                self._obey(lines_of(data.decode("ascii", "replace")), fds)
         finally:
             for fd in fds:
                 os.close(fd)
@@ -118,6 +120,19 @@ class NotifySocket(Resource):
 
     def __repr__(self) -> str:
         return f"<NotifySocket {self.path}>"
+
+
+def _remove_left(directory: Path) -> None:
+    """Remove the sockets that others have left in directory who were killed."""
+    for path in directory.glob(f"{_NAME}*"):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:
+            try:
+                probe.connect(str(path))
+            except ConnectionRefusedError:
+                path.unlink(missing_ok=True)
+            except OSError:
+                # It is no socket, or has gone.
+                continue
 
 
 def _lowest() -> int:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import secrets
 import socket
 import stat
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -52,7 +52,8 @@ class Listener:
         self._is_ours = is_ours
         self._place = Path(path)
         self._process = os.getpid()
-        own = self._place.with_name(f".{secrets.token_hex(4)}")
+        # Of one name for each place: what a process leaves that is killed as it starts the next one replaces.
+        own = self._place.with_name(f".{zlib.crc32(os.fsencode(self._place.name)):08x}")
         if max(len(os.fsencode(path)), len(os.fsencode(own))) > _LONGEST_PATH:
             meaning = f"the path of a unix socket has at most {_LONGEST_PATH} bytes, and {len(own.name)} for its name"
             raise VfioError(errno.ENAMETOOLONG, "listen", {"socket": path}, meaning)
@@ -124,6 +125,8 @@ class Listener:
         """Listen at own, and give the socket its real place then: whoever finds it there finds it served."""
         # Linux gives the file the mode of the socket, so there is no moment in which others could connect.
         os.fchmod(self._socket.fileno(), stat.S_IRUSR | stat.S_IWUSR)
+        if _is_socket(own):
+            own.unlink()
         self._socket.bind(str(own))
         try:
             self._socket.listen()

@@ -12,6 +12,7 @@ from pyvfio.host.foreseen import way_to_free
 from pyvfio.kernel import Kernel, names_in, text_or_empty
 from pyvfio.reserved import firmware_claim
 from pyvfio.sysfs import GROUPS, VIRTIO_IOMMU, blocking_members, group_members, iommu_kinds, is_noiommu, pci_devices
+from pyvfio.texts import number_of
 
 _ROOM = 6
 _UNSAFE = "/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts"
@@ -129,7 +130,7 @@ def check_noiommu(kernel: Kernel) -> Iterator[Check]:
 
 def _groups(kernel: Kernel) -> list[int]:
     """The numbers of all groups, smallest first."""
-    return sorted(int(name) for name in names_in(kernel, GROUPS) if name.isdigit())
+    return sorted(number for name in names_in(kernel, GROUPS) if (number := number_of(name)) is not None)
 
 
 def _groups_without(kernel: Kernel) -> list[int]:

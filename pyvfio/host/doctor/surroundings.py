@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from pyvfio.kernel import Kernel, exists, names_in, text_or_empty
+from pyvfio.texts import lines_of
 
 _DMI = "/sys/class/dmi/id"
 _GIVE = "give the virtual machine a virtual IOMMU"
@@ -103,7 +104,7 @@ def is_container(kernel: Kernel) -> bool:
     """
     if text_or_empty(kernel, "/run/systemd/container") or exists(kernel, "/run/.containerenv"):
         return True
-    mounts = (line.split() for line in text_or_empty(kernel, "/proc/self/mountinfo").splitlines())
+    mounts = (line.split(" ") for line in lines_of(text_or_empty(kernel, "/proc/self/mountinfo")))
     return any(
         len(fields) > 4
         and fields[4] in ("/etc/hostname", "/etc/hosts", "/etc/resolv.conf")

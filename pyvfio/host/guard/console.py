@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from pyvfio.host.printable import printable
 from pyvfio.kernel import Kernel, text_or_empty
 from pyvfio.reserved import bar_holders
 from pyvfio.sysfs import DEVICES, PciDevice, of_class, virtio_devices
+from pyvfio.texts import printable, words_of
 
 _DISPLAY = 0x03
 _INPUT_DEVICES = "/proc/bus/input/devices"
@@ -25,7 +25,7 @@ def console_uses(kernel: Kernel, device: PciDevice) -> Iterator[str]:
             yield f"{printable(name)}, the framebuffer of the boot, is in its memory"
     if _CONSOLE_FRAMEBUFFER in of_class(kernel, "graphics", device.address, dependent=True):
         yield f"{_CONSOLE_FRAMEBUFFER}, the framebuffer of the console, is on it"
-    consoles = text_or_empty(kernel, "/sys/class/tty/console/active").split()
+    consoles = words_of(text_or_empty(kernel, "/sys/class/tty/console/active"))
     ports = of_class(kernel, "tty", device.address, dependent=True)
     yield from (f"{name} is a console of the kernel" for name in consoles if name in ports)
     if any(virtio.driver == "virtio_console" for virtio in virtio_devices(kernel, device.address)):
@@ -42,6 +42,6 @@ def _keyboards(kernel: Kernel, address: str) -> Iterator[str]:
     for block in text_or_empty(kernel, _INPUT_DEVICES).split("\n\n"):
         place = re.search(r"^S: Sysfs=(.*)$", block, re.MULTILINE)
         handlers = re.search(r"^H: Handlers=(.*)$", block, re.MULTILINE)
-        if place and handlers and f"/{address}/" in f"{place[1]}/" and "kbd" in handlers[1].split():
+        if place and handlers and f"/{address}/" in f"{place[1]}/" and "kbd" in words_of(handlers[1]):
             name = re.search(r'^N: Name="(.*)"$', block, re.MULTILINE)
             yield printable(name[1]) if name else "of no name"

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 from pyvfio.host.guard.exports import Exports
 from pyvfio.host.guard.mounts import all_mounts
-from pyvfio.host.printable import printable
 from pyvfio.kernel import Kernel, exists, names_in, text_or_empty
+from pyvfio.texts import lines_of, printable, words_of
 
 _BLOCK = "/sys/class/block"
 # With native multipath, file systems are on the head nvme0n1 and its partitions, not on the path nvme0c1n1.
@@ -62,8 +62,8 @@ class DiskUses:
                     places.setdefault(key, []).append(mount.where)
             self._mounts.append(places)
         # A kernel without swap has no such file.
-        swaps = text_or_empty(kernel, "/proc/swaps").split("\n")[1:]
-        self._swaps = {line.split()[0].removeprefix("/dev/") for line in swaps if line.split()}
+        swaps = lines_of(text_or_empty(kernel, "/proc/swaps"))[1:]
+        self._swaps = {words[0].removeprefix("/dev/") for words in map(words_of, swaps) if words}
         # The file systems listed are those that are mounted; the mount itself names one device of many.
         mounted = (f"/sys/fs/btrfs/{name}/devices" for name in names_in(kernel, "/sys/fs/btrfs"))
         self._btrfs = {member for directory in mounted for member in names_in(kernel, directory)}

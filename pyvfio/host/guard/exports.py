@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pyvfio.host.printable import printable
 from pyvfio.kernel import Kernel, names_in, text_or_empty
+from pyvfio.texts import printable
 
 _TARGETS = "/sys/kernel/config/nvmet/subsystems"
 _BLOCK = "/sys/class/block"

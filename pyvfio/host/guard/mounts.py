@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pyvfio.host.guard.programs import program
-from pyvfio.host.printable import printable
 from pyvfio.kernel import Kernel, names_in, read_text, text_or_empty
+from pyvfio.texts import printable
 
 
 @dataclass(frozen=True, slots=True)

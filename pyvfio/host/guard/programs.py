@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import suppress
 
-from pyvfio.host.printable import printable
 from pyvfio.kernel import Kernel, names_in, text_or_empty
+from pyvfio.texts import printable
 
 _MANY = 3
 """How many programs are named for a device."""

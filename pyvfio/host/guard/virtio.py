@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pyvfio.host.guard.mounts import all_mounts
-from pyvfio.host.printable import printable
 from pyvfio.kernel import Kernel, link_name, names_in, text_or_empty
 from pyvfio.sysfs import PciDevice, VirtioDevice, virtio_devices
+from pyvfio.texts import printable
 
 _FILE_SYSTEMS = {"9pnet_virtio": "9p", "virtiofs": "virtiofs"}
 _VIRTIOFS = "/sys/fs/virtiofs"

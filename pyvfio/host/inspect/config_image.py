@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from pyvfio.device import ConfigSpace
 from pyvfio.errors import VfioError
-from pyvfio.kernel import Kernel, read_bytes, text_or_empty
-from pyvfio.sysfs import DEVICES
+from pyvfio.kernel import Kernel, read_bytes
+from pyvfio.sysfs import DEVICES, resource_lines
 
 _IO, _MEMORY, _PREFETCH, _WIDE = 0x100, 0x200, 0x2000, 0x10_0000
 _ROM = 6
@@ -76,12 +76,10 @@ def config_image(kernel: Kernel, address: str) -> ConfigSpace:
 
 def resources(kernel: Kernel, address: str) -> Iterator[Resource]:
     """The BARs and the ROM of a function. Source: Documentation/PCI/sysfs-pci.rst, "resource"; linux/ioport.h."""
-    lines = text_or_empty(kernel, f"{DEVICES}/{address}/resource").splitlines()
-    for index, line in enumerate(lines[: _ROM + 1]):
-        try:
-            first, last, flags = (int(number, 16) for number in line.split())
-        except ValueError:
+    for index, line in enumerate(resource_lines(kernel, address)[: _ROM + 1]):
+        if line is None:
             continue
+        first, last, flags = line
         if flags & (_IO | _MEMORY):
             kind = "ports" if flags & _IO else "memory"
             yield Resource(index, kind, last - first + 1, bool(flags & _WIDE), bool(flags & _PREFETCH))

@@ -12,6 +12,7 @@ from pyvfio.errors import InvalidArgument
 from pyvfio.iommufd import Ioas
 from pyvfio.kernel import Kernel, exists, text_or_empty
 from pyvfio.sysfs import DEVICES, PciDevice, pci_devices
+from pyvfio.texts import words_of
 
 _CONTAINER = "/dev/vfio/vfio"
 _SHARED = ("slot", "bus")
@@ -41,7 +42,7 @@ def reset_methods(kernel: Kernel, address: str) -> list[str] | None:
     """
     directory = f"{DEVICES}/{address}"
     if exists(kernel, f"{directory}/reset_method"):
-        return text_or_empty(kernel, f"{directory}/reset_method").split()
+        return words_of(text_or_empty(kernel, f"{directory}/reset_method"))
     return None if exists(kernel, f"{directory}/reset") else []
 
 
@@ -87,7 +88,7 @@ def _beside(kernel: Kernel, address: str) -> list[PciDevice]:
 
 def region_index(name: str) -> int:
     """The index of a region by its name, "bar0", "config", "rom" or "vga", or by its number. Raises InvalidArgument."""
-    if name.isdigit():
+    if re.fullmatch("[0-9]{1,9}", name):
         return int(name)
     try:
         return RegionIndex[name.upper()]

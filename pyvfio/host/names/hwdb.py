@@ -5,6 +5,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 
+from pyvfio.texts import lines_of
+
 _SIGNATURE = b"KSLPHHRH"
 # Signature, version of the tool, sizes of the file, header, node, child and value, offset of the root, two sizes more.
 _HEADER = struct.Struct("<8s9Q")
@@ -27,7 +29,7 @@ def properties_of_text(text: str) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     matches: list[str] = []
     has_properties = True
-    for line in text.splitlines():
+    for line in lines_of(text):
         if line.startswith("#"):
             continue
         if not line.startswith(" "):

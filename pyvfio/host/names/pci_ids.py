@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 
 from pyvfio.host.names.hwdb import CompiledHwdb, pci_key, properties_of_text
 from pyvfio.kernel import Kernel, read_bytes
+from pyvfio.texts import lines_of
 
 DATABASES = ("/usr/share/hwdata/pci.ids", "/usr/share/misc/pci.ids", "/usr/share/pci.ids", "/var/lib/pciutils/pci.ids")
 """Where distributions have the database of pciutils. Each may be compressed, with .gz at the end of its name."""
@@ -122,7 +123,7 @@ class PciIds(PciNames):
         self._vendors: dict[int, str] = {}
         self._devices: dict[tuple[int, int], str] = {}
         vendor: int | None = None
-        for line in text.splitlines():
+        for line in lines_of(text):
             head, _, name = line.strip().partition("  ")
             if not name or line.startswith(("#", "\t\t")):
                 continue

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from pyvfio.errors import VfioError
-from virtiomem.control.protocol import printable
+from pyvfio.texts import printable
 from virtiomem.runs import Run
 
 MOST_RUNS = 1000

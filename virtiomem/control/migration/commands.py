@@ -6,10 +6,11 @@ import base64
 import binascii
 from collections.abc import Callable
 
+from pyvfio.texts import shortened
 from virtiomem.control.managed import ManagedDevice
 from virtiomem.control.migration.shared_logs import SharedLogs
 from virtiomem.control.migration.source import MigratingDevice
-from virtiomem.control.protocol import ProtocolError, integer, shortened
+from virtiomem.control.protocol import ProtocolError, integer
 from virtiomem.control.status import DeviceStatus
 
 

@@ -11,6 +11,7 @@ from typing import Final
 
 from pyvfio.errors import VfioError
 from pyvfio.kernel import EventFd, Kernel
+from pyvfio.texts import lines_of, number_of
 from virtiomem.device import VirtioMem
 from virtiomem.persistence import KeptDevice
 from virtiomem.vhost_user.aio import Aio
@@ -164,8 +165,8 @@ class Session:
 
 def _count(event: int) -> int:
     """What the counter of an eventfd stands at, which stays so. Source: proc(5), fdinfo."""
-    for line in Path(f"/proc/self/fdinfo/{event}").read_text(encoding="ascii").splitlines():
+    for line in lines_of(Path(f"/proc/self/fdinfo/{event}").read_text(encoding="ascii")):
         name, _, value = line.partition(":")
-        if name == "eventfd-count":
-            return int(value, 16)
+        if name == "eventfd-count" and (count := number_of(value.strip(), 16)) is not None:
+            return count
     raise VfioError(errno.EINVAL, "go on with a session", meaning="what counts its messages is no eventfd")
