@@ -34,7 +34,7 @@ def number_of(text: str, base: int = 10) -> int | None:
 
 def shortened(value: object, most: int = 64) -> str:
     """value as a message may repeat it: printable, and not longer than most characters and a "…"."""
-    text = ascii(value)
+    text = printable(repr(value))
     return text if len(text) <= most else f"{text[:most]}…"
 
 

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import re
 
+from pyvfio.texts import shortened
+
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-_SIZE = re.compile(r"(0x[0-9a-f_]+|\d+)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
+_SIZE = re.compile(r"(0x[0-9a-f](?:_?[0-9a-f])*|[0-9]{1,4000})[ \t]*([KMGT]?)(?:i?B)?", re.IGNORECASE)
+_LARGEST = (1 << 64) - 1
 
 
 def parse_size(text: str) -> int:
-    """The bytes of a size: "2M", "1 GiB", "4096" or "0x20_0000". Raises ValueError."""
+    """The bytes of a size: "2M", "1 GiB", "4096" or "0x20_0000". Raises ValueError, also for more than 64 bits."""
     match = _SIZE.fullmatch(text.strip())
     if not match:
-        raise ValueError(f"{text!r} is not a size: write 2M, 1G or a number of bytes")
+        raise ValueError(f"{shortened(text)} is not a size: write 2M, 1G or a number of bytes")
     number, unit = match.groups()
-    return int(number, 0) * _UNITS[unit.upper()]
+    size = int(number, 16 if number[:2].lower() == "0x" else 10) * _UNITS[unit.upper()]
+    if size > _LARGEST:
+        raise ValueError(f"{shortened(text)} is too large for a size: it has 64 bits at most")
+    return size
 
 
 def format_size(size: int) -> str:

@@ -69,7 +69,12 @@ class Write:
 def binding(kernel: Kernel, address: str) -> Binding:
     """The state of the device at an address. Raises InvalidArgument, DeviceNotBound if there is no such device."""
     device = pci_device(kernel, address)
-    text = read_text(kernel, f"{DEVICES}/{device.address}/driver_override")
+    try:
+        text = read_text(kernel, f"{DEVICES}/{device.address}/driver_override")
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENODEV):
+            raise
+        raise DeviceNotBound(errno.ENODEV, f"PCI device {device.address}", meaning="it has gone") from error
     ids = f"{device.vendor_id:04x}:{device.device_id:04x}"
     return Binding(device.address, device.driver, None if text in ("", "(null)") else text, ids)
 

@@ -127,7 +127,7 @@ class RuleDirectories:
         """
         places = ((self.until_boot, _UNTIL_BOOT), (self.for_good, _FOR_GOOD))
         paths = [path for each, prefix in places for path in sorted(each.glob(f"{prefix}{address or '*'}{_SUFFIX}"))]
-        return [_parsed(path, path.read_text(encoding="utf-8")) for path in paths]
+        return [_parsed(path, path.read_bytes().decode(errors="replace")) for path in paths]
 
     def for_boot(self, address: str) -> list[Rule]:
         """The rules of the device at address that last until the next boot. Raises ValueError, OSError, as find()."""
@@ -205,9 +205,10 @@ def _parsed(path: Path, text: str) -> Rule:
         raise ValueError(f"{path} does not say what the device was before: it is not of pyvfio bind")
     try:
         owners = {str(node): (int(uid), int(gid)) for node, (uid, gid) in json.loads(notes.get(_OWNERS, "{}")).items()}
-    except (TypeError, AttributeError) as error:
-        raise ValueError(f"{path} does not say whose nodes were before: {error}") from error
-    return Rule(path, text, Binding.from_data(json.loads(notes[_BEFORE])), notes.get(_OWNER), owners)
+        before = Binding.from_data(json.loads(notes[_BEFORE]))
+    except (TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
+        raise ValueError(f"{path} does not say what the device and its nodes were before: {error}") from error
+    return Rule(path, text, before, notes.get(_OWNER), owners)
 
 
 def _read(path: Path) -> str | None:

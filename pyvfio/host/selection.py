@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 
 from pyvfio.host.inventory import Entry
 from pyvfio.host.names import wider_kind
+from pyvfio.texts import shortened
 
 _IDS = re.compile(r"(?:([0-9a-f]{4})?:([0-9a-f]{4})?)", re.IGNORECASE)
 
@@ -17,7 +18,7 @@ def parse_ids(text: str) -> tuple[int | None, int | None]:
     """The vendor and the device of "8086:1521", "8086:" or ":1521", None for any. Raises ValueError for other text."""
     match = _IDS.fullmatch(text)
     if not match or match[0] == ":":
-        raise ValueError(f"{text!r} is no id: write 8086:1521, 8086: or :1521")
+        raise ValueError(f"{shortened(text)} is no id: write 8086:1521, 8086: or :1521")
     return (int(match[1], 16) if match[1] else None, int(match[2], 16) if match[2] else None)
 
 

@@ -8,7 +8,7 @@ import errno
 from dataclasses import dataclass
 
 from pyvfio.abi import iommufd as abi
-from pyvfio.errors import ClosedError
+from pyvfio.errors import ClosedError, VfioError
 from pyvfio.iommufd.event_queue import EventQueue
 from pyvfio.iommufd.iommufd import Iommufd, explain_iommufd
 
@@ -92,8 +92,7 @@ class FaultQueue(EventQueue[PageFault]):
                 raise explain_iommufd(error, f"respond in {self.name}", {}, _RESPOND) from error
 
     def _parsed(self, data: bytes) -> tuple[PageFault, ...]:
-        starts = range(0, len(data), _FAULT)
-        return tuple(_fault(abi.iommu_hwpt_pgfault.from_buffer_copy(data, start)) for start in starts)
+        return page_faults(data)
 
 
 _RESPOND = {
@@ -102,6 +101,13 @@ _RESPOND = {
         "It was answered already, here or, when its device was detached, by the kernel",
     )
 }
+
+
+def page_faults(data: bytes) -> tuple[PageFault, ...]:
+    """The faults that were read of a queue. Raises VfioError (EPROTO) unless they are whole."""
+    if len(data) % _FAULT:
+        raise VfioError(errno.EPROTO, "page faults", {"size": len(data)}, "the kernel has told a part of one")
+    return tuple(_fault(abi.iommu_hwpt_pgfault.from_buffer_copy(data, start)) for start in range(0, len(data), _FAULT))
 
 
 def _fault(fault: abi.iommu_hwpt_pgfault) -> PageFault:

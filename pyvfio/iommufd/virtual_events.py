@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pyvfio.abi import iommufd as abi
-from pyvfio.errors import InvalidArgument
+from pyvfio.errors import InvalidArgument, VfioError
 from pyvfio.iommufd.event_queue import EventQueue
 
 if TYPE_CHECKING:
@@ -77,15 +77,29 @@ class VirtualEventQueue(EventQueue[VirtualEvent]):
         return f"event queue {self.id}"
 
     def _parsed(self, data: bytes) -> tuple[VirtualEvent, ...]:
-        events, place = [], 0
-        while place < len(data):
-            header = abi.iommufd_vevent_header.from_buffer_copy(data, place)
-            place += _HEADER
-            are_lost = bool(header.flags & abi.IOMMU_VEVENTQ_FLAG_LOST_EVENTS)
-            size = 0 if are_lost else self._event_size
-            events.append(VirtualEvent(header.sequence, data[place : place + size], are_lost))
-            place += size
-        return tuple(events)
+        return virtual_events(data, self._event_size)
+
+
+def virtual_events(data: bytes, event_size: int) -> tuple[VirtualEvent, ...]:
+    """The events that were read of a queue whose events have event_size bytes. Raises VfioError (EPROTO) unless they
+    are whole."""
+    events, place = [], 0
+    while place < len(data):
+        if place + _HEADER > len(data):
+            raise _not_whole(data)
+        header = abi.iommufd_vevent_header.from_buffer_copy(data, place)
+        place += _HEADER
+        are_lost = bool(header.flags & abi.IOMMU_VEVENTQ_FLAG_LOST_EVENTS)
+        size = 0 if are_lost else event_size
+        if place + size > len(data):
+            raise _not_whole(data)
+        events.append(VirtualEvent(header.sequence, data[place : place + size], are_lost))
+        place += size
+    return tuple(events)
+
+
+def _not_whole(data: bytes) -> VfioError:
+    return VfioError(errno.EPROTO, "virtual events", {"size": len(data)}, "the kernel has told a part of one")
 
 
 _MEANINGS = {

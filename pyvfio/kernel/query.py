@@ -30,12 +30,19 @@ class Capability:
     data: bytes
 
     def read(self, struct: type[S]) -> S:
-        """A copy of the capability as its struct. Raises ValueError if it is shorter than that."""
-        return struct.from_buffer_copy(self.data)
+        """A copy of the capability as its struct. Raises VfioError (EIO) if it is shorter than that."""
+        (copy,) = self.read_array(struct, 0, 1)
+        return copy
 
     def read_array(self, struct: type[S], offset: int, count: int) -> list[S]:
-        """Copies of count structs that begin offset bytes into the capability. Raises ValueError if it is shorter."""
+        """Copies of count structs that begin offset bytes into the capability.
+
+        Raises VfioError (EIO) if it is shorter.
+        """
         size = ctypes.sizeof(struct)
+        if offset + count * size > len(self.data):
+            arguments = {"id": self.id, "size": len(self.data)}
+            raise VfioError(errno.EIO, "capability", arguments, f"the kernel has told a part of {struct.__name__}")
         return [struct.from_buffer_copy(self.data, offset + index * size) for index in range(count)]
 
 

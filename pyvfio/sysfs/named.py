@@ -8,6 +8,7 @@ from pyvfio.errors import DeviceNotBound, InvalidArgument
 from pyvfio.kernel import Kernel, names_in
 from pyvfio.sysfs.attached import behind
 from pyvfio.sysfs.pci import PciDevice, is_address, pci_device
+from pyvfio.texts import shortened
 
 _NET = "/sys/class/net"
 
@@ -31,11 +32,13 @@ def named_address(kernel: Kernel, name: str) -> str:
     if name not in names_in(kernel, _NET):
         raise InvalidArgument(
             errno.EINVAL,
-            f"PCI device {name!r}",
+            f"PCI device {shortened(name)}",
             meaning="it is no PCI address, and there is no network interface of that name here",
             advice="Write 0000:03:00.0, 03:00.0 or eth1; pyvfio list shows all",
         )
     address = behind(kernel, f"{_NET}/{name}")
     if address is None:
-        raise DeviceNotBound(errno.ENODEV, f"PCI device {name!r}", meaning="the interface is not a PCI function's own")
+        raise DeviceNotBound(
+            errno.ENODEV, f"PCI device {shortened(name)}", meaning="the interface is not a PCI function's own"
+        )
     return address

@@ -20,7 +20,7 @@ from pyvfio.kernel import (
     text_or_empty,
 )
 from pyvfio.sysfs.iommus import VT_D, iommu_kinds
-from pyvfio.texts import lines_of, number_of, words_of
+from pyvfio.texts import lines_of, number_of, shortened, words_of
 
 DEVICES = "/sys/bus/pci/devices"
 """The directory with a directory for each PCI function of the host."""
@@ -109,7 +109,7 @@ def full_address(address: str) -> str:
     if not match:
         raise InvalidArgument(
             errno.EINVAL,
-            f"PCI address {address!r}",
+            f"PCI address {shortened(address)}",
             meaning="not an address",
             advice="Write 0000:03:00.0 or 03:00.0",
         )

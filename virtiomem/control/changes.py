@@ -102,7 +102,7 @@ class ChangesClient(ABC):
             raise _other_protocol("add-device")
         try:
             return DeviceStatus.from_data(devices[0])
-        except (TypeError, KeyError, AttributeError) as error:
+        except ValueError as error:
             raise _other_protocol("add-device") from error
 
     def remove_device(self, device: str, *, yes: bool = False) -> None:
@@ -134,7 +134,7 @@ def _space_of(operation: str, data: object) -> ManagedSpace:
         raise _other_protocol(operation)
     try:
         return ManagedSpace.from_data(data)
-    except (TypeError, KeyError) as error:
+    except ValueError as error:
         raise _other_protocol(operation) from error
 
 

@@ -77,8 +77,7 @@ class ControlClient(Resource, ChangesClient):
         arguments: dict[str, object] = {"requested_size": requested_size}
         if device is not None:
             arguments["device"] = device
-        (status,) = _devices(self.request("resize", **arguments))
-        return status
+        return _only("resize", self.request("resize", **arguments))
 
     def begin_migration(self, device: str | None = None, *, keep: float | None = None) -> BegunMigration:
         """Have no block of a device change from now on, and log what devices write to its memory.
@@ -127,8 +126,7 @@ class ControlClient(Resource, ChangesClient):
         for offset in range(0, max(len(state), 1), LARGEST_PART):
             part = base64.b64encode(state[offset : offset + LARGEST_PART]).decode()
             result = self._migrate("load", device, size=len(state), offset=offset, data=part)
-        (status,) = _devices(result)
-        return status
+        return _only("migrate load", result)
 
     def cancel_migration(self, device: str | None = None) -> None:
         """End the migration of a device, whoever has begun it: its blocks may change again, and nothing is logged.
@@ -193,9 +191,16 @@ def _revision(result: dict[str, object]) -> int:
     return revision
 
 
+def _only(operation: str, result: dict[str, object]) -> DeviceStatus:
+    """The state of the one device that a result has."""
+    if len(devices := _devices(result)) != 1:
+        raise of_another_protocol(operation)
+    return devices[0]
+
+
 def _devices(result: dict[str, object]) -> list[DeviceStatus]:
     devices = result.get("devices")
     try:
         return [DeviceStatus.from_data(device) for device in devices] if isinstance(devices, Sequence) else []
-    except (TypeError, KeyError) as error:
+    except ValueError as error:
         raise VfioError(errno.EPROTO, "show", meaning="the manager speaks another protocol") from error

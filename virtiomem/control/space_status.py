@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Self
 
-from pyvfio.texts import printable
+from virtiomem.control.said import Said
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +29,17 @@ class ManagedSpace:
 
     @classmethod
     def from_data(cls, data: Mapping[str, object]) -> Self:
-        """What data() has made data from. Raises TypeError or KeyError for anything else."""
-        fields: dict[str, Any] = {
-            key: printable(value) if isinstance(value, str) else value for key, value in data.items()
-        }
-        fields["devices"] = tuple(printable(device) for device in fields["devices"])
-        return cls(**fields)
+        """What data() has made data from. Raises ValueError for anything else."""
+        said = Said(data)
+        return cls(
+            name=said.text("name"),
+            kind=said.text("kind"),
+            devices=said.texts("devices"),
+            ioas_id=said.number_or_none("ioas_id"),
+            lent=said.flag("lent"),
+            mappings=said.number("mappings"),
+            mappings_left=said.number_or_none("mappings_left"),
+        )
 
     def data(self) -> dict[str, object]:
         """The same as JSON values."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Self
 
 from pyvfio.dma import AddressSpace
 from pyvfio.errors import VfioError
-from pyvfio.texts import printable
 from virtiomem.control.managed import ManagedDevice
+from virtiomem.control.said import Said
 from virtiomem.device import Feature
 from virtiomem.runs import Run
 
@@ -91,23 +91,42 @@ class DeviceStatus:
 
     @classmethod
     def from_data(cls, data: Mapping[str, object]) -> Self:
-        """The status that data() has made data from. Raises TypeError or KeyError for anything else."""
-        fields: dict[str, Any] = {key: _shown(value) for key, value in data.items()}
-        fields["plugged"] = tuple(Run(**run) for run in fields["plugged"])
-        fields["address_spaces"] = tuple(
-            SpaceStatus(**{key: _shown(value) for key, value in space.items()}) for space in fields["address_spaces"]
+        """The status that data() has made data from. Raises ValueError for anything else."""
+        said = Said(data)
+        size, block = said.number("region_size"), said.number("block_size")
+        address, usable = said.number("address"), said.number("usable_size")
+        if not block or not size or size % block or usable > size or address + size > 1 << 64:
+            raise ValueError("no region is like that")
+        plugged = tuple(Run(run.number("start"), run.number("size")) for run in said.objects("plugged"))
+        edges = [address, *(edge for run in plugged for edge in (run.start, run.end)), address + size]
+        if edges != sorted(edges):
+            raise ValueError("no region has such blocks")
+        return cls(
+            name=said.text("name"),
+            address=address,
+            region_size=size,
+            block_size=block,
+            usable_size=usable,
+            plugged_size=said.number("plugged_size"),
+            requested_size=said.number("requested_size"),
+            node_id=said.number_or_none("node_id"),
+            memory_kind=said.text("memory_kind"),
+            page_size=said.number("page_size"),
+            plugged=plugged,
+            address_spaces=tuple(
+                SpaceStatus(space.text("name"), space.number("mappings"), space.number_or_none("mappings_left"))
+                for space in said.objects("address_spaces")
+            ),
+            guest=said.text("guest"),
+            waiting_for=said.text_or_none("waiting_for"),
+            broken=said.flag("broken"),
+            migrating=said.flag("migrating"),
+            divergences=said.texts("divergences"),
         )
-        fields["divergences"] = tuple(map(_shown, fields["divergences"]))
-        return cls(**fields)
 
     def data(self) -> dict[str, object]:
         """The status as JSON values."""
         return asdict(self)
-
-
-def _shown(value: Any) -> Any:
-    """value, which has come from outside, as it may be shown on a terminal."""
-    return printable(value) if isinstance(value, str) else value
 
 
 def _mappings_left(space: AddressSpace) -> int | None:

@@ -11,6 +11,7 @@ from typing import Final, Self
 
 from pyvfio.errors import InvalidArgument
 from pyvfio.kernel import Kernel
+from pyvfio.texts import number_of, shortened
 from pyvfio.units import parse_size
 from virtiomem.control import check_name
 from virtiomem.persistence import state_file
@@ -62,13 +63,13 @@ class RegionRequest:
         for word in words:
             key, separator, value = word.partition("=")
             if not separator or key not in PROPERTIES:
-                raise ValueError(f"{word!r} is none of {', '.join(f'{key}=…' for key in PROPERTIES)}")
+                raise ValueError(f"{shortened(word)} is none of {', '.join(f'{key}=…' for key in PROPERTIES)}")
             if key in _SIZES:
                 sizes[_SIZES[key]] = parse_size(value)
             if key == "ring" and value not in ("split", "packed"):
-                raise ValueError(f"a ring is split or packed, not {value!r}")
-            if key == "node" and not (value.isascii() and value.isdecimal()):
-                raise ValueError(f"a node is a number, not {value!r}")
+                raise ValueError(f"a ring is split or packed, not {shortened(value)}")
+            if key == "node" and ((number := number_of(value)) is None or not 0 <= number < 1 << 16):
+                raise ValueError(f"a node is a number, not {shortened(value)}")
             own[key] = value
         return cls(
             path=path,

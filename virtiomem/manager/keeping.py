@@ -121,7 +121,7 @@ class ServerKeeper:
             spaces = [KeptSpace.parse(space) for space in values["spaces"]]
             self._told = set(map(str, values["told"]))
             self._added = {options.name: options for options in map(_options, values["regions"])}
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             meaning = f"it is damaged: {type(error).__name__}: {error}"
             raise VfioError(errno.EPROTO, "kept server", meaning=meaning) from error
         if self._store.is_lasting:

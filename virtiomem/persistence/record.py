@@ -97,7 +97,7 @@ class Record:
                 in_hand and _in_hand(*in_hand),
                 None if (session := values.get("session")) is None else dict(session),
             )
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError) as error:
             raise _refused(f"it is damaged: {type(error).__name__}: {error}") from error
 
 

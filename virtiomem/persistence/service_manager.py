@@ -9,13 +9,14 @@ from __future__ import annotations
 import array
 import errno
 import os
-import re
+import resource
 import select
 import socket
 from collections.abc import Mapping, MutableMapping
 from typing import Final, Self
 
 from pyvfio.errors import VfioError
+from pyvfio.texts import number_of
 from virtiomem.persistence.notify_socket import FIRST_INHERITED
 
 _PATIENCE: Final = 5.0
@@ -84,16 +85,19 @@ class ServiceManager:
         return f"<ServiceManager {self._address!r}>"
 
 
-def inherited(environment: MutableMapping[str, str]) -> list[tuple[str, int]]:
+def inherited(environment: MutableMapping[str, str], *, first: int = FIRST_INHERITED) -> list[tuple[str, int]]:
     """The descriptors that the service manager gave this process, with their names, in its order.
 
     They are the caller's from now on, and no longer inherited: what says so is taken out of environment. Empty if they
-    are meant for another process, or there are none.
+    are meant for another process, or there are none. first: the number of the first one.
     """
     owner, count, names = (environment.pop(key, "") for key in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"))
-    if owner != str(os.getpid()) or not re.fullmatch("[0-9]{1,6}", count):
+    number = number_of(count)
+    if owner != str(os.getpid()) or number is None:
         return []
-    fds = range(FIRST_INHERITED, FIRST_INHERITED + int(count))
+    # No process has more, whatever it was told.
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    fds = range(first, min(first + number, most))
     named = names.split(":") if names else []
     found = []
     for fd, name in zip(fds, [*named, *["unknown"] * len(fds)], strict=False):
