@@ -83,9 +83,7 @@ class UndoFile:
 
     def _write(self, entries: Sequence[Binding]) -> None:
         """Replace the file, so that the old or the new one is whole on disk whenever the machine stops."""
-        # Of one name: what a process leaves that is killed here the next one replaces. Nobody else writes it now.
         new = self._beside("new")
-        new.unlink(missing_ok=True)
         handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, _FOR_OWNER)
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -113,6 +111,8 @@ class UndoFile:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         fd = self._locked_file()
         try:
+            # Nobody writes it now: a process has left it that was killed.
+            self._beside("new").unlink(missing_ok=True)
             yield
         finally:
             # Removed while it is held, so that whoever has opened it meanwhile finds that it is no lock any more.

@@ -109,6 +109,7 @@ class Registration:
             for part in _changed(error, run):
                 self._became_missing(subtract([part], self.stale.overlap(part)), error)
                 self.stale.remove(part)
+                self._doubted.remove(part)
             raise
         except BaseException:
             # It did not say how far it came. Once all of it is taken, all of it can be given.
@@ -232,11 +233,17 @@ class Registration:
 
     def _give(self, run: Run) -> None:
         self.listener.populate(self._part(run), self.granularity)
-        self._lost.remove(run)
+        self._known_by_now(run)
 
     def _take(self, run: Run) -> None:
         self.listener.discard(self._part(run))
+        self._known_by_now(run)
+
+    def _known_by_now(self, run: Run) -> None:
+        """The listener has run, or has it not, for certain: if it is missing, that does not end with a doubt of before.
+        """
         self._lost.remove(run)
+        self._doubted.remove(run)
 
     def _became_stale(self, runs: Iterable[Run], error: Exception) -> None:
         self._note(self.stale, runs, True, str(error))
