@@ -4,7 +4,7 @@ PYTHON = .venv/bin/python
 # Compiled files are wanted, whatever the user's habit: making them takes a virtual machine long.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: help demo test test-fast test-python test-matrix conformance check docs format bench bench-vm clean
+.PHONY: help demo test test-fast test-python test-matrix torture conformance check docs format bench bench-vm clean
 
 help:  ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ test-matrix: .venv/dev  ## the tests of the kernel interface on every kernel and
 	$(PYTHON) -m pytest tests/every_kernel --kernel simulated --kernel debian-6.1 --kernel debian-6.12 \
 	    --kernel debian-6.18 --kernel debian-7 --kernel built --kernel built-compat \
 	    --iommu intel --iommu amd --iommu virtio --iommu none
+
+torture: .venv/dev  ## the long form of the promises: writes docs/reliability.md; hours
+	$(PYTHON) -m tests.torture
 
 conformance: .venv/dev  ## every case of the kernel interface on every kernel: writes docs/conformance.md
 	@tools/setup machine

@@ -17,7 +17,18 @@ from pathlib import Path
 from tests.mutants.mutant import Mutant
 
 ROOT = Path(__file__).parents[2]
-_PARTS = ("pyvfio", "virtiomem", "tests", "tools", "examples", "docs", "benchmarks", "systemd", "pyproject.toml", "README.md")
+_PARTS = (
+    "pyvfio",
+    "virtiomem",
+    "tests",
+    "tools",
+    "examples",
+    "docs",
+    "benchmarks",
+    "systemd",
+    "pyproject.toml",
+    "README.md",
+)
 _PATIENCE = 120.0
 _FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
 
@@ -62,11 +73,28 @@ class Copy:
             os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
     def _tested(self, mutant: Mutant, tests: tuple[str, ...]) -> Result:
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "--kernel", "simulated", "-p", "no:cacheprovider", *tests]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-x",
+            "-q",
+            "--kernel",
+            "simulated",
+            "-p",
+            "no:cacheprovider",
+            *tests,
+        ]
         environment = {**os.environ, "PYTHONPATH": str(self._place), "PYTHONDONTWRITEBYTECODE": "1"}
         try:
             ran = subprocess.run(
-                command, cwd=self._place, env=environment, capture_output=True, text=True, timeout=_PATIENCE, check=False
+                command,
+                cwd=self._place,
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=_PATIENCE,
+                check=False,
             )
         except subprocess.TimeoutExpired:
             return Result(mutant, None, took_too_long=True)

@@ -1,4 +1,4 @@
-"""Run the long form of the promises, and write docs/reliability.md: `python -m tests.torture [--short] [--only PART]`."""
+"""Run the long form of the promises, and write docs/reliability.md: `python -m tests.torture [--short]`."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ def _model(count: int) -> Iterator[str | None]:
 def _fuzz(count: int) -> Iterator[str | None]:
     each = count // len(PARSERS)
     for parser in PARSERS.values():
-        yield from (finding and str(finding) for finding in fuzzed(parser, 0, each))
+        yield from (None if finding is None else str(finding) for finding in fuzzed(parser, 0, each))
 
 
 def _mutants(count: int) -> Iterator[str | None]:
@@ -41,9 +41,13 @@ PARTS = (
         1_000_000,
         _model,
     ),
-    Part("fuzz", "each parser of outside data returns, or raises its documented error", "inputs", 5_000, 3_000_000, _fuzz),
+    Part(
+        "fuzz", "each parser of outside data returns, or raises its documented error", "inputs", 5_000, 3_000_000, _fuzz
+    ),
     Part("threads", "what threads do at once leaves mapped what is plugged", "rounds", 3, 1_000, threads.threads),
-    Part("soak", "what comes and goes leaves no descriptor, thread, mapping or pin", "cycles", 100, 20_000, threads.soak),
+    Part(
+        "soak", "what comes and goes leaves no descriptor, thread, mapping or pin", "cycles", 100, 20_000, threads.soak
+    ),
     Part("starts", "of starts at once one wins, and is reached", "starts", 50, 10_000, starts.two_at_once),
     Part("ends", "SIGTERM from the first instruction on leaves no socket", "ends", 2, 200, starts.ends),
     Part("kills", "after kill -9 at any instant the next command starts", "kills", 2, 200, starts.kills),

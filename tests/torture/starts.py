@@ -147,4 +147,5 @@ def _undo_killed(path: Path, chance: random.Random) -> str | None:
     if len(known) < remembered:
         return f"{remembered} were remembered, and {len(known)} are there"
     undo.forget([entry.address for entry in known])
-    return f"{sorted(path.parent.iterdir())} is left" if known and [*path.parent.iterdir()] else None
+    left = [place.name for place in path.parent.iterdir()]
+    return f"{left} are left" if known and left else None

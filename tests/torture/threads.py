@@ -8,6 +8,8 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import pairwise
+from pathlib import Path
 
 from pyvfio import VfioError
 from tests.torture.model import ADDRESS, BLOCK, BLOCKS, World
@@ -72,7 +74,7 @@ def _round(number: int) -> str | None:
 
     def looks(_: random.Random) -> None:
         runs = world.device.plugged_runs
-        if any(left.end >= right.start for left, right in zip(runs, runs[1:], strict=False)):
+        if any(left.end >= right.start for left, right in pairwise(runs)):
             raise AssertionError(f"runs that are none: {runs}")
         for space in world.spaces:
             if space.mapping_count > BLOCKS or sum(run.size for run in space.mappings()) > BLOCKS * BLOCK:
@@ -91,8 +93,7 @@ def _round(number: int) -> str | None:
     over.set()
     for thread in beside:
         thread.join()
-    blocks = {at for run in world.device.plugged_runs for at in range(run.start, run.end, BLOCK)}
-    world.reference.plugged = {(at - ADDRESS) // BLOCK for at in blocks}
+    world.reference.plugged = world.plugged
     try:
         world.check()
         world.close()
@@ -122,6 +123,4 @@ def soak(count: int) -> Iterator[str | None]:
 
 
 def _held() -> tuple[int, int]:
-    from pathlib import Path
-
     return len([*Path("/proc/self/fd").iterdir()]), threading.active_count()

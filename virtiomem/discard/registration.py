@@ -240,8 +240,7 @@ class Registration:
         self._known_by_now(run)
 
     def _known_by_now(self, run: Run) -> None:
-        """The listener has run, or has it not, for certain: if it is missing, that does not end with a doubt of before.
-        """
+        """The listener has run, or not, for certain: if it is missing, that does not end with a doubt of before."""
         self._lost.remove(run)
         self._doubted.remove(run)
 

@@ -34,6 +34,8 @@ class Step(TypedDict):
 
 MOST_MAPPERS = 64
 """How many address spaces a trace may map into: each makes every step dearer."""
+MOST_BLOCKS = 1 << 22
+"""How many blocks the region of a trace may have: 8 TiB in blocks of 2 MiB."""
 
 
 class Player:
@@ -50,7 +52,9 @@ class Player:
         self._mappers = init.integer("mappers", 1, largest=MOST_MAPPERS)
         self.kernel = LoggedKernel(self._mappers, self._log)
         with ExitStack() as cleanup:
-            size = init.integer("region_size")
+            size, block_size = init.integer("region_size"), init.integer("block_size")
+            if size > MOST_BLOCKS * block_size:
+                raise init.error(f"a region of a trace has {MOST_BLOCKS} blocks at most")
             self.memory = cleanup.enter_context(Memory.allocate(MemoryKind.ANONYMOUS, size, kernel=self.kernel))
             self.device = cleanup.enter_context(_device(init, self.memory))
             for number in range(self._mappers):
