@@ -207,12 +207,6 @@ VHOST_USER = (
         "no message is longer than any needs",
         "tests/vhost_user/test_queues.py::test_what_cannot_be_a_message_ends_the_session",
     ),
-    _VHOST_USER_CONNECTION(
-        "        if header.flags & vhost_user.VHOST_USER_VERSION_MASK != vhost_user.VHOST_USER_VERSION:",
-        "        if False:",
-        "only version 1 of the protocol is spoken",
-        "tests/vhost_user/test_queues.py::test_what_cannot_be_a_message_ends_the_session",
-    ),
     _VHOST_USER_SESSION_NEGOTIATION(
         "            # The ring goes on in the memory that there was.\n            self._service.start()\n            raise",
         "            raise",
