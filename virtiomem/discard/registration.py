@@ -109,7 +109,6 @@ class Registration:
             for part in _changed(error, run):
                 self._became_missing(subtract([part], self.stale.overlap(part)), error)
                 self.stale.remove(part)
-                self._doubted.remove(part)
             raise
         except BaseException:
             # It did not say how far it came. Once all of it is taken, all of it can be given.
