@@ -1,9 +1,7 @@
 import gc
 import itertools
-import os
 
 import pytest
-from hypothesis import settings
 
 pytest_plugins = [
     "tests.support.case_counts",
@@ -13,11 +11,6 @@ pytest_plugins = [
     "tests.support.watchdog",
     "pytester",
 ]
-
-# How long an example takes says nothing on a machine that does other work, too. Continuous integration asks the same
-# each time: what it finds is of the change that it looks at. Everybody else looks further, each time elsewhere.
-settings.register_profile("any time", deadline=None, derandomize=bool(os.environ.get("CI")))
-settings.load_profile("any time")
 
 
 _numbers = itertools.count()

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.support.thorough import examples
 from tests.support.vhost_user.driver import INDIRECT as INDIRECT_FLAG
 from tests.support.vhost_user.driver import NEXT, REQUEST, TABLE, WRITE, ask, restarted, started
 from tests.support.vhost_user.front_end import (
@@ -32,7 +33,9 @@ from virtiomem.vhost_user.abi import vhost_user as abi
 from virtiomem.vhost_user.abi.vhost_user import VhostUserHeader
 
 EXAMPLES = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=examples(60),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 # Values with a meaning are likelier to go wrong than any others.

@@ -22,6 +22,7 @@ from pyvfio.faults import FalseUnmap, Fault, FaultyKernel, Rule
 from pyvfio.kernel import IoctlArgument
 from pyvfio.sim import SimKernel
 from tests.support.kernels.held import held_by
+from tests.support.thorough import examples
 from virtiomem import DmaMapper, GuestIommu, VirtioMem
 from virtiomem.device import Request, RequestType, Response, ResponseType
 from virtiomem.runs import Run, union
@@ -203,7 +204,7 @@ STEP = st.tuples(
 
 
 @pytest.mark.parametrize("way", WAYS)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(STEP, min_size=1, max_size=8))
 def test_whatever_lies_no_page_is_discarded_under_a_pin_and_nothing_is_kept_quiet(way: str, steps: list[Any]) -> None:
     """no_memory: which mapping, counted from the first of a request, the kernel has no memory for."""

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from pyvfio.errors import VfioError
+from tests.support.thorough import examples
 from tests.support.virtiomem.fakes import ADDRESS, BLOCK, FakeListener, Machine, divided
 from virtiomem.device import DeviceBusy, ResponseType
 from virtiomem.discard import Section
@@ -168,4 +169,4 @@ class DeviceModel(RuleBasedStateMachine):
 
 
 TestDevice = DeviceModel.TestCase
-TestDevice.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestDevice.settings = settings(max_examples=examples(60), stateful_step_count=30, deadline=None)

@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from pyvfio.dma import Access
 from pyvfio.errors import VfioError
+from tests.support.thorough import examples
 from tests.support.virtiomem.fakes import ADDRESS, BLOCK
 from tests.support.virtiomem.iommu import FaultySpace, World, expected_of
 from virtiomem.device import RequestType, ResponseType
@@ -179,4 +180,4 @@ class IommuModel(RuleBasedStateMachine):
 
 
 TestIommu = IommuModel.TestCase
-TestIommu.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestIommu.settings = settings(max_examples=examples(60), stateful_step_count=30, deadline=None)
