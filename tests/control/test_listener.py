@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from virtiomem.serving import Listener, unix_socket
+from pyvfio import unix_socket
+from pyvfio.unix_socket import Listener, Permissions
 
 
 def replaced(path: Path) -> int:
@@ -55,4 +57,16 @@ def test_a_lock_whose_file_was_removed_is_taken_again(tmp_path: Path, monkeypatc
     monkeypatch.setattr(fcntl, "flock", flock)
     listener = Listener(str(tmp_path / "socket"))
     assert len(calls) == 2
+    listener.close()
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o660, 0o666])
+def test_whom_the_program_lets_may_connect_whatever_the_umask_is(tmp_path: Path, mode: int) -> None:
+    before = os.umask(0o077)
+    try:
+        listener = Listener(str(tmp_path / "socket"), permissions=Permissions(mode, os.getuid(), os.getgid()))
+    finally:
+        os.umask(before)
+    status = (tmp_path / "socket").stat()
+    assert (status.st_mode & 0o777, status.st_uid, status.st_gid) == (mode, os.getuid(), os.getgid())
     listener.close()

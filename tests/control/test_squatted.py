@@ -14,12 +14,12 @@ import pytest
 
 from pyvfio import VfioError
 from pyvfio.commandline import Output
+from pyvfio.unix_socket import Listener
 from tests.support.virtiomem.managers import Running
 from virtiomem.cli import main
 from virtiomem.cli.telling import telling
 from virtiomem.control import ControlClient, ControlRefused, places
 from virtiomem.persistence.notify_socket import NotifySocket
-from virtiomem.serving import Listener
 
 
 @pytest.fixture

@@ -20,10 +20,10 @@ from pathlib import Path
 import pytest
 
 from pyvfio import InvalidArgument, VfioError
+from pyvfio.unix_socket import Listener
 from tests.support.thorough import is_thorough
 from tests.support.virtiomem.managers import Running
 from virtiomem.control import ControlClient, ControlRefused, ControlServer, ManagedDevice, MetricsPort, places
-from virtiomem.serving import Listener
 
 PROGRAM = "import sys; from virtiomem.cli import main; sys.exit(main())"
 

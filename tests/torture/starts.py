@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pyvfio import VfioError
 from pyvfio.host import Binding, UndoFile
-from virtiomem.serving import Listener
+from pyvfio.unix_socket import Listener
 
 _PROGRAM = "import sys; from virtiomem.cli import main; sys.exit(main())"
 _COMMANDS: dict[str, Callable[[Path], tuple[str, ...]]] = {

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pyvfio.unix_socket import Listener
 from tests.support.vhost_user.driver import SplitDriver, ask, started
 from tests.support.vhost_user.front_end import (
     BLOCK,
@@ -30,7 +31,6 @@ from tests.support.vhost_user.front_end import (
     u64,
 )
 from virtiomem import RequestType, Response, ResponseType
-from virtiomem.serving import Listener
 from virtiomem.vhost_user.abi import vhost_user as abi
 from virtiomem.vhost_user.abi.vhost_user import VhostUserConfig, VhostUserHeader
 

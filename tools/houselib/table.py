@@ -54,7 +54,7 @@ HOUSES = (
             "memory sysfs",
             "faults sim",
             "kernel",
-            "abi_check commandline explain resource",
+            "abi_check commandline explain resource unix_socket",
             "abi errors lifetime units version",
             "texts",
         ),

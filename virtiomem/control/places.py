@@ -9,8 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from pyvfio.errors import InvalidArgument, VfioError
+from pyvfio.unix_socket import is_served
 from virtiomem.control.protocol import check_name
-from virtiomem.serving import is_served
 
 _SUFFIX = ".sock"
 

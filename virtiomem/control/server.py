@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pyvfio.errors import InvalidArgument
 from pyvfio.resource import Resource
 from pyvfio.texts import shortened
+from pyvfio.unix_socket import Listener
 from virtiomem.control.command import ControlCommand
 from virtiomem.control.incoming import Incoming
 from virtiomem.control.managed import ManagedDevice
@@ -33,7 +34,6 @@ from virtiomem.control.protocol import (
 )
 from virtiomem.control.statistics import statistics_data
 from virtiomem.control.status import DeviceStatus
-from virtiomem.serving import Listener
 
 _LONGEST_WAIT = 60.0
 _MOST_CLIENTS = 64

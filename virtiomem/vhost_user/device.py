@@ -14,9 +14,9 @@ from pyvfio.errors import DeviceBusy, InvalidArgument
 from pyvfio.kernel import EventFd
 from pyvfio.memory import SharedMemory
 from pyvfio.resource import Resource
+from pyvfio.unix_socket import Listener
 from virtiomem.device import VirtioMem
 from virtiomem.persistence import DescriptorStore, KeptDevice
-from virtiomem.serving import Listener
 from virtiomem.vhost_user.aio import Aio
 from virtiomem.vhost_user.errors import FrontEndError
 from virtiomem.vhost_user.events import ConfigChanges, FrontEndEvents

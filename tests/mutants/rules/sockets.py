@@ -4,62 +4,62 @@ from __future__ import annotations
 
 from tests.mutants.mutant import Rules
 
-_SERVING_UNIX_SOCKET = Rules("virtiomem/serving/unix_socket.py")
+_UNIX_SOCKET = Rules("pyvfio/unix_socket.py")
 _CONTROL_SERVER = Rules("virtiomem/control/server.py")
 _CONTROL_METRICS_PORT = Rules("virtiomem/control/metrics_port.py")
 _CONTROL_PLACES = Rules("virtiomem/control/places.py")
 _CONTROL_CLIENT = Rules("virtiomem/control/client.py")
 
 SOCKETS = (
-    _SERVING_UNIX_SOCKET(
+    _UNIX_SOCKET(
         "                    if _identity(self._place) == self._identity:\n                        self._place.unlink()",
         "                    self._place.unlink()",
         "an end removes only its own socket: its inode is looked at again under the lock",
         "tests/control/test_listener.py::test_a_socket_that_comes_in_its_place_as_it_ends_stays",
     ),
-    _SERVING_UNIX_SOCKET(
+    _UNIX_SOCKET(
         "            if self._is_ours and self._process == os.getpid() and _identity(self._place) == self._identity:\n                with _locked(self._place):\n                    if _identity(self._place) == self._identity:\n                        self._place.unlink()",
         "            if self._is_ours and self._process == os.getpid():\n                self._place.unlink()",
         "an end removes only its own socket",
         "tests/control/test_listener.py::test_a_socket_that_has_come_in_its_place_stays",
     ),
-    _SERVING_UNIX_SOCKET(
-        "        os.fchmod(self._socket.fileno(), stat.S_IRUSR | stat.S_IWUSR)\n",
+    _UNIX_SOCKET(
+        "        os.fchmod(self._socket.fileno(), _ITS_OWNER.mode)\n",
         "",
         "a socket is its owner's from its first moment",
         "tests/control/test_control.py::test_the_socket_is_its_owners",
     ),
-    _SERVING_UNIX_SOCKET(
+    _UNIX_SOCKET(
         "            self._socket.listen()\n",
         "",
         "whoever finds a socket finds it served",
         "tests/control/test_strangers.py::test_of_two_starts_at_once_one_wins",
     ),
-    _SERVING_UNIX_SOCKET(
+    _UNIX_SOCKET(
         "    if is_served(place):\n        raise",
         "    if False:\n        raise",
         "a socket that is served is not taken over",
         "tests/control/test_strangers.py::test_a_server_that_lets_nobody_in_at_the_moment_is_not_taken_for_dead",
     ),
-    _SERVING_UNIX_SOCKET(
+    _UNIX_SOCKET(
         "    if not is_socket:\n        raise",
         "    if False:\n        raise",
         "what is no socket is not replaced",
         "tests/vhost_user/test_messages.py::test_a_file_is_not_taken_for_a_socket",
     ),
-    _SERVING_UNIX_SOCKET(
+    _UNIX_SOCKET(
         "            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)\n",
         "            pass\n",
         "of two starts at once one wins: a start has the lock",
         "tests/control/test_strangers.py::test_of_two_starts_at_once_one_wins",
     ),
-    _SERVING_UNIX_SOCKET(
+    _UNIX_SOCKET(
         "            if _identity(lock) == _identity_of(os.fstat(fd)):\n                break",
         "            break",
         "a lock whose file was removed is none",
         "tests/control/test_listener.py::test_a_lock_whose_file_was_removed_is_taken_again",
     ),
-    _SERVING_UNIX_SOCKET(
+    _UNIX_SOCKET(
         "        if _is_socket(own):\n            own.unlink()\n",
         "",
         "what a killed start left goes with the next",

@@ -1,4 +1,4 @@
-"""Listener: a unix socket that only its owner may connect to."""
+"""Listener: a unix socket that only its owner may connect to, or whom the program lets."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +23,22 @@ _PATIENCE: Final = 5.0
 """Seconds to wait for another start or end at the same path, which takes milliseconds."""
 _PAUSE: Final = 0.5
 """Seconds for which nobody is let in after there was no descriptor left for somebody."""
+
+
+@dataclass(frozen=True, slots=True)
+class Permissions:
+    """Who may connect: whoever may write to the socket's file.
+
+    mode: of the file, as chmod(2) has it. user, group: whose it is, by number; -1 for the process's own, and only root
+    gives a file to another user.
+    """
+
+    mode: int = stat.S_IRUSR | stat.S_IWUSR
+    user: int = -1
+    group: int = -1
+
+
+_ITS_OWNER: Final = Permissions()
 
 
 class Listener:
@@ -38,11 +55,13 @@ class Listener:
         *,
         endpoint: socket.socket | None = None,
         is_ours: bool = True,
+        permissions: Permissions = _ITS_OWNER,
     ) -> None:
         """Take the place of a socket that nobody listens at any more, if there is one.
 
         clock: the one by which pause_end is told. endpoint: a socket that listens at path already, which belongs to the
-        listener from now on; is_ours: whether close() removes it.
+        listener from now on; is_ours: whether close() removes it. permissions: who may connect to a socket that is made
+        here, from its first moment.
         Raises VfioError if another process listens there or is about to, if path is no socket, or if it cannot be made.
         """
         self.path = path
@@ -70,7 +89,7 @@ class Listener:
             _require_free(self._place)
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
             try:
-                self._identity = self._listen(own)
+                self._identity = self._listen(own, permissions)
             except OSError as error:
                 self._socket.close()
                 raise VfioError(error.errno or errno.EIO, "listen", {"socket": path}) from error
@@ -121,14 +140,18 @@ class Listener:
         finally:
             self._socket.close()
 
-    def _listen(self, own: Path) -> tuple[int, int]:
+    def _listen(self, own: Path, permissions: Permissions) -> tuple[int, int]:
         """Listen at own, and give the socket its real place then: whoever finds it there finds it served."""
-        # Linux gives the file the mode of the socket, so there is no moment in which others could connect.
-        os.fchmod(self._socket.fileno(), stat.S_IRUSR | stat.S_IWUSR)
+        # Linux gives the file the mode of the socket, so there is no moment in which others could connect; and nobody
+        # can before listen().
+        os.fchmod(self._socket.fileno(), _ITS_OWNER.mode)
         if _is_socket(own):
             own.unlink()
         self._socket.bind(str(own))
         try:
+            if permissions != _ITS_OWNER:
+                os.chown(own, permissions.user, permissions.group, follow_symlinks=False)
+                own.chmod(permissions.mode)
             self._socket.listen()
             self._socket.setblocking(False)
             identity = _identity_of(own.lstat())
