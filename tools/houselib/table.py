@@ -48,7 +48,7 @@ HOUSES = (
             "cli testing",
             "host",
             "drivers",
-            "container iommufd",
+            "container iommufd vfio_user",
             "device",
             "dma noiommu reserved",
             "memory sysfs",
@@ -117,7 +117,7 @@ class Circle:
 CIRCLES = (Circle("pyvfio.iommufd", 11, "an object and what made it name each other, as the kernel's objects do"),)
 
 # Where the names of the kernel's headers are.
-HEADERS = ("pyvfio/abi", "virtiomem/abi.py", "virtiomem/vhost_user/abi")
+HEADERS = ("pyvfio/abi", "pyvfio/vfio_user/abi.py", "virtiomem/abi.py", "virtiomem/vhost_user/abi")
 # Names in capitals that are in none of these headers and in no code of ours, by where they come from.
 OTHER_NAMES = {
     "linux/capability.h": "CAP_IPC_LOCK CAP_SYS_ADMIN CAP_SYS_RAWIO CAP_SYS_RESOURCE",
