@@ -47,7 +47,7 @@ HOUSES = (
             "__main__",
             "cli testing",
             "host",
-            "drivers",
+            "drivers model_server",
             "container iommufd vfio_user",
             "device",
             "dma noiommu reserved",
@@ -80,7 +80,7 @@ USES = {"virtiomem": "pyvfio"}
 
 # Rooms that stand low and yet are not for all that stands above them: who imports them, and nobody else.
 USED_ONLY_BY = {
-    "pyvfio.sim": ("pyvfio.testing", "virtiomem.cli", "virtiomem.trace"),
+    "pyvfio.sim": ("pyvfio.testing", "pyvfio.model_server", "virtiomem.cli", "virtiomem.trace"),
     "pyvfio.faults": ("pyvfio.testing",),
     "pyvfio.drivers": ("pyvfio.testing", "virtiomem.stand_in"),
     "pyvfio.host": ("pyvfio.cli", "virtiomem.cli", "virtiomem.planner", "virtiomem.stand_in"),
@@ -96,6 +96,7 @@ USED_ONLY_BY = {
 PUBLIC_BY_MODULE = (
     "pyvfio.abi",  # a module is a header of the kernel
     "pyvfio.drivers",  # a module is a driver
+    "pyvfio.vfio_user.abi",
     "pyvfio.sim.devices",  # a module is a device to copy from
     "virtiomem.vhost_user.abi",
 )

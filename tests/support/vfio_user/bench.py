@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import struct
+import time
 from array import array
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -84,14 +85,14 @@ class Bench:
         model: Callable[[Bus], Model] = PlainDevice,
         *,
         kernel: SimKernel | None = None,
-        path_of_socket: str | None = None,
+        by_real_time: bool = False,
     ) -> None:
         self.heard = Heard()
         self.clock = Clock()
         self.simulated = kernel or SimKernel(host_huge_pages=False)
         self.simulated.add(PciFunction(ADDRESS, 0, driver=VFIO_DRIVER, model=model))
         self.kernel = FaultyKernel(self.simulated)
-        self.path = path_of_socket or str(path / "device.sock")
+        self.path = str(path / "device.sock")
         with ExitStack() as stack:
             self.container = stack.enter_context(Container(kernel=self.kernel))
             self.device = self.container.open_device(ADDRESS)
@@ -102,7 +103,7 @@ class Bench:
                     ServedDevice(self.device),
                     self.memory.listener(),
                     events=self.heard,
-                    clock=self.clock,
+                    clock=time.monotonic if by_real_time else self.clock,
                 )
             )
             self._cleanup = stack.pop_all()
