@@ -73,8 +73,11 @@ class Connection:
         Raises EOFError when the front end has gone, and FrontEndError for what cannot be a message. Nothing can be
         received afterwards.
         """
-        if not self._data and (message := self._peek()) is not None:
-            return message
+        if not self._data:
+            has_come, message = self._peek()
+            # What comes after that look is looked at next time: taken now, it would be lost with this process.
+            if message is not None or not has_come:
+                return message
         if not self._fill(_HEADER_SIZE):
             return None
         size = self._checked(VhostUserHeader.from_buffer_copy(self._data))
@@ -116,20 +119,21 @@ class Connection:
         if waiting and results[-1] != waiting:
             raise EOFError("the front end has gone")
 
-    def _peek(self) -> Message | None:
-        """The next message, which stays in the socket; None if not all of it can be seen at once."""
+    def _peek(self) -> tuple[bool, Message | None]:
+        """Whether anything has come, and the next message, which stays in the socket; None if not all of it can be seen
+        at once."""
         data, _ = self._receive(_HEADER_SIZE, socket.MSG_PEEK, 0)
         if data is None or len(data) < _HEADER_SIZE:
-            return None
+            return data is not None, None
         header = VhostUserHeader.from_buffer_copy(data)
         size = self._checked(header)
         data, fds = self._receive(size, socket.MSG_PEEK, _MOST_FDS)
         if data is None or len(data) < size:
             for fd in fds:
                 os.close(fd)
-            return None
+            return True, None
         self._waiting = size
-        return Message(header.request, header.flags, data[_HEADER_SIZE:], tuple(fds))
+        return True, Message(header.request, header.flags, data[_HEADER_SIZE:], tuple(fds))
 
     def _checked(self, header: VhostUserHeader) -> int:
         """How many bytes the message has in all. Raises FrontEndError for what cannot be one."""
