@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from xml.sax.saxutils import escape
+from html import escape
 
 from pyvfio.units import format_size
 from virtiomem.control import DeviceStatus
