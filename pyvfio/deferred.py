@@ -16,7 +16,7 @@ def deferred(face: str, rooms: Mapping[str, str]) -> tuple[Callable[[str], objec
     face had imported them. Threads may ask at the same time: Python imports a module once. An import that fails raises
     what it raises, leaves the name out, and is tried again by the next who asks.
     """
-    origins = {name: room for room, names in rooms.items() for name in names.split()}
+    origins = {name: room for room, names in rooms.items() for name in names.split(" ") if name}
     inside = {room.removeprefix(f"{face}."): room for room in rooms}
 
     def get(name: str) -> object:
