@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import enum
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import repeat
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -34,14 +32,6 @@ class IovaRange:
 
     def __str__(self) -> str:
         return f"{self.start:#_x}-{self.last:#_x}"
-
-
-def ranges(starts: Sequence[int], lasts: Sequence[int]) -> tuple[IovaRange, ...]:
-    """The ranges that begin and end there, of tens of thousands too: without a call of Python's for each."""
-    made = tuple(map(IovaRange.__new__, repeat(IovaRange, len(starts))))
-    for name, values in (("start", starts), ("last", lasts)):
-        deque(map(vars(IovaRange)[name].__set__, made, values), maxlen=0)
-    return made
 
 
 @dataclass(frozen=True, slots=True)

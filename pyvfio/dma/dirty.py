@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pyvfio.dma.address_space import IovaRange, MappedRun, ranges
+from pyvfio.dma.address_space import IovaRange, MappedRun
 from pyvfio.dma.bits import JoinedBits, turns
 from pyvfio.errors import DeviceBusy, InvalidArgument, NotMapped
+from pyvfio.records import records
 from pyvfio.resource import Resource
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class DirtyBitmap:
         iova, page_size = self.iova, self.page_size
         starts = [iova + page * page_size for page in found[::2]]
         lasts = [iova + page * page_size - 1 for page in found[1::2]]
-        return ranges(starts, lasts)
+        return records(IovaRange, start=starts, last=lasts)
 
     def __or__(self, other: DirtyBitmap) -> DirtyBitmap:
         """The pages that are dirty in either of two bitmaps of the same range. It adds up reads, which clear the bits.
