@@ -57,3 +57,22 @@ def test_the_rooms_of_a_package_are_attributes_as_ever() -> None:
     )
     run = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, cwd=ROOT)
     assert run.stdout.split() == ["True", "Run"]
+
+
+def test_threads_may_ask_for_names_at_the_same_time() -> None:
+    """Each finds what all find, though none of it is imported when they begin, and they begin at different rooms."""
+    program = """
+import pyvfio, sys, threading
+start, found = threading.Barrier(8), []
+def ask(names):
+    start.wait()
+    found.append({name: getattr(pyvfio, name) for name in names})
+names = pyvfio.__all__
+sys.setswitchinterval(1e-5)
+threads = [threading.Thread(target=ask, args=(names[i * 13:] + names[:i * 13],)) for i in range(8)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(len(found), all(each == found[0] for each in found))
+"""
+    run = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, cwd=ROOT)
+    assert run.stdout.split() == ["8", "True"], run.stderr
