@@ -49,7 +49,8 @@ format: .venv/dev  ## put the code in ruff's format, and the reference page in s
 	.venv/bin/ruff format
 	$(PYTHON) tools/reference
 
-bench: .venv/dev  ## how fast memory is populated
+bench: .venv/dev  ## what Python costs, with goals, and how fast memory is populated
+	$(PYTHON) -m benchmarks.small_calls
 	$(PYTHON) -m benchmarks.populate
 
 bench-vm: .venv/dev  ## how fast blocks are mapped on a real kernel, beside a loop in C

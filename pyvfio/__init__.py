@@ -1,109 +1,146 @@
 """VFIO for Python: containers, groups, devices, regions, interrupts and DMA mappings of the Linux kernel."""
 
-from pyvfio.container import Container, Group, IommuInfo, IommuType, SharedContainer
-from pyvfio.device import (
-    AffectedDevice,
-    BarMemory,
-    ConfigSpace,
-    Device,
-    DeviceFlags,
-    DeviceInfo,
-    Display,
-    DmaLogging,
-    DrmPlaneType,
-    Edid,
-    Feature,
-    FeatureAccess,
-    Features,
-    Field,
-    GfxPlane,
-    GfxPlaneType,
-    InterruptFlags,
-    InterruptIndex,
-    InterruptInfo,
-    Interrupts,
-    IoEventFd,
-    Migration,
-    MigrationKinds,
-    MigrationState,
-    MigrationStream,
-    MmapArea,
-    Msi,
-    Msix,
-    PciAtomics,
-    PciCapability,
-    PciCommand,
-    PciExpress,
-    PciStatus,
-    PowerManagement,
-    PrecopyInfo,
-    Region,
-    RegionFlags,
-    RegionIndex,
-    RegionInfo,
-    RegionType,
-    Register,
-    Registers,
-    Sriov,
-)
-from pyvfio.dma import Access, AddressSpace, DirtyBitmap, DirtyTracking, Fit, IovaAllocator, IovaRange, MappedRun
-from pyvfio.errors import (
-    AlreadyMapped,
-    ClosedError,
-    DeviceBusy,
-    DeviceNotBound,
-    FeatureUnsupported,
-    GroupBusy,
-    GroupNotViable,
-    HostNeedsDevice,
-    InvalidArgument,
-    InvalidationRefused,
-    MappingLimitReached,
-    MemlockExceeded,
-    MemoryUnavailable,
-    NoIommuError,
-    NotMapped,
-    OutsideIovaRanges,
-    ShortUnmap,
-    StillMapped,
-    VfioError,
-    VfTokenRefused,
-)
-from pyvfio.iommufd import (
-    AmdGuest,
-    ArmSmmuv3Invalidation,
-    ArmSmmuv3Stage1,
-    CdevDevice,
-    DriverData,
-    FaultPermission,
-    FaultQueue,
-    FaultResponse,
-    HardwareCapabilities,
-    HardwareInfo,
-    HwPageTable,
-    HwQueue,
-    Ioas,
-    IoasInfo,
-    Iommufd,
-    IommufdDevice,
-    NestedPageTable,
-    PageFault,
-    PageTableDirtyTracking,
-    RawData,
-    RlimitMode,
-    SharedIoas,
-    Vdevice,
-    Viommu,
-    ViommuPages,
-    VirtualEvent,
-    VirtualEventQueue,
-    VtdInvalidation,
-    VtdStage1,
-    VtdStage1Flags,
-)
-from pyvfio.kernel import EventFd, Kernel, LinuxKernel, memory_barrier
-from pyvfio.memory import Memory, MemoryKind, SharedMemory
+from typing import TYPE_CHECKING
+
+from pyvfio.deferred import deferred
 from pyvfio.version import VERSION
+
+if TYPE_CHECKING:
+    from pyvfio.container import Container, Group, IommuInfo, IommuType, SharedContainer
+    from pyvfio.device import (
+        AffectedDevice,
+        BarMemory,
+        ConfigSpace,
+        Device,
+        DeviceFlags,
+        DeviceInfo,
+        Display,
+        DmaLogging,
+        DrmPlaneType,
+        Edid,
+        Feature,
+        FeatureAccess,
+        Features,
+        Field,
+        GfxPlane,
+        GfxPlaneType,
+        InterruptFlags,
+        InterruptIndex,
+        InterruptInfo,
+        Interrupts,
+        IoEventFd,
+        Migration,
+        MigrationKinds,
+        MigrationState,
+        MigrationStream,
+        MmapArea,
+        Msi,
+        Msix,
+        PciAtomics,
+        PciCapability,
+        PciCommand,
+        PciExpress,
+        PciStatus,
+        PowerManagement,
+        PrecopyInfo,
+        Region,
+        RegionFlags,
+        RegionIndex,
+        RegionInfo,
+        RegionType,
+        Register,
+        Registers,
+        Sriov,
+    )
+    from pyvfio.dma import Access, AddressSpace, DirtyBitmap, DirtyTracking, Fit, IovaAllocator, IovaRange, MappedRun
+    from pyvfio.errors import (
+        AlreadyMapped,
+        ClosedError,
+        DeviceBusy,
+        DeviceNotBound,
+        FeatureUnsupported,
+        GroupBusy,
+        GroupNotViable,
+        HostNeedsDevice,
+        InvalidArgument,
+        InvalidationRefused,
+        MappingLimitReached,
+        MemlockExceeded,
+        MemoryUnavailable,
+        NoIommuError,
+        NotMapped,
+        OutsideIovaRanges,
+        ShortUnmap,
+        StillMapped,
+        VfioError,
+        VfTokenRefused,
+    )
+    from pyvfio.iommufd import (
+        AmdGuest,
+        ArmSmmuv3Invalidation,
+        ArmSmmuv3Stage1,
+        CdevDevice,
+        DriverData,
+        FaultPermission,
+        FaultQueue,
+        FaultResponse,
+        HardwareCapabilities,
+        HardwareInfo,
+        HwPageTable,
+        HwQueue,
+        Ioas,
+        IoasInfo,
+        Iommufd,
+        IommufdDevice,
+        NestedPageTable,
+        PageFault,
+        PageTableDirtyTracking,
+        RawData,
+        RlimitMode,
+        SharedIoas,
+        Vdevice,
+        Viommu,
+        ViommuPages,
+        VirtualEvent,
+        VirtualEventQueue,
+        VtdInvalidation,
+        VtdStage1,
+        VtdStage1Flags,
+    )
+    from pyvfio.kernel import EventFd, Kernel, LinuxKernel, memory_barrier
+    from pyvfio.memory import Memory, MemoryKind, SharedMemory
+else:
+    # A room is imported when the first of its names is asked for: `import pyvfio` costs next to nothing.
+    __getattr__, __dir__ = deferred(
+        __name__,
+        {
+            "pyvfio.container": "Container Group IommuInfo IommuType SharedContainer",
+            "pyvfio.device": (
+                "AffectedDevice BarMemory ConfigSpace Device DeviceFlags DeviceInfo Display DmaLogging "
+                "DrmPlaneType Edid Feature FeatureAccess Features Field GfxPlane GfxPlaneType InterruptFlags "
+                "InterruptIndex InterruptInfo Interrupts IoEventFd Migration MigrationKinds MigrationState "
+                "MigrationStream MmapArea Msi Msix PciAtomics PciCapability PciCommand PciExpress PciStatus "
+                "PowerManagement PrecopyInfo Region RegionFlags RegionIndex RegionInfo RegionType Register "
+                "Registers Sriov"
+            ),
+            "pyvfio.dma": ("Access AddressSpace DirtyBitmap DirtyTracking Fit IovaAllocator IovaRange MappedRun"),
+            "pyvfio.errors": (
+                "AlreadyMapped ClosedError DeviceBusy DeviceNotBound FeatureUnsupported GroupBusy "
+                "GroupNotViable HostNeedsDevice InvalidArgument InvalidationRefused MappingLimitReached "
+                "MemlockExceeded MemoryUnavailable NoIommuError NotMapped OutsideIovaRanges ShortUnmap "
+                "StillMapped VfTokenRefused VfioError"
+            ),
+            "pyvfio.iommufd": (
+                "AmdGuest ArmSmmuv3Invalidation ArmSmmuv3Stage1 CdevDevice DriverData FaultPermission "
+                "FaultQueue FaultResponse HardwareCapabilities HardwareInfo HwPageTable HwQueue Ioas IoasInfo "
+                "Iommufd IommufdDevice NestedPageTable PageFault PageTableDirtyTracking RawData RlimitMode "
+                "SharedIoas Vdevice Viommu ViommuPages VirtualEvent VirtualEventQueue VtdInvalidation "
+                "VtdStage1 VtdStage1Flags"
+            ),
+            "pyvfio.kernel": "EventFd Kernel LinuxKernel memory_barrier",
+            "pyvfio.memory": "Memory MemoryKind SharedMemory",
+        },
+    )
 
 __version__ = VERSION
 

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pyvfio.cli.abi_check import COMMAND as ABI_CHECK
-from pyvfio.cli.bind import COMMAND as BIND
-from pyvfio.cli.doctor import COMMAND as DOCTOR
-from pyvfio.cli.dump import COMMAND as DUMP
-from pyvfio.cli.irq import COMMAND as IRQ
-from pyvfio.cli.list import COMMAND as LIST
-from pyvfio.cli.peek import COMMAND as PEEK
-from pyvfio.cli.poke import COMMAND as POKE
-from pyvfio.cli.reset import COMMAND as RESET
-from pyvfio.cli.restore import COMMAND as RESTORE
-from pyvfio.cli.show import COMMAND as SHOW
-from pyvfio.cli.unbind import COMMAND as UNBIND
-from pyvfio.cli.watch import COMMAND as WATCH
-from pyvfio.commandline import Program
+from pyvfio.commandline import Commands, Program
 from pyvfio.host import Host
 
-COMMANDS = (LIST, SHOW, DOCTOR, BIND, UNBIND, RESTORE, WATCH, PEEK, POKE, DUMP, RESET, IRQ, ABI_CHECK)
+COMMANDS = Commands(
+    {
+        "list": "pyvfio.cli.list",
+        "show": "pyvfio.cli.show",
+        "doctor": "pyvfio.cli.doctor",
+        "bind": "pyvfio.cli.bind",
+        "unbind": "pyvfio.cli.unbind",
+        "restore": "pyvfio.cli.restore",
+        "watch": "pyvfio.cli.watch",
+        "peek": "pyvfio.cli.peek",
+        "poke": "pyvfio.cli.poke",
+        "dump": "pyvfio.cli.dump",
+        "reset": "pyvfio.cli.reset",
+        "irq": "pyvfio.cli.irq",
+        "abi-check": "pyvfio.cli.abi_check",
+    }
+)
 
 
 def main(arguments: Sequence[str] | None = None, host: Host | None = None) -> int:
@@ -29,4 +32,6 @@ def main(arguments: Sequence[str] | None = None, host: Host | None = None) -> in
     arguments: those of the command line; None for the process's own. host: the host that it looks at and changes; None
     for the one that it runs on.
     """
-    return Program("pyvfio", "VFIO devices of this host.", COMMANDS).main(arguments, host=host or Host())
+    return Program("pyvfio", "VFIO devices of this host.", COMMANDS.called_by(arguments)).main(
+        arguments, host=host or Host()
+    )

@@ -6,9 +6,10 @@ import argparse
 import io
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NoReturn
+from importlib import import_module
+from typing import NoReturn, overload
 
 from pyvfio.commandline import completion
 from pyvfio.commandline.output import Output
@@ -41,6 +42,39 @@ class Command:
     description: str = ""
     examples: Sequence[tuple[str, str]] = ()
     json: str | None = "print data: stable keys, sizes in bytes"
+
+
+class Commands(Sequence[Command]):
+    """The subcommands of a program, each in a module of its own, which has it as COMMAND.
+
+    A module is imported when its command is looked at: a program that runs one pays for one.
+    """
+
+    def __init__(self, modules: Mapping[str, str]) -> None:
+        """modules: the modules' whole names, by the words that call their commands."""
+        self._modules = dict(modules)
+
+    def called_by(self, arguments: Sequence[str] | None) -> Sequence[Command]:
+        """The command that arguments (None: the process's own) call, alone; all of them if that is not plain to see."""
+        word = next(iter(sys.argv[1:] if arguments is None else arguments), "")
+        return [self._command(word)] if word in self._modules else self
+
+    @overload
+    def __getitem__(self, index: int) -> Command: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Command]: ...
+    def __getitem__(self, index: int | slice) -> Command | Sequence[Command]:
+        words = tuple(self._modules)
+        return (
+            [self._command(word) for word in words[index]] if isinstance(index, slice) else self._command(words[index])
+        )
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+    def _command(self, word: str) -> Command:
+        command: Command = import_module(self._modules[word]).COMMAND
+        return command
 
 
 class Program:

@@ -7,7 +7,7 @@ from functools import partial
 
 from pyvfio.abi import vfio
 from pyvfio.abi.types import Argsz, struct, u32, u64
-from pyvfio.dma import DirtyBitmap, DirtyTracking, MappingSpace, bitmap_size, bits_of, stretches
+from pyvfio.dma import DirtyBitmap, DirtyTracking, JoinedBits, MappingSpace, bitmap_size, bits_of, stretches
 from pyvfio.errors import ClosedError, NotMapped, VfioError
 from pyvfio.explain import explain
 
@@ -81,12 +81,13 @@ class ContainerDirtyTracking(DirtyTracking):
             runs = self.space.mappings_in(iova, size)
             if not runs:
                 raise NotMapped(errno.ENOENT, "unmap_dma", {"iova": iova, "size": size}, "nothing is mapped there")
-            bits = 0
+            joined = JoinedBits()
             for start, length in stretches(runs, self._largest):
                 buffer = ctypes.create_string_buffer(bitmap_size(length, self.page_size))
                 self.space.unmap_by(partial(self._unmap, buffer), start, length)
-                bits |= bits_of(buffer.raw, length, self.page_size) << (start - iova) // self.page_size
-            return DirtyBitmap(iova, size, self.page_size, bits)
+                bits = bits_of(buffer.raw, length, self.page_size)
+                joined.add((start - iova) // self.page_size, bits)
+            return DirtyBitmap(iova, size, self.page_size, joined.number())
 
     def _unmap(self, buffer: "ctypes.Array[ctypes.c_char]", iova: int, size: int) -> int:
         argument = _UnmapWithBitmap(flags=vfio.VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP, iova=iova, size=size)

@@ -1,7 +1,8 @@
 """What every kind of address space has: mappings, device addresses, dirty pages, and reasons to refuse a mapping."""
 
 from pyvfio.dma.address_space import Access, AddressSpace, AttachesGroups, IovaRange, MappedRun, TakesUp
-from pyvfio.dma.dirty import DirtyBitmap, DirtyTracking, bitmap_of, bitmap_size, bits_of, stretches, tracks_already
+from pyvfio.dma.bits import JoinedBits, bitmap_of, bitmap_size, bits_of
+from pyvfio.dma.dirty import DirtyBitmap, DirtyTracking, stretches, tracks_already
 from pyvfio.dma.iova import Fit, IovaAllocator
 from pyvfio.dma.map_call import MapCall
 from pyvfio.dma.mapping_space import END, DmaCalls, Layout, MappingSpace
@@ -21,6 +22,7 @@ __all__ = [
     "Fit",
     "IovaAllocator",
     "IovaRange",
+    "JoinedBits",
     "Layout",
     "MapCall",
     "MappedRun",

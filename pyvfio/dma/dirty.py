@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import errno
-import sys
 from abc import ABC, abstractmethod
-from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pyvfio.dma.address_space import IovaRange, MappedRun
+from pyvfio.dma.bits import JoinedBits, turns
 from pyvfio.errors import DeviceBusy, InvalidArgument, NotMapped
+from pyvfio.records import records
 from pyvfio.resource import Resource
 
 if TYPE_CHECKING:
     from pyvfio.dma.mapping_space import MappingSpace
-
-_WORD = 64
-_FULL = (1 << _WORD) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +43,11 @@ class DirtyBitmap:
 
     def runs(self) -> tuple[IovaRange, ...]:
         """The addresses of the dirty pages, ascending; adjacent pages as one range."""
-        runs: list[IovaRange] = []
-        for first, last in _runs_of_ones(self.bits):
-            start = self.iova + first * self.page_size
-            runs.append(IovaRange(start, self.iova + (last + 1) * self.page_size - 1))
-        return tuple(runs)
+        found = turns(self.bits)
+        iova, page_size = self.iova, self.page_size
+        starts = [iova + page * page_size for page in found[::2]]
+        lasts = [iova + page * page_size - 1 for page in found[1::2]]
+        return records(IovaRange, start=starts, last=lasts)
 
     def __or__(self, other: DirtyBitmap) -> DirtyBitmap:
         """The pages that are dirty in either of two bitmaps of the same range. It adds up reads, which clear the bits.
@@ -89,10 +86,10 @@ class DirtyTracking(Resource, ABC):
     def _collect(self, iova: int, size: int, ask: Callable[[int, int], int]) -> DirtyBitmap:
         """The bitmap of the range, put together from what ask() tells of each stretch without holes."""
         self._check_range(iova, size)
-        bits = 0
+        joined = JoinedBits()
         for start, length in stretches(self.space.mappings_in(iova, size), self._largest):
-            bits |= ask(start, length) << (start - iova) // self.page_size
-        return DirtyBitmap(iova, size, self.page_size, bits)
+            joined.add((start - iova) // self.page_size, ask(start, length))
+        return DirtyBitmap(iova, size, self.page_size, joined.number())
 
     def _check_range(self, iova: int, size: int) -> None:
         """Raises InvalidArgument for a range that is not whole pages, NotMapped for one that cuts a mapping."""
@@ -118,30 +115,6 @@ def tracks_already(name: str) -> DeviceBusy:
     return DeviceBusy(errno.EBUSY, "track_dirty", meaning=meaning, advice="Close that first, or read it")
 
 
-def bitmap_size(size: int, page_size: int) -> int:
-    """How many bytes the kernel wants a bitmap of size bytes of memory to have: whole words of 64 bits."""
-    return -(-size // page_size // _WORD) * 8 or 8
-
-
-def bits_of(data: bytes, size: int, page_size: int) -> int:
-    """The bitmap that the kernel wrote to data, as a number, without the bits beyond size bytes of memory."""
-    return int.from_bytes(words_in_order(data), "little") & ((1 << size // page_size) - 1)
-
-
-def bitmap_of(bits: int) -> bytes:
-    """A bitmap as the kernel reads it: whole words of 64 bits in the processor's byte order."""
-    return words_in_order(bits.to_bytes(-(-bits.bit_length() // _WORD) * 8, "little"))
-
-
-def words_in_order(data: bytes, byteorder: str = sys.byteorder) -> bytes:
-    """Words of 64 bits in the processor's byte order as little endian ones, and back."""
-    if byteorder == "little":
-        return data
-    words = array("Q", data)
-    words.byteswap()
-    return words.tobytes()
-
-
 def stretches(runs: Iterable[MappedRun], largest: int) -> Iterator[tuple[int, int]]:
     """The addresses of runs, as stretches (iova, size) without holes, each of at most largest bytes and of whole
     mappings. A mapping of more bytes is a stretch of its own."""
@@ -158,20 +131,3 @@ def stretches(runs: Iterable[MappedRun], largest: int) -> Iterator[tuple[int, in
             position, left, size = position + taken * part.step, left - taken, size + taken * part.step
     if size:
         yield start, size
-
-
-def _runs_of_ones(bits: int) -> Iterator[tuple[int, int]]:
-    """The first and the last of each run of bits that are set."""
-    # Word by word: in most words all bits are alike.
-    words = memoryview(bitmap_of(bits) + bytes(8)).cast("Q")
-    first: int | None = None
-    for index, word in enumerate(words):
-        if word == (0 if first is None else _FULL):
-            continue
-        for bit in range(_WORD):
-            is_set = word >> bit & 1
-            if is_set and first is None:
-                first = index * _WORD + bit
-            elif not is_set and first is not None:
-                yield first, index * _WORD + bit - 1
-                first = None

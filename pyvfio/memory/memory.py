@@ -206,8 +206,10 @@ class Memory(DmaTarget):
 
     def read(self, offset: int, size: int) -> bytes:
         """A copy of size bytes from offset on, of any alignment. Raises InvalidArgument."""
-        self.check_range("read", offset, size, unit=1)
         with self._lock:
+            # What most calls need of check_range(), without the call.
+            if not 0 <= offset < offset + size <= self.size:
+                self.check_range("read", offset, size, unit=1)
             self._require_pages("read")
             return ctypes.string_at(self.address + offset, size)
 
@@ -216,11 +218,13 @@ class Memory(DmaTarget):
 
         data: bytes, or any other contiguous buffer, whatever its items are.
         """
-        content = bytes(octets_of(data))
-        self.check_range("write", offset, len(content), unit=1)
+        content = data if type(data) is bytes else bytes(octets_of(data))
+        size = len(content)
         with self._lock:
+            if not 0 <= offset < offset + size <= self.size:
+                self.check_range("write", offset, size, unit=1)
             self._require_pages("write")
-            ctypes.memmove(self.address + offset, content, len(content))
+            ctypes.memmove(self.address + offset, content, size)
 
     def _map(self) -> int:
         """Reserve the address space, and open the file if there is one; return the address. Raises OSError."""

@@ -15,7 +15,7 @@ import pytest
 
 from pyvfio.cli import COMMANDS as PYVFIO
 from pyvfio.cli import main as pyvfio
-from pyvfio.commandline import Command, Failure, Output, Program, Style
+from pyvfio.commandline import Command, Commands, Failure, Output, Program, Style
 from tests.support.schemas import DIRECTORY
 from virtiomem.cli import COMMANDS as VIRTIOMEM
 from virtiomem.cli import main as virtiomem
@@ -233,3 +233,36 @@ def test_each_shell_takes_its_script(
         path.write_text(script)
         done = subprocess.run([*LOAD[shell], str(path)], capture_output=True, text=True, check=False)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_command_imports_what_it_needs() -> None:
+    """virtiomem show is a client: no device, no simulated kernel, no host, no DMA."""
+    run = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "virtiomem", "show", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    modules = {line.rpartition("|")[2].strip() for line in run.stderr.splitlines()}
+    ours = {".".join(each.split(".")[:2]) for each in modules if each.startswith(("pyvfio.", "virtiomem."))}
+    assert "virtiomem.control" in ours
+    assert not ours & {
+        "pyvfio.sim",
+        "pyvfio.host",
+        "pyvfio.dma",
+        "pyvfio.kernel",
+        "virtiomem.mapping",
+        "virtiomem.manager",
+    }
+    assert "virtiomem.device.device" not in modules
+
+
+@pytest.mark.parametrize("commands", [PYVFIO, VIRTIOMEM])
+def test_a_command_is_called_by_the_word_that_finds_it(commands: Commands) -> None:
+    """A program looks its module up by that word: alone if it comes first, beside all others else."""
+    for command in commands:
+        assert commands.called_by([command.name, "--help"]) == [command]
+        assert commands.called_by(["--help", command.name]) is commands
+    assert commands.called_by([]) is commands
+    assert commands.called_by(["nonsense"]) is commands
+    assert list(commands[1:3]) == list(commands)[1:3]

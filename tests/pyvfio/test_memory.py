@@ -13,6 +13,7 @@ from pyvfio.faults import Fault, FaultyKernel
 from pyvfio.kernel import huge_pages
 from pyvfio.memory import DmaTarget
 from pyvfio.sim import SimKernel
+from tests.support.operations import lines_run
 
 MEBIBYTE = 1 << 20
 ORDINARY = [MemoryKind.ANONYMOUS, MemoryKind.THP, MemoryKind.MEMFD]
@@ -132,3 +133,16 @@ def test_populating_that_is_interrupted_for_ever_gives_up() -> None:
             memory.populate(0, MEBIBYTE)
         assert caught.value.errno == errno.EINTR
         assert len(kernel.calls) == 100
+
+
+@pytest.mark.parametrize("size", [1, 64, 65, 4096])
+def test_a_small_copy_takes_a_short_way(size: int) -> None:
+    """As many lines for any size and offset, and few of them: a register of a ring is read a million times a second."""
+    with Memory.allocate(MemoryKind.ANONYMOUS, 2 * MEBIBYTE) as memory:
+        data = bytes(range(256)) * 16
+        assert lines_run(lambda: memory.write(size + 3, data[:size])) < 18
+        assert lines_run(lambda: memory.read(size + 3, size)) < 18
+        assert memory.read(size + 3, size) == data[:size]
+        for offset, length in ((-1, 1), (0, 0), (0, -1), (2 * MEBIBYTE, 1), (0, 2 * MEBIBYTE + 1)):
+            with pytest.raises(InvalidArgument):
+                memory.read(offset, length)

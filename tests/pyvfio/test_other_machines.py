@@ -9,7 +9,8 @@ import pytest
 
 from pyvfio import EventFd, LinuxKernel, Memory, MemoryKind, MemoryUnavailable
 from pyvfio.dma import bitmap_of, bits_of
-from pyvfio.dma.dirty import DirtyBitmap, words_in_order
+from pyvfio.dma.bits import words_in_order
+from pyvfio.dma.dirty import DirtyBitmap
 from pyvfio.errors import VfioError
 from pyvfio.kernel import huge_page_sizes
 from pyvfio.sim import SimKernel

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.support.operations import lines_run
 from virtiomem.device import BlockMap
 from virtiomem.runs import Run
 
@@ -40,3 +41,16 @@ def test_a_mebi_of_blocks() -> None:
     assert len(blocks.plugged_runs()) == blocks.plugged == 1 << 16
     blocks.plug(Run(0, 1 << 20))
     assert blocks.plugged_runs() == (Run(0, 1 << 20),)
+
+
+def test_runs_are_made_once_each_and_all_in_a_row() -> None:
+    """A few lines for a run, and none of them in a constructor."""
+    blocks = BlockMap(4096)
+    for block in range(0, 4096, 2):
+        blocks.plug(Run(block, 1))
+    assert blocks.plugged_runs() == tuple(Run(block, 1) for block in range(0, 4096, 2))
+    assert blocks.plugged_bytes(1 << 30, 1 << 21) == tuple(
+        Run((1 << 30) + (block << 21), 1 << 21) for block in range(0, 4096, 2)
+    )
+    assert lines_run(blocks.plugged_runs) < 9 * 2048
+    assert lines_run(lambda: blocks.plugged_bytes(1 << 30, 1 << 21)) < 11 * 2048

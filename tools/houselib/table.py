@@ -55,7 +55,7 @@ HOUSES = (
             "faults sim",
             "kernel",
             "abi_check commandline explain resource unix_socket",
-            "abi errors lifetime units version",
+            "abi deferred errors lifetime records units version",
             "texts",
         ),
     ),

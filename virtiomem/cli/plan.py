@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from pyvfio.commandline import Command, Failure, Output, Style, count, size
 from pyvfio.errors import MemoryUnavailable
-from pyvfio.host import lacks_iommu
+from pyvfio.host import Host, lacks_iommu
 from pyvfio.kernel import HostMemory, HugePages, Kernel, host_page_size, numa_nodes, text_or_empty
 from pyvfio.memory import MemoryKind
 from pyvfio.sysfs import named_device
@@ -57,7 +57,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace, output: Output) -> int:
-    kernel = options.host.kernel
+    kernel = (options.host or Host()).kernel
     memory: MemoryChoice = options.memory
     planned = plan(
         options.region,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from pyvfio.dma import AddressSpace
-from virtiomem.device import VirtioMem
-from virtiomem.mapping import TracksDirty
+if TYPE_CHECKING:
+    from pyvfio.dma import AddressSpace
+    from virtiomem.device import VirtioMem
+    from virtiomem.mapping import TracksDirty
 
 
 class Guest(Protocol):

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from pyvfio.dma import AddressSpace
 from pyvfio.errors import VfioError
-from virtiomem.control.managed import ManagedDevice
 from virtiomem.control.said import Said
 from virtiomem.device import Feature
 from virtiomem.runs import Run
+
+if TYPE_CHECKING:
+    from pyvfio.dma import AddressSpace
+    from virtiomem.control.managed import ManagedDevice
 
 
 @dataclass(frozen=True, slots=True)

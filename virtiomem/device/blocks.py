@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 
+from pyvfio.records import records
 from virtiomem.runs import Run
 
 _UNPLUGGED = b"\0"
@@ -51,23 +52,36 @@ class BlockMap:
         """The maximal runs of plugged blocks, ascending, clipped to within (default: all blocks)."""
         return self._runs(_PLUGGED, _UNPLUGGED, within)
 
+    def plugged_bytes(self, first: int, block_size: int) -> tuple[Run, ...]:
+        """The same runs in bytes, where the first block is at first: each is made once, of the tens of thousands."""
+        starts, sizes = self._spans(_PLUGGED, _UNPLUGGED, None)
+        return records(
+            Run, start=[first + start * block_size for start in starts], size=[size * block_size for size in sizes]
+        )
+
     def unplugged_runs(self, within: Run | None = None) -> tuple[Run, ...]:
         """The maximal runs of unplugged blocks, ascending, clipped to within (default: all blocks)."""
         return self._runs(_UNPLUGGED, _PLUGGED, within)
 
     def _runs(self, wanted: bytes, other: bytes, within: Run | None) -> tuple[Run, ...]:
+        starts, sizes = self._spans(wanted, other, within)
+        return records(Run, start=starts, size=sizes)
+
+    def _spans(self, wanted: bytes, other: bytes, within: Run | None) -> tuple[list[int], list[int]]:
         within = within or Run(0, self.count)
         self._check(within)
         find, end = self._flags.find, within.end
-        runs = []
+        starts: list[int] = []
+        sizes: list[int] = []
         with self._lock:
             start = find(wanted, within.start, end)
             while start >= 0:
                 stop = find(other, start, end)
                 stop = end if stop < 0 else stop
-                runs.append(Run(start, stop - start))
+                starts.append(start)
+                sizes.append(stop - start)
                 start = find(wanted, stop, end)
-        return tuple(runs)
+        return starts, sizes
 
     def _set(self, run: Run, flag: bytes) -> None:
         self._check(run)

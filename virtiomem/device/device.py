@@ -159,9 +159,8 @@ class VirtioMem(Resource):
     @property
     def plugged_runs(self) -> tuple[Run, ...]:
         """The maximal plugged runs in guest-physical bytes, ascending."""
-        moved = self.config.addr - self._section.offset_within_region
-        runs = map(self._region.bytes_of, self._blocks.plugged_runs())
-        return tuple(Run(run.start + moved, run.size) for run in runs)
+        first = self.config.addr - self._section.offset_within_region + self._region.region.start
+        return self._blocks.plugged_bytes(first, self.config.block_size)
 
     @property
     def section(self) -> Section:

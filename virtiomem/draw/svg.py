@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from xml.sax.saxutils import escape
+from html import escape
 
 from pyvfio.units import format_size
 from virtiomem.control import DeviceStatus
@@ -23,12 +23,12 @@ def block_map_svg(status: DeviceStatus) -> str:
     cells = -(-status.region_size // cell_size)
     rows = -(-cells // _COLUMNS)
     width, height = _LEFT + _COLUMNS * (_CELL + _GAP) + 16, _TOP + rows * (_CELL + _GAP) + 40
-    label = escape(_summary(status), {'"': "&quot;"})
+    name, summary = escape(status.name), escape(_summary(status))
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" aria-label="{label}">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" aria-label="{summary}">',
         f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
-        f'<text x="16" y="26" {_FONT} font-size="16" font-weight="bold" fill="#263238">{escape(status.name)}</text>',
-        f'<text x="16" y="48" {_FONT} font-size="12" fill="#455a64">{escape(_summary(status))}</text>',
+        f'<text x="16" y="26" {_FONT} font-size="16" font-weight="bold" fill="#263238">{name}</text>',
+        f'<text x="16" y="48" {_FONT} font-size="12" fill="#455a64">{summary}</text>',
         *_cells(status, cell_size),
         *_legend(status, cell_size, _TOP + rows * (_CELL + _GAP) + 16),
         "</svg>",
