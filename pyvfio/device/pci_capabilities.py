@@ -19,6 +19,10 @@ class PciCapability(Registers):
 
     ID: ClassVar[int | None] = None
     EXTENDED: ClassVar[bool] = False
+    offset: int
+    id: int
+    version: int
+    extended: bool
 
     def __init__(
         self, region: RegisterSpace, offset: int, number: int, version: int = 0, *, extended: bool = False

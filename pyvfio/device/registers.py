@@ -11,9 +11,10 @@ controller.enable = 1
 
 from __future__ import annotations
 
+import difflib
 import errno
 from collections.abc import Callable
-from typing import Generic, Protocol, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Generic, Protocol, Self, TypeVar, overload
 
 from pyvfio.errors import InvalidArgument
 
@@ -34,12 +35,29 @@ class Registers:
     """Registers of a region. Holds no state: each access to an attribute is an access to the device.
 
     region: where the registers are. base: where they begin in it, in bytes.
+
+    Setting a name that the class has not is an AttributeError that says which one is like it, and writes nothing. A
+    subclass that keeps something of its own annotates it in the class, or gives it a name with an underscore in front.
     """
+
+    region: RegisterSpace
+    base: int
 
     def __init__(self, region: RegisterSpace, base: int = 0) -> None:
         """Does not access the device."""
         self.region = region
         self.base = base
+
+    # Hidden from type checkers, which would take it to allow every name.
+    if not TYPE_CHECKING:
+
+        def __setattr__(self, name: str, value: object) -> None:
+            kind = type(self)
+            if not (hasattr(kind, name) or name.startswith("_") or _is_annotated(kind, name)):
+                alike = difflib.get_close_matches(name, [known for known in dir(kind) if known[0] != "_"], 1)
+                advice = f"; did you mean {alike[0]}?" if alike else ""
+                raise AttributeError(f"{kind.__name__} has no register or field {name}{advice}")
+            super().__setattr__(name, value)
 
     def read_register(self, offset: int, width: int) -> int:
         """Read the register of width bits (8, 16, 32 or 64), offset bytes after base."""
@@ -48,6 +66,10 @@ class Registers:
     def write_register(self, offset: int, width: int, value: int) -> None:
         """Write the register of width bits (8, 16, 32 or 64), offset bytes after base."""
         self.region.write_register(self.base + offset, width // 8, value)
+
+
+def _is_annotated(kind: type, name: str) -> bool:
+    return any(name in getattr(base, "__annotations__", {}) for base in kind.__mro__)
 
 
 class Register(Generic[V]):
