@@ -14,6 +14,7 @@ from pyvfio.device.irq import InterruptIndex, Interrupts
 from pyvfio.device.lasting_region import LastingRegion
 from pyvfio.device.migration import Migration
 from pyvfio.device.open_device import DeviceFlags, DeviceGroup, OpenDevice
+from pyvfio.device.part_names import part_index
 from pyvfio.device.region import Region, RegionIndex
 from pyvfio.device.reset import AffectedDevice, affected_devices, hot_reset
 from pyvfio.dma import IovaRange
@@ -49,23 +50,40 @@ class Device(OpenDevice):
         self.features = Features(self)
         super().__init__(fd, address, kernel=kernel, group=group, parent=parent)
 
-    def region(self, index: int) -> Region:
-        """The region with this index, for PCI a RegionIndex or a number beyond: the same object at each call, until it
-        is closed; a new one then.
+    def region(self, index: int | str) -> Region:
+        """The region with this index, for PCI a RegionIndex, its name ("bar0") or a number beyond: the same object at
+        each call, until it is closed; a new one then.
 
-        A BAR or a ROM that a PCI device lacks is a region of 0 bytes. Raises VfioError for an index beyond the last.
+        A BAR or a ROM that a PCI device lacks is a region of 0 bytes. Raises VfioError for an index beyond the last,
+        InvalidArgument for a name that no region has, or if the device is not PCI and has no names.
         """
+        index = part_index(self, RegionIndex, index)
         if index == RegionIndex.CONFIG and self.info.flags & DeviceFlags.PCI:
             return self.part(ConfigRegion, index)
         return self.part(Region, index)
 
-    def interrupts(self, index: InterruptIndex | int) -> Interrupts:
-        """The interrupts with this index, not enabled yet: the same object at each call, until it is closed; a new one
-        then.
+    @property
+    def regions(self) -> tuple[Region, ...]:
+        """The regions that have bytes, by ascending index. Raises VfioError if the kernel does not describe one."""
+        found = list[Region]()
+        for index in range(self.info.num_regions):
+            try:
+                found.append(self.region(index))
+            except VfioError as error:
+                # A function that is no display adapter has the number of VGA's region and not the region.
+                is_vga = index == RegionIndex.VGA and self.info.flags & DeviceFlags.PCI
+                if not (is_vga and error.errno == errno.EINVAL):
+                    raise
+        return tuple(region for region in found if region.size)
 
-        Raises VfioError if the device has no such index.
+    def interrupts(self, index: InterruptIndex | int | str) -> Interrupts:
+        """The interrupts with this index, or its name ("msix"), not enabled yet: the same object at each call, until it
+        is closed; a new one then.
+
+        Raises VfioError if the device has no such index, InvalidArgument for a name that no interrupts have, or if the
+        device is not PCI and has no names.
         """
-        return self.part(Interrupts, int(index))
+        return self.part(Interrupts, part_index(self, InterruptIndex, index))
 
     @property
     def config(self) -> ConfigSpace:
