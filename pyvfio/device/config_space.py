@@ -106,6 +106,17 @@ class ConfigSpace(Registers):
         """Stop the device's DMA. It goes on to answer accesses to its BARs."""
         self.command &= ~PciCommand.MASTER
 
+    def dump(self) -> str:
+        """All bytes as text, as `lspci -xxxx` prints them: a line for 16 bytes, with the offset of the first, in hex.
+
+        `lspci -F` decodes it below a line with the function's address. Raises VfioError if the device does not answer.
+        """
+        if self.status == _NO_STATUS:
+            raise no_answer(self.region.address)
+        words = (self.read_register(offset, 32) for offset in range(0, self.region.size, 4))
+        data = b"".join(word.to_bytes(4, "little") for word in words)
+        return "\n".join(f"{start:02x}: {data[start : start + 16].hex(' ')}" for start in range(0, len(data), 16))
+
     def capabilities(self) -> Iterator[PciCapability]:
         """The capabilities of the device, in the order of its list.
 
