@@ -30,7 +30,7 @@ HOUSES = (
             "__main__",
             "cli",
             "manager",
-            "stand_in vhost_user",
+            "stand_in vhost_user passthrough",
             "draw trace",
             "control",
             "mapping spaces",

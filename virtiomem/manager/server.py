@@ -17,6 +17,9 @@ from virtiomem.control import ControlServer, check_name
 from virtiomem.discard import DiscardCoordination
 from virtiomem.manager.defaults import check_beside
 from virtiomem.manager.keeping import ServerKeeper
+from virtiomem.manager.passed import PassedDevices
+from virtiomem.passthrough import PassedDevice, PassthroughOptions
+from virtiomem.runs import Run
 from virtiomem.spaces import OpenSpace, SpaceKind, SpaceOptions, open_space, space_name
 from virtiomem.vhost_user import ServedRegion, ServedRegionOptions
 
@@ -66,6 +69,7 @@ class Server(Resource):
         # Each change puts another one in its place: whoever looks needs no lock.
         self._regions: Mapping[str, _Region] = {}
         self._spaces: Mapping[str, OpenSpace] = {}
+        self._passed = PassedDevices(self._runs)
         self.control = ControlServer(path, stop)
         super().__init__()
 
@@ -83,6 +87,11 @@ class Server(Resource):
     def spaces(self) -> tuple[OpenSpace, ...]:
         """The address spaces just now, in the order in which they were added."""
         return tuple(self._spaces.values())
+
+    @property
+    def passed(self) -> tuple[PassedDevice, ...]:
+        """The devices that a guest drives just now, in the order in which they were passed."""
+        return self._passed.devices
 
     @property
     def containers(self) -> int:
@@ -124,6 +133,7 @@ class Server(Resource):
                 )
                 self.control.manage(served.managed)
                 self._regions = {**self._regions, options.name: _Region(options, served, closing.pop_all())}
+                self._passed.refresh()
                 if keep:
                     self._keeper.region_added(options)
         return served
@@ -236,6 +246,7 @@ class Server(Resource):
             if name not in self._spaces:
                 raise InvalidArgument(errno.ENOENT, f"remove address space {name}", meaning=_one_of(self._spaces))
             space = self._spaces[name]
+            self._passed.require_free(space)
             with ExitStack() as undo:
                 for region in reversed(self.regions):
                     # One whose owner has gone is in the devices that were there before alone.
@@ -247,6 +258,21 @@ class Server(Resource):
             self.control.changed()
             self._keeper.space_removed(name)
             space.close()
+
+    def pass_device(self, options: PassthroughOptions) -> PassedDevice:
+        """Serve a device to a guest, which drives it: one that is open in an address space of the server.
+
+        All regions of the server are that guest's: the device reaches what is plugged of each, and the memory that the
+        guest boots from. Raises InvalidArgument for a device that is not open here or is passed already, and what
+        PassedDevice raises; nothing is served then.
+        """
+        with self._changing(f"pass {options.device}"):
+            device = self._passed.add(options, self.spaces, self.kernel, self.control.changed, self._say)
+        self.control.changed()
+        return device
+
+    def _runs(self) -> list[Run]:
+        return [Run(region.address, region.region_size) for region in self.region_options]
 
     def give_up(self) -> None:
         """Answer plugs that take long BUSY, and every later one: close() is about to follow. Safe from any thread."""
@@ -306,6 +332,8 @@ class Server(Resource):
             for name, region in self._regions.items():
                 closing.callback(region.closing.close)
                 closing.callback(self.control.forget, name)
+            # First of all: no guest drives a device any more whose memory is unmapped.
+            closing.callback(self._passed.close)
 
     def __repr__(self) -> str:
         return f"<Server {self.control.path}>"

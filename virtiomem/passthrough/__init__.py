@@ -1,0 +1,17 @@
+"""Devices that a guest itself drives, beside the memory that it plugs: served over vfio-user to its virtual machine
+monitor, which needs no right to anything."""
+
+from virtiomem.passthrough.identity import IdentityListener, OutsideRegions, Regions
+from virtiomem.passthrough.options import PassthroughOptions
+from virtiomem.passthrough.passed_device import PassedDevice, PassedStatus
+from virtiomem.passthrough.qemu import qemu_option
+
+__all__ = [
+    "IdentityListener",
+    "OutsideRegions",
+    "PassedDevice",
+    "PassedStatus",
+    "PassthroughOptions",
+    "Regions",
+    "qemu_option",
+]
