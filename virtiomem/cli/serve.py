@@ -23,6 +23,7 @@ from virtiomem.cli.signals import ending
 from virtiomem.cli.telling import telling
 from virtiomem.control import places
 from virtiomem.manager import PROPERTIES, RegionDefaults, RegionRequest, Server, ServerCommands, outliving
+from virtiomem.passthrough import KEYS, PassthroughOptions, qemu_option
 from virtiomem.persistence import ServiceManager, state_directory
 from virtiomem.serving import EventLoop
 from virtiomem.spaces import SpaceKind, SpaceOptions
@@ -84,6 +85,15 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     )
     add_record(parser)
     add_spaces(parser)
+    parser.add_argument(
+        "--passthrough",
+        action="append",
+        default=[],
+        type=_passthrough,
+        metavar="BDF=SOCKET[,KEY=VALUE...]",
+        help="give the guest this device, too, over vfio-user; repeat for more. Its keys are "
+        f"{', '.join(KEYS)}: who may connect, and whether registers are mapped or reached by messages",
+    )
     parser.add_argument("--name", default="vm0", metavar="NAME", help="of the control socket (default: vm0)")
     parser.add_argument("--socket", type=Path, metavar="FILE", help="the control socket (default: by the name)")
 
@@ -95,7 +105,9 @@ def _run(options: argparse.Namespace, output: Output) -> int:
     socket = options.socket or places.socket_path(options.name)
     _raise_descriptor_limit()
     state = None if options.no_state else options.state or state_directory()
-    spaces = SpaceOptions.of_devices(options.device, one=options.one_container, iommufd=options.iommufd)
+    passed: list[PassthroughOptions] = options.passthrough
+    devices = list(dict.fromkeys([*options.device, *(one.device for one in passed)]))
+    spaces = SpaceOptions.of_devices(devices, one=options.one_container, iommufd=options.iommufd)
     with EventLoop([], kernel=kernel) as loop, ending(loop) as reason, telling(output) as told:
         defaults = _defaults(options, state)
         regions = _regions(options, defaults, spaces, kernel)
@@ -109,12 +121,14 @@ def _run(options: argparse.Namespace, output: Output) -> int:
                 for region, record in regions:
                     server.add_region(region, trace=None if record is None else Path(record), keep=False)
                 server.go_on()
+                for one in passed:
+                    server.pass_device(one)
             except BaseException:
                 # The next start may do better with what the server before has left.
                 server.hand_over()
                 raise
             ServerCommands(server, options.name, defaults)
-            _say_ready(told, server, options.device, socket)
+            _say_ready(told, server, devices, socket)
             if manager is not None:
                 _tell_ready(manager)
             loop.run()
@@ -149,6 +163,7 @@ def _say_ready(output: Output, server: Server, devices: Sequence[str], socket: P
             "pid": os.getpid(),
             "vhost_user": [region.path for region in regions],
             "devices": list(devices),
+            "passthrough": [{"device": one.device.address, "socket": one.options.path} for one in server.passed],
         }
     )
     for region in regions:
@@ -158,6 +173,8 @@ def _say_ready(output: Output, server: Server, devices: Sequence[str], socket: P
         )
     spaces = len(server.spaces)
     output.text(f"mapped into {spaces} address space{'' if spaces == 1 else 's'}: {', '.join(devices) or 'none'}")
+    for one in server.passed:
+        output.text(f"{one.device.address}: for QEMU, with -device '{qemu_option(one.options.path)}'")
     output.text(f"ready: virtiomem show, resize, stats, stop at {socket}; Ctrl-C ends it")
 
 
@@ -212,6 +229,14 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+def _passthrough(text: str) -> PassthroughOptions:
+    """An argparse type."""
+    try:
+        return PassthroughOptions.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 COMMAND = Command(
     "serve",
     "serve the device to a virtual machine monitor over vhost-user",
@@ -227,6 +252,10 @@ COMMAND = Command(
         (
             "virtiomem serve --region 8G --device 03:00.0 --vhost-user a.sock --vhost-user b.sock,address=16G,node=1",
             "two of one guest, whose plugged blocks a device may reach",
+        ),
+        (
+            "virtiomem serve --vhost-user mem.sock --region 8G --passthrough 03:00.0=nvme.sock,group=kvm,mode=0660",
+            "the guest drives the device itself, in a QEMU that has no right to it",
         ),
     ),
     json="a line when it is ready, and one when it has stopped",

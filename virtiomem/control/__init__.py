@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from virtiomem.control.migration.dirty_pages import DirtyPages
     from virtiomem.control.protocol import ProtocolError, check_keys, check_name, flag, integer, text, texts
     from virtiomem.control.server import ControlServer
-    from virtiomem.control.space_status import ManagedSpace
+    from virtiomem.control.space_status import ManagedPassed, ManagedSpace
     from virtiomem.control.status import DeviceStatus, SpaceStatus
 else:
     # A module is imported when the first of its names is asked for: who shows a device needs no server.
@@ -30,7 +30,7 @@ else:
             "virtiomem.control.places": "",
             "virtiomem.control.protocol": "ProtocolError check_keys check_name flag integer text texts",
             "virtiomem.control.server": "ControlServer",
-            "virtiomem.control.space_status": "ManagedSpace",
+            "virtiomem.control.space_status": "ManagedPassed ManagedSpace",
             "virtiomem.control.status": "DeviceStatus SpaceStatus",
         },
     )
@@ -45,6 +45,7 @@ __all__ = [
     "DirtyPages",
     "Guest",
     "ManagedDevice",
+    "ManagedPassed",
     "ManagedSpace",
     "MetricsPort",
     "ProtocolError",

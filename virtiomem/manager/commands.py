@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +22,7 @@ from virtiomem.control import (
 )
 from virtiomem.manager.defaults import RegionDefaults, RegionRequest
 from virtiomem.manager.server import Server
+from virtiomem.passthrough import PassedDevice
 from virtiomem.spaces import (
     LentType,
     OpenSpace,
@@ -65,12 +67,12 @@ class ServerCommands:
 
     def _spaces(self, request: dict[str, object], _: list[int]) -> dict[str, object]:
         check_keys(request)
-        return {"spaces": [_managed(space).data() for space in self._server.spaces]}
+        return {"spaces": [_managed(space, self._server.passed).data() for space in self._server.spaces]}
 
     def _add_space(self, request: dict[str, object], descriptors: list[int]) -> dict[str, object]:
         kind = SpaceKind(_word(request, "kind", [kind.value for kind in SpaceKind], SpaceKind.CONTAINER))
         space = self._lent(request, kind, descriptors) if descriptors else self._opened(request, kind)
-        return {"space": _managed(space).data()}
+        return {"space": _managed(space, ()).data()}
 
     def _opened(self, request: dict[str, object], kind: SpaceKind) -> OpenSpace:
         check_keys(request, "kind", "devices", "name")
@@ -149,7 +151,7 @@ class ServerCommands:
         return next(name for number in range(len(taken) + 1) if (name := f"{stem}-{number}") not in taken)
 
 
-def _managed(space: OpenSpace) -> ManagedSpace:
+def _managed(space: OpenSpace, passed: Sequence[PassedDevice]) -> ManagedSpace:
     try:
         mappings, left = space.space.mapping_count, space.space.mappings_left
     except VfioError:
@@ -163,6 +165,7 @@ def _managed(space: OpenSpace) -> ManagedSpace:
         lent=space.is_lent,
         mappings=mappings,
         mappings_left=left,
+        passed=tuple(each.status for each in passed if each.device in space.devices),
     )
 
 

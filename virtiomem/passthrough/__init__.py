@@ -2,15 +2,15 @@
 monitor, which needs no right to anything."""
 
 from virtiomem.passthrough.identity import IdentityListener, OutsideRegions, Regions
-from virtiomem.passthrough.options import PassthroughOptions
-from virtiomem.passthrough.passed_device import PassedDevice, PassedStatus
+from virtiomem.passthrough.options import KEYS, PassthroughOptions
+from virtiomem.passthrough.passed_device import PassedDevice
 from virtiomem.passthrough.qemu import qemu_option
 
 __all__ = [
+    "KEYS",
     "IdentityListener",
     "OutsideRegions",
     "PassedDevice",
-    "PassedStatus",
     "PassthroughOptions",
     "Regions",
     "qemu_option",

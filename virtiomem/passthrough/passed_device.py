@@ -4,33 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 
 from pyvfio.device import Device
 from pyvfio.kernel import Kernel
 from pyvfio.resource import Resource
 from pyvfio.vfio_user import GuestMemory, GuestRange, ServedDevice, Server, ServerEvents
+from virtiomem.control import ManagedPassed
 from virtiomem.passthrough.identity import IdentityListener, Regions
 from virtiomem.passthrough.options import PassthroughOptions
 from virtiomem.serving import Worker
-
-
-@dataclass(frozen=True, slots=True)
-class PassedStatus:
-    """A device that is passed to a guest, at one moment.
-
-    device: its PCI address. socket: where the guest's virtual machine monitor connects. connected: whether it has.
-    maps_registers: as PassthroughOptions has it. memory: bytes of the guest's memory beside virtio-mem that its devices
-    reach in this address space. unmapped: bytes that the guest takes for reachable, and are not; its devices do no DMA
-    meanwhile.
-    """
-
-    device: str
-    socket: str
-    connected: bool
-    maps_registers: bool
-    memory: int
-    unmapped: int
 
 
 class PassedDevice(Resource):
@@ -91,13 +73,12 @@ class PassedDevice(Resource):
         return self._options
 
     @property
-    def status(self) -> PassedStatus:
-        """Safe from any thread."""
-        return PassedStatus(
+    def status(self) -> ManagedPassed:
+        """As a control socket shows it. Safe from any thread."""
+        return ManagedPassed(
             device=self._device.address,
             socket=self._options.path,
             connected=self._server.connected,
-            maps_registers=self._options.maps_registers,
             memory=sum(part.size for part in self._memory.mapped()),
             unmapped=self._events.unmapped,
         )

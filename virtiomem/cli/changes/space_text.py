@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from virtiomem.control import ManagedSpace
+from pyvfio.units import format_size
+from virtiomem.control import ManagedPassed, ManagedSpace
+
+
+def passed_line(passed: ManagedPassed) -> str:
+    """What virtiomem spaces says of a device that a guest drives."""
+    if not passed.connected:
+        return f"  {passed.device}: no guest has it, at {passed.socket}"
+    missing = f"; {format_size(passed.unmapped)} could not be mapped: it does no DMA" if passed.unmapped else ""
+    return f"  {passed.device}: a guest has it, and {format_size(passed.memory)} beside its plugged blocks{missing}"
 
 
 def space_line(space: ManagedSpace) -> str:

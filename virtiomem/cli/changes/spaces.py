@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from pyvfio.commandline import Command, Output
-from virtiomem.cli.changes.space_text import space_line
+from virtiomem.cli.changes.space_text import passed_line, space_line
 from virtiomem.cli.manager import add_manager, connect
 
 
@@ -15,6 +15,8 @@ def _run(options: argparse.Namespace, output: Output) -> int:
     output.data({"spaces": [space.data() for space in spaces]})
     for space in spaces:
         output.text(space_line(space))
+        for passed in space.passed:
+            output.text(passed_line(passed))
     if not spaces:
         output.text("no address spaces: what is plugged is mapped nowhere")
     return 0
