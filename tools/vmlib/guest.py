@@ -36,6 +36,7 @@ class Guest:
         ring: str = "",
         append: str = "",
         devices: Sequence[str] = (),
+        modules: Sequence[str] = (),
         accelerator: str = "tcg,thread=multi",
         cpu: str = "max",
         timeout: float = 300,
@@ -43,7 +44,8 @@ class Guest:
         """device: the socket. address, size: of the device's region, in bytes, which backend holds.
 
         ring: further properties of the device, packed=on for example. append: the kernel's further arguments, devices:
-        values of -device. timeout: seconds that any answer may take. Raises Unavailable without QEMU.
+        values of -device, modules: further ones of the kernel. timeout:
+        seconds that any answer may take. Raises Unavailable without QEMU.
         """
         self._timeout = timeout
         self._marks = itertools.count()
@@ -52,7 +54,7 @@ class Guest:
         self._console = Path(self._directory, "console")
         initrd = Path(self._directory, "initrd")
         init = Path(__file__).parent / "guest-init"
-        initrd.write_bytes(initramfs.build(busybox(), image.modules, init, {}, MODULES))
+        initrd.write_bytes(initramfs.build(busybox(), image.modules, init, {}, (*MODULES, *modules)))
         self._port, theirs = socket.socketpair()
         arguments = [
             *(str(recent_qemu()), "-nodefaults", "-no-user-config", "-display", "none"),

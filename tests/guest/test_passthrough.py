@@ -1,0 +1,48 @@
+"""An unmodified guest drives a disk while its memory grows and shrinks, in a QEMU that has no right to either."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from vmlib.kernels import Image
+
+from pyvfio.sim import SimKernel
+from pyvfio.sim.devices import VFIO_DRIVER, Bus, Nvme, PciFunction
+from tests.support.guest import passthrough
+
+DISK = "0000:00:10.0"
+
+
+class Log:
+    """Where a disk reads and writes memory."""
+
+    def __init__(self) -> None:
+        self.reads: list[int] = []
+        self.writes: list[int] = []
+
+    def disk(self, bus: Bus) -> Nvme:
+        return Nvme(Bus(lambda *call: self._read(bus, *call), lambda *call: self._write(bus, *call), bus.interrupt))
+
+    def _read(self, bus: Bus, address: int, size: int) -> bytes | None:
+        self.reads.append(address)
+        return bus.read(address, size)
+
+    def _write(self, bus: Bus, address: int, data: bytes) -> bool:
+        self.writes.append(address)
+        return bus.write(address, data)
+
+
+@pytest.mark.parametrize("kernel_name_of_guest", ["debian-7"])
+def test_a_simulated_disk(
+    kernel_image: Callable[[str], Image], tmp_path: Path, say: Callable[[str], None], kernel_name_of_guest: str
+) -> None:
+    log = Log()
+    kernel = SimKernel(host_huge_pages=False)
+    kernel.add(PciFunction(DISK, 90, driver=VFIO_DRIVER, model=log.disk))
+    passthrough.drive(kernel, DISK, kernel_image(kernel_name_of_guest), tmp_path, say)
+    for what, addresses in (("read", log.reads), ("wrote", log.writes)):
+        plugged = sum(address >= passthrough.ADDRESS for address in addresses)
+        say(f"the disk {what} boot memory {len(addresses) - plugged} times, plugged blocks {plugged} times")
+        assert 0 < plugged < len(addresses)
