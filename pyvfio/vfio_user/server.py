@@ -133,7 +133,7 @@ class Server(Resource):
 
     @property
     def connected(self) -> bool:
-        """Whether there is a client."""
+        """Whether there is a client. Safe from any thread: once it is false, the end of the session is made."""
         return self._session is not None
 
     # For a process that goes on.
@@ -224,9 +224,12 @@ class Server(Resource):
             self._end(str(error))
 
     def _end(self, reason: str) -> None:
-        session, self._session = self._session, None
+        session = self._session
         if session is not None:
-            session.end()
+            try:
+                session.end()
+            finally:
+                self._session = None
             self._events.disconnected(reason)
 
     def _release(self) -> None:

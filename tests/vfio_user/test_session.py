@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import struct
+import threading
 from collections.abc import Callable
 
 import pytest
 
 from pyvfio.abi import pci_regs, vfio
+from pyvfio.faults import Hold
 from pyvfio.vfio_user import abi
 from tests.support.vfio_user.bench import (
     MIB,
@@ -216,3 +218,20 @@ def test_the_device_stops_before_its_memory_goes(
     assert bench.mappings == []
     assert bench.simulated.locked_bytes == 0
     assert bench.heard.words[-1].startswith("disconnected: ")
+
+
+def test_there_is_a_client_until_its_end_is_made(bench: Bench, client: RawClient, ram: int) -> None:
+    client.map(0, MIB, ram)
+    bench.pass_time()
+    hold = Hold(0, request=vfio.VFIO_IOMMU_UNMAP_DMA)
+    bench.kernel.arm(hold)
+    client.socket.close()
+    serving = threading.Thread(target=bench.settle)
+    serving.start()
+    try:
+        assert hold.reached.wait(10)
+        assert bench.server.connected
+    finally:
+        hold.released.set()
+        serving.join()
+    assert not bench.server.connected
