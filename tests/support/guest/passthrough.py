@@ -1,8 +1,9 @@
-"""A guest that drives an NVMe disk while its memory grows and shrinks: both are served to a QEMU that has no right to
+r"""A guest that drives an NVMe disk while its memory grows and shrinks: both are served to a QEMU that has no right to
 either, and the disk reaches what the guest boots from and what it has plugged, and nothing else.
 
 As a program it does so in the test machine, with the kernel's own VFIO, a real disk and a guest in the guest:
-tools/vm --memory 3072 --cpu EPYC,+svm -- python -m tests.support.guest.passthrough KERNEL
+tools/vm --memory 3072 --cpus 2 --cpu EPYC,+svm --timeout 1200 -- \
+    env PYTHONPATH=tools python -m tests.support.guest.passthrough KERNEL
 """
 
 from __future__ import annotations
