@@ -271,8 +271,8 @@ class VirtioMem(Resource):
         """Take over what save() gave: populate, map and plug the blocks that were plugged there.
 
         No block may be plugged, nor the device migrate. is_resized: what is requested is later, and stays so. Memory's
-        content comes afterwards. Raises StateRefused, DeviceBusy if the host lacks what it takes; nothing has changed, but
-        for what could not be undone: that stays plugged.
+        content comes afterwards. Raises StateRefused, DeviceBusy if the host lacks what it takes; nothing has changed,
+        but for what could not be undone: that stays plugged.
         """
         with self._lock:
             self.require_open()
