@@ -9,6 +9,7 @@ pytest_plugins = [
     "tests.support.thorough",
     "tests.support.vm.plugin",
     "tests.support.watchdog",
+    "tests.support.outlook",
     "pytester",
 ]
 

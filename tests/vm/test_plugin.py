@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from vmlib.kernels import KERNELS
 
+from tests.support.outlook import outlook
 from tests.support.vm.start import ROOT
 from tests.support.vm.target import FEATURES, REQUIRED, TARGETS, Target, chosen, features
 from tests.support.vm.worker import slot_count
@@ -86,3 +88,14 @@ def test_every_target_has_a_name_of_its_own() -> None:
 )
 def test_machines_fit_processors_and_memory(processors: int, memory: int, slots: int) -> None:
     assert slot_count(processors, memory) == slots
+
+
+def test_a_session_says_what_it_is_going_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    machines = {"debian-6.1-intel": 400, "built-none": 50}
+    counts, first, _ = outlook(5000, machines, None)
+    assert counts == (
+        "5000 tests in this process; in virtual machines beside it 400 on debian-6.1-intel, 50 on built-none"
+    )
+    assert first.startswith("first the kernels debian-6.1, built are fetched, and built: about")
+    assert outlook(5000, machines, 1490)[2] == "the last time it took 25 minutes"
