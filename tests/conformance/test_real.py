@@ -14,7 +14,7 @@ from tests.conformance.report import RANDOM, Report, Subject
 from tests.conformance.sequence import has_sequences
 from tests.support.vm.target import SIMULATED, TARGETS, Target, chosen
 
-SEQUENCES = 50
+SEQUENCES = 20
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
