@@ -66,7 +66,7 @@ def test_a_descriptor_of_another_kind_is_refused_and_closed(server: Running, nam
     assert answer["ok"] is False
     assert ("no device node" in str(answer["error"])) is (kind != "null")
     assert "no VFIO container" in str(answer["error"]) or "as iommufd" in str(answer["error"]) or kind != "null"
-    assert settled(lambda: descriptors() == before)
+    assert settled(lambda: descriptors() <= before)
     assert server.client.spaces() == []
     os.close(fds[0])
 
@@ -96,7 +96,7 @@ def test_descriptors_that_do_not_belong_to_a_request_are_closed(
     before = descriptors()
     answer = answered(server, request_, fds)
     assert says in str(answer["error"])
-    assert settled(lambda: descriptors() == before)
+    assert settled(lambda: descriptors() <= before)
     assert server.client.spaces() == []
     for fd in fds:
         os.close(fd)
@@ -117,7 +117,7 @@ def test_a_flood_of_descriptors_costs_nothing(server: Running) -> None:
             with pytest.raises((BrokenPipeError, ConnectionResetError)):
                 flood(peer, fd)
         assert descriptors() <= before + 10
-    assert settled(lambda: descriptors() == before)
+    assert settled(lambda: descriptors() <= before)
     assert server.client.spaces() == []
     os.close(fd)
 
@@ -129,7 +129,7 @@ def test_a_client_that_goes_without_ending_its_line_leaves_nothing(server: Runni
         with socket.socket(socket.AF_UNIX) as peer:
             peer.connect(str(server.path))
             send(peer, b'{"command": "add-space"', [fd])
-    assert settled(lambda: descriptors() == before)
+    assert settled(lambda: descriptors() <= before)
     os.close(fd)
 
 

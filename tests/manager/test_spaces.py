@@ -31,7 +31,7 @@ def server(tmp_path: Path) -> Iterator[Running]:
     before = descriptors()
     with running(tmp_path) as running_:
         yield running_
-    assert descriptors() == before
+    assert descriptors() <= before
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -110,7 +110,7 @@ def test_a_mapping_that_is_refused_while_a_space_joins_leaves_nothing(server: Ru
                 server.client.remove_space(DEVICES[0])
             server.arm()
             assert server.client.spaces() == []
-            assert descriptors() == before
+            assert descriptors() <= before
             assert [region.address_spaces for region in server.server.regions] == [(), ()]
             assert not any(region.managed.device.discards.divergences for region in server.server.regions)
     assert refused >= 5
@@ -298,7 +298,7 @@ def test_a_container_without_a_group_is_not_taken(server: Running) -> None:
         before = descriptors()
         with pytest.raises(ControlRefused, match="no IOMMU yet"):
             server.client.lend_container(server.monitor.lend(container))
-        assert descriptors() == before
+        assert descriptors() <= before
 
 
 def test_what_a_monitor_has_mapped_there_is_in_the_way_and_stays(server: Running) -> None:

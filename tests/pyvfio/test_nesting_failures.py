@@ -80,7 +80,7 @@ def test_a_failure_at_any_call_leaves_nothing_behind(kernel: FaultyKernel, simul
             kernel.arm()
             if ioas is not None:
                 ioas.iommufd.close()
-            assert descriptors() == before
+            assert descriptors() <= before
             assert simulated.charges.pinned == 0
             if not is_failed:
                 break

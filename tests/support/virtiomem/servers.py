@@ -163,7 +163,10 @@ def held(machine: SimKernel, space: Container | Ioas) -> list[tuple[int, int]]:
 
 
 def descriptors() -> int:
-    """How many this process has open, without those that the simulated kernel keeps of files that were mapped."""
+    """How many this process has open, without those that the simulated kernel keeps of files that were mapped.
+
+    A thread of an earlier test may close the last of its own meanwhile: a leak is to have more than before.
+    """
     links = []
     for name in os.listdir("/proc/self/fd"):
         with suppress(OSError):
