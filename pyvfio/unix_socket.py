@@ -41,6 +41,26 @@ class Permissions:
 _ITS_OWNER: Final = Permissions()
 
 
+def connected_stream(fd: int) -> socket.socket:
+    """The socket of a descriptor, which belongs to it from now on; it is closed if it is no connected unix stream.
+
+    Raises OSError.
+    """
+    try:
+        endpoint = socket.socket(fileno=fd)
+    except OSError:
+        os.close(fd)
+        raise
+    try:
+        endpoint.getpeername()
+        if (endpoint.family, endpoint.type) != (socket.AF_UNIX, socket.SOCK_STREAM):
+            raise OSError(errno.EPROTOTYPE, os.strerror(errno.EPROTOTYPE))
+    except OSError:
+        endpoint.close()
+        raise
+    return endpoint
+
+
 class Listener:
     """A socket at path that listens from its first moment there, and is removed by close().
 

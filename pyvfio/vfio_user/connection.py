@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final, Self
 
+from pyvfio.unix_socket import connected_stream
 from pyvfio.vfio_user import abi
 from pyvfio.vfio_user.abi import vfio_user_header
 from pyvfio.vfio_user.errors import PeerError, PeerGone
@@ -62,15 +63,8 @@ class Connection:
 
         Raises OSError.
         """
+        endpoint = connected_stream(fd)
         try:
-            endpoint = socket.socket(fileno=fd)
-        except OSError:
-            os.close(fd)
-            raise
-        try:
-            endpoint.getpeername()
-            if (endpoint.family, endpoint.type) != (socket.AF_UNIX, socket.SOCK_STREAM):
-                raise OSError(errno.EPROTOTYPE, os.strerror(errno.EPROTOTYPE))
             return cls(endpoint, patience=patience, clock=clock)
         except OSError:
             endpoint.close()

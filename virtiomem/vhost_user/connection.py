@@ -9,6 +9,7 @@ import socket
 import struct
 from typing import Final, Self
 
+from pyvfio.unix_socket import connected_stream
 from virtiomem.vhost_user.abi import vhost_user
 from virtiomem.vhost_user.abi.aio_abi import IOCB_CMD_PREAD, IOCB_CMD_PWRITE, IOCB_FLAG_RESFD, iocb
 from virtiomem.vhost_user.abi.vhost_user import VhostUserHeader
@@ -41,19 +42,7 @@ class Connection:
 
         Raises OSError.
         """
-        try:
-            endpoint = socket.socket(fileno=fd)
-        except OSError:
-            os.close(fd)
-            raise
-        try:
-            endpoint.getpeername()
-            if (endpoint.family, endpoint.type) != (socket.AF_UNIX, socket.SOCK_STREAM):
-                raise OSError(errno.EPROTOTYPE, os.strerror(errno.EPROTOTYPE))
-        except OSError:
-            endpoint.close()
-            raise
-        return cls(endpoint)
+        return cls(connected_stream(fd))
 
     def fileno(self) -> int:
         """The socket's descriptor; -1 after close()."""
