@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -156,12 +157,39 @@ def test_what_cannot_be_mapped_keeps_the_device_from_dma(server: Running, ram: S
     guest = server.guest()
     (device,) = passed(server, FIRST)
     with client(device, ram, guest.front_end.region) as qemu:
-        server.arm(Fault(0, request=vfio.VFIO_IOMMU_MAP_DMA, errno=12))
-        assert qemu.tell()[0] == 12
+        server.arm(Fault(0, request=vfio.VFIO_IOMMU_MAP_DMA, errno=errno.ENOMEM))
+        assert qemu.tell()[0] == errno.ENOMEM
         server.arm()
         assert (mapped(server), qemu.ask_for_bus_master(), device.status.unmapped) == ([], False, RAM)
         assert guest.plug(1) is ACK
         assert mapped(server) == blocks(1)
+
+
+def test_no_more_is_pinned_of_boot_memory_than_the_host_lets(server: Running, ram: Shared) -> None:
+    guest = server.guest()
+    server.server.add_space(SpaceOptions((FIRST,), SpaceKind.CONTAINER, "guest"))
+    path = str(server.directory / FIRST)
+    device = server.server.pass_device(PassthroughOptions(FIRST, path, memory=RAM))
+    with client(device, ram, guest.front_end.region) as qemu:
+        assert qemu.tell() == [0, 0, 0]
+        # The region is not counted, nor what takes the place of what was taken away.
+        qemu.unmap(0, RAM)
+        qemu.map(0, RAM, ram.fd)
+        qemu.map(RAM, 4096, ram.fd)
+        # A refusal does not wait for the end of the burst.
+        assert [qemu.receive().error for _ in range(3)] == [errno.ENOMEM, 0, 0]
+        assert mapped(server) == [LOW, HIGH]
+
+
+def test_a_client_that_comes_and_goes_fills_no_log(server: Running, ram: Shared) -> None:
+    guest = server.guest()
+    (device,) = passed(server, FIRST)
+    before = len(server.told)
+    for _ in range(40):
+        with client(device, ram, guest.front_end.region) as qemu:
+            qemu.tell()
+        wait_for(lambda: not device.status.connected)
+    assert len(server.told) <= before + 25
 
 
 def test_two_devices_of_a_guest_share_what_is_mapped(server: Running, ram: Shared) -> None:

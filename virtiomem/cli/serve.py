@@ -92,7 +92,8 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         type=_passthrough,
         metavar="BDF=SOCKET[,KEY=VALUE...]",
         help="give the guest this device, too, over vfio-user; repeat for more. Its keys are "
-        f"{', '.join(KEYS)}: who may connect, and whether registers are mapped or reached by messages",
+        f"{', '.join(KEYS)}: who may connect, whether registers are mapped or reached by messages, and how "
+        "much of the guest's other memory may be pinned",
     )
     parser.add_argument("--name", default="vm0", metavar="NAME", help="of the control socket (default: vm0)")
     parser.add_argument("--socket", type=Path, metavar="FILE", help="the control socket (default: by the name)")

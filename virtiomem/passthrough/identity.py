@@ -25,7 +25,7 @@ class OutsideRegions:
         self._regions = regions
 
     def __call__(self, part: GuestRange) -> list[GuestRange]:
-        regions = sorted(self._regions(), key=lambda run: run.start)
+        regions = _ordered(self._regions)
         return [
             piece.part(run.start, run.end)
             for piece in whole(part)
@@ -42,14 +42,27 @@ class IdentityListener:
     mapped.
     """
 
-    def __init__(self, listener: DmaListener, regions: Regions) -> None:
+    def __init__(self, listener: DmaListener, regions: Regions, limit: int | None = None) -> None:
+        """limit: bytes outside of regions that a client may tell of at a time; None for any number."""
         self._listener = listener
         self._regions = regions
+        self._limit = limit
         self._told: dict[int, GuestRange] = {}
         # Since the last settle().
         self._new: dict[int, GuestRange] = {}
 
     def map(self, part: GuestRange, fd: int | None) -> None:
+        if part.place is not None and self._limit is not None:
+            told = union(Run(each.address, each.size) for each in (*self._told.values(), part))
+            size = sum(run.size for run in subtract(told, _ordered(self._regions)))
+            if size > self._limit:
+                raise VfioError(
+                    errno.ENOMEM,
+                    "map guest memory",
+                    {"address": part.address, "size": part.size},
+                    f"the guest would have {size:#_x} bytes mapped beside virtio-mem, and may have {self._limit:#_x}",
+                    "Serve the device with a larger memory=",
+                )
         self._listener.map(part, fd)
         if part.place is not None:
             self._told[part.address] = self._new[part.address] = part
@@ -89,3 +102,7 @@ class IdentityListener:
                 )
                 return dict.fromkeys(new, error)
         return {}
+
+
+def _ordered(regions: Regions) -> list[Run]:
+    return sorted(regions(), key=lambda run: run.start)

@@ -8,9 +8,10 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import Final, Self
 
+from pyvfio.units import parse_size
 from pyvfio.unix_socket import Permissions
 
-KEYS: Final = ("user", "group", "mode", "registers")
+KEYS: Final = ("user", "group", "mode", "registers", "memory")
 """What parse() takes after the socket."""
 _LARGEST_ID: Final = (1 << 32) - 2
 
@@ -21,13 +22,15 @@ class PassthroughOptions:
 
     device: its PCI address, or the name of its network interface. path: of the socket that QEMU connects to.
     permissions: who may connect. maps_registers: whether the client may map registers from the device's own descriptor,
-    as ServedDevice(shares_file=True) has it; otherwise each access to one is a message.
+    as ServedDevice(shares_file=True) has it; otherwise each access to one is a message. memory: bytes of memory outside
+    virtio-mem regions that the client may have mapped, and so pinned, at most; None: as many as it says.
     """
 
     device: str
     path: str
     permissions: Permissions = field(default_factory=Permissions)
     maps_registers: bool = True
+    memory: int | None = None
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -49,6 +52,8 @@ class PassthroughOptions:
             if value not in ("mapped", "messages"):
                 raise ValueError(f"registers={value} is neither mapped nor messages")
             return replace(self, maps_registers=value == "mapped")
+        if key == "memory":
+            return replace(self, memory=parse_size(value))
         if key == "mode":
             if not re.fullmatch("0?[0-7]{3}", value):
                 raise ValueError(f"mode={value} is not a mode such as 0660")

@@ -12,7 +12,7 @@ from pyvfio.vfio_user import GuestMemory, GuestRange, ServedDevice, Server, Serv
 from virtiomem.control import ManagedPassed
 from virtiomem.passthrough.identity import IdentityListener, Regions
 from virtiomem.passthrough.options import PassthroughOptions
-from virtiomem.serving import Worker
+from virtiomem.serving import Lines, Worker
 
 
 class PassedDevice(Resource):
@@ -51,7 +51,7 @@ class PassedDevice(Resource):
                 Server(
                     options.path,
                     ServedDevice(device, shares_file=shares_file),
-                    IdentityListener(memory.listener(), regions),
+                    IdentityListener(memory.listener(), regions, options.memory),
                     events=self._events,
                     permissions=options.permissions,
                     kernel=kernel,
@@ -95,7 +95,8 @@ class _Told(ServerEvents):
 
     def __init__(self, changed: Callable[[], object], say: Callable[[str], object]) -> None:
         self._changed = changed
-        self._say = say
+        # What a client makes happen, it can make happen as often as it likes.
+        self._say = Lines(say).say
         self._unmapped: dict[int, int] = {}
 
     @property
